@@ -1,0 +1,17 @@
+//! driftheap: a userspace dma-buf heap whose buffers move.
+//!
+//! Modules, downward imports only (`tests/layers.rs` checks it):
+//!
+//! ```text
+//! units -> uapi                     ids, page arithmetic; kernel structs, ioctl numbers
+//! model                             PURE: the state machine and the oracle
+//! explore -> model                  all interleavings of a litmus program
+//! litmus  -> explore, model         the language, its diagnostics, verdicts
+//! sys     -> uapi                   all unsafe code
+//! exec    -> model, sys             the model's effects on real memory and real processes
+//! device  -> model, sys, exec       transports: request -> action -> reply
+//! report  -> model, explore, litmus terminal and JSON: values in, text out
+//! ```
+
+pub mod explore;
+pub mod litmus;

@@ -1,0 +1,1 @@
+//! The litmus language (placeholder).

@@ -1,0 +1,2 @@
+//! The `driftheap` command.
+fn main() {}
