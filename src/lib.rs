@@ -13,5 +13,9 @@
 //! report  -> model, explore, litmus terminal and JSON: values in, text out
 //! ```
 
+pub mod cli;
+pub mod device;
 pub mod explore;
 pub mod litmus;
+pub mod sys;
+pub mod uapi;

@@ -1,0 +1,3 @@
+//! Verbs of the `driftheap` command that concern the device.
+
+pub mod run;
