@@ -82,7 +82,7 @@ pub struct HeapConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeapError {
     /// The name is empty or would leave /dev/dma_heap.
-    #[error("`{0}` is no heap name: use letters, digits, `_`, `-`, `.` and `,` separates rules")]
+    #[error("`{0}` is no heap name: use letters, digits, `_`, `-`, `.` and `,`")]
     Name(String),
     /// The size is not a number with a unit.
     #[error("`{0}` is no size: write bytes, or a number followed by K, M or G")]
@@ -91,7 +91,7 @@ pub enum HeapError {
     #[error("`{0}` is no rule: write rule=value, for example mmap=pfnmap")]
     Syntax(String),
     /// No such rule.
-    #[error("a running heap has no rule `{rule}`{}; it has: mmap, cow", hint(rule, &["mmap", "cow"]))]
+    #[error("a running heap has no rule `{rule}`{}; it has: mmap, cow", hint(rule, &RULES))]
     UnknownRule {
         /// What was written.
         rule: String,
@@ -114,10 +114,13 @@ pub enum HeapError {
     Toml(String),
 }
 
+/// The rules that a running heap has.
+const RULES: [&str; 2] = ["mmap", "cow"];
+
 fn hint(word: &str, known: &[&str]) -> String {
     known
         .iter()
-        .find(|name| strsim::damerau_levenshtein(word, name) <= 2)
+        .find(|name| strsim::damerau_levenshtein(word, name) <= 1)
         .map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"))
 }
 
@@ -144,7 +147,7 @@ impl HeapConfig {
     }
 
     fn named(name: &str) -> Result<Self, HeapError> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ',');
         let dots = name.chars().all(|c| c == '.');
         if name.is_empty() || dots || name.len() > NAME_MAX || !name.chars().all(allowed) {
             return Err(HeapError::Name(name.to_owned()));
@@ -168,8 +171,19 @@ impl FromStr for HeapConfig {
     type Err = HeapError;
 
     fn from_str(text: &str) -> Result<Self, HeapError> {
-        let mut parts = text.split(',');
-        let head = parts.next().unwrap_or_default();
+        // A heap's name may hold commas, as `linux,cma` does; the first part that looks like a
+        // rule ends it.
+        let looks_like_rule = |part: &str| part.contains('=') || !hint(part, &RULES).is_empty();
+        let mut rules_at = text.len();
+        for (at, _) in text.match_indices(',') {
+            let part = text[at + 1..].split(',').next().unwrap_or_default();
+            if looks_like_rule(part) {
+                rules_at = at;
+                break;
+            }
+        }
+        let parts = text[rules_at..].split(',').skip(1);
+        let head = &text[..rules_at];
         let (name, size) = head.split_once(':').map_or((head, None), |(n, s)| (n, Some(s)));
         let mut heap = Self::named(name)?;
         heap.size_bytes = size.map(parse_size).transpose()?;
@@ -262,6 +276,8 @@ mod tests {
     #[test]
     fn heap_specs() {
         check("system", "system None pfnmap reject");
+        check("linux,cma", "linux,cma None pfnmap reject");
+        check("linux,cma:1M,cow=allow", "linux,cma Some(1048576) pfnmap allow");
         check("cma:64M", "cma Some(67108864) pfnmap reject");
         check("x:4KiB,mmap=mixedmap-insert-page", "x Some(4096) mixedmap-insert-page reject");
         check("x,cow=allow,mmap=shmem", "x None shmem allow");
@@ -279,14 +295,8 @@ mod tests {
             "rule `mmap` does not take `foo`; it takes: pfnmap, mixedmap-insert-pfn, mixedmap-insert-page, shmem",
         );
         check("x,mmap", "`mmap` is no rule: write rule=value, for example mmap=pfnmap");
-        check(
-            "..",
-            "`..` is no heap name: use letters, digits, `_`, `-`, `.` and `,` separates rules",
-        );
-        check(
-            "a/b",
-            "`a/b` is no heap name: use letters, digits, `_`, `-`, `.` and `,` separates rules",
-        );
+        check("..", "`..` is no heap name: use letters, digits, `_`, `-`, `.` and `,`");
+        check("a/b", "`a/b` is no heap name: use letters, digits, `_`, `-`, `.` and `,`");
     }
 
     #[test]

@@ -11,13 +11,21 @@ pub struct Limits {
     pub buffers: usize,
     /// Most sync files, and most sw_sync timelines: beyond it ENOMEM.
     pub sync_files: usize,
+    /// Most fences that wait on one timeline: beyond it ENOMEM.
+    pub timeline_fences: usize,
     /// Most fences on one buffer or in one sync file: beyond it ENOMEM.
     pub fences: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 1 << 30, buffers: 65_536, sync_files: 4096, fences: 256 }
+        Self {
+            bytes: 1 << 30,
+            buffers: 65_536,
+            sync_files: 4096,
+            timeline_fences: 65_536,
+            fences: 256,
+        }
     }
 }
 

@@ -184,7 +184,7 @@ impl Device {
         let payload = request.payload()?;
         let arg = CreateFence::from_bytes(payload).ok_or(Errno::FAULT)?;
         let fence = FenceId(self.take_id());
-        let room = self.limits.fences;
+        let room = self.limits.timeline_fences;
         let timeline = self.timelines.get_mut(&timeline_id).ok_or(Errno::BADF)?;
         if timeline.pending.len() >= room {
             return Err(Errno::NOMEM);

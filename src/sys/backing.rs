@@ -64,10 +64,13 @@ pub const MARK_OFFSET: i64 = 1 << 62;
 /// # Errors
 /// ENOLCK: the kernel has no memory for a lock.
 pub fn mark(fd: BorrowedFd<'_>, writable: bool, slot: u8) -> io::Result<()> {
-    let lease = if writable { libc::F_WRLCK } else { libc::F_RDLCK };
-    // SAFETY: F_SETLEASE takes its argument by value; `fd` is open.
-    if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, lease) } == 0 {
-        return Ok(());
+    // The kernel counts writers of files that were opened, not of those it made itself, so which
+    // of the two leases it grants depends on where the file comes from.
+    for lease in [libc::F_WRLCK, libc::F_RDLCK] {
+        // SAFETY: F_SETLEASE takes its argument by value; `fd` is open.
+        if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, lease) } == 0 {
+            return Ok(());
+        }
     }
     let kind = if writable { libc::F_WRLCK } else { libc::F_RDLCK };
     let lock = libc::flock {
@@ -91,6 +94,9 @@ pub fn ignore_lease_breaks() {
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
 }
 
+/// Brand of an open file that stands for one opened with O_PATH.
+pub const BRAND_PATH: u8 = 34;
+
 /// Brands that [`brand`] can leave: real-time signal numbers.
 pub const BRANDS: std::ops::RangeInclusive<u8> = 35..=64;
 
@@ -98,7 +104,7 @@ pub const BRANDS: std::ops::RangeInclusive<u8> = 35..=64;
 /// that it is made of. F_SETSIG is kept per open file and has no effect without O_ASYNC.
 ///
 /// # Errors
-/// EINVAL: `brand` is not one of [`BRANDS`].
+/// EINVAL: `brand` is no signal number.
 pub fn brand(fd: BorrowedFd<'_>, brand: u8) -> io::Result<()> {
     // SAFETY: F_SETSIG takes its argument by value; `fd` is open.
     let result = unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, libc::c_int::from(brand)) };

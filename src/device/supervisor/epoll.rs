@@ -67,7 +67,7 @@ impl Proxy {
 impl Supervisor {
     pub(super) fn epoll_ctl(&mut self, call: &Call) -> Answer {
         let [epfd, op, fd, event, ..] = call.args;
-        let Some((Object::Buffer(buffer), _)) = self.object(call, int(fd)) else {
+        let Some((Object::Buffer(buffer), _)) = self.object(call.tid, int(fd)) else {
             return Answer::Native;
         };
         self.epoll_ctl_buffer(call, (int(epfd), int(fd)), int(op), event, buffer).into()

@@ -2,7 +2,7 @@
 //!
 //! A descriptor in a program is one of ours when its inode is in this registry, in whatever
 //! process it is and however it got there: dup, fork, SCM_RIGHTS and pidfd_getfd need no
-//! tracking. Only heaps and unsignalled sync files are kept open here; a buffer is the program's
+//! tracking. Only heaps, and the far ends of some sync files, are kept open here; a buffer is the program's
 //! alone, and /proc/locks tells when it is gone (`sys::backing::mark`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,13 +25,16 @@ pub struct Files {
     objects: BTreeMap<Key, Object>,
     heaps: Vec<OwnedFd>,
     udmabuf: OwnedFd,
-    unsignalled: BTreeMap<SyncFileId, OwnedFd>,
+    /// Write ends of the sync files that were created unsignalled, and whether they are now.
+    writers: BTreeMap<SyncFileId, (OwnedFd, bool)>,
     directory: Option<PathBuf>,
     directory_inode: Option<Inode>,
     /// Bytes that memfd_secret may take; what goes beyond gets a memfd.
     pub secret_bytes_max: u64,
     /// Objects found alive by the last sweep.
     last_live: usize,
+    /// Objects registered since.
+    since_sweep: usize,
 }
 
 /// The inode behind a descriptor.
@@ -59,11 +62,12 @@ impl Files {
             objects,
             heaps,
             udmabuf,
-            unsignalled: BTreeMap::new(),
+            writers: BTreeMap::new(),
             directory: None,
             directory_inode: None,
             secret_bytes_max,
             last_live: 0,
+            since_sweep: 0,
         })
     }
 
@@ -97,7 +101,14 @@ impl Files {
             Object::Udmabuf => Some(&self.udmabuf),
             Object::Timeline(_) | Object::Buffer(_) | Object::SyncFile(_) => None,
         };
-        backing::reopen(file.ok_or(io::ErrorKind::NotFound)?.as_fd(), flags)
+        let file = file.ok_or(io::ErrorKind::NotFound)?.as_fd();
+        // An O_PATH file can't be passed on with ADDFD.
+        let by_path = flags.contains(OFlags::PATH);
+        let opened = backing::reopen(file, if by_path { OFlags::RDONLY } else { flags })?;
+        if by_path {
+            backing::brand(opened.as_fd(), backing::BRAND_PATH)?;
+        }
+        Ok(opened)
     }
 
     /// The file of a new sw_sync timeline.
@@ -116,11 +127,10 @@ impl Files {
         &mut self,
         object: Object,
         buffer: &Buffer,
-        secret_in_use: u64,
+        secret_fits: bool,
     ) -> Result<(OwnedFd, Backing, Inode), Errno> {
-        let fits = secret_in_use <= self.secret_bytes_max;
         if buffer.backing == Backing::Secret
-            && fits
+            && secret_fits
             && let Ok(file) = backing::secret()
         {
             rustix::fs::ftruncate(&file, buffer.size_bytes).map_err(no_memory)?;
@@ -159,39 +169,43 @@ impl Files {
         Ok((file, inode))
     }
 
-    /// The file of a new sync file: a pipe of one page, opened for both directions, full once
-    /// signalled. poll then finds it readable and not writable, as a sync_file is.
+    /// The file of a new sync file, a pipe of one page. One that has signalled is open for both
+    /// directions and full: readable, not writable, never hung up. One that has not is the read
+    /// end of an empty pipe whose write end stays here.
+    ///
+    /// # Errors
+    /// EMFILE: the supervisor is out of descriptors.
     pub fn create_sync_file(&mut self, id: SyncFileId, signalled: bool) -> Result<OwnedFd, Errno> {
         let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
-        let (read, _write) = rustix::pipe::pipe_with(flags)?;
-        let file =
-            backing::reopen(read.as_fd(), OFlags::RDWR | OFlags::NONBLOCK).map_err(to_errno)?;
-        rustix::pipe::fcntl_setpipe_size(&file, 4096)?;
-        self.register(file.as_fd(), Object::SyncFile(id), true, 0)?;
+        let (read, write) = rustix::pipe::pipe_with(flags)?;
+        rustix::pipe::fcntl_setpipe_size(&write, 4096)?;
         if signalled {
+            let file =
+                backing::reopen(read.as_fd(), OFlags::RDWR | OFlags::NONBLOCK).map_err(to_errno)?;
+            self.register(file.as_fd(), Object::SyncFile(id), true, 0)?;
             fill(file.as_fd());
-        } else {
-            self.unsignalled.insert(id, rustix::io::fcntl_dupfd_cloexec(&file, 0)?);
+            return Ok(file);
         }
-        Ok(file)
+        self.register(read.as_fd(), Object::SyncFile(id), false, 0)?;
+        self.writers.insert(id, (write, false));
+        Ok(read)
     }
 
     /// Makes the sync files readable whose fences have signalled since.
     pub fn signal_sync_files(&mut self, device: &Device) {
-        self.unsignalled.retain(|&id, file| {
-            let signalled = device.sync_file_signalled(id);
-            if signalled {
-                fill(file.as_fd());
+        for (&id, (write, signalled)) in &mut self.writers {
+            if !*signalled && device.sync_file_signalled(id) {
+                fill(write.as_fd());
+                *signalled = true;
             }
-            !signalled
-        });
+        }
     }
 
     /// Forgets an object that could not be delivered.
     pub fn forget(&mut self, object: Object) {
         self.objects.retain(|_, &mut held| held != object);
         if let Object::SyncFile(id) = object {
-            self.unsignalled.remove(&id);
+            self.writers.remove(&id);
         }
     }
 
@@ -206,36 +220,42 @@ impl Files {
         // Without a mark the object counts as alive until the end, which only costs quota.
         drop(backing::mark(fd, writable, brand));
         self.objects.insert((inode, brand), object);
+        self.since_sweep += 1;
         Ok(inode)
     }
 
     /// Whether so many objects came since the last sweep that another is due.
     pub fn sweep_due(&self) -> bool {
-        self.objects.len() > 2 * self.last_live + 256
+        self.since_sweep > self.last_live + 256
+    }
+
+    /// Whether a sweep is likely enough to find something to be worth its time.
+    pub fn sweep_worthwhile(&self) -> bool {
+        self.since_sweep > self.last_live / 4
     }
 
     /// Releases the objects whose files are gone.
     pub fn sweep(&mut self, device: &mut Device) {
-        let Ok(text) = std::fs::read("/proc/locks") else { return };
-        let live = marks(&String::from_utf8_lossy(&text));
+        let Some(live) = live_marks() else { return };
         let kept = |object: &Object, key: &Key| match object {
             Object::Heap(_) | Object::Udmabuf => true,
             Object::Timeline(_) | Object::Buffer(_) | Object::SyncFile(_) => live.contains(key),
         };
-        let unsignalled = &mut self.unsignalled;
+        let writers = &mut self.writers;
         self.objects.retain(|key, &mut object| {
             let keep = kept(&object, key);
             if !keep {
                 device.release(object);
             }
             if !keep && let Object::SyncFile(id) = object {
-                unsignalled.remove(&id);
+                writers.remove(&id);
             }
             keep
         });
         device.collect_fences();
         self.signal_sync_files(device);
         self.last_live = self.objects.len();
+        self.since_sweep = 0;
     }
 
     /// A directory that lists the heaps as device nodes, made on first use.
@@ -298,14 +318,39 @@ pub fn sealed(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// The marks in the text of /proc/locks: `N: LEASE ACTIVE WRITE PID MAJ:MIN:INO 0 EOF` or
-/// `N: OFDLCK ADVISORY WRITE -1 MAJ:MIN:INO START END`.
-fn marks(text: &str) -> BTreeSet<Key> {
-    text.lines().filter_map(mark).collect()
+/// Most reads of /proc/locks before a sweep is put off.
+const READS_MAX: usize = 8;
+
+/// The marks that exist, or `None` if they can't be told for the moment.
+///
+/// The kernel hands /proc/locks out a page at a time and finds its place again by counting lines,
+/// so that a lock which goes meanwhile hides one further down. It does so only if its own line was
+/// read already, and then it is missing from the next read: two reads of which the second lacks
+/// nothing of the first have therefore missed nothing in the first.
+fn live_marks() -> Option<BTreeSet<Key>> {
+    let mut before = lock_lines()?;
+    for _ in 1..READS_MAX {
+        let after = lock_lines()?;
+        if before.is_subset(&after) {
+            return Some(after.iter().filter_map(|line| mark(line)).collect());
+        }
+        before = after;
+    }
+    None
 }
 
+/// The lines of /proc/locks without their numbers.
+fn lock_lines() -> Option<BTreeSet<String>> {
+    let text = std::fs::read("/proc/locks").ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let line = |line: &str| line.split_once(':').map(|(_, rest)| rest.to_owned());
+    Some(text.lines().filter_map(line).collect())
+}
+
+/// The mark in a line of /proc/locks, without its number: `LEASE ACTIVE WRITE PID MAJ:MIN:INO 0 EOF`
+/// or `OFDLCK ADVISORY WRITE -1 MAJ:MIN:INO START END`.
 fn mark(line: &str) -> Option<Key> {
-    let mut fields = line.split_ascii_whitespace().skip(1);
+    let mut fields = line.split_ascii_whitespace();
     let lease = match fields.next()? {
         "LEASE" => true,
         "OFDLCK" => false,
@@ -329,15 +374,21 @@ mod tests {
 
     #[test]
     fn marks_are_read_from_proc_locks() {
-        let text = "1: OFDLCK ADVISORY  WRITE -1 00:0e:32534 4611686018427387904 4611686018427387904\n\
-                    2: POSIX  ADVISORY  WRITE 77 00:0e:32535 0 EOF\n\
-                    3: OFDLCK ADVISORY  READ  -1 00:01:12 4611686018427387939 4611686018427387939\n\
-                    4: OFDLCK ADVISORY  READ  -1 00:01:13 0 EOF\n\
-                    5: LEASE  ACTIVE    WRITE 31337 00:0e:32536 0 EOF\n\
-                    6: OFDLCK";
         let inode = |minor, ino| Inode { dev: rustix::fs::makedev(0, minor), ino };
-        let expect = [(inode(0x1, 12), 35), (inode(0xe, 32534), 0), (inode(0xe, 32536), 0)];
-        assert_eq!(marks(text), expect.into_iter().collect());
+        for (line, expect) in [
+            (
+                " OFDLCK ADVISORY  READ  -1 00:01:12 4611686018427387939 4611686018427387939",
+                Some((inode(1, 12), 35)),
+            ),
+            (" LEASE  ACTIVE    WRITE 31337 00:0e:32536 0 EOF", Some((inode(14, 32536), 0))),
+            (" POSIX  ADVISORY  WRITE 77 00:0e:32535 0 EOF", None),
+            (" OFDLCK ADVISORY  READ  -1 00:01:13 0 EOF", None),
+            (" -> POSIX  ADVISORY  WRITE 77 00:0e:32535 0 EOF", None),
+            (" OFDLCK", None),
+            ("", None),
+        ] {
+            assert_eq!(mark(line), expect, "{line}");
+        }
     }
 
     #[test]

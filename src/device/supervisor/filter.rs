@@ -15,11 +15,11 @@ pub enum Level {
 
 const AT_EMPTY_PATH: u32 = 0x1000;
 
-/// ioctls that are handed over by number at [`Level::Needed`].
-const COMMANDS: [u32; 13] = [
+/// ioctls that are handed over at [`Level::Needed`], by type letter and number whatever their size:
+/// the size of ALLOC's argument may change, and the kernel takes it from the command.
+const COMMANDS: [u32; 12] = [
     dma_heap::ALLOC,
     dma_buf::SYNC,
-    dma_buf::SET_NAME_A,
     dma_buf::SET_NAME_B,
     dma_buf::EXPORT_SYNC_FILE,
     dma_buf::IMPORT_SYNC_FILE,
@@ -31,6 +31,9 @@ const COMMANDS: [u32; 13] = [
     udmabuf::CREATE,
     udmabuf::CREATE_LIST,
 ];
+
+/// Type letter and number of a command.
+const TYPE_AND_NR: u32 = 0xffff;
 
 /// Calls that name a file by path, in both levels.
 const BY_PATH: [i64; 14] = [
@@ -98,7 +101,7 @@ pub fn filter(level: Level) -> Filter {
     filter
         .when(libc::SYS_newfstatat, vec![test(3, AT_EMPTY_PATH, &[0])])
         .when(libc::SYS_statx, vec![test(2, AT_EMPTY_PATH, &[0])])
-        .when(libc::SYS_ioctl, vec![test(1, u32::MAX, &COMMANDS)])
+        .when(libc::SYS_ioctl, vec![test(1, TYPE_AND_NR, &COMMANDS.map(|cmd| cmd & TYPE_AND_NR))])
         // MAP_SHARED or MAP_SHARED_VALIDATE of a descriptor that is not negative.
         .when(libc::SYS_mmap, vec![test(3, 0xf, &[1, 3]), test(4, 1 << 31, &[0])])
         // SEEK_SET and SEEK_END of 0: how programs ask a dma-buf for its size.

@@ -13,10 +13,8 @@ use crate::sys::notify::Call;
 impl Supervisor {
     pub(super) fn ioctl(&mut self, call: &Call) -> Answer {
         let [fd, cmd, arg, ..] = call.args;
-        let Some((object, file)) = self.object(call, int(fd)) else { return Answer::Native };
-        if rustix::fs::fcntl_getfl(&file)
-            .is_ok_and(|flags| flags.contains(rustix::fs::OFlags::PATH))
-        {
+        let Some((object, file)) = self.object(call.tid, int(fd)) else { return Answer::Native };
+        if crate::sys::backing::brand_of(file.as_fd()) == crate::sys::backing::BRAND_PATH {
             return Answer::Fail(Errno::BADF);
         }
         let mut request = Ioctl::new(object, uint(cmd), arg);
@@ -181,8 +179,15 @@ impl Supervisor {
                     device.installed(object, inode, Backing::Foreign);
                     return Ok(file);
                 }
-                let in_use = device.bytes_backed_by(Backing::Secret);
-                let (file, backing, inode) = files.create_buffer(object, &buffer, in_use)?;
+                // The new buffer is counted already, with the backing that it asks for.
+                let fits = |device: &Device, files: &super::Files| {
+                    device.bytes_backed_by(Backing::Secret) <= files.secret_bytes_max
+                };
+                if !fits(device, files) && files.sweep_worthwhile() {
+                    files.sweep(device);
+                }
+                let fits = fits(device, files);
+                let (file, backing, inode) = files.create_buffer(object, &buffer, fits)?;
                 if backing != buffer.backing {
                     self.warn_fallback(device);
                 }

@@ -154,7 +154,7 @@ impl Supervisor {
             libc::SYS_openat => self.open(call, int(a0), a1, uint(a2)),
             libc::SYS_openat2 => self.openat2(call),
             libc::SYS_stat => self.stat_path(call, cwd, a0, a1),
-            libc::SYS_lstat => self.stat_path(call, cwd, a0, a1),
+            libc::SYS_lstat => self.lstat(call, a0, a1),
             libc::SYS_newfstatat => self.newfstatat(call),
             libc::SYS_statx => self.statx(call),
             libc::SYS_access => self.access(call, cwd, a0, uint(a1)),
@@ -178,8 +178,8 @@ impl Supervisor {
 
     /// The object behind a descriptor of the caller, if it is ours. A caller that can't be looked
     /// into has no object of ours.
-    fn object(&mut self, call: &Call, fd: i32) -> Option<(Object, std::os::fd::OwnedFd)> {
-        let file = self.callers.file(call.tid, fd).ok()?;
+    fn object(&mut self, tid: i32, fd: i32) -> Option<(Object, std::os::fd::OwnedFd)> {
+        let file = self.callers.file(tid, fd).ok()?;
         let object = lock(&self.shared).files.object(std::os::fd::AsFd::as_fd(&file))?;
         Some((object, file))
     }

@@ -183,18 +183,32 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn stat_path(&self, call: &Call, dirfd: i32, path: u64, buf: u64) -> Answer {
-        let Some((mode, minor)) = self.node(call, dirfd, path).and_then(mode_of) else {
-            return Answer::Native;
-        };
+    pub(super) fn stat_path(&mut self, call: &Call, dirfd: i32, path: u64, buf: u64) -> Answer {
+        let Some(node) = self.node(call, dirfd, path) else { return Answer::Native };
+        if let Node::FdLink { pid, fd } = node {
+            return self.fstat(call, pid.unwrap_or(call.tid), fd, buf);
+        }
+        let Some((mode, minor)) = mode_of(node) else { return Answer::Native };
         let stat = Stat { mode, rdev: rustix::fs::makedev(MAJOR, minor), ..blank_stat() };
         caller::write(call.tid, buf, &stat.to_bytes()).map(|()| Answer::Value(0)).into()
     }
 
+    /// lstat differs for the links of /proc/PID/fd only, which are the kernel's to describe.
+    pub(super) fn lstat(&mut self, call: &Call, path: u64, buf: u64) -> Answer {
+        match self.node(call, libc::AT_FDCWD, path) {
+            Some(Node::FdLink { .. }) => Answer::Native,
+            _ => self.stat_path(call, libc::AT_FDCWD, path, buf),
+        }
+    }
+
     pub(super) fn newfstatat(&mut self, call: &Call) -> Answer {
         let [dirfd, path, buf, flags, ..] = call.args;
+        let follows = uint(flags) & NO_FOLLOW == 0;
+        if !follows && matches!(self.node(call, int(dirfd), path), Some(Node::FdLink { .. })) {
+            return Answer::Native;
+        }
         if uint(flags) & EMPTY_PATH != 0 && self.is_empty_path(call, path) {
-            return self.fstat(call, int(dirfd), buf);
+            return self.fstat(call, call.tid, int(dirfd), buf);
         }
         self.stat_path(call, int(dirfd), path, buf)
     }
@@ -202,11 +216,16 @@ impl Supervisor {
     pub(super) fn statx(&mut self, call: &Call) -> Answer {
         let [dirfd, path, flags, _mask, buf, _] = call.args;
         if uint(flags) & EMPTY_PATH != 0 && self.is_empty_path(call, path) {
-            return self.fstatx(call, int(dirfd), buf);
+            return self.fstatx(call, call.tid, int(dirfd), buf);
         }
-        let Some((mode, minor)) = self.node(call, int(dirfd), path).and_then(mode_of) else {
-            return Answer::Native;
-        };
+        let Some(node) = self.node(call, int(dirfd), path) else { return Answer::Native };
+        if let Node::FdLink { pid, fd } = node {
+            if uint(flags) & NO_FOLLOW != 0 {
+                return Answer::Native;
+            }
+            return self.fstatx(call, pid.unwrap_or(call.tid), fd, buf);
+        }
+        let Some((mode, minor)) = mode_of(node) else { return Answer::Native };
         let statx = Statx { rdev_major: MAJOR, rdev_minor: minor, ..blank_statx(mode) };
         caller::write(call.tid, buf, &statx.to_bytes()).map(|()| Answer::Value(0)).into()
     }
@@ -231,6 +250,9 @@ impl Supervisor {
         if mode & denied != 0 { Answer::Fail(Errno::ACCESS) } else { Answer::Value(0) }
     }
 }
+
+/// AT_SYMLINK_NOFOLLOW.
+const NO_FOLLOW: u32 = 0x100;
 
 /// AT_EMPTY_PATH.
 const EMPTY_PATH: u32 = 0x1000;

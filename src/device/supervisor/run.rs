@@ -114,7 +114,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         return Err(RunError::PageSize(page));
     }
     let program = filter(config.level).assemble().ok_or(RunError::Architecture)?;
-    raise_limits();
+    raise_limit(rustix::process::Resource::Memlock);
     crate::sys::backing::ignore_lease_breaks();
     let device = Device::new(config.heaps, config.limits);
     let files = Files::new(&device, locked_bytes_max()).map_err(RunError::Setup)?;
@@ -124,6 +124,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let child = spawn(&config.argv, &program, &old_mask).map_err(RunError::Spawn)?;
     let Child { pid, listener, exec_status } = child;
+    raise_limit(rustix::process::Resource::Nofile);
     listener.wake_synchronously();
     started(&shared);
     let mut supervisor = Supervisor {
@@ -142,16 +143,12 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     Ok(Exit { status, stats: device.stats })
 }
 
-/// Lets the supervisor hold as many descriptors, and the program lock as much memory, as they may.
-fn raise_limits() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    for resource in [Resource::Nofile, Resource::Memlock] {
-        let mut limit = getrlimit(resource);
-        if resource == Resource::Memlock {
-            limit.current = limit.maximum;
-            let _ = setrlimit(resource, limit);
-        }
-    }
+/// Raises a soft limit to the hard one. The program inherits what is raised before it starts:
+/// locked memory, which its buffers count against, and not descriptors, which only we need.
+fn raise_limit(resource: rustix::process::Resource) {
+    let mut limit = rustix::process::getrlimit(resource);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(resource, limit);
 }
 
 /// Bytes of memfd_secret that the program may map: its RLIMIT_MEMLOCK, or all with CAP_IPC_LOCK.

@@ -47,7 +47,7 @@ impl Supervisor {
 
     /// Answers a call on a descriptor that needs no more than the device's word.
     fn file_call(&mut self, call: &Call, fd: u64, file_call: FileCall) -> Answer {
-        match self.object(call, int(fd)) {
+        match self.object(call.tid, int(fd)) {
             Some((object, _)) => lock(&self.shared).device.call(object, file_call).into(),
             None => Answer::Native,
         }
@@ -68,7 +68,7 @@ impl Supervisor {
                 let seek = FileCall::Lseek { offset: a1.cast_signed(), whence: uint(a2) };
                 self.file_call(call, a0, seek)
             }
-            libc::SYS_fstat => self.fstat(call, int(a0), a1),
+            libc::SYS_fstat => self.fstat(call, call.tid, int(a0), a1),
             libc::SYS_fstatfs => self.fstatfs(call, int(a0), a1),
             libc::SYS_read | libc::SYS_write | libc::SYS_readv | libc::SYS_writev => {
                 self.file_call(call, a0, FileCall::Stream)
@@ -104,15 +104,15 @@ impl Supervisor {
 
     /// The buffer behind a descriptor, with the file's own stat.
     fn buffer(&mut self, call: &Call, fd: i32) -> Option<(Buffer, OwnedFd)> {
-        let (object, file) = self.object(call, fd)?;
+        let (object, file) = self.object(call.tid, fd)?;
         let Object::Buffer(id) = object else { return None };
         let buffer = lock(&self.shared).device.buffer(id)?.clone();
         Some((buffer, file))
     }
 
     /// A dma-buf's inode has mode 0600 and no type bits (`alloc_anon_inode`).
-    pub(super) fn fstat(&mut self, call: &Call, fd: i32, buf: u64) -> Answer {
-        let Some((object, file)) = self.object(call, fd) else { return Answer::Native };
+    pub(super) fn fstat(&mut self, call: &Call, tid: i32, fd: i32, buf: u64) -> Answer {
+        let Some((object, file)) = self.object(tid, fd) else { return Answer::Native };
         let Ok(own) = rustix::fs::fstat(&file) else { return Answer::Native };
         let mut stat = blank_stat();
         (stat.dev, stat.ino, stat.uid, stat.gid) = (own.st_dev, own.st_ino, own.st_uid, own.st_gid);
@@ -126,8 +126,8 @@ impl Supervisor {
         caller::write(call.tid, buf, &stat.to_bytes()).map(|()| Answer::Value(0)).into()
     }
 
-    pub(super) fn fstatx(&mut self, call: &Call, fd: i32, buf: u64) -> Answer {
-        let Some((object, file)) = self.object(call, fd) else { return Answer::Native };
+    pub(super) fn fstatx(&mut self, call: &Call, tid: i32, fd: i32, buf: u64) -> Answer {
+        let Some((object, file)) = self.object(tid, fd) else { return Answer::Native };
         let Ok(own) = rustix::fs::fstat(&file) else { return Answer::Native };
         let (mode, size) = self.mode_and_size(object);
         let mut statx = blank_statx(mode);
