@@ -58,7 +58,9 @@ pub(crate) fn install(stage: &Path, from: &Path, name: &str) -> PathBuf {
 /// The built example called `name`.
 pub(crate) fn example(name: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_BIN_EXE_driftheap")).parent().unwrap();
-    target.join("examples").join(name)
+    let path = target.join("examples").join(name);
+    assert!(path.exists(), "{} is not built: run `cargo build --examples`", path.display());
+    path
 }
 
 /// `driftheap run` with `options` for `program`, as `user`.

@@ -4,9 +4,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::{Answer, Shared, Supervisor, caller, int, lock, now_ns, pending::Waiting, uint};
+use super::{Answer, Files, Shared, Supervisor, caller, int, lock, now_ns, pending::Waiting, uint};
 use crate::device::{
-    Action, Backing, Device, Exporter, FdAnswer, FileFact, Install, Ioctl, Object, Reply, Want,
+    Action, Backing, Device, Exporter, FdAnswer, FileFact, Inode, Install, Ioctl, Object, Reply,
+    Want,
 };
 use crate::sys::notify::Call;
 
@@ -66,7 +67,7 @@ impl Supervisor {
         let fact = FileFact::Memfd {
             seals: seals.bits(),
             size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
-            inode: crate::device::Inode { dev: stat.st_dev, ino: stat.st_ino },
+            inode: Inode { dev: stat.st_dev, ino: stat.st_ino },
         };
         (fact, Some(file))
     }
@@ -127,8 +128,8 @@ impl Supervisor {
         let structure = &install.structure;
         let result = caller::write(call.tid, structure.addr, &structure.bytes)
             .and_then(|()| self.create(install.object, memfd));
-        let file = match result {
-            Ok(file) => file,
+        let (file, inode, backing) = match result {
+            Ok(created) => created,
             Err(errno) => return self.abandon(install.object, errno),
         };
         let send = matches!(install.answer, FdAnswer::Value);
@@ -139,6 +140,7 @@ impl Supervisor {
                 return self.abandon(install.object, errno);
             }
         };
+        lock(&self.shared).device.installed(install.object, inode, backing);
         match install.answer {
             FdAnswer::Value => Answer::Sent,
             FdAnswer::Field(at) => {
@@ -161,41 +163,41 @@ impl Supervisor {
         Answer::Fail(errno)
     }
 
-    fn create(&self, object: Object, memfd: Option<OwnedFd>) -> Result<OwnedFd, Errno> {
+    /// Makes the file of an object that the device has just decided on.
+    fn create(
+        &self,
+        object: Object,
+        memfd: Option<OwnedFd>,
+    ) -> Result<(OwnedFd, Inode, Backing), Errno> {
         let mut shared = lock(&self.shared);
         let Shared { device, files } = &mut *shared;
-        match object {
+        let id = match object {
+            Object::Buffer(id) => id,
             Object::SyncFile(id) => {
-                let signalled = device.sync_file_signalled(id);
-                let file = files.create_sync_file(id, signalled)?;
-                device.installed(object, crate::device::Inode::default(), Backing::Foreign);
-                Ok(file)
+                let file = files.create_sync_file(id, device.sync_file_signalled(id))?;
+                return Ok((file, Inode::default(), Backing::Foreign));
             }
-            Object::Buffer(id) => {
-                let buffer = device.buffer(id).ok_or(Errno::NOENT)?.clone();
-                if let Exporter::Udmabuf { .. } = buffer.exporter {
-                    let memfd = memfd.ok_or(Errno::BADFD)?;
-                    let (file, inode) = files.create_udmabuf(object, memfd.as_fd())?;
-                    device.installed(object, inode, Backing::Foreign);
-                    return Ok(file);
-                }
-                // The new buffer is counted already, with the backing that it asks for.
-                let fits = |device: &Device, files: &super::Files| {
-                    device.bytes_backed_by(Backing::Secret) <= files.secret_bytes_max
-                };
-                if !fits(device, files) && files.sweep_worthwhile() {
-                    files.sweep(device);
-                }
-                let fits = fits(device, files);
-                let (file, backing, inode) = files.create_buffer(object, &buffer, fits)?;
-                if backing != buffer.backing {
-                    self.warn_fallback(device);
-                }
-                device.installed(object, inode, backing);
-                Ok(file)
-            }
-            Object::Heap(_) | Object::Udmabuf | Object::Timeline(_) => Err(Errno::NOENT),
+            Object::Heap(_) | Object::Udmabuf | Object::Timeline(_) => return Err(Errno::NOENT),
+        };
+        let buffer = device.buffer(id).ok_or(Errno::NOENT)?.clone();
+        if let Exporter::Udmabuf { .. } = buffer.exporter {
+            let memfd = memfd.ok_or(Errno::BADFD)?;
+            let (file, inode) = files.create_udmabuf(object, memfd.as_fd())?;
+            return Ok((file, inode, Backing::Foreign));
         }
+        // The new buffer is counted already, with the backing that it asks for.
+        let fits = |device: &Device, files: &Files| {
+            device.bytes_backed_by(Backing::Secret) <= files.secret_bytes_max
+        };
+        if !fits(device, files) && files.sweep_worthwhile() {
+            files.sweep(device);
+        }
+        let fits = fits(device, files);
+        let (file, backing, inode) = files.create_buffer(object, &buffer, fits)?;
+        if backing != buffer.backing {
+            self.warn_fallback(device);
+        }
+        Ok((file, inode, backing))
     }
 
     fn warn_fallback(&self, device: &mut Device) {
