@@ -15,3 +15,5 @@
 
 pub mod explore;
 pub mod litmus;
+pub mod model;
+pub mod units;
