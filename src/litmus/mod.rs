@@ -1,1 +1,8 @@
-//! The litmus language (placeholder).
+//! The litmus language.
+
+pub mod ast;
+pub mod cond;
+mod op;
+mod print;
+pub mod span;
+mod words;
