@@ -4,5 +4,6 @@ pub mod ast;
 pub mod cond;
 mod op;
 mod print;
+pub mod scenario;
 pub mod span;
 mod words;

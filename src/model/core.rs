@@ -1,7 +1,7 @@
 //! [`ready`] and [`step`]: the two functions through which everything happens.
 
 use super::policy::{Admission, Request};
-use super::rules::{ExporterStep, FaultLock, MoveNotify, Notifier, SyncForward, Usage, WaitFor};
+use super::rules::{ExporterStep, FaultLock, Notifier, SyncForward, Usage, WaitFor};
 use super::state::{Life, Slot, State};
 use super::step::{Access, Dir, Effect, Errno, Handle, Hazard, Job, Reply, Sink, Step};
 use super::world::World;
@@ -38,7 +38,7 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
                 && (attachment.slot != Slot::Held || view.lock_free(attachment.buf))
         }
         Step::Unmap(sg) => state.sgs[sg.index()] != Slot::None && view.sg_lock_free(sg),
-        Step::Submit { sg, .. } => state.sgs[sg.index()] != Slot::None && view.sg_lock_free(sg),
+        Step::Validate { sg, .. } => state.sgs[sg.index()] != Slot::None && view.sg_lock_free(sg),
         Step::Signal(fence) => state.fences[fence.index()].slot != Slot::None,
         Step::DmaStart { via, dir, .. } => view.dma_ready(via, dir),
         Step::DmaBufPin(attachment) => {
@@ -52,6 +52,7 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
         Step::Mmap(_)
         | Step::GupFast { .. }
         | Step::FrameVectorCheck { .. }
+        | Step::Submit { .. }
         | Step::Attach { .. }
         | Step::Detach(_)
         | Step::DmaFinish { .. }
@@ -105,6 +106,7 @@ pub fn step<S: Sink>(
         Step::Detach(attachment) => core.detach(attachment),
         Step::Map(sg) => core.map(sg),
         Step::Unmap(sg) => core.unmap(sg),
+        Step::Validate { fence, sg } => core.validate(fence, sg),
         Step::Submit { fence, sg, usage } => core.submit(fence, sg, usage),
         Step::Signal(fence) => core.signal(fence),
         Step::DmaStart { via, page, dir } => core.dma_start(via, page, dir),
@@ -137,7 +139,9 @@ impl State {
                 self.attachments[attachment.index()].slot = Slot::Failed;
             }
             Step::Map(sg) => self.sgs[sg.index()] = Slot::Failed,
-            Step::Submit { fence, .. } => self.fence_mut(fence).slot = Slot::Failed,
+            Step::Validate { fence, .. } | Step::Submit { fence, .. } => {
+                self.fence_mut(fence).slot = Slot::Failed;
+            }
             _ => {}
         }
     }
@@ -179,6 +183,7 @@ fn buf_of(world: &World, state: &State, step: &Step) -> Option<BufId> {
         }
         Step::Map(sg)
         | Step::Unmap(sg)
+        | Step::Validate { sg, .. }
         | Step::Submit { sg, .. }
         | Step::DmaStart { via: Handle::Sg(sg), .. }
         | Step::DmaFinish { via: Handle::Sg(sg), .. } => of_sg(sg),
@@ -397,12 +402,6 @@ impl<S: Sink> Core<'_, S> {
         self.give_back(buf);
         self.state.bufs[buf.index()].life = Life::Released;
         self.emit(Effect::LifeChanged(buf));
-    }
-
-    /// Whether the importer behind `sg` heeds `move_notify`.
-    pub(super) fn handles_notify(&self, sg: SgId) -> bool {
-        let attachment = self.world.attachment_of(sg);
-        self.world.importer_of(attachment).move_notify == MoveNotify::Handled
     }
 
     /// An errno that also says "nothing to undo".

@@ -114,8 +114,8 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
-    pub(super) fn submit(&mut self, fence: FenceId, sg: SgId, usage: Usage) -> Reply {
-        let refused = Step::Submit { fence, sg, usage };
+    pub(super) fn validate(&mut self, fence: FenceId, sg: SgId) -> Reply {
+        let refused = Step::Validate { fence, sg };
         let buf = self.state.attachments[self.world.attachment_of(sg).index()].buf;
         if !self.state.sg_mapped(sg) {
             self.state.refuse(&refused);
@@ -126,8 +126,19 @@ impl<S: Sink> Core<'_, S> {
         {
             return self.fail(&refused, errno);
         }
+        self.state.bufs[buf.index()].lock = self.actor;
+        self.emit(Effect::Locked(buf, true));
+        Reply::Done
+    }
+
+    pub(super) fn submit(&mut self, fence: FenceId, sg: SgId, usage: Usage) -> Reply {
+        let buf = self.state.attachments[self.world.attachment_of(sg).index()].buf;
+        if buf.is_none() {
+            return Reply::Skipped;
+        }
         let actor = self.actor;
         *self.state.fence_mut(fence) = Fence { slot: Slot::Held, buf, usage, actor };
+        self.unlock(buf);
         Reply::Done
     }
 

@@ -28,17 +28,24 @@ impl<S: Sink> Core<'_, S> {
     ) -> Reply {
         match step {
             ExporterStep::Lock => return self.lock(buf),
-            ExporterStep::Unlock => self.unlock(buf),
+            ExporterStep::Unlock => {
+                self.quiesce(buf, job);
+                self.unlock(buf);
+            }
             ExporterStep::Notify => self.notify(buf),
             ExporterStep::Zap => self.zap(buf),
             // Their waiting is in `ready`.
-            ExporterStep::Wait | ExporterStep::WaitUnmap => {}
+            ExporterStep::Wait => {}
+            ExporterStep::WaitUnmap => self.quiesce(buf, job),
             ExporterStep::CheckPins => return self.check_pins(buf),
             ExporterStep::Flush => self.flush(buf),
             ExporterStep::Reserve => return self.reserve(buf, job),
             ExporterStep::Copy => self.copy(buf, page),
             ExporterStep::Rebind => self.rebind(buf),
-            ExporterStep::Free => self.free(buf, job),
+            ExporterStep::Free => {
+                self.quiesce(buf, job);
+                self.free(buf, job);
+            }
             ExporterStep::Mark => self.mark(buf, job),
         }
         Reply::Done
@@ -54,7 +61,7 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
-    fn unlock(&mut self, buf: BufId) {
+    pub(super) fn unlock(&mut self, buf: BufId) {
         let entry = &mut self.state.bufs[buf.index()];
         if entry.lock == self.actor {
             entry.lock = ActorId::NONE;
@@ -331,6 +338,14 @@ impl<S: Sink> Core<'_, S> {
         self.emit(Effect::LifeChanged(buf));
     }
 
+    /// From here on the exporter takes it that no importer accesses a revoked buffer any more.
+    fn quiesce(&mut self, buf: BufId, job: Job) {
+        let entry = &mut self.state.bufs[buf.index()];
+        if job == Job::Revoke && entry.life == Life::Revoked {
+            entry.life = Life::Quiesced;
+        }
+    }
+
     /// The frame of a live buffer's page. One whose pages were given up without marking the
     /// buffer is filled with zeros again, as the shmem helper does: what it held is lost.
     pub(super) fn ensure_frame(&mut self, buf: BufId, page: PageId) -> Option<FrameId> {
@@ -370,7 +385,7 @@ impl<S: Sink> Core<'_, S> {
         if !self.state.allocate(self.world, buf) {
             return Reply::Errno(Errno::Enomem);
         }
-        let (mut changes, pool) = (0, self.world.exporter_of(buf).page_pool);
+        let mut changes = 0;
         for page in self.world.pages(buf) {
             let frame = self.state.pages[page.index()].frame;
             self.emit(Effect::FrameFilled(frame, Owner::Page(page), self.world.buf(buf).fill));
@@ -379,7 +394,6 @@ impl<S: Sink> Core<'_, S> {
                 changes += 1;
             }
         }
-        let _ = pool;
         if changes > 0 {
             self.cost(Cost::AttributeChanges, changes);
             self.cost(Cost::TlbFlushes, 1);

@@ -56,6 +56,7 @@ mod world;
 
 pub use self::core::{ready, step};
 pub use encode::{decode, encode};
+pub(crate) use footprint::CALLERS_FIRST;
 pub use footprint::{Objects, objects};
 pub use policy::{Admission, ExporterPolicy, Request};
 pub use rules::*;

@@ -77,7 +77,7 @@ pub struct Page {
 /// ```text
 /// Unallocated --alloc--> Live --last reference--> Released
 ///                         |--purge--> Purged ---> Released
-///                         `--revoke-> Revoked --> Released
+///                         `--revoke-> Revoked --unlock--> Quiesced --> Released
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Life {
@@ -89,6 +89,9 @@ pub enum Life {
     Purged,
     /// Taken away by the exporter; faults answer SIGBUS, `map` ENODEV.
     Revoked,
+    /// Revoked, and every access announced before has retired: what importers still have mapped
+    /// they may only read and discard.
+    Quiesced,
     /// The last reference was dropped.
     Released,
 }

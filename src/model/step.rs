@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::rules::{Placement, Usage};
+use super::rules::{ExporterStep, Placement, Usage};
 use super::state::{Owner, Pte, Target};
 use crate::units::{
     ActorId, AttachmentId, BufId, FenceId, FrameId, ImporterId, PageId, PinId, SgId, VmaId,
@@ -66,9 +66,6 @@ pub struct Mmap {
     /// Through whose file; none for the dma-buf's own.
     pub via: ImporterId,
 }
-
-/// The kinds of step that an exporter takes on one of its buffers, `page` only for a copy.
-pub use super::rules::ExporterStep;
 
 /// What an [`ExporterStep`] is part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,8 +178,15 @@ pub enum Step {
     Map(SgId),
     /// `dma_buf_unmap_attachment`, under the reservation lock.
     Unmap(SgId),
-    /// Submit a job: under the reservation lock, map again if `move_notify` said so, and add a
-    /// fence. ENODEV.
+    /// First half of submitting a job: take the reservation lock, and map again if `move_notify`
+    /// said so. ENODEV.
+    Validate {
+        /// The fence that the second half adds.
+        fence: FenceId,
+        /// What the job uses.
+        sg: SgId,
+    },
+    /// Second half: add the fence and release the lock.
     Submit {
         /// The fence.
         fence: FenceId,

@@ -349,6 +349,13 @@ impl World {
         (vma, pte.0 - self.vmas[vma.index()].first_pte.0)
     }
 
+    /// Number of pages of `vma`, the buffer that is mapped there, and whether MAP_PRIVATE.
+    #[must_use]
+    pub fn vma_shape(&self, vma: VmaId) -> (u8, BufId, bool) {
+        let decl = &self.vmas[vma.index()];
+        (decl.pages, decl.buf, decl.private)
+    }
+
     pub(super) fn vma_ids(&self) -> impl Iterator<Item = VmaId> + use<> {
         (0..self.vmas.len()).map(VmaId::at)
     }
