@@ -6,4 +6,5 @@ mod op;
 mod print;
 pub mod scenario;
 pub mod span;
+pub mod verdict;
 mod words;

@@ -56,7 +56,7 @@ impl<S: Sink> Core<'_, S> {
     fn mmap_buf(&mut self, mmap: &Mmap, pages: u8, entry: &mut Vma) -> Result<(), Errno> {
         let rules = self.world.exporter_of(mmap.buf);
         let life = self.state.bufs[mmap.buf.index()].life;
-        if matches!(life, Life::Unallocated | Life::Released | Life::Revoked) {
+        if matches!(life, Life::Unallocated | Life::Released | Life::Revoked | Life::Quiesced) {
             return Err(Errno::Enodev);
         }
         if usize::from(mmap.offset) + usize::from(pages)
@@ -130,6 +130,10 @@ impl<S: Sink> Core<'_, S> {
             if gone & (1 << page) != 0 {
                 self.zap_pte(vma, page);
             }
+        }
+        if entry.buf.is_some() && self.state.bufs[entry.buf.index()].vma_pointer == vma {
+            // A driver with one pointer forgets it in vm_ops->close, which a part's end calls too.
+            self.state.bufs[entry.buf.index()].vma_pointer = VmaId::NONE;
         }
         self.state.vmas[vma.index()].mapped &= !gone;
         if self.state.vmas[vma.index()].mapped == 0 {

@@ -7,11 +7,10 @@
 
 use super::rules::{Bus, Placement, Usage};
 use super::state::{
-    Attachment, Dma, DmaBuf, Fence, Frame, Life, Owner, Page, Pin, Pte, Reach, Slot, State, Target,
-    Vma, VmaKind,
+    Attachment, Dma, DmaBuf, Frame, Life, Owner, Page, Pte, Reach, Slot, State, Target, VmaKind,
 };
 use super::world::World;
-use crate::units::{ActorId, AttachmentId, BufId, FrameId, PageId, PinId, PteId, SgId, VmaId};
+use crate::units::{ActorId, BufId, FrameId, PageId, PinId, PteId, VmaId};
 
 const NONE: u8 = u8::MAX;
 
@@ -348,6 +347,7 @@ const fn life_of(byte: u8) -> Life {
         1 => Life::Live,
         2 => Life::Purged,
         3 => Life::Revoked,
+        4 => Life::Quiesced,
         _ => Life::Released,
     }
 }
@@ -416,8 +416,7 @@ const fn owner_of(kind: u8, page: u8) -> Owner {
 
 /// The numbers of the enums above are their declaration order.
 const _: () = {
-    assert!(Life::Released as u8 == 4 && Life::Live as u8 == 1);
+    assert!(Life::Released as u8 == 5 && Life::Live as u8 == 1);
     assert!(VmaKind::Normal as u8 == 2 && Reach::Anon as u8 == 4);
     assert!(Slot::Dropped as u8 == 4 && Usage::Bookkeep as u8 == 3);
-    let _ = (AttachmentId::NONE, SgId::NONE);
 };

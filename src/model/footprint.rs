@@ -104,9 +104,14 @@ pub fn objects(world: &World, step: &Step) -> Objects {
             MEMORY,
             ATTACHMENTS.one(world.attachment_of(sg).0) | SGS.one(sg.0) | BUFS.all() | FREE,
         ),
+        Step::Validate { fence, sg } => {
+            let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
+            let writes = FENCES.one(fence.0) | SGS.one(sg.0) | FREE | BUFS.all();
+            of(MEMORY | attachment, writes)
+        }
         Step::Submit { fence, sg, .. } => {
             let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
-            of(MEMORY | BUFS.all() | attachment, FENCES.one(fence.0) | SGS.one(sg.0) | FREE)
+            of(attachment, FENCES.one(fence.0) | BUFS.all())
         }
         Step::Signal(fence) => of(0, FENCES.one(fence.0)),
         Step::DmaStart { via, .. } => dma_start(world, via),

@@ -22,6 +22,14 @@ use super::step::{Hazard, HazardKind, Sink, Via};
 use crate::units::{FrameId, PageId};
 
 impl<S: Sink> Core<'_, S> {
+    /// Whether a device goes on using a buffer after its revocation was complete.
+    fn revoked(&self, target: Target, via: Via) -> bool {
+        let Target::Page(page) = target else { return false };
+        matches!(via, Via::Device(..))
+            && self.state.bufs[self.world.buf_of(page).index()].life == Life::Quiesced
+            && self.state.pages[page.index()].frame.is_some()
+    }
+
     /// What a read of `target` should return.
     pub(super) fn expected(&self, target: Target) -> u8 {
         match target {
@@ -91,7 +99,9 @@ impl<S: Sink> Core<'_, S> {
     ) {
         let expected = self.expected(target);
         let owner = self.state.frames[frame.index()].owner;
-        let kind = if self.is_current(frame, target) {
+        let kind = if self.revoked(target, via) {
+            Some(HazardKind::UseAfterFree)
+        } else if self.is_current(frame, target) {
             self.disagreement(frame, target, value != expected)
         } else {
             match self.elsewhere(owner, target) {
@@ -105,7 +115,10 @@ impl<S: Sink> Core<'_, S> {
         };
         // What is read and discarded does harm only where reading itself does.
         let kind = kind.filter(|kind| {
-            !discarded || matches!(kind, HazardKind::UseAfterFree | HazardKind::CrossBufferRead)
+            let elsewhere = !self.is_current(frame, target);
+            !discarded
+                || elsewhere
+                    && matches!(kind, HazardKind::UseAfterFree | HazardKind::CrossBufferRead)
         });
         if let Some(kind) = kind {
             let (value, expected) = (Some(value), Some(expected));
@@ -152,10 +165,12 @@ impl<S: Sink> Core<'_, S> {
         if alive {
             self.move_ghost(target, value);
         }
-        if current {
+        let revoked = self.revoked(target, via);
+        if current && !revoked {
             return;
         }
         let kind = match self.elsewhere(owner, target) {
+            _ if revoked && current => Some(HazardKind::UseAfterFree),
             Some(Elsewhere::Nobody) => Some(HazardKind::UseAfterFree),
             Some(Elsewhere::Other) => Some(HazardKind::CrossBufferWrite),
             Some(Elsewhere::Old) if alive => Some(HazardKind::LostWrite),

@@ -155,11 +155,12 @@ impl Lowering<'_> {
             Op::Detach { attachment } => Step::Detach(self.attachment(attachment)?),
             Op::Map { table, .. } => Step::Map(self.sg(table)?),
             Op::Unmap { table } => Step::Unmap(self.sg(table)?),
-            Op::Submit { fence, table, usage } => Step::Submit {
-                fence: self.fence(fence)?,
-                sg: self.sg(table)?,
-                usage: Usage::from_word(usage.word()).unwrap_or(Usage::Write),
-            },
+            Op::Submit { fence, table, usage } => {
+                let (fence, sg) = (self.fence(fence)?, self.sg(table)?);
+                let usage = Usage::from_word(usage.word()).unwrap_or(Usage::Write);
+                let halves = [Step::Validate { fence, sg }, Step::Submit { fence, sg, usage }];
+                return Ok(hard(halves));
+            }
             Op::Signal { fence } => Step::Signal(self.fence(fence)?),
             Op::DmaBufPin { attachment } => Step::DmaBufPin(self.attachment(attachment)?),
             Op::DmaBufUnpin { attachment } => Step::DmaBufUnpin(self.attachment(attachment)?),
