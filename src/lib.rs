@@ -16,4 +16,5 @@
 pub mod explore;
 pub mod litmus;
 pub mod model;
+pub mod suite;
 pub mod units;
