@@ -335,10 +335,10 @@ impl<'a> Lowering<'a> {
     ) -> Result<(), LowerError> {
         let span = statement.span;
         match &statement.op {
-            Op::Gup { pin, .. } => self.add_pins(process, pin, 1, span),
-            Op::FollowPfn { cache, .. } => self.add_pins(process, cache, 1, span),
+            Op::Gup { pin, .. } => self.add_pins(process, pin, 1, false, span),
+            Op::FollowPfn { cache, .. } => self.add_pins(process, cache, 1, false, span),
             Op::FrameVector { vector, at, .. } => {
-                self.add_pins(process, vector, u8::try_from(at.len()).unwrap_or(8), span)
+                self.add_pins(process, vector, u8::try_from(at.len()).unwrap_or(8), true, span)
             }
             Op::Attach { attachment, .. } | Op::AttachDmabufOf { attachment, .. } => {
                 let id = self
@@ -365,13 +365,16 @@ impl<'a> Lowering<'a> {
         process: &ast::Process,
         name: &'a ast::Name,
         count: u8,
+        vector: bool,
         span: Span,
     ) -> Result<(), LowerError> {
         let notifier = self.notifier(process, name)?;
         let mut first = None;
         for index in 0..count {
-            let pin =
-                self.world.add_pin(notifier).map_err(|error| LowerError::too_many(&error, span))?;
+            let pin = self
+                .world
+                .add_pin(notifier, vector)
+                .map_err(|error| LowerError::too_many(&error, span))?;
             first.get_or_insert(pin);
             let entry =
                 if count == 1 { name.text.clone() } else { format!("{}[{index}]", name.text) };
