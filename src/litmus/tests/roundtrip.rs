@@ -468,7 +468,8 @@ fn survive(text: &str) {
         }
     }
     if let Ok(formatted) = format("t", text) {
-        assert_eq!(format("t", &formatted).as_deref().ok(), Some(&*formatted), "from {text:?}");
+        let again = format("t", &formatted);
+        assert_eq!(again.as_deref().ok(), Some(&*formatted), "from {text:?}");
         if let Ok(test) = parsed {
             assert_eq!(parse(&formatted).ok(), Some(test), "from {text:?}");
         }
