@@ -40,7 +40,6 @@ fn every_variant_is_as_its_file_expects() {
                 answer.negative,
                 answer.hazards.iter().map(|(k, s)| (k.word(), s.len())).collect::<Vec<_>>()
             );
-            println!("{line}");
             if answer.as_expected(&scenario) != Some(true) {
                 wrong.push(line);
             }

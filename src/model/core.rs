@@ -128,6 +128,10 @@ pub fn step<S: Sink>(
 
 impl State {
     /// Record that what `step` would have made will never be: whoever waits for it goes on.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "most steps make nothing that others wait for"
+    )]
     pub fn refuse(&mut self, step: &Step) {
         match *step {
             Step::GupSlow { pin, .. } | Step::FollowPfn { pin, .. } => {

@@ -217,7 +217,7 @@ impl<S: Sink> Core<'_, S> {
         let mixed = pages != 0 && pages != entries.len();
         let refuse = importer.is_none()
             || self.world.importer(importer).frame_vector == FrameVector::RefuseMixed;
-        if !failed && !(mixed && refuse) {
+        if !(failed || mixed && refuse) {
             for pin in entries {
                 self.state.pins[pin.index()].slot = Slot::Held;
             }
