@@ -47,3 +47,13 @@ fn every_variant_is_as_its_file_expects() {
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+#[test]
+fn every_test_has_a_paragraph_in_the_index() {
+    let index = include_str!("../src/suite/litmus/README.md");
+    for bundled in TESTS {
+        let entry = format!("**{} [{1}]({1}.litmus)**", bundled.row, bundled.name);
+        assert!(index.contains(&entry), "{entry} is missing");
+    }
+    assert_eq!(index.matches(".litmus)**").count(), TESTS.len());
+}
