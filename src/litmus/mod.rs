@@ -7,8 +7,10 @@ pub mod diag;
 mod fmt;
 mod header;
 mod lex;
+mod model_rules;
 mod op;
 mod parse;
+pub mod prevent;
 mod print;
 pub mod rules;
 pub mod scenario;
@@ -24,6 +26,7 @@ use diag::{Diagnostic, Problem, Sink, Source};
 pub use fmt::format;
 use header::Header;
 use lex::{Kind, Token};
+pub use model_rules::{ModelRules, read};
 use rules::RuleTable;
 use span::Span;
 
