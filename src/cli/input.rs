@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use driftheap::litmus::ast::{Test, Variant};
 use driftheap::litmus::diag::Diagnostic;
+use driftheap::litmus::rules::ModelRules;
 use driftheap::litmus::scenario::{LowerError, Scenario};
-use driftheap::litmus::{FILE_BYTES_MAX, read};
+use driftheap::litmus::{FILE_BYTES_MAX, parse};
 use driftheap::suite;
 
 use super::out::Out;
@@ -128,7 +129,7 @@ pub(crate) fn load(names: &[String], out: &Out) -> (Vec<Loaded>, bool) {
                 out.error(&message);
                 bad = true;
             }
-            Ok(Text { file, text, .. }) => match read(&file, &text) {
+            Ok(Text { file, text, .. }) => match parse(&file, &text, &ModelRules) {
                 Ok(test) => loaded.push(Loaded { file, text, test }),
                 Err(diagnostics) => {
                     diagnose(&diagnostics, out);

@@ -97,7 +97,8 @@ impl<'a> Checker<'a, '_> {
             return;
         }
         let message = format!("{what} `{name}` is not defined");
-        let words: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+        let mut words: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+        words.dedup();
         let problem = Problem::new(name.span, message);
         self.sink.report(if words.is_empty() {
             problem.help(format!("there is no {what}; write `{what} {name} {{ ... }}`"))
@@ -281,6 +282,7 @@ impl<'a> Checker<'a, '_> {
             .filter(|d| self.symbols.mapping(here.process, d.name.as_str()).is_some())
             .map(|d| d.name.as_str())
             .collect();
+        known.sort_unstable();
         known.dedup();
         self.undefined(name, "mapping", elsewhere, &known);
         None
@@ -300,9 +302,9 @@ impl<'a> Checker<'a, '_> {
         if let Some(other) = elsewhere {
             let (kind, process) = (other.kind.described(), self.index(other.process));
             let message = if other.kind.is_global() {
-                format!("`{name}` is {kind}, not a {what}")
+                format!("`{name}` is {kind}, not {}", article(what))
             } else {
-                format!("`{name}` is {kind} of `P{process}`, not a {what} here")
+                format!("`{name}` is {kind} of `P{process}`, not {} here", article(what))
             };
             let problem = Problem::new(name.span, message).related(other.span(), "defined here");
             self.sink.report(problem.suggest("", known, &format!("{what}s here")));
@@ -347,6 +349,24 @@ impl<'a> Checker<'a, '_> {
         None
     }
 
+    /// A name that stands for the result of a statement.
+    fn result(&mut self, name: &Name) {
+        let definitions = self.symbols.definitions().iter();
+        let local = definitions.clone().find(|d| !d.kind.is_global() && d.name == name).copied();
+        let Some(local) = local.filter(|_| self.symbols.global(name.as_str()).is_none()) else {
+            self.global(None, name, "label", RESULTS);
+            return;
+        };
+        let (kind, process) = (local.kind.described(), self.index(local.process));
+        let message = format!("`{name}` is {kind} of `P{process}` and has no result");
+        let problem = Problem::new(name.span, message).related(local.span(), "defined here");
+        self.sink.report(if local.kind == NameKind::Register {
+            problem.label(format!("write `P{process}:{name}`"))
+        } else {
+            problem.help("label the statement, `m: mmap ...`, and ask about the label")
+        });
+    }
+
     fn condition(&mut self, cond: &Cond) {
         match cond {
             Cond::True | Cond::False => {}
@@ -373,10 +393,21 @@ impl<'a> Checker<'a, '_> {
                     .filter(|d| d.kind == NameKind::Register && d.process == at)
                     .map(|d| d.name.as_str())
                     .collect();
-                self.undefined(register, &format!("register of `P{process}`"), None, &registers);
+                if !self.is_lost(register) {
+                    let message = format!("`P{process}` has no register `{register}`");
+                    let what = format!("registers of `P{process}`");
+                    let problem = Problem::new(register.span, message);
+                    self.sink.report(problem.suggest(register.as_str(), &registers, &what));
+                }
             }
-            AtomKind::Result { name, .. } => drop(self.global(None, name, "label", RESULTS)),
+            AtomKind::Result { name, .. } => self.result(name),
             AtomKind::Content { buffer, page, .. } => self.buffer_page(buffer, *page, atom.span),
         }
     }
+}
+
+/// The noun with its article.
+fn article(noun: &str) -> String {
+    let vowel = noun.starts_with(['a', 'e', 'i', 'o']) || noun.starts_with("sg_");
+    format!("{} {noun}", if vowel { "an" } else { "a" })
 }

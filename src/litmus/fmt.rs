@@ -278,7 +278,13 @@ impl<'a> Formatter<'a> {
     /// Whether token `at` is the word of an option `pages=N` or `offset=N`, not of a field.
     fn is_option(&self, at: usize) -> bool {
         let starts_line = |kind: Kind| {
-            matches!(kind, Kind::Newline | Kind::Semicolon | Kind::Open(Bracket::Curly))
+            matches!(
+                kind,
+                Kind::Newline
+                    | Kind::Semicolon
+                    | Kind::Open(Bracket::Curly)
+                    | Kind::Close(Bracket::Curly)
+            )
         };
         let word = matches!(self.tokens[at].span.text(self.text), "pages" | "offset");
         word && at > 0 && !starts_line(self.tokens[at - 1].kind)

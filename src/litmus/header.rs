@@ -194,7 +194,7 @@ pub(super) fn expected(
             sink.report(if more == 0 {
                 problem.help(help)
             } else {
-                problem.help(format!("{help}; {more} more have none"))
+                problem.help(format!("{help}; there are {more} more without"))
             });
         }
     }

@@ -94,11 +94,12 @@ pub(super) fn lex(text: &str, sink: &mut Sink) -> Vec<Token> {
         sink.mute(Span::new(0, text.len()));
         return Vec::new();
     }
-    let mut lexer = Lexer { text, at: 0, tokens: Vec::new(), sink };
+    let mut lexer = Lexer { text, at: 0, tokens: Vec::new(), bad: Vec::new(), sink };
     while lexer.at < text.len() {
         lexer.token();
     }
-    let tokens = lexer.tokens;
+    let Lexer { tokens, bad, .. } = lexer;
+    bad.into_iter().for_each(|span| sink.mute(field(text, span)));
     balance(text, &tokens, sink)
 }
 
@@ -106,6 +107,8 @@ struct Lexer<'a> {
     text: &'a str,
     at: usize,
     tokens: Vec<Token>,
+    /// What was reported.
+    bad: Vec<Span>,
     sink: &'a mut Sink,
 }
 
@@ -158,6 +161,7 @@ impl Lexer<'_> {
             let help =
                 "numbers are decimal or 0x hexadecimal, below 2^64; words start with a letter";
             self.sink.report(Problem::new(span, message).help(help));
+            self.bad.push(span);
         }
         self.push(Kind::Number, length);
     }
@@ -169,9 +173,14 @@ impl Lexer<'_> {
         };
         let first = rest.chars().next().map_or(1, char::len_utf8);
         let length = rest[first..].find(known).map_or(rest.len(), |n| n + first);
-        let shown: String = rest[..length].chars().take(8).flat_map(char::escape_debug).collect();
-        let problem =
-            Problem::new(Span::new(self.at, self.at + length), format!("unexpected `{shown}`"));
+        let shown: String = rest[..length]
+            .chars()
+            .take(8)
+            .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+            .collect();
+        let span = Span::new(self.at, self.at + length);
+        let problem = Problem::new(span, format!("unexpected `{shown}`"));
+        self.bad.push(span);
         self.sink.report(match &rest[..length] {
             "/" => problem.help("conjunction is written `/\\`, a comment `# ...` or `(* ... *)`"),
             "//" => problem.help("a comment is written `# ...` or `(* ... *)`"),
@@ -182,6 +191,15 @@ impl Lexer<'_> {
         });
         self.at += length;
     }
+}
+
+/// The line or field around a mistake: what the parser makes of it means nothing.
+fn field(text: &str, span: Span) -> Span {
+    let ends: &[char] = &['\n', ';', '{', '}'];
+    let (start, end) = (span.start as usize, span.end as usize);
+    let before = text.get(..start).and_then(|before| before.rfind(ends)).unwrap_or(0);
+    let length = text.get(end..).and_then(|rest| rest.find(ends));
+    Span::new(before, length.map_or(text.len(), |length| end + length))
 }
 
 /// The bytes of the word at the start of `rest`; a `-` counts only between word characters.
@@ -209,8 +227,10 @@ pub(super) fn number(text: &str) -> Option<u64> {
 fn balance(text: &str, tokens: &[Token], sink: &mut Sink) -> Vec<Token> {
     let mut out: Vec<Token> = Vec::with_capacity(tokens.len());
     let mut open: Vec<(Bracket, Span)> = Vec::new();
+    let count = |kind| tokens.iter().filter(|token| token.kind == kind).count();
+    let missing = count(Kind::Open(Bracket::Curly)) > count(Kind::Close(Bracket::Curly));
     for (i, token) in tokens.iter().enumerate() {
-        if starts_block(text, tokens, i) && matches!(open[..], [(Bracket::Curly, _)]) {
+        if missing && starts_block(text, tokens, i) && matches!(open[..], [(Bracket::Curly, _)]) {
             close_missing(&mut open, &mut out, 0, token.span, sink, false);
         }
         match token.kind {

@@ -10,10 +10,10 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::ast::{Name, Rule, RuleValue, Test, Variant};
-use super::rules::{BlockKind, RuleTable, RuleValues};
+use super::rules::{BlockKind, ModelRules, RuleTable, RuleValues};
 use super::scenario::{Content, Scenario, result_name};
+use super::span::Span;
 use super::verdict::Search;
-use super::{ModelRules, span::Span};
 use crate::explore::{Explorer, Reduction};
 use crate::model::{ExporterRules, HazardKind, HostRules, ImporterRules, Reply};
 

@@ -1,5 +1,8 @@
 //! What the parser must be told about rules: their names and the values they allow.
 
+use crate::model;
+pub use crate::model::{RuleSpec, RuleValues};
+
 /// A block that holds rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BlockKind {
@@ -22,33 +25,22 @@ impl BlockKind {
     }
 }
 
-/// A rule that a block may set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RuleSpec {
-    /// The word on the left of `=`.
-    pub name: &'static str,
-    /// What may stand on the right.
-    pub values: RuleValues,
-}
-
-/// The values that a rule allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RuleValues {
-    /// One of these words.
-    Words(&'static [&'static str]),
-    /// A list of these words, in any order, each any number of times.
-    Steps(&'static [&'static str]),
-    /// A number, both ends included.
-    Number {
-        /// The least.
-        min: u64,
-        /// The greatest.
-        max: u64,
-    },
-}
-
-/// The rules that exist. The model supplies the real table.
+/// The rules that exist: [`ModelRules`], or a table made up for a test.
 pub trait RuleTable {
     /// The rules of a kind of block.
     fn rules(&self, kind: BlockKind) -> &[RuleSpec];
+}
+
+/// The rules of the model.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ModelRules;
+
+impl RuleTable for ModelRules {
+    fn rules(&self, kind: BlockKind) -> &[RuleSpec] {
+        match kind {
+            BlockKind::Host => model::HOST_RULES,
+            BlockKind::Exporter => model::EXPORTER_RULES,
+            BlockKind::Importer => model::IMPORTER_RULES,
+        }
+    }
 }

@@ -158,6 +158,7 @@ impl<'a> Scan<'a, '_> {
                 let help = "write `vary(a, b)` or `vary NAME(a, b)`; `vary` can't be a name";
                 let problem = Problem::new(self.tokens[at].span, "`vary` without alternatives");
                 self.sink.report(problem.help(help));
+                self.sink.mute(self.tokens[at].span);
                 at += 1;
                 continue;
             };
@@ -207,6 +208,8 @@ impl<'a> Scan<'a, '_> {
         if alternatives.is_empty() {
             let problem = Problem::new(span, "`vary` without alternatives");
             self.sink.report(problem.help("an empty alternative is written `{}`"));
+            let next = self.tokens.get(close + 1).map_or(span, |next| next.span);
+            self.sink.mute(span.to(next));
         }
         let known = name.and_then(|name| self.named.get(name)).copied();
         let group = match known {
@@ -262,6 +265,7 @@ impl<'a> Scan<'a, '_> {
         if let Some(arrow) = (start..end).find(|&at| self.tokens[at].kind == Kind::FatArrow) {
             let problem = Problem::new(self.tokens[arrow].span, "unexpected `=>`");
             self.sink.report(problem.help("a label is one word: `label => tokens`"));
+            self.sink.mute(span);
         }
         let braces = start < end && self.tokens[start].kind == Kind::Open(Bracket::Curly);
         if braces && self.pairs[start] == end - 1 {

@@ -106,7 +106,7 @@ impl Teller<'_> {
             let name = self.scenario.names.pin(PinId::at(index));
             let what = if new.counted { "pin" } else { "pfn" };
             out.push(match new.slot {
-                Slot::Held => format!("{what} {name}={}", self.frame(new.frame)),
+                Slot::Held | Slot::Taking => format!("{what} {name}={}", self.frame(new.frame)),
                 Slot::Failed => format!("{name} refused"),
                 Slot::Invalid | Slot::Dropped | Slot::None => {
                     format!("{what} {name} {}", slot_word(new.slot))
@@ -142,7 +142,7 @@ impl Teller<'_> {
                 out.push(match new.slot {
                     Slot::Held => format!("fence {name} pending"),
                     Slot::Dropped => format!("fence {name} signalled"),
-                    Slot::None | Slot::Invalid | Slot::Failed => {
+                    Slot::None | Slot::Taking | Slot::Invalid | Slot::Failed => {
                         format!("fence {name} {}", slot_word(new.slot))
                     }
                 });

@@ -597,6 +597,7 @@ pub(super) const fn slot_word(slot: Slot) -> &'static str {
     match slot {
         Slot::None => "none",
         Slot::Held => "held",
+        Slot::Taking => "being taken",
         Slot::Invalid => "invalid",
         Slot::Failed => "refused",
         Slot::Dropped => "dropped",
