@@ -7,7 +7,7 @@ use driftheap::litmus::prevent::preventions;
 use driftheap::litmus::scenario::Scenario;
 use driftheap::litmus::verdict::{Judgement, Search, judge};
 use driftheap::model::HazardKind;
-use driftheap::report::story::{Story, prevented};
+use driftheap::report::story::{Prevented, Story};
 use driftheap::report::verdicts::hazard_words;
 use driftheap::report::{Answer, json};
 
@@ -113,9 +113,9 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
         out.status(&format!("looking for what would prevent {kind}"));
         let found =
             preventions(&loaded.test, chosen.variant, &loaded.text, kind, &search, PREVENTIONS_MAX);
-        let lines: Vec<String> = found.iter().map(|found| prevented(found, kind)).collect();
+        let lines: Vec<Prevented> = found.iter().map(Prevented::new).collect();
         for splat in story.splats.iter_mut().filter(|splat| splat.hazard == kind) {
-            splat.prevented_by.clone_from(&lines);
+            splat.prevented_by = Some(lines.clone());
         }
     }
     out.clear_status();

@@ -130,7 +130,7 @@ fn is_default(kind: BlockKind, name: &str, value: &str) -> bool {
 }
 
 /// Every single change of a rule of `variant`: first those that the file's own `vary` makes, then
-/// exporters, importers and host in the order of their tables.
+/// those back to a rule's default, then exporters, importers and host in the order of their tables.
 #[must_use]
 pub fn changes(test: &Test, variant: &Variant) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -176,7 +176,10 @@ pub fn changes(test: &Test, variant: &Variant) -> Vec<Change> {
             }
         }
     }
-    changes.sort_by_key(|change| !change.varied);
+    let default = |change: &Change| {
+        change.value.is_none_or(|value| is_default(change.kind, change.rule, value))
+    };
+    changes.sort_by_key(|change| (!change.varied, !default(change)));
     changes
 }
 

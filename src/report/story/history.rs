@@ -7,8 +7,11 @@ use std::collections::BTreeSet;
 
 use super::memory::life_word;
 use super::words::{Teller, vma_kind};
-use crate::litmus::scenario::{Event, Replay};
-use crate::model::{Dir, Effect, Handle, Hazard, HazardKind, Life, MoveNotify, Owner, Target, Via};
+use crate::litmus::scenario::{Action, Event, Replay};
+use crate::model::{
+    Dir, Effect, ExporterStep, Handle, Hazard, HazardKind, Life, MoveNotify, Owner, Reach, Step,
+    Target, Via, ZapReach,
+};
 use crate::units::{BufId, FrameId, PageId, PinId, SgId, VmaId};
 
 /// What a hazard's history is about.
@@ -94,8 +97,45 @@ impl Teller<'_> {
                 states.map(|state| state.pages[page.index()].frame).filter(|f| f.is_some()),
             );
         }
+        for effect in replay.events[..=at].iter().flat_map(|event| &event.effects) {
+            match *effect {
+                Effect::CowCopied { from, to, .. } if subject.frames.contains(&from) => {
+                    subject.frames.insert(to);
+                }
+                _ => {}
+            }
+        }
+        if hazard.kind == HazardKind::LostWrite && matches!(hazard.via, Via::Exporter(_)) {
+            self.lost_way(replay, &mut subject, at);
+        }
         subject.from = self.made_at(replay, &subject, at);
         subject
+    }
+
+    /// A move that loses a write is about the way of that write.
+    fn lost_way(self, replay: &Replay, subject: &mut Subject, at: usize) {
+        for effect in replay.events[..=at].iter().rev().flat_map(|event| &event.effects) {
+            match *effect {
+                Effect::Stored(vma, page, frame, _) if subject.frames.contains(&frame) => {
+                    subject.vma = Some((vma, page));
+                    return;
+                }
+                Effect::DmaFinished(handle, _, frame, Dir::Write(_), _)
+                    if subject.frames.contains(&frame) =>
+                {
+                    match handle {
+                        Handle::Sg(sg) => subject.sg = Some(sg),
+                        Handle::Pin(pin) => {
+                            subject.pins.insert(pin);
+                            let pte = replay.events[at].after.model.pins[pin.index()].pte;
+                            subject.vma = pte.is_some().then(|| self.scenario.world.vma_of(pte));
+                        }
+                    }
+                    return;
+                }
+                _ => {}
+            }
+        }
     }
 
     /// The step (from 0) in which the way of an access was made.
@@ -129,6 +169,7 @@ impl Teller<'_> {
                     lines.push(line);
                 }
             }
+            lines.extend(self.zap_missed(&subject, index, event));
         }
         if subject.kind == HazardKind::UnfencedAccess {
             lines.extend(self.fences(replay, &subject, at));
@@ -148,7 +189,45 @@ impl Teller<'_> {
             (index >= subject.from).then(|| self.fate(subject, event, effect)).flatten()
         });
         let what = what.or_else(|| self.traffic(subject, event, effect))?;
-        Some(format!("{what} at step {} by {}", index + 1, self.who(event)))
+        Some(self.dated(&what, index, event))
+    }
+
+    /// `what at step n by Pm (statement)`, with what stands behind a semicolon at the end.
+    fn dated(self, what: &str, index: usize, event: &Event) -> String {
+        let (what, note) = what.split_once("; ").map_or((what, None), |(w, n)| (w, Some(n)));
+        let note = note.map_or_else(String::new, |note| format!("; {note}"));
+        format!("{what} at step {} by {}{note}", index + 1, self.who(event))
+    }
+
+    /// A zap that left the entry of the access where it was, and why.
+    fn zap_missed(self, subject: &Subject, index: usize, event: &Event) -> Option<String> {
+        let world = &self.scenario.world;
+        let instruction = &self.scenario.programs[event.actor].instructions[event.pc];
+        let Action::Step(Step::Exporter { buf, step: ExporterStep::Zap, .. }) = instruction.action
+        else {
+            return None;
+        };
+        let (vma, page) = subject.vma?;
+        let state = &event.after.model;
+        let area = &state.vmas[vma.index()];
+        let pte = world.pte(vma, page)?;
+        if area.buf != buf || !state.ptes[pte.index()].present() {
+            return None;
+        }
+        let name = self.scenario.names.vma(vma);
+        let why = match area.reach {
+            Reach::Importer => format!("{name} hangs off the importer's address_space"),
+            Reach::WrongPgoff => format!("the vm_pgoff of {name} lacks the fake offset"),
+            Reach::Shadow => format!("{name} maps the importer's shadow pages"),
+            Reach::Anon => return None,
+            Reach::Exporter => match world.exporter_of(buf).zap {
+                ZapReach::AddressSpace => return None,
+                ZapReach::VmaPointer => format!("the driver's one VMA pointer is not {name}"),
+                ZapReach::WrongRange => "its range begins a page too late".to_owned(),
+            },
+        };
+        let what = format!("zap does not reach {}; {why}", self.place(vma, page));
+        Some(self.dated(&what, index, event))
     }
 
     /// How the way of the access came about.
@@ -171,7 +250,14 @@ impl Teller<'_> {
                 format!("{} faulted in: {}", self.place(vma, page), self.frame(pte.frame))
             }),
             Effect::Zapped(vma, page, _) => (subject.vma == Some((vma, page))).then(|| {
-                let note = if subject.pins.is_empty() { "" } else { "; the pin remains" };
+                let after = &event.after.model;
+                let remains =
+                    subject.pins.iter().find(|pin| after.pins[pin.index()].frame.is_some());
+                let note = match remains.map(|pin| after.pins[pin.index()].counted) {
+                    None => "",
+                    Some(true) => "; the pin remains",
+                    Some(false) => "; the cached pfn remains",
+                };
                 format!("{} zapped{note}", self.place(vma, page))
             }),
             Effect::Pinned(pin, _, _, frame, fast) => subject.pins.contains(&pin).then(|| {
@@ -184,7 +270,7 @@ impl Teller<'_> {
             }),
             Effect::PfnCached(pin, _, _, frame) => subject.pins.contains(&pin).then(|| {
                 let name = self.scenario.names.pin(pin);
-                format!("pfn of {} cached as {name}, without a reference", self.frame(frame))
+                format!("pfn of {} cached as {name}; no reference is held", self.frame(frame))
             }),
             Effect::Unpinned(pin) => subject
                 .pins
@@ -204,7 +290,7 @@ impl Teller<'_> {
                 .then(|| {
                     let rules = self.scenario.world.importer_of(attachment);
                     let ignored = rules.move_notify == MoveNotify::Ignored;
-                    let note = if ignored { ", and ignored," } else { "" };
+                    let note = if ignored { "; the importer ignores it" } else { "" };
                     format!("move_notify called{note}")
                 }),
             Effect::DmaStarted(handle, _, frame, _) => {
@@ -212,7 +298,7 @@ impl Teller<'_> {
                     Handle::Pin(pin) => subject.pins.contains(&pin),
                     Handle::Sg(sg) => subject.sg == Some(sg),
                 };
-                (ours && frame == subject.reached)
+                (ours && subject.frames.contains(&frame))
                     .then(|| format!("address translated to {}", self.frame(frame)))
             }
             _ => None,
@@ -228,7 +314,7 @@ impl Teller<'_> {
                 (frame == subject.reached).then(|| format!("frame {} freed", self.frame(frame)))
             }
             Effect::FrameOrphaned(frame) => (frame == subject.reached)
-                .then(|| format!("frame {} orphaned (references remain)", self.frame(frame))),
+                .then(|| format!("frame {} put; page references remain", self.frame(frame))),
             Effect::FrameFilled(frame, owner, _) => (frame == subject.reached).then(|| {
                 let owner = match owner {
                     Owner::Page(page) => self.page(page),
@@ -248,7 +334,8 @@ impl Teller<'_> {
             }
             Effect::LifeChanged(buf) => (subject.buf == Some(buf)).then(|| {
                 let life = event.after.model.bufs[buf.index()].life;
-                let note = if life == Life::Released { " with its last reference" } else { "" };
+                let note =
+                    if life == Life::Released { "; that was the last reference" } else { "" };
                 format!("{} {}{note}", self.buf(buf), life_word(life))
             }),
             _ => None,

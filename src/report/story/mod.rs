@@ -16,7 +16,7 @@ mod words;
 
 use serde::Serialize;
 
-pub use splat::{Splat, prevented};
+pub use splat::{Prevented, Splat};
 use words::Teller;
 
 use super::full_name;

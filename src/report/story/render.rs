@@ -101,7 +101,7 @@ impl Story {
         let widest = |texts: &mut dyn Iterator<Item = String>| {
             texts.map(|text| width(&text)).max().unwrap_or(0)
         };
-        let step = width(&self.steps.len().to_string()).max(3) + 1;
+        let step = width(&self.steps.len().to_string()).max("step".len()) + 1;
         let frames: Vec<usize> = (0..self.frames.len())
             .map(|at| {
                 let states = self.steps.iter().map(|step| step.frames[at].clone());
@@ -164,11 +164,10 @@ impl Layout {
                     cells.get(index).and_then(|cell| cell.get(at)).map_or("", String::as_str);
                 let room = columns.saturating_sub(width(text));
                 if index == 0 {
-                    line.push_str(
-                        &" ".repeat(room.saturating_sub(usize::from(!text.ends_with('!')))),
-                    );
-                    line.push_str(text);
-                    line.push_str(if text.ends_with('!') || text.is_empty() { "" } else { " " });
+                    // Right-aligned, with room for the mark behind it.
+                    let (number, mark) = text.strip_suffix('!').map_or((text, " "), |n| (n, "!"));
+                    let digits = columns - 1;
+                    line.push_str(&format!("{number:>digits$}{mark}"));
                 } else {
                     line.push_str(text);
                     line.push_str(&" ".repeat(room));

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::words::{Teller, job_word};
 use crate::litmus::prevent::Prevention;
-use crate::litmus::scenario::{Action, Event, Replay};
-use crate::model::{Dir, Effect, Hazard, HazardKind, Job, Owner, Step, Target, Via};
+use crate::litmus::scenario::{Action, Event, Replay, ScenarioState};
+use crate::model::{Dir, Effect, Handle, Hazard, HazardKind, Job, Owner, State, Step, Target, Via};
 use crate::report::paint::{Paint, Tone};
 
 /// A hazard with its history and what would have prevented it.
@@ -24,12 +24,61 @@ pub struct Splat {
     pub what: Vec<String>,
     /// What led to it, in the order of the steps.
     pub history: Vec<String>,
-    /// Single changes of a rule that prevent it; empty when none was looked for or found.
-    pub prevented_by: Vec<String>,
+    /// Single changes of a rule that prevent it; none when nobody has looked.
+    pub prevented_by: Option<Vec<Prevented>>,
+}
+
+/// A single change of a rule that prevents a hazard, as computed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Prevented {
+    /// `exporter heap: mmap = pfnmap`.
+    change: String,
+    /// What is refused then: statement and answer.
+    refused: Option<String>,
+    /// Whether that leaves no interleaving with any hazard.
+    clean: bool,
+}
+
+impl Prevented {
+    /// What was found.
+    #[must_use]
+    pub fn new(prevention: &Prevention) -> Self {
+        let refused = prevention.refused.as_ref().map(|(statement, answer, always)| {
+            let verb = if *always { "answers" } else { "can answer" };
+            format!("{statement}: {verb} {answer}")
+        });
+        Self { change: prevention.change.describe(), refused, clean: prevention.clean }
+    }
 }
 
 fn word<S: serde::Serializer>(kind: &HazardKind, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(kind.word())
+}
+
+impl Splat {
+    fn prevention(&self, out: &mut String, prevented: &[Prevented], paint: Paint) {
+        for Prevented { change, refused, clean } in prevented {
+            let refused = refused.as_ref().map_or_else(String::new, |r| format!(" ({r})"));
+            let rest = if *clean { "" } else { "; other hazards remain" };
+            let line = format!("Prevented by {change}{refused}{rest}");
+            out.push_str(&paint.paint(Tone::Good, &line));
+            out.push('\n');
+        }
+        out.push_str(&match prevented.len() {
+            0 => format!(
+                "Prevented by no change of a single rule [computed: {} stays possible]\n",
+                self.hazard
+            ),
+            1 => format!(
+                "[computed: with that alone changed no interleaving shows {}]\n",
+                self.hazard
+            ),
+            _ => format!(
+                "[computed: with any one of these alone changed no interleaving shows {}]\n",
+                self.hazard
+            ),
+        });
+    }
 }
 
 /// Stands above and below.
@@ -50,31 +99,13 @@ impl Splat {
         for line in &self.history {
             out.push_str(&format!(" {line}\n"));
         }
-        for line in &self.prevented_by {
-            let line = format!("Prevented by: {line}");
-            out.push_str(&paint.paint(Tone::Good, &line));
-            out.push('\n');
+        if let Some(prevented) = &self.prevented_by {
+            self.prevention(&mut out, prevented, paint);
         }
         out.push_str(RULER);
         out.push('\n');
         out
     }
-}
-
-/// `exporter heap: mmap = pfnmap (gup p = v[0] answers EFAULT)`, with what was computed.
-#[must_use]
-pub fn prevented(prevention: &Prevention, kind: HazardKind) -> String {
-    let why = match &prevention.refused {
-        Some((statement, answer, true)) => format!(" (`{statement}` answers {answer})"),
-        Some((statement, answer, false)) => format!(" (`{statement}` may answer {answer})"),
-        None => String::new(),
-    };
-    let rest = if prevention.clean {
-        "no hazard is left in any interleaving".to_owned()
-    } else {
-        format!("no interleaving shows {kind}, though some show other hazards")
-    };
-    format!("{}{why} [computed: with that alone changed, {rest}]", prevention.change.describe())
 }
 
 impl Teller<'_> {
@@ -88,9 +119,9 @@ impl Teller<'_> {
                     step: at + 1,
                     process: event.actor,
                     role: self.scenario.programs[event.actor].role.clone(),
-                    what: self.what(event, hazard, at + 1),
+                    what: self.what(event, hazard, at + 1, &previous(replay, at).model),
                     history: self.history(replay, hazard, at),
-                    prevented_by: Vec::new(),
+                    prevented_by: None,
                 });
             }
         }
@@ -100,8 +131,8 @@ impl Teller<'_> {
         splats
     }
 
-    fn what(self, event: &Event, hazard: &Hazard, step: usize) -> Vec<String> {
-        let mut lines = vec![self.access_line(event, hazard, step)];
+    fn what(self, event: &Event, hazard: &Hazard, step: usize, before: &State) -> Vec<String> {
+        let mut lines = vec![self.access_line(event, hazard, step, before)];
         let frame = self.frame(hazard.frame);
         let now = match hazard.owner {
             Owner::Free => "which nobody owns now".to_owned(),
@@ -129,12 +160,30 @@ impl Teller<'_> {
         if hazard.frame.is_some() {
             lines.push(format!("{which} is frame {frame}, {now}"));
         }
+        if let Some(Target::Page(page)) = hazard.target {
+            let home = event.after.model.pages[page.index()].frame;
+            if home.is_some() && home != hazard.frame {
+                lines.push(format!("{} itself is frame {}", self.page(page), self.frame(home)));
+            }
+        }
         lines
     }
 
-    fn access_line(self, event: &Event, hazard: &Hazard, step: usize) -> String {
+    /// `pin p`, `pfn cache q`, `mapping P0:v[0]`.
+    fn via(self, via: Via, before: &State) -> String {
+        match via {
+            Via::Device(Handle::Pin(pin), _) if !before.pins[pin.index()].counted => {
+                format!("cached pfn {}", self.scenario.names.pin(pin))
+            }
+            Via::Device(..) | Via::Vma(..) | Via::Exporter(_) | Via::Cache => {
+                self.scenario.names.via(&self.scenario.world, via)
+            }
+        }
+    }
+
+    fn access_line(self, event: &Event, hazard: &Hazard, step: usize, before: &State) -> String {
         let names = &self.scenario.names;
-        let via = names.via(&self.scenario.world, hazard.via);
+        let via = self.via(hazard.via, before);
         let target = hazard.target.map(|target| names.target(&self.scenario.world, target));
         let meant = target.clone().map_or_else(String::new, |t| format!(", meant for {t}"));
         let of = target.unwrap_or_else(|| "it".to_owned());
@@ -253,9 +302,13 @@ impl Teller<'_> {
             role: self.scenario.programs[process].role.clone(),
             what: vec![format!("After step {step} nobody can go on")],
             history,
-            prevented_by: Vec::new(),
+            prevented_by: None,
         }
     }
+}
+
+fn previous(replay: &Replay, at: usize) -> &ScenarioState {
+    if at == 0 { &replay.before } else { &replay.events[at - 1].after }
 }
 
 const fn is_access(via: Via) -> bool {

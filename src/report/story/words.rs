@@ -2,8 +2,8 @@
 
 use crate::litmus::scenario::{Action, Event, Scenario};
 use crate::model::{
-    Cost, Dir, Effect, ExporterStep, Handle, Job, MmapKind, MoveNotify, Owner, Pte, Reach, Reply,
-    Slot, State, Step, SyncForward, Vma, VmaKind, YesNo,
+    Cost, Dir, Effect, ExporterStep, Handle, Job, Life, MmapKind, MoveNotify, Owner, Pte, Reach,
+    Reply, Slot, State, Step, SyncForward, Vma, VmaKind, YesNo,
 };
 use crate::units::{BufId, FrameId, ImporterId, PinId, SgId, VmaId};
 
@@ -106,28 +106,32 @@ impl<'a> Teller<'a> {
         text
     }
 
-    /// What came of it beside the step's own purpose: frames freed, buffers released, warnings.
+    /// What came of it beside the step's own purpose: buffers released, frames freed, warnings.
     fn aftermath(self, step: &Step, event: &Event, text: &mut String) {
         let own = matches!(step, Step::Exporter { step: ExporterStep::Free, .. });
+        let life = |buf: BufId| event.after.model.bufs[buf.index()].life;
+        let mut notes = Vec::new();
         for effect in &event.effects {
             match *effect {
-                Effect::LifeChanged(buf)
-                    if event.after.model.bufs[buf.index()].life == crate::model::Life::Released =>
-                {
-                    text.push_str(&format!("; last reference to {}", self.buf(buf)));
+                Effect::LifeChanged(buf) if life(buf) == Life::Released => {
+                    notes.insert(0, format!("last reference to {}", self.buf(buf)));
                 }
                 Effect::FrameFreed(frame) if !own => {
-                    text.push_str(&format!("; {} freed", self.frame(frame)));
+                    notes.push(format!("free {}", self.frame(frame)));
                 }
                 Effect::FrameOrphaned(frame) if !own => {
-                    text.push_str(&format!("; {} orphaned", self.frame(frame)));
+                    notes.push(format!("put {}: references remain", self.frame(frame)));
                 }
                 Effect::PinInvalidated(pin) => {
-                    text.push_str(&format!("; mmu notifier: {} invalid", self.pin(pin)));
+                    notes.push(format!("mmu notifier: {} invalid", self.pin(pin)));
                 }
-                Effect::Warned(what) => text.push_str(&format!("; {what}")),
+                Effect::Warned(what) => notes.push(what.to_owned()),
                 _ => {}
             }
+        }
+        for note in notes {
+            text.push_str("; ");
+            text.push_str(&note);
         }
     }
 
@@ -464,7 +468,15 @@ impl<'a> Teller<'a> {
                 let zapped = if zapped.is_empty() { "finds nothing" } else { zapped.as_str() };
                 format!("zap {zapped}")
             }
-            ExporterStep::CheckPins => "check-pins passes".to_owned(),
+            ExporterStep::CheckPins => {
+                let pinned = self
+                    .scenario
+                    .world
+                    .pages(buf)
+                    .any(|page| before.counted_pins(before.pages[page.index()].frame) > 0);
+                let note = if pinned { "page pins ignored" } else { "none" };
+                format!("check-pins: {note}")
+            }
             ExporterStep::Flush => self.cache("flush ", event),
             ExporterStep::Reserve => {
                 let reserved = event.effects.iter().filter_map(|effect| match effect {
@@ -495,7 +507,6 @@ impl<'a> Teller<'a> {
             ExporterStep::Free => self.freed(event),
             ExporterStep::Mark => format!("mark {}", self.buf(buf)),
         };
-        let _ = before;
         format!("{}: {what}", job_word(job))
     }
 
