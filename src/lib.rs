@@ -16,5 +16,6 @@
 pub mod explore;
 pub mod litmus;
 pub mod model;
+pub mod report;
 pub mod suite;
 pub mod units;

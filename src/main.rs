@@ -1,2 +1,7 @@
 //! The `driftheap` command.
-fn main() {}
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -11,7 +11,7 @@ mod replay;
 
 use std::sync::Arc;
 
-pub use lower::{LowerError, Policies};
+pub use lower::{LowerError, Policies, result_name};
 pub use names::Names;
 pub use outcome::Outcome;
 pub use program::{Action, Content, Device, Instruction, Program, SlotId, Slots, Statement};
@@ -91,6 +91,12 @@ impl Scenario {
             return None;
         }
         program.instructions.get(usize::from(state.pcs[actor]))
+    }
+
+    /// The state in which every schedule begins.
+    #[must_use]
+    pub fn initial_state(&self) -> &ScenarioState {
+        &self.initial
     }
 
     fn can_go(&self, state: &ScenarioState, actor: usize) -> bool {
