@@ -15,3 +15,5 @@
 
 pub mod explore;
 pub mod litmus;
+pub mod sys;
+pub mod uapi;

@@ -1,0 +1,8 @@
+//! All unsafe code (placeholder docs).
+
+pub mod arena;
+pub mod map;
+pub mod page;
+pub mod secret;
+pub mod touch;
+pub mod uffd;
