@@ -100,8 +100,8 @@ impl Arena {
     pub fn adopt(fd: OwnedFd) -> Result<Self, ArenaError> {
         let failed = |errno| ArenaError::of(errno, Frame(0));
         let size = fs::fstat(&fd).map_err(failed)?.st_size.unsigned_abs();
-        let frames = u32::try_from(size / PAGE_BYTES as u64)
-            .map_err(|_| ArenaError::Other(Errno::FBIG))?;
+        let frames =
+            u32::try_from(size / PAGE_BYTES as u64).map_err(|_| ArenaError::Other(Errno::FBIG))?;
         Self::with_alias(fd, frames, 512 * PAGE_BYTES)
     }
 
@@ -193,13 +193,20 @@ impl Arena {
         }
     }
 
-    /// Whether the frame has a page (SEEK_DATA finds it).
-    pub fn is_allocated(&self, frame: Frame) -> Result<bool, ArenaError> {
+    /// Whether the frame holds data (SEEK_DATA finds it). One that was only
+    /// [`allocate`](Self::allocate)d and never touched does not.
+    pub fn has_data(&self, frame: Frame) -> Result<bool, ArenaError> {
         match fs::seek(&self.fd, SeekFrom::Data(frame.offset_bytes())) {
             Ok(data) => Ok(data < frame.offset_bytes() + PAGE_BYTES as u64),
             Err(Errno::NXIO) => Ok(false),
             Err(errno) => Err(ArenaError::of(errno, frame)),
         }
+    }
+
+    /// How many frames have a page, touched or not. Orphans that a pin keeps are not counted.
+    pub fn allocated_frames(&self) -> Result<u64, ArenaError> {
+        let stat = fs::fstat(&self.fd).map_err(|errno| ArenaError::of(errno, Frame(0)))?;
+        Ok(stat.st_blocks.unsigned_abs() * 512 / PAGE_BYTES as u64)
     }
 
     /// Truncates the arena to nothing: every later access by anyone is SIGBUS. The coarse revoke,

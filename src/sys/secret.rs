@@ -60,8 +60,8 @@ impl SecretArena {
     /// A secret arena from an fd that another process sent.
     pub fn adopt(fd: OwnedFd) -> Result<Self, SecretError> {
         let size = fs::fstat(&fd).map_err(SecretError::Other)?.st_size.unsigned_abs();
-        let frames = u32::try_from(size / PAGE_BYTES as u64)
-            .map_err(|_| SecretError::Other(Errno::FBIG))?;
+        let frames =
+            u32::try_from(size / PAGE_BYTES as u64).map_err(|_| SecretError::Other(Errno::FBIG))?;
         Self::with_alias(fd, frames)
     }
 

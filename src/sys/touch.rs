@@ -40,8 +40,8 @@ pub enum Access<T> {
     Sigbus {
         /// `si_addr`.
         addr: Addr,
-        /// `si_code`: `BUS_ADRERR` (2) past the end of the file or memory is full,
-        /// `BUS_MCEERR_AR` (4) for a poisoned page.
+        /// `si_code`: `BUS_ADRERR` (2), or for a poisoned page `BUS_MCEERR_AR` (4) if the kernel
+        /// was built with CONFIG_MEMORY_FAILURE (`do_sigbus` in `arch/x86/mm/fault.c`).
         code: i32,
     },
     /// SIGSEGV: no VMA, or one that forbids the access.
@@ -207,13 +207,7 @@ access_fn!(load_u8, insn_load_u8, (at), "movzx eax, byte ptr [rdi]");
 access_fn!(load_u64, insn_load_u64, (at), "mov rax, [rdi]");
 access_fn!(store_u8, insn_store_u8, (at, value), "mov byte ptr [rdi], sil");
 access_fn!(store_u64, insn_store_u64, (at, value), "mov [rdi], rsi");
-access_fn!(
-    fetch_add_u64,
-    insn_fetch_add_u64,
-    (at, value),
-    "lock xadd [rdi], rsi",
-    "mov rax, rsi"
-);
+access_fn!(fetch_add_u64, insn_fetch_add_u64, (at, value), "lock xadd [rdi], rsi", "mov rax, rsi");
 // The count is the fourth argument because `rep` counts in rcx: the first instruction is the one
 // that faults, and it can be restarted where it stopped.
 access_fn!(copy, insn_copy, (to, from, unused, len_bytes), "rep movsb");
@@ -248,11 +242,7 @@ fn install(signal: i32) -> libc::sigaction {
 }
 
 /// The handler: touches only its arguments, a lock-free static and constants.
-unsafe extern "C" fn on_fault(
-    signal: i32,
-    info: *mut libc::siginfo_t,
-    context: *mut libc::c_void,
-) {
+unsafe extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let context = context.cast::<libc::ucontext_t>();
     // SAFETY: with SA_SIGINFO the kernel passes a valid ucontext_t that only we use until return.
     let registers = unsafe { &mut (*context).uc_mcontext.gregs };

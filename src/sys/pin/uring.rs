@@ -136,8 +136,8 @@ impl UringPin {
 
     fn queue(&mut self, transfer: Transfer) -> Result<(), Errno> {
         let at = self.base + (transfer.offset_bytes + transfer.done_bytes) as u64;
-        let len = u32::try_from(transfer.len_bytes - transfer.done_bytes)
-            .map_err(|_| Errno::INVAL)?;
+        let len =
+            u32::try_from(transfer.len_bytes - transfer.done_bytes).map_err(|_| Errno::INVAL)?;
         let entry: squeue::Entry = if transfer.to_memory {
             let pipe = types::Fd(self.source.0.as_raw_fd());
             opcode::ReadFixed::new(pipe, at as *mut u8, len, 0).offset(u64::MAX).build()

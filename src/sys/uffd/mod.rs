@@ -116,8 +116,7 @@ impl Uffd {
     }
 
     fn copy_raw(&self, to: Addr, from: u64, len: u64, fill: Fill) -> Result<(), FillError> {
-        let mut arg =
-            uapi::uffdio_copy { dst: to.0, src: from, len, mode: fill.mode(), copy: 0 };
+        let mut arg = uapi::uffdio_copy { dst: to.0, src: from, len, mode: fill.mode(), copy: 0 };
         // SAFETY: UFFDIO_COPY takes a uffdio_copy; the kernel reads the source, no more.
         let result = unsafe { self.ioctl(uapi::UFFDIO_COPY, &mut arg) };
         filled(result, arg.copy)
@@ -125,8 +124,7 @@ impl Uffd {
 
     /// Fills missing pages with zeros; on shmem this allocates them in the file.
     pub fn zeropage(&self, range: Range, fill: Fill) -> Result<(), FillError> {
-        let mut arg =
-            uapi::uffdio_zeropage { range: raw(range), mode: fill.mode(), zeropage: 0 };
+        let mut arg = uapi::uffdio_zeropage { range: raw(range), mode: fill.mode(), zeropage: 0 };
         // SAFETY: UFFDIO_ZEROPAGE takes a uffdio_zeropage.
         let result = unsafe { self.ioctl(uapi::UFFDIO_ZEROPAGE, &mut arg) };
         filled(result, arg.zeropage)
