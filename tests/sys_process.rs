@@ -314,10 +314,9 @@ fn uffd_missing() -> bool {
 }
 
 fn fault_of(uffd: &Uffd) -> Result<(FaultKind, Addr)> {
-    match uffd.wait(LONG)?.context("no fault came")? {
-        Event::Fault(fault) => Ok((fault.kind, fault.addr)),
-        event => bail!("not a fault: {event:?}"),
-    }
+    let event = uffd.wait(LONG)?.context("no fault came")?;
+    let Event::Fault(fault) = event else { bail!("not a fault: {event:?}") };
+    Ok((fault.kind, fault.addr))
 }
 
 fn asleep_in_a_fault() -> Result<()> {
