@@ -3,7 +3,7 @@
 //! Nothing is assumed at compile time and no version number is compared: a probe uses the
 //! mechanism as the executor would, checks what came of it and leaves nothing behind. What can
 //! only be tried by changing the process (namespaces, filters) is tried in a child that never
-//! executes anything; see [`attempt`].
+//! executes anything; see `attempt.rs`.
 //!
 //! **Differs from Linux:** these probes ask about the running kernel and the sandbox around this
 //! process. The same kernel may answer differently outside a container.
