@@ -1,7 +1,8 @@
 //! What the real-memory layer costs, as ratios within one run.
 //!
-//! `cargo bench --bench sys`. Each case runs both ways in turn, several rounds, and prints the
-//! median of the rounds. It forks, so it has one thread until the in-process cases at the end.
+//! `cargo bench --bench sys`. What is compared runs in turn, round by round, and the best round of
+//! each is printed, so that a busy machine blurs the ratios little. It forks, so it has one thread
+//! until the in-process cases at the end.
 //!
 //! * *fault*: a load of a page that has no PTE, resolved with UFFDIO_CONTINUE by another thread or
 //!   process: our `Uffd` against a loop of bare system calls;
@@ -31,7 +32,7 @@ use rustix::process::PidfdFlags;
 const LONG: Duration = Duration::from_secs(60);
 /// Faults in a round.
 const FAULTS: u32 = 512;
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 30;
 const CALLS: u32 = 2000;
 const MOVE_FRAMES: u32 = 16384;
 
@@ -41,51 +42,42 @@ fn main() -> Result<()> {
         if cpus > 1 { &[("one core", 0), ("across cores", 1)] } else { &[("one core", 0)] };
     for &(placement, cpu) in placements {
         call(placement, cpu)?;
-        let ours = fault_cross_process(cpu, Service::Ours)?;
-        let bare = fault_cross_process(cpu, Service::Bare)?;
-        print_fault(&format!("cross-process, {placement}"), &ours, &bare);
+        print_fault(&format!("cross-process, {placement}"), &fault_cross_process(cpu)?);
     }
     zap()?;
     moves()?;
     for &(placement, cpu) in placements {
-        let ours = fault_in_process(cpu, Service::Ours)?;
-        let bare = fault_in_process(cpu, Service::Bare)?;
-        print_fault(&format!("in-process, {placement}"), &ours, &bare);
+        print_fault(&format!("in-process, {placement}"), &fault_in_process(cpu)?);
     }
     Ok(())
 }
 
-fn print_fault(what: &str, ours: &[f64], bare: &[f64]) {
-    let (ours, bare) = (median(ours), median(bare));
+/// Rounds alternate: ours, bare, ours, bare.
+fn print_fault(what: &str, rounds: &[f64]) {
+    let every_second = |first: usize| best(rounds.iter().skip(first).step_by(2));
+    let (ours, bare) = (every_second(0), every_second(1));
     println!("fault  {what:30} ours {ours:7.2} us  bare {bare:7.2} us  ratio {:5.2}", ours / bare);
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+fn best<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
+    values.into_iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 fn micros(since: Instant, count: u32) -> f64 {
     since.elapsed().as_secs_f64() * 1e6 / f64::from(count)
 }
 
-#[derive(Clone, Copy)]
-enum Service {
-    Ours,
-    Bare,
-}
-
-/// Serves `count` faults.
-fn serve(uffd: &Uffd, service: Service, count: u32) -> Result<()> {
-    for _ in 0..count {
-        match service {
-            Service::Ours => {
-                let event = uffd.wait(LONG)?.context("no fault came")?;
-                let Event::Fault(fault) = event else { anyhow::bail!("{event:?}") };
-                uffd.continue_(Range::pages(fault.addr, 1), Fill::Plain)?;
+/// Serves all rounds' faults, ours and bare in turn.
+fn serve(uffd: &Uffd) -> Result<()> {
+    for round in 0..ROUNDS {
+        for _ in 0..FAULTS {
+            if round % 2 == 1 {
+                bare_service(uffd.as_fd().as_raw_fd());
+                continue;
             }
-            Service::Bare => bare_service(uffd.as_fd().as_raw_fd()),
+            let event = uffd.wait(LONG)?.context("no fault came")?;
+            let Event::Fault(fault) = event else { anyhow::bail!("{event:?}") };
+            uffd.continue_(Range::pages(fault.addr, 1), Fill::Plain)?;
         }
     }
     Ok(())
@@ -136,7 +128,7 @@ impl Trapped {
     }
 }
 
-fn fault_cross_process(cpu: usize, service: Service) -> Result<Vec<f64>> {
+fn fault_cross_process(cpu: usize) -> Result<Vec<f64>> {
     process::pin_to_cpu(0)?;
     let (mut child, link) = child(cpu, |link| {
         let trapped = trapped()?;
@@ -149,7 +141,7 @@ fn fault_cross_process(cpu: usize, service: Service) -> Result<Vec<f64>> {
         Ok(())
     })?;
     let uffd = Uffd::adopt(link.receive(&mut [0], LONG)?.1.pop().context("an fd")?);
-    serve(&uffd, service, FAULTS * u32::try_from(ROUNDS)?)?;
+    serve(&uffd)?;
     let mut bytes = [0; ROUNDS * 8];
     link.receive(&mut bytes, LONG)?;
     child.wait(LONG)?;
@@ -157,7 +149,7 @@ fn fault_cross_process(cpu: usize, service: Service) -> Result<Vec<f64>> {
     Ok(values.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect())
 }
 
-fn fault_in_process(cpu: usize, service: Service) -> Result<Vec<f64>> {
+fn fault_in_process(cpu: usize) -> Result<Vec<f64>> {
     let trapped = trapped()?;
     std::thread::scope(|scope| {
         let toucher = scope.spawn(|| {
@@ -165,7 +157,7 @@ fn fault_in_process(cpu: usize, service: Service) -> Result<Vec<f64>> {
             (0..ROUNDS).map(|_| trapped.round()).collect()
         });
         process::pin_to_cpu(0)?;
-        serve(&trapped.uffd, service, FAULTS * u32::try_from(ROUNDS)?)?;
+        serve(&trapped.uffd)?;
         toucher.join().map_err(|_| anyhow::anyhow!("the toucher panicked"))?
     })
 }
@@ -278,7 +270,8 @@ fn zap() -> Result<()> {
             times.push(micros(start, 1));
         }
         drop(children);
-        let time = median(&times);
+        times.sort_by(f64::total_cmp);
+        let time = times[times.len() / 2];
         if count == 0 {
             alone = time;
         }
@@ -295,39 +288,28 @@ fn moves() -> Result<()> {
     let pages = Frame(MOVE_FRAMES).index();
     let len = pages * PAGE_BYTES;
     let (from, mut to) = (vec![1_u8; len], vec![2_u8; len]);
-    let mut memcpy = Vec::new();
-    for _ in 0..9 {
-        let start = Instant::now();
-        black_box(&mut to).copy_from_slice(black_box(&from));
-        memcpy.push(start.elapsed().as_secs_f64());
-    }
-    let memcpy = median(&memcpy);
-    drop((from, to));
-    let gib = f64::from(MOVE_FRAMES) * 4096.0 / f64::from(1 << 30);
-    println!(
-        "memcpy 64 MiB                         {:7.2} ms  {:5.1} GiB/s",
-        memcpy * 1e3,
-        gib / memcpy
-    );
     for count in [0, 1, 8, 64] {
         let arena = Arena::create(2 * MOVE_FRAMES, PageKind::Base)?;
         ensure!(arena.alias().span(0, 2 * pages).fill(3) == Access::Value(()));
         let children = mappers(&arena, MOVE_FRAMES, count)?;
-        let start = Instant::now();
-        for frame in 0..MOVE_FRAMES {
-            arena.copy(Frame(frame), Frame(MOVE_FRAMES + frame))?;
+        let (mut memcpy, mut copy) = (Vec::new(), Vec::new());
+        for _ in 0..9 {
+            let start = Instant::now();
+            black_box(&mut to).copy_from_slice(black_box(&from));
+            memcpy.push(micros(start, 1000));
+            let start = Instant::now();
+            arena.copy_range(Frame(0), Frame(MOVE_FRAMES), MOVE_FRAMES)?;
+            copy.push(micros(start, 1000));
         }
-        let copy = start.elapsed().as_secs_f64();
+        let start = Instant::now();
         arena.punch_range(Frame(0), MOVE_FRAMES)?;
-        let whole = start.elapsed().as_secs_f64();
+        let free = micros(start, 1000);
         drop(children);
+        let (memcpy, copy) = (best(&memcpy), best(&copy));
         println!(
-            "move   64 MiB, {count:2} mapping processes   copy {:7.2} ms ({:4.2} of memcpy)  with \
-             zap and free {:7.2} ms ({:4.2} of memcpy)",
-            copy * 1e3,
-            memcpy / copy,
-            whole * 1e3,
-            memcpy / whole
+            "move   64 MiB, {count:2} mapping processes   memcpy {memcpy:6.2} ms  copy {copy:6.2} ms \
+             ({:4.2} of its bandwidth)  zap and free {free:7.2} ms",
+            memcpy / copy
         );
     }
     Ok(())
