@@ -18,4 +18,6 @@ pub mod litmus;
 pub mod model;
 pub mod report;
 pub mod suite;
+pub mod sys;
+pub mod uapi;
 pub mod units;
