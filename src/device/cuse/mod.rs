@@ -14,7 +14,7 @@
 //! # What a character device in user space can't do
 //! - **Install a descriptor in its caller.** ALLOC on such a node answers, where the new
 //!   descriptor's number would stand, a *handle*: a number from [`HANDLE_FIRST`] on, above any
-//!   descriptor there can be, so that a program which takes it for one gets EBADF instead of
+//!   descriptor that fs.nr_open allows, so that a program which takes it for one gets EBADF instead of
 //!   somebody else's file. What turns a handle into a descriptor is another channel to the
 //!   server: the client library, or the supervisor that runs the program.
 //! - **Map.** `cuse_frontend_fops` has no mmap: ENODEV, as on a real heap's node.
@@ -35,6 +35,6 @@ pub use channel::{Channel, REQUEST_BYTES_MAX};
 pub use node::{CreateError, End, Name, NameError, Node, Roots, ServeError};
 pub use request::{Body, Request, WireError, message, parse};
 
-/// The first handle. The kernel's limit on descriptor numbers (`sysctl_nr_open_max`,
-/// fs/file.c) is below it.
+/// The first handle: above fs.nr_open as kernels (2^20) and distributions (at most 2^30 - 8) set
+/// it, so no descriptor of the caller has that number.
 pub const HANDLE_FIRST: u32 = 0x4000_0000;
