@@ -53,8 +53,10 @@ impl PageBeforeAHole {
         // SAFETY: within the two pages that can be used, by the assertion.
         let at = unsafe { self.0.cast::<u8>().add(offset) };
         for (index, &byte) in text.iter().enumerate() {
+            // SAFETY: as above.
+            let cell = unsafe { at.add(index) };
             // SAFETY: as above; no reference to the pages exists.
-            unsafe { at.add(index).write_volatile(byte) };
+            unsafe { cell.write_volatile(byte) };
         }
         at.as_ptr() as usize
     }
