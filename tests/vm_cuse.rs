@@ -77,7 +77,7 @@ fn open(path: &str) -> File {
         .unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// ioctl(2) with any argument, through a helper of the C library's own type.
+/// ioctl(2) with any argument.
 fn ioctl(file: &File, cmd: u32, arg: usize) -> Result<i32, Errno> {
     driftheap_ioctl::ioctl(file, cmd, arg)
 }
