@@ -49,7 +49,7 @@ pub struct Scenario {
 }
 
 /// A state of a [`Scenario`].
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct ScenarioState {
     /// The model's part.
     pub model: State,
