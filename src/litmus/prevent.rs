@@ -40,12 +40,12 @@ pub struct Change {
 }
 
 impl Change {
-    /// `exporter heap: mmap = pfnmap`.
+    /// `exporter heap { mmap = pfnmap }`, as in a litmus file.
     #[must_use]
     pub fn describe(&self) -> String {
         match self.value {
-            Some(value) => format!("{}: {} = {value}", self.block, self.rule),
-            None => format!("{}: the default order of `{}`", self.block, self.rule),
+            Some(value) => format!("{} {{ {} = {value} }}", self.block, self.rule),
+            None => format!("{} with the default order of `{}`", self.block, self.rule),
         }
     }
 

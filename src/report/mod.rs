@@ -18,8 +18,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod gup;
 pub mod json;
 pub mod list;
+pub mod matrix;
 mod paint;
 pub mod story;
 mod table;

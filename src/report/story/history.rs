@@ -3,6 +3,8 @@
 //! Everything is read off the effects of the schedule up to the hazard; nothing is inferred from
 //! names or rules.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "each line is about a few of the effects")]
+
 use std::collections::BTreeSet;
 
 use super::memory::life_word;
@@ -249,17 +251,8 @@ impl Teller<'_> {
             Effect::Faulted(vma, page, pte) => (subject.vma == Some((vma, page))).then(|| {
                 format!("{} faulted in: {}", self.place(vma, page), self.frame(pte.frame))
             }),
-            Effect::Zapped(vma, page, _) => (subject.vma == Some((vma, page))).then(|| {
-                let after = &event.after.model;
-                let remains =
-                    subject.pins.iter().find(|pin| after.pins[pin.index()].frame.is_some());
-                let note = match remains.map(|pin| after.pins[pin.index()].counted) {
-                    None => "",
-                    Some(true) => "; the pin remains",
-                    Some(false) => "; the cached pfn remains",
-                };
-                format!("{} zapped{note}", self.place(vma, page))
-            }),
+            Effect::Zapped(vma, page, _) => (subject.vma == Some((vma, page)))
+                .then(|| format!("{} zapped{}", self.place(vma, page), remains(subject, event))),
             Effect::Pinned(pin, _, _, frame, fast) => subject.pins.contains(&pin).then(|| {
                 let path = if fast { "gup_fast" } else { "the slow path" };
                 format!(
@@ -408,5 +401,16 @@ impl Teller<'_> {
                 "no unsignalled fence of {actor:?} in the reservation object of {name} covers this"
             ),
         })
+    }
+}
+
+/// What is left of an access's way after its page table entry is gone.
+fn remains(subject: &Subject, event: &Event) -> &'static str {
+    let pins = &event.after.model.pins;
+    let held = subject.pins.iter().find(|pin| pins[pin.index()].frame.is_some());
+    match held.map(|pin| pins[pin.index()].counted) {
+        None => "",
+        Some(true) => "; the pin remains",
+        Some(false) => "; the cached pfn remains",
     }
 }

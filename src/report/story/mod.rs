@@ -8,6 +8,7 @@
 //! | a frame each | whose it is after the step, and what memory holds; `cpu n*` is a dirty cache line |
 //! | `changed` | mappings, page table entries, pins, sg_tables, fences, locks |
 
+mod exporter;
 mod history;
 mod memory;
 mod render;

@@ -1,5 +1,10 @@
 //! A hazard, told as KASAN tells a use-after-free.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each line is about a few of the steps and effects"
+)]
+
 use serde::Serialize;
 
 use super::words::{Teller, job_word};
@@ -31,7 +36,7 @@ pub struct Splat {
 /// A single change of a rule that prevents a hazard, as computed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Prevented {
-    /// `exporter heap: mmap = pfnmap`.
+    /// `exporter heap { mmap = pfnmap }`.
     change: String,
     /// What is refused then: statement and answer.
     refused: Option<String>,
@@ -45,7 +50,7 @@ impl Prevented {
     pub fn new(prevention: &Prevention) -> Self {
         let refused = prevention.refused.as_ref().map(|(statement, answer, always)| {
             let verb = if *always { "answers" } else { "can answer" };
-            format!("{statement}: {verb} {answer}")
+            format!("`{statement}` {verb} {answer}")
         });
         Self { change: prevention.change.describe(), refused, clean: prevention.clean }
     }
@@ -60,13 +65,13 @@ impl Splat {
         for Prevented { change, refused, clean } in prevented {
             let refused = refused.as_ref().map_or_else(String::new, |r| format!(" ({r})"));
             let rest = if *clean { "" } else { "; other hazards remain" };
-            let line = format!("Prevented by {change}{refused}{rest}");
+            let line = format!("Prevented by: {change}{refused}{rest}");
             out.push_str(&paint.paint(Tone::Good, &line));
             out.push('\n');
         }
         out.push_str(&match prevented.len() {
             0 => format!(
-                "Prevented by no change of a single rule [computed: {} stays possible]\n",
+                "Prevented by: no change of a single rule [computed: {} stays possible]\n",
                 self.hazard
             ),
             1 => format!(

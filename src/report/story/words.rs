@@ -1,9 +1,11 @@
 //! What one step did, in the kernel's nouns.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "each line is about a few of the effects")]
+
 use crate::litmus::scenario::{Action, Event, Scenario};
 use crate::model::{
-    Cost, Dir, Effect, ExporterStep, Handle, Job, Life, MmapKind, MoveNotify, Owner, Pte, Reach,
-    Reply, Slot, State, Step, SyncForward, Vma, VmaKind, YesNo,
+    Cost, Dir, Effect, ExporterStep, Handle, Job, Life, MmapKind, Pte, Reach, Reply, Slot, State,
+    Step, SyncForward, Vma, VmaKind, YesNo,
 };
 use crate::units::{BufId, FrameId, ImporterId, PinId, SgId, VmaId};
 
@@ -27,7 +29,7 @@ impl<'a> Teller<'a> {
         self.scenario.names.buf(buf)
     }
 
-    fn frames(self, frames: impl Iterator<Item = FrameId>) -> String {
+    pub(super) fn frames(self, frames: impl Iterator<Item = FrameId>) -> String {
         frames.map(|frame| self.frame(frame)).collect::<Vec<_>>().join(", ")
     }
 
@@ -170,32 +172,7 @@ impl<'a> Teller<'a> {
                     "page pins".to_owned()
                 })
             }
-            Step::Alloc(_)
-            | Step::Exporter { .. }
-            | Step::Mmap(_)
-            | Step::Munmap { .. }
-            | Step::Mremap { .. }
-            | Step::Load { .. }
-            | Step::Store { .. }
-            | Step::GupFast { .. }
-            | Step::FrameVectorCheck { .. }
-            | Step::Unpin(_)
-            | Step::Attach { .. }
-            | Step::Detach(_)
-            | Step::Map(_)
-            | Step::Unmap(_)
-            | Step::Validate { .. }
-            | Step::Submit { .. }
-            | Step::Signal(_)
-            | Step::DmaStart { .. }
-            | Step::DmaFinish { .. }
-            | Step::DmaBufPin(_)
-            | Step::DmaBufUnpin(_)
-            | Step::SyncStart { .. }
-            | Step::SyncEnd { .. }
-            | Step::Close(_)
-            | Step::Fork { .. }
-            | Step::EvictCache(_) => None,
+            _ => None,
         }
     }
 
@@ -400,7 +377,7 @@ impl<'a> Teller<'a> {
         }
     }
 
-    fn cache(self, prefix: &str, event: &Event) -> String {
+    pub(super) fn cache(self, prefix: &str, event: &Event) -> String {
         let mut parts = Vec::new();
         for effect in &event.effects {
             match *effect {
@@ -422,122 +399,6 @@ impl<'a> Teller<'a> {
             return "SYNC ends at the importer".to_owned();
         }
         self.cache(&format!("{call}: "), event)
-    }
-
-    /// `v[0], v[1]`: the entries that were removed.
-    fn zapped(self, event: &Event) -> String {
-        let zapped = event.effects.iter().filter_map(|effect| match effect {
-            Effect::Zapped(vma, page, _) => Some(self.place(*vma, *page)),
-            _ => None,
-        });
-        zapped.collect::<Vec<_>>().join(", ")
-    }
-
-    /// `B[0] is vram:0`: the frames that were handed out.
-    fn filled(self, event: &Event) -> String {
-        let filled = event.effects.iter().filter_map(|effect| match *effect {
-            Effect::FrameFilled(frame, Owner::Page(page), _) => {
-                let page = self.scenario.names.page(&self.scenario.world, page);
-                Some(format!("{page} is {}", self.frame(frame)))
-            }
-            _ => None,
-        });
-        filled.collect::<Vec<_>>().join(", ")
-    }
-
-    fn exporter(
-        self,
-        before: &State,
-        event: &Event,
-        buf: BufId,
-        step: ExporterStep,
-        page: u8,
-        job: Job,
-    ) -> String {
-        let what = match step {
-            ExporterStep::Lock => "dma_resv_lock".to_owned(),
-            ExporterStep::Unlock => "dma_resv_unlock".to_owned(),
-            ExporterStep::Notify => self.notified(event),
-            ExporterStep::Wait => {
-                let level = self.scenario.world.exporter_of(buf).wait.word().to_uppercase();
-                format!("no fence up to {level} pending")
-            }
-            ExporterStep::WaitUnmap => "nothing is mapped any more".to_owned(),
-            ExporterStep::Zap => {
-                let zapped = self.zapped(event);
-                let zapped = if zapped.is_empty() { "finds nothing" } else { zapped.as_str() };
-                format!("zap {zapped}")
-            }
-            ExporterStep::CheckPins => {
-                let pinned = self
-                    .scenario
-                    .world
-                    .pages(buf)
-                    .any(|page| before.counted_pins(before.pages[page.index()].frame) > 0);
-                let note = if pinned { "page pins ignored" } else { "none" };
-                format!("check-pins: {note}")
-            }
-            ExporterStep::Flush => self.cache("flush ", event),
-            ExporterStep::Reserve => {
-                let reserved = event.effects.iter().filter_map(|effect| match effect {
-                    Effect::FrameReserved(frame, _) => Some(*frame),
-                    _ => None,
-                });
-                format!("reserve {}", self.frames(reserved))
-            }
-            ExporterStep::Copy => {
-                let copied = event.effects.iter().find_map(|effect| match *effect {
-                    Effect::FrameCopied { from, to } => {
-                        Some(format!("copy {} -> {}", self.frame(from), self.frame(to)))
-                    }
-                    _ => None,
-                });
-                copied.unwrap_or_else(|| format!("copy page {page}: no destination"))
-            }
-            ExporterStep::Rebind => {
-                let rebound = event.effects.iter().filter_map(|effect| match *effect {
-                    Effect::Rebound(page, frame) => {
-                        let page = self.scenario.names.page(&self.scenario.world, page);
-                        Some(format!("{page} is {}", self.frame(frame)))
-                    }
-                    _ => None,
-                });
-                format!("rebind: {}", rebound.collect::<Vec<_>>().join(", "))
-            }
-            ExporterStep::Free => self.freed(event),
-            ExporterStep::Mark => format!("mark {}", self.buf(buf)),
-        };
-        format!("{}: {what}", job_word(job))
-    }
-
-    fn notified(self, event: &Event) -> String {
-        let told = event.effects.iter().filter_map(|effect| match *effect {
-            Effect::Notified(attachment, _) => {
-                let name = self.scenario.names.attachment(attachment);
-                let rules = self.scenario.world.importer_of(attachment);
-                let ignored = rules.move_notify == MoveNotify::Ignored;
-                Some(format!("{name}{}", if ignored { " (ignored)" } else { "" }))
-            }
-            _ => None,
-        });
-        let told: Vec<String> = told.collect();
-        if told.is_empty() {
-            "move_notify: nobody to tell".to_owned()
-        } else {
-            format!("move_notify {}", told.join(", "))
-        }
-    }
-
-    fn freed(self, event: &Event) -> String {
-        let freed = event.effects.iter().filter_map(|effect| match *effect {
-            Effect::FrameFreed(frame) => Some(format!("free {}", self.frame(frame))),
-            Effect::FrameOrphaned(frame) => {
-                Some(format!("put {}: references remain", self.frame(frame)))
-            }
-            _ => None,
-        });
-        let freed: Vec<String> = freed.collect();
-        if freed.is_empty() { "free: nothing left".to_owned() } else { freed.join(", ") }
     }
 
     fn fork(self, event: &Event) -> String {
