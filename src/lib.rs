@@ -17,4 +17,6 @@ pub mod explore;
 pub mod litmus;
 pub mod model;
 pub mod suite;
+pub mod sys;
+pub mod uapi;
 pub mod units;
