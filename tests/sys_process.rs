@@ -44,6 +44,7 @@ const TESTS: &[Test] = &[
     ("messages_keep_their_bounds", messages_keep_their_bounds),
     ("a_mailbox_must_be_sealed", a_mailbox_must_be_sealed),
     ("pinning_to_a_cpu", pinning_to_a_cpu),
+    ("running_out_is_an_error_with_a_name", running_out),
 ];
 
 fn main() -> ExitCode {
@@ -314,10 +315,9 @@ fn uffd_missing() -> bool {
 }
 
 fn fault_of(uffd: &Uffd) -> Result<(FaultKind, Addr)> {
-    match uffd.wait(LONG)?.context("no fault came")? {
-        Event::Fault(fault) => Ok((fault.kind, fault.addr)),
-        event => bail!("not a fault: {event:?}"),
-    }
+    let event = uffd.wait(LONG)?.context("no fault came")?;
+    let Event::Fault(fault) = event else { bail!("not a fault: {event:?}") };
+    Ok((fault.kind, fault.addr))
 }
 
 fn asleep_in_a_fault() -> Result<()> {
@@ -500,4 +500,56 @@ fn pinning_to_a_cpu() -> Result<()> {
     })?;
     assert_eq!(pinned.wait(LONG)?, Some(Exit::Code(0)));
     Ok(())
+}
+
+/// Every resource that can run out, in a child that takes it from itself.
+fn running_out() -> Result<()> {
+    use driftheap::sys::arena::ArenaError;
+    use driftheap::sys::map::MapError;
+    use driftheap::sys::secret::{SecretArena, SecretError};
+    use driftheap::sys::uffd::OpenError;
+    use rustix::process::Resource;
+    let limit = |resource, current| -> Result<()> {
+        let limits = rustix::process::Rlimit { current: Some(current), maximum: Some(current) };
+        Ok(rustix::process::setrlimit(resource, limits)?)
+    };
+    let unprivileged = !rustix::process::geteuid().is_root();
+    let (mut fds, _link) = child(|_| {
+        let window = Window::reserve(1)?;
+        window.map_anonymous(0, 1, Prot::ReadWrite)?;
+        limit(Resource::Nofile, 0)?;
+        assert_eq!(Arena::create(1, PageKind::Base).err(), Some(ArenaError::NoFd));
+        assert_eq!(Uffd::supported(Via::UserModeOnly).err(), Some(OpenError::NoFd));
+        assert_eq!(Link::pair().err(), Some(LinkError::NoFd));
+        assert_eq!(UringPin::register(window.span(0, 1)).err(), Some(Errno::MFILE));
+        assert!(matches!(process::fork(|| 0), Err(SpawnError::NoFd)));
+        if SecretArena::create(1).err() != Some(SecretError::Unavailable) {
+            assert_eq!(SecretArena::create(1).err(), Some(SecretError::NoFd));
+        }
+        Ok(())
+    })?;
+    ended_well(&mut fds)?;
+    let (mut memory, _link) = child(|_| {
+        limit(Resource::As, 0)?;
+        assert_eq!(Window::reserve(1 << 20).err(), Some(MapError::NoMemory));
+        Ok(())
+    })?;
+    ended_well(&mut memory)?;
+    if !unprivileged {
+        eprintln!("    skipped: RLIMIT_MEMLOCK and RLIMIT_NPROC do not bind root");
+        return Ok(());
+    }
+    let (mut limits, _link) = child(|_| {
+        limit(Resource::Memlock, 2 * PAGE_BYTES as u64)?;
+        if available("memfd_secret", SecretArena::create(1)).is_some() {
+            assert_eq!(SecretArena::create(8).err(), Some(SecretError::LockedMemory(8)));
+        }
+        let window = Window::reserve(8)?;
+        window.map_anonymous(0, 8, Prot::ReadWrite)?;
+        assert_eq!(UringPin::register(window.span(0, 8)).err(), Some(Errno::NOMEM));
+        limit(Resource::Nproc, 0)?;
+        assert!(matches!(process::fork(|| 0), Err(SpawnError::TooMany)));
+        Ok(())
+    })?;
+    ended_well(&mut limits)
 }

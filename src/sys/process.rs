@@ -220,7 +220,7 @@ pub fn inherited_link(arg: &OsStr) -> Result<Link, LinkError> {
 /// # Errors
 /// [`SpawnError::ManyThreads`], or as fork(2).
 pub fn fork(body: impl FnOnce() -> u8) -> Result<Child, SpawnError> {
-    let threads = count_threads().map_err(SpawnError::Other)?;
+    let threads = count_threads().map_err(SpawnError::of)?;
     if threads != 1 {
         return Err(SpawnError::ManyThreads(threads));
     }
@@ -238,10 +238,9 @@ pub fn fork(body: impl FnOnce() -> u8) -> Result<Child, SpawnError> {
             // SAFETY: _exit never returns; the parent's buffers and destructors are not ours.
             unsafe { libc::_exit(i32::from(code)) }
         }
-        _ => match Pid::from_raw(pid) {
-            Some(pid) if pid.as_raw_nonzero().get() > 0 => Child::new(pid),
-            _ => Err(SpawnError::of(last_errno())),
-        },
+        // from_raw wants no negative number, even though it could refuse it.
+        1.. => Child::new(Pid::from_raw(pid).ok_or(SpawnError::Other(Errno::SRCH))?),
+        _ => Err(SpawnError::of(last_errno())),
     }
 }
 
