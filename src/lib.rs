@@ -13,6 +13,7 @@
 //! report  -> model, explore, litmus terminal and JSON: values in, text out
 //! ```
 
+pub mod exec;
 pub mod explore;
 pub mod litmus;
 pub mod model;
