@@ -182,11 +182,6 @@ impl Shard {
         self.parents[local as usize]
     }
 
-    /// The number of states.
-    pub(super) fn len(&self) -> u32 {
-        to_u32(self.positions.len())
-    }
-
     /// The bytes of all records.
     pub(super) fn arena_bytes(&self) -> u64 {
         self.arena.len() as u64
@@ -245,7 +240,7 @@ mod tests {
                     Interned::Is(u32::try_from(known).unwrap())
                 );
             }
-            assert_eq!(shard.len() as usize, seen.len());
+            assert_eq!(shard.positions.len(), seen.len());
             for (local, state) in (0u32..).zip(&seen) {
                 assert_eq!(shard.bytes(local), *state);
             }
@@ -271,7 +266,7 @@ mod tests {
             let key = Key { padded: &buffer, len_bytes, hash };
             assert_eq!(shard.intern(key, (StateId::NONE, 0), false), expected);
         }
-        assert_eq!(shard.len(), 1);
+        assert_eq!(shard.positions.len(), 1);
     }
 
     #[test]

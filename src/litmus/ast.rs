@@ -4,6 +4,8 @@
 //! what its text parses to are equal. Trees can also be built by hand ([`Name::new`]) and printed:
 //! `Display` of a [`Variant`] is a complete litmus file, of a [`Statement`] one line of it.
 
+pub use crate::model::Placement;
+
 pub use super::op::{
     AttachMode, FenceUsage, GupFlags, Op, Protection, Sharing, SyncAccess, SyncPhase,
 };
@@ -170,18 +172,6 @@ pub struct Frames {
     pub count: u8,
     /// The whole field.
     pub span: Span,
-}
-
-words! {
-    /// Where the frames of a buffer are.
-    Placement {
-        /// A carveout: frames without reference counts, reused at once.
-        Vram = "vram",
-        /// The page allocator: a frame is free when its last reference drops.
-        System = "system",
-        /// The contiguous memory allocator's zone.
-        Cma = "cma",
-    }
 }
 
 /// `buffer NAME { .. }`: a `struct dma_buf`.

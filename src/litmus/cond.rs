@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+pub use crate::model::{Cost as Counter, HazardKind};
+
 use super::ast::Name;
 use super::span::Span;
 use super::words::words;
@@ -146,52 +148,6 @@ words! {
         Sigbus = "SIGBUS",
         /// An access outside any mapping, or against its protection.
         Sigsegv = "SIGSEGV",
-    }
-}
-
-words! {
-    /// What the oracle reports.
-    HazardKind {
-        /// A read that missed an earlier write.
-        StaleRead = "stale-read",
-        /// A write that never reached the buffer.
-        LostWrite = "lost-write",
-        /// A read of another buffer's page.
-        CrossBufferRead = "cross-buffer-read",
-        /// A write into another buffer's page.
-        CrossBufferWrite = "cross-buffer-write",
-        /// An access to a frame that belongs to nobody.
-        UseAfterFree = "use-after-free",
-        /// A private copy that the device does not see.
-        DivergedCow = "diverged-cow",
-        /// A value that the cache and memory disagree about.
-        Incoherent = "incoherent",
-        /// A move that a foreign pin prevents.
-        PinBlocksMove = "pin-blocks-move",
-        /// A pin on a page that no buffer has any more.
-        OrphanPin = "orphan-pin",
-        /// A device access that no fence announces.
-        UnfencedAccess = "unfenced-access",
-        /// What would be a `BUG_ON`.
-        KernelBug = "kernel-bug",
-        /// A bus address that the IOMMU refuses.
-        IommuFault = "iommu-fault",
-        /// No process can go on.
-        Deadlock = "deadlock",
-    }
-}
-
-words! {
-    /// What a run costs.
-    Counter {
-        /// Global TLB flushes.
-        TlbFlushes = "tlb-flushes",
-        /// Changes of the caching attribute of a page.
-        AttributeChanges = "attribute-changes",
-        /// Steps of the linear PAT reservation walk.
-        PatSteps = "pat-steps",
-        /// Page-table entries that zaps removed.
-        ZappedPtes = "zapped-ptes",
     }
 }
 

@@ -1,5 +1,7 @@
 //! The statements: what a process can do in one line.
 
+pub use crate::model::Usage as FenceUsage;
+
 use super::ast::{Name, Place, Placement, ProcessRef};
 use super::words::words;
 
@@ -266,20 +268,6 @@ words! {
         Static = "static",
         /// With `move_notify`: the importer follows moves.
         Dynamic = "dynamic",
-    }
-}
-
-words! {
-    /// `enum dma_resv_usage`, strongest first in the kernel's order.
-    FenceUsage {
-        /// `DMA_RESV_USAGE_READ`.
-        Read = "read",
-        /// `DMA_RESV_USAGE_WRITE`.
-        Write = "write",
-        /// `DMA_RESV_USAGE_KERNEL`.
-        Kernel = "kernel",
-        /// `DMA_RESV_USAGE_BOOKKEEP`.
-        Bookkeep = "bookkeep",
     }
 }
 

@@ -1,15 +1,23 @@
 //! Byte ranges in a litmus file.
 
+use std::fmt;
+
 /// A byte range in the text of a litmus file.
 ///
 /// Two spans always compare equal, and so do two ASTs that mean the same but were written in
 /// different places (as in `syn`). To compare places, compare [`Span::start`] and [`Span::end`].
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Span {
     /// The first byte.
     pub start: u32,
     /// One past the last byte.
     pub end: u32,
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.start, self.end)
+    }
 }
 
 impl PartialEq for Span {

@@ -94,7 +94,8 @@ pub fn judge(
         (false, _) => Some(Verdict::Never),
     };
     let hazards: BTreeMap<HazardKind, Vec<u8>> = HazardKind::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .filter_map(|kind| {
             let bit = u32::from(kind.bit()).trailing_zeros();
             exploration.watched.get(&bit).map(|schedule| (kind, schedule.clone()))
@@ -131,7 +132,7 @@ fn hazards_only(cond: &Cond, asked: &mut u16) -> bool {
                 true
             }
             AtomKind::Hazard(kind) => {
-                *asked |= HazardKind::from_word(kind.word()).map_or(0, HazardKind::bit);
+                *asked |= kind.bit();
                 true
             }
             AtomKind::Warning

@@ -27,11 +27,12 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
         Step::Load { vma, page } => !view.fault_blocked(vma, page),
         Step::Store { vma, page, .. } => !view.fault_blocked(vma, page),
         Step::GupSlow { pin, vma, page, .. } | Step::FollowPfn { pin, vma, page, .. } => {
-            state.pins[pin.index()].slot == Slot::Held || !view.fault_blocked(vma, page)
+            matches!(state.pins[pin.index()].slot, Slot::Held | Slot::Taking)
+                || !view.fault_blocked(vma, page)
         }
         Step::Munmap { vma, pages } => !view.notifier_waits(vma, pages),
         Step::Mremap { from, .. } => !view.notifier_waits(from, u8::MAX),
-        Step::Unpin(pin) => state.pins[pin.index()].slot != Slot::None,
+        Step::Unpin(pin) => !matches!(state.pins[pin.index()].slot, Slot::None | Slot::Taking),
         Step::Map(sg) => {
             let attachment = &state.attachments[world.attachment_of(sg).index()];
             attachment.slot != Slot::None
@@ -127,6 +128,10 @@ pub fn step<S: Sink>(
 
 impl State {
     /// Record that what `step` would have made will never be: whoever waits for it goes on.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "most steps make nothing that others wait for"
+    )]
     pub fn refuse(&mut self, step: &Step) {
         match *step {
             Step::GupSlow { pin, .. } | Step::FollowPfn { pin, .. } => {
@@ -239,7 +244,8 @@ impl View<'_> {
     /// Whether a notifier that waits for its device holds up the zapping of these pages.
     fn notifier_waits(&self, vma: VmaId, pages: u8) -> bool {
         self.state.dmas.iter().any(|dma| {
-            dma.busy && dma.pin.is_some() && {
+            let pte = dma.pin.is_some().then(|| self.state.pins[dma.pin.index()].pte);
+            dma.busy && pte.is_some_and(|pte| pte.is_some()) && {
                 let (at, page) = self.world.vma_of(self.state.pins[dma.pin.index()].pte);
                 at == vma
                     && pages & (1 << page) != 0
@@ -253,7 +259,7 @@ impl View<'_> {
             Handle::Pin(pin) => {
                 let entry = &self.state.pins[pin.index()];
                 match entry.slot {
-                    Slot::None => false,
+                    Slot::None | Slot::Taking => false,
                     Slot::Invalid => {
                         let (vma, page) = self.world.vma_of(entry.pte);
                         !self.fault_blocked(vma, page)
@@ -268,7 +274,7 @@ impl View<'_> {
                     let buf = self.state.attachments[attachment.index()].buf;
                     self.state.own_fence(buf, self.actor, dir) || self.lock_free(buf)
                 }
-                Slot::Held | Slot::Invalid | Slot::Failed | Slot::Dropped => true,
+                Slot::Held | Slot::Taking | Slot::Invalid | Slot::Failed | Slot::Dropped => true,
             },
         }
     }

@@ -180,7 +180,7 @@ impl<S: Sink> Core<'_, S> {
         match entry.slot {
             Slot::Held => {}
             Slot::Invalid => return Err(self.revalidate(pin)),
-            Slot::None | Slot::Failed | Slot::Dropped => return Err(Reply::Skipped),
+            Slot::None | Slot::Taking | Slot::Failed | Slot::Dropped => return Err(Reply::Skipped),
         }
         let target = self.pin_target(pin);
         let via = Via::Device(Handle::Pin(pin), 0);

@@ -95,7 +95,7 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>) {
     }
     for pin in &state.pins {
         out.push(pin.slot as u8);
-        if matches!(pin.slot, Slot::Held | Slot::Invalid) {
+        if matches!(pin.slot, Slot::Held | Slot::Taking | Slot::Invalid) {
             let flags = u8::from(pin.counted) | u8::from(pin.write) << 1;
             let frame = names.of(pin.frame);
             let (kind, target) = target_bytes(pin.target);
@@ -296,7 +296,7 @@ fn decode_cpu(reader: &mut Reader<'_>, state: &mut State) {
     for pin in &mut state.pins {
         *pin = super::state::EMPTY_PIN;
         pin.slot = slot_of(reader.byte());
-        if matches!(pin.slot, Slot::Held | Slot::Invalid) {
+        if matches!(pin.slot, Slot::Held | Slot::Taking | Slot::Invalid) {
             let [flags, frame, pte, kind, target] = reader.bytes();
             (pin.counted, pin.write) = (flags & 1 != 0, flags & 2 != 0);
             pin.frame = FrameId(frame);
@@ -382,8 +382,9 @@ const fn slot_of(byte: u8) -> Slot {
     match byte {
         0 => Slot::None,
         1 => Slot::Held,
-        2 => Slot::Invalid,
-        3 => Slot::Failed,
+        2 => Slot::Taking,
+        3 => Slot::Invalid,
+        4 => Slot::Failed,
         _ => Slot::Dropped,
     }
 }
@@ -418,5 +419,5 @@ const fn owner_of(kind: u8, page: u8) -> Owner {
 const _: () = {
     assert!(Life::Released as u8 == 5 && Life::Live as u8 == 1);
     assert!(VmaKind::Normal as u8 == 2 && Reach::Anon as u8 == 4);
-    assert!(Slot::Dropped as u8 == 4 && Usage::Bookkeep as u8 == 3);
+    assert!(Slot::Dropped as u8 == 5 && Usage::Bookkeep as u8 == 3);
 };

@@ -35,8 +35,7 @@ impl<S: Sink> Core<'_, S> {
             ExporterStep::Notify => self.notify(buf),
             ExporterStep::Zap => self.zap(buf),
             // Their waiting is in `ready`.
-            ExporterStep::Wait => {}
-            ExporterStep::WaitUnmap => self.quiesce(buf, job),
+            ExporterStep::Wait | ExporterStep::WaitUnmap => self.quiesce(buf, job),
             ExporterStep::CheckPins => return self.check_pins(buf),
             ExporterStep::Flush => self.flush(buf),
             ExporterStep::Reserve => return self.reserve(buf, job),

@@ -16,7 +16,7 @@
 use super::core::Core;
 use super::cpu::Want;
 use super::rules::{FrameVector, MmapKind, Placement, YesNo};
-use super::state::{Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
+use super::state::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
 use super::step::{Effect, Errno, Foll, Reply, Signal, Sink, Step};
 use crate::units::{FrameId, ImporterId, PinId, PteId, VmaId};
 
@@ -40,7 +40,7 @@ impl<S: Sink> Core<'_, S> {
 
     pub(super) fn gup_slow(&mut self, pin: PinId, vma: VmaId, page: u8, foll: Foll) -> Reply {
         let efault = Step::GupSlow { pin, vma, page, foll };
-        if self.state.pins[pin.index()].slot == Slot::Held {
+        if self.held(pin) {
             return Reply::Done;
         }
         let entry = self.state.vmas[vma.index()];
@@ -84,6 +84,16 @@ impl<S: Sink> Core<'_, S> {
             }
             Err(Signal::Sigbus | Signal::Sigsegv) => self.fail(efault, Errno::Efault),
         }
+    }
+
+    /// Whether the page is pinned, or its pfn known, already.
+    fn held(&self, pin: PinId) -> bool {
+        matches!(self.state.pins[pin.index()].slot, Slot::Held | Slot::Taking)
+    }
+
+    /// The slot of an entry just taken.
+    fn taken(&self, pin: PinId) -> Slot {
+        if self.world.pins[pin.index()].vector { Slot::Taking } else { Slot::Held }
     }
 
     /// `gup_must_unshare`: a read-only pin of a page that a later write would copy away.
@@ -162,13 +172,13 @@ impl<S: Sink> Core<'_, S> {
     ) {
         let target = self.target_of(vma, page, pte);
         self.state.pins[pin.index()] =
-            Pin { slot: Slot::Held, counted: true, write: foll.write, frame, pte, target };
+            Pin { slot: self.taken(pin), counted: true, write: foll.write, frame, pte, target };
         self.emit(Effect::Pinned(pin, vma, page, frame, fast));
     }
 
     pub(super) fn follow_pfn(&mut self, pin: PinId, vma: VmaId, page: u8, write: bool) -> Reply {
         let refused = Step::FollowPfn { pin, vma, page, write };
-        if self.state.pins[pin.index()].slot == Slot::Held {
+        if self.held(pin) {
             return Reply::Done;
         }
         let entry = self.state.vmas[vma.index()];
@@ -189,7 +199,7 @@ impl<S: Sink> Core<'_, S> {
         }
         let target = self.target_of(vma, page, id);
         self.state.pins[pin.index()] =
-            Pin { slot: Slot::Held, counted: false, write, frame: pte.frame, pte: id, target };
+            Pin { slot: self.taken(pin), counted: false, write, frame: pte.frame, pte: id, target };
         self.emit(Effect::PfnCached(pin, vma, page, pte.frame));
         Reply::Done
     }
@@ -202,12 +212,15 @@ impl<S: Sink> Core<'_, S> {
     ) -> Reply {
         let entries: Vec<PinId> = (first.0..first.0 + count).map(PinId).collect();
         let slot = |state: &super::State, pin: &PinId| state.pins[pin.index()];
-        let failed = entries.iter().any(|pin| slot(self.state, pin).slot != Slot::Held);
+        let failed = entries.iter().any(|pin| slot(self.state, pin).slot != Slot::Taking);
         let pages = entries.iter().filter(|pin| slot(self.state, pin).counted).count();
         let mixed = pages != 0 && pages != entries.len();
         let refuse = importer.is_none()
             || self.world.importer(importer).frame_vector == FrameVector::RefuseMixed;
-        if !failed && !(mixed && refuse) {
+        if !(failed || mixed && refuse) {
+            for pin in entries {
+                self.state.pins[pin.index()].slot = Slot::Held;
+            }
             return Reply::Done;
         }
         for pin in entries {
@@ -219,10 +232,10 @@ impl<S: Sink> Core<'_, S> {
 
     pub(super) fn unpin(&mut self, pin: PinId) -> Reply {
         let entry = self.state.pins[pin.index()];
-        if !matches!(entry.slot, Slot::Held | Slot::Invalid) {
+        if !matches!(entry.slot, Slot::Held | Slot::Taking | Slot::Invalid) {
             return Reply::Skipped;
         }
-        self.state.pins[pin.index()].slot = Slot::Dropped;
+        self.state.pins[pin.index()] = Pin { slot: Slot::Dropped, ..EMPTY_PIN };
         self.emit(Effect::Unpinned(pin));
         if entry.counted {
             self.reference_dropped(entry.frame);

@@ -16,6 +16,13 @@ pub enum RuleValues {
     Words(&'static [&'static str]),
     /// A list of these words, in the order in which they are to happen.
     Steps(&'static [&'static str]),
+    /// A number, both ends included.
+    Number {
+        /// The least.
+        min: u64,
+        /// The greatest.
+        max: u64,
+    },
 }
 
 /// Name and accepted values of one rule.
@@ -52,16 +59,19 @@ macro_rules! rule {
         pub enum $name { $($(#[$vdoc])* $variant),+ }
 
         impl $name {
-            /// Every value's word, in declaration order.
+            /// All of them, in declaration order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// Every one's word, in the same order.
             pub const WORDS: &'static [&'static str] = &[$($word),+];
 
-            /// The value that `word` names.
+            /// The one that `word` names.
             #[must_use]
             pub fn from_word(word: &str) -> Option<Self> {
                 match word { $($word => Some(Self::$variant),)+ _ => None }
             }
 
-            /// The word for this value.
+            /// How it is spelled in a litmus file.
             #[must_use]
             pub const fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word),+ }
@@ -75,6 +85,8 @@ macro_rules! rule {
         }
     };
 }
+
+pub(super) use rule;
 
 macro_rules! rules {
     ($(#[$doc:meta])* $name:ident, $table:ident {

@@ -212,6 +212,8 @@ pub enum Slot {
     None,
     /// Held.
     Held,
+    /// An entry of a `frame_vector` that is not complete: held, not to be used yet.
+    Taking,
     /// Held, and declared invalid by a notifier or `move_notify`.
     Invalid,
     /// Refused.
@@ -436,7 +438,10 @@ impl State {
     /// `get_user_pages` pins of `frame`.
     #[must_use]
     pub fn counted_pins(&self, frame: FrameId) -> usize {
-        let held = |pin: &&Pin| pin.counted && pin.frame == frame && pin.slot == Slot::Held;
+        let held = |pin: &&Pin| {
+            let held = matches!(pin.slot, Slot::Held | Slot::Taking);
+            pin.counted && pin.frame == frame && held
+        };
         self.pins.iter().filter(held).count()
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::rules::{ExporterStep, Placement, Usage};
+use super::rules::{ExporterStep, Placement, Usage, rule};
 use super::state::{Owner, Pte, Target};
 use crate::units::{
     ActorId, AttachmentId, BufId, FenceId, FrameId, ImporterId, PageId, PinId, SgId, VmaId,
@@ -365,92 +365,43 @@ pub enum Reply {
     Skipped,
 }
 
-/// Ways in which memory goes wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum HazardKind {
-    /// Read what the buffer no longer holds.
-    StaleRead,
-    /// Wrote where the buffer no longer is.
-    LostWrite,
-    /// Read another buffer's page.
-    CrossBufferRead,
-    /// Wrote another buffer's page.
-    CrossBufferWrite,
-    /// Accessed a frame that nobody owns.
-    UseAfterFree,
-    /// A private copy and the buffer went separate ways.
-    DivergedCow,
-    /// CPU cache and memory disagree.
-    Incoherent,
-    /// A page pin stopped a move or an allocation.
-    PinBlocksMove,
-    /// A page pin kept a page that is no longer the buffer's.
-    OrphanPin,
-    /// A dynamic importer accessed the buffer without a fence.
-    UnfencedAccess,
-    /// The kernel would have hit a BUG_ON.
-    KernelBug,
-    /// The IOMMU refused the address.
-    IommuFault,
-    /// Nobody can go on.
-    Deadlock,
+rule! {
+    /// Ways in which memory goes wrong.
+    HazardKind {
+        /// Read what the buffer no longer holds.
+        StaleRead = "stale-read",
+        /// Wrote where the buffer no longer is.
+        LostWrite = "lost-write",
+        /// Read another buffer's page.
+        CrossBufferRead = "cross-buffer-read",
+        /// Wrote another buffer's page.
+        CrossBufferWrite = "cross-buffer-write",
+        /// Accessed a frame that nobody owns.
+        UseAfterFree = "use-after-free",
+        /// A private copy and the buffer went separate ways.
+        DivergedCow = "diverged-cow",
+        /// CPU cache and memory disagree.
+        Incoherent = "incoherent",
+        /// A page pin stopped a move or an allocation.
+        PinBlocksMove = "pin-blocks-move",
+        /// A page pin kept a page that is no longer the buffer's.
+        OrphanPin = "orphan-pin",
+        /// A dynamic importer accessed the buffer without a fence.
+        UnfencedAccess = "unfenced-access",
+        /// The kernel would have hit a BUG_ON.
+        KernelBug = "kernel-bug",
+        /// The IOMMU refused the address.
+        IommuFault = "iommu-fault",
+        /// Nobody can go on.
+        Deadlock = "deadlock",
+    }
 }
 
 impl HazardKind {
-    /// All of them, in bit order.
-    pub const ALL: [Self; 13] = [
-        Self::StaleRead,
-        Self::LostWrite,
-        Self::CrossBufferRead,
-        Self::CrossBufferWrite,
-        Self::UseAfterFree,
-        Self::DivergedCow,
-        Self::Incoherent,
-        Self::PinBlocksMove,
-        Self::OrphanPin,
-        Self::UnfencedAccess,
-        Self::KernelBug,
-        Self::IommuFault,
-        Self::Deadlock,
-    ];
-
     /// Its bit in [`super::State::hazards`].
     #[must_use]
     pub const fn bit(self) -> u16 {
         1 << self as u8
-    }
-
-    /// Its name in a litmus condition.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::StaleRead => "stale-read",
-            Self::LostWrite => "lost-write",
-            Self::CrossBufferRead => "cross-buffer-read",
-            Self::CrossBufferWrite => "cross-buffer-write",
-            Self::UseAfterFree => "use-after-free",
-            Self::DivergedCow => "diverged-cow",
-            Self::Incoherent => "incoherent",
-            Self::PinBlocksMove => "pin-blocks-move",
-            Self::OrphanPin => "orphan-pin",
-            Self::UnfencedAccess => "unfenced-access",
-            Self::KernelBug => "kernel-bug",
-            Self::IommuFault => "iommu-fault",
-            Self::Deadlock => "deadlock",
-        }
-    }
-
-    /// The hazard that `word` names.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.word() == word)
-    }
-}
-
-impl fmt::Display for HazardKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
     }
 }
 
@@ -488,39 +439,17 @@ pub struct Hazard {
     pub expected: Option<u8>,
 }
 
-/// Things that cost time and that the threads argue about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Cost {
-    /// Global TLB flushes.
-    TlbFlushes,
-    /// Pages whose caching attribute was changed.
-    AttributeChanges,
-    /// Entries looked at in memory type reservations.
-    PatSteps,
-    /// Page table entries zapped.
-    ZappedPtes,
-}
-
-impl Cost {
-    /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::TlbFlushes, Self::AttributeChanges, Self::PatSteps, Self::ZappedPtes];
-
-    /// Its name in a `count` line.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::TlbFlushes => "tlb-flushes",
-            Self::AttributeChanges => "attribute-changes",
-            Self::PatSteps => "pat-steps",
-            Self::ZappedPtes => "zapped-ptes",
-        }
-    }
-
-    /// The cost that `word` names.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|cost| cost.word() == word)
+rule! {
+    /// Things that cost time and that the threads argue about.
+    Cost {
+        /// Global TLB flushes.
+        TlbFlushes = "tlb-flushes",
+        /// Pages whose caching attribute was changed.
+        AttributeChanges = "attribute-changes",
+        /// Entries looked at in memory type reservations.
+        PatSteps = "pat-steps",
+        /// Page table entries zapped.
+        ZappedPtes = "zapped-ptes",
     }
 }
 

@@ -46,6 +46,8 @@ pub struct VmaDecl {
 pub struct PinDecl {
     /// What the driver that holds it registered on the range.
     pub notifier: Notifier,
+    /// Whether it is an entry of a `frame_vector`, to be used only when all of it is there.
+    pub vector: bool,
 }
 
 /// An sg_table that some step may map.
@@ -194,13 +196,18 @@ impl World {
         Ok(vma)
     }
 
-    /// Add room for a pin (or cached pfn) whose holder registered `notifier`.
+    /// Add room for a pin (or cached pfn) whose holder registered `notifier`; `vector` for an entry
+    /// of a `frame_vector`.
     ///
     /// # Errors
     /// [`TooMany`] above [`MAX_OBJECTS`].
-    pub fn add_pin(&mut self, notifier: Notifier) -> Result<crate::units::PinId, TooMany> {
+    pub fn add_pin(
+        &mut self,
+        notifier: Notifier,
+        vector: bool,
+    ) -> Result<crate::units::PinId, TooMany> {
         bounded("pins", self.pins.len() + 1, MAX_OBJECTS)?;
-        self.pins.push(PinDecl { notifier });
+        self.pins.push(PinDecl { notifier, vector });
         Ok(crate::units::PinId::at(self.pins.len() - 1))
     }
 
@@ -313,7 +320,7 @@ impl World {
     /// Page `index` of `buf`, or none when the buffer is shorter.
     #[must_use]
     pub fn page(&self, buf: BufId, index: u8) -> Option<PageId> {
-        let decl = self.buf(buf);
+        let decl = self.bufs.get(buf.index())?;
         (index < decl.pages).then(|| PageId(decl.first_page.0 + index))
     }
 
@@ -338,7 +345,7 @@ impl World {
     /// The page table slot of page `index` of `vma`, or none beyond its end.
     #[must_use]
     pub fn pte(&self, vma: VmaId, index: u8) -> Option<PteId> {
-        let decl = &self.vmas[vma.index()];
+        let decl = self.vmas.get(vma.index())?;
         (index < decl.pages).then(|| PteId(decl.first_pte.0 + index))
     }
 

@@ -1,5 +1,10 @@
 //! From the syntax tree to a [`Scenario`].
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each pass looks at the few statements that concern it"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -11,10 +16,12 @@ use crate::litmus::cond::{AtomKind, Cond};
 use crate::litmus::span::{Span, line_column};
 use crate::model::{
     self, Coherency, Cow, ExporterPolicy, ExporterRules, ExporterStep, HostRules, ImporterRules,
-    Job, MmapKind, Notifier, Objects, Placement, RuleError, State, Step, TooMany, World,
+    Job, MmapKind, Objects, Placement, RuleError, State, Step, TooMany, World,
 };
 use crate::units::{ActorId, BufId, ExporterId, ImporterId, VmaId};
 
+mod areas;
+mod devices;
 mod statement;
 
 /// Experimental rules by exporter name.
@@ -150,7 +157,7 @@ impl<'a> Lowering<'a> {
         for buffer in &self.variant.buffers {
             let exporter = self.exporter(&buffer.exporter)?;
             let allocated = buffer.state == ast::BufferState::Allocated;
-            let placement = placement(buffer.placement);
+            let placement = buffer.placement;
             let id = self
                 .world
                 .add_buf(exporter, buffer.pages, placement, allocated, buffer.fill)
@@ -170,14 +177,14 @@ impl<'a> Lowering<'a> {
             Placement::Cma => 2,
         };
         for buffer in &self.variant.buffers {
-            need[at(placement(buffer.placement))] += usize::from(buffer.pages);
+            need[at(buffer.placement)] += usize::from(buffer.pages);
             // Shadow backing, and a place to migrate to.
             need[1] += usize::from(buffer.pages);
         }
         for statement in self.variant.processes.iter().flat_map(|p| &p.statements) {
             match &statement.op {
                 Op::Move { buffer, to } => {
-                    need[at(placement(*to))] += usize::from(self.pages(buffer));
+                    need[at(*to)] += usize::from(self.pages(buffer));
                 }
                 Op::MmapAnon { pages, .. } => need[1] += 2 * usize::from(pages.unwrap_or(1)),
                 Op::Mmap { sharing: ast::Sharing::Private, buffer, .. } => {
@@ -188,10 +195,10 @@ impl<'a> Lowering<'a> {
             }
         }
         for frames in &self.variant.memory {
-            need[at(placement(frames.placement))] = usize::from(frames.count);
+            need[at(frames.placement)] = usize::from(frames.count);
         }
         for placement in [Placement::Vram, Placement::System, Placement::Cma] {
-            let of = |f: &&ast::Frames| self::placement(f.placement) == placement;
+            let of = |f: &&ast::Frames| f.placement == placement;
             let span = self.variant.memory.iter().find(of).map(|f| f.span).unwrap_or_default();
             self.world
                 .add_frames(placement, need[at(placement)])
@@ -202,206 +209,6 @@ impl<'a> Lowering<'a> {
 
     fn pages(&self, buffer: &ast::Name) -> u8 {
         self.bufs.get(buffer.as_str()).map_or(1, |buf| self.world.buf(*buf).pages)
-    }
-
-    /// Room for every VMA that a process makes or inherits, parents before children.
-    fn areas(&mut self) -> Result<(), LowerError> {
-        self.areas = vec![(VmaId::NONE, 0); self.variant.processes.len()];
-        let mut parents: BTreeMap<usize, usize> = BTreeMap::new();
-        for process in &self.variant.processes {
-            for statement in &process.statements {
-                if let Op::Fork { child } = &statement.op
-                    && parents.insert(child.index, process.index).is_some()
-                {
-                    let message =
-                        format!("P{} is forked twice; a child has one parent", child.index);
-                    return Err(LowerError::new(message, statement.span));
-                }
-            }
-        }
-        let mut done = BTreeSet::new();
-        while done.len() < self.variant.processes.len() {
-            let ready = (0..self.variant.processes.len()).find(|index| {
-                !done.contains(index)
-                    && parents.get(index).is_none_or(|parent| done.contains(parent))
-            });
-            let Some(index) = ready else {
-                let span = self.variant.processes.first().map(|p| p.span).unwrap_or_default();
-                return Err(LowerError::new("processes fork each other in a circle", span));
-            };
-            self.process_areas(index, parents.get(&index).copied())?;
-            done.insert(index);
-        }
-        Ok(())
-    }
-
-    fn process_areas(&mut self, index: usize, parent: Option<usize>) -> Result<(), LowerError> {
-        let first = self.names.vmas.len();
-        if let Some(parent) = parent {
-            let inherited: Vec<(&'a str, VmaId)> = self
-                .vmas
-                .iter()
-                .filter(|((process, _), _)| *process == parent)
-                .map(|((_, name), vma)| (*name, *vma))
-                .collect();
-            let mut inherited = inherited;
-            inherited.sort_by_key(|(_, vma)| *vma);
-            for (name, vma) in inherited {
-                let (pages, buf, private) = self.world.vma_shape(vma);
-                self.add_vma(index, name, pages, buf, private, self.variant.processes[index].span)?;
-            }
-        }
-        for statement in &self.variant.processes[index].statements {
-            match &statement.op {
-                Op::Mmap { mapping, buffer, sharing, pages, offset, .. } => {
-                    let whole = self.pages(buffer).saturating_sub(offset.unwrap_or(0));
-                    let buf = self.buf(buffer)?;
-                    let private = *sharing == ast::Sharing::Private;
-                    let pages = pages.unwrap_or(whole).max(1);
-                    self.add_vma(index, mapping.as_str(), pages, buf, private, statement.span)?;
-                }
-                Op::MmapAnon { mapping, pages, .. } => {
-                    let pages = pages.unwrap_or(1);
-                    self.add_vma(
-                        index,
-                        mapping.as_str(),
-                        pages,
-                        BufId::NONE,
-                        true,
-                        statement.span,
-                    )?;
-                }
-                Op::Mremap { new, old } => {
-                    let (pages, buf, private) = self.world.vma_shape(self.vma(index, old)?);
-                    self.add_vma(index, new.as_str(), pages, buf, private, statement.span)?;
-                }
-                _ => {}
-            }
-        }
-        let count = self.names.vmas.len() - first;
-        let first = if count == 0 { VmaId::NONE } else { VmaId::at(first) };
-        self.areas[index] = (first, u8::try_from(count).unwrap_or(u8::MAX));
-        Ok(())
-    }
-
-    fn add_vma(
-        &mut self,
-        process: usize,
-        name: &'a str,
-        pages: u8,
-        buf: BufId,
-        private: bool,
-        span: Span,
-    ) -> Result<(), LowerError> {
-        let vma = self
-            .world
-            .add_vma(ActorId::at(process), pages, buf, private)
-            .map_err(|error| LowerError::too_many(&error, span))?;
-        self.vmas.insert((process, name), vma);
-        self.names.vmas.push(name.to_owned());
-        Ok(())
-    }
-
-    /// Pins, attachments, sg_tables and fences, in the order in which the file makes them.
-    fn devices(&mut self) -> Result<(), LowerError> {
-        for process in &self.variant.processes {
-            for statement in &process.statements {
-                self.device(process, statement)
-                    .map_err(|error| LowerError { span: statement.span, ..error })?;
-            }
-        }
-        // sg_tables need their attachments, which another process may make.
-        for process in &self.variant.processes {
-            for statement in &process.statements {
-                if let Op::Map { table, attachment } = &statement.op {
-                    let id = self.attachment(attachment)?;
-                    let sg = self
-                        .world
-                        .add_sg(id)
-                        .map_err(|error| LowerError::too_many(&error, statement.span))?;
-                    let handle = Device::Handle(model::Handle::Sg(sg), 8);
-                    self.devices.insert(table.as_str(), handle);
-                    self.names.sgs.push(table.text.clone());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn device(
-        &mut self,
-        process: &'a ast::Process,
-        statement: &'a ast::Statement,
-    ) -> Result<(), LowerError> {
-        let span = statement.span;
-        match &statement.op {
-            Op::Gup { pin, .. } => self.add_pins(process, pin, 1, span),
-            Op::FollowPfn { cache, .. } => self.add_pins(process, cache, 1, span),
-            Op::FrameVector { vector, at, .. } => {
-                self.add_pins(process, vector, u8::try_from(at.len()).unwrap_or(8), span)
-            }
-            Op::Attach { attachment, .. } | Op::AttachDmabufOf { attachment, .. } => {
-                let id = self
-                    .world
-                    .add_attachment(self.importer_of(process)?)
-                    .map_err(|error| LowerError::too_many(&error, span))?;
-                self.devices.insert(attachment.as_str(), Device::Attachment(id));
-                self.names.attachments.push(attachment.text.clone());
-                Ok(())
-            }
-            Op::Submit { fence, .. } => {
-                let id =
-                    self.world.add_fence().map_err(|error| LowerError::too_many(&error, span))?;
-                self.devices.insert(fence.as_str(), Device::Fence(id));
-                self.names.fences.push(fence.text.clone());
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn add_pins(
-        &mut self,
-        process: &ast::Process,
-        name: &'a ast::Name,
-        count: u8,
-        span: Span,
-    ) -> Result<(), LowerError> {
-        let notifier = self.notifier(process, name)?;
-        let mut first = None;
-        for index in 0..count {
-            let pin =
-                self.world.add_pin(notifier).map_err(|error| LowerError::too_many(&error, span))?;
-            first.get_or_insert(pin);
-            let entry =
-                if count == 1 { name.text.clone() } else { format!("{}[{index}]", name.text) };
-            self.names.pins.push(entry);
-        }
-        if let Some(first) = first {
-            let handle = Device::Handle(model::Handle::Pin(first), count);
-            self.devices.insert(name.as_str(), handle);
-        }
-        Ok(())
-    }
-
-    /// What the driver that uses a pin registered on the range: the rule of the device that takes
-    /// it, or else of the first device that does DMA through it.
-    fn notifier(&self, process: &ast::Process, name: &ast::Name) -> Result<Notifier, LowerError> {
-        let uses = |process: &&ast::Process| {
-            process.statements.iter().any(|statement| match &statement.op {
-                Op::DmaRead { from: at, .. }
-                | Op::DmaWrite { to: at, .. }
-                | Op::Prefetch { at } => at.name.text == name.text,
-                _ => false,
-            })
-        };
-        let user = if matches!(process.role, Role::Device(_)) {
-            Some(process)
-        } else {
-            self.variant.processes.iter().find(uses)
-        };
-        let Some(user) = user else { return Ok(Notifier::None) };
-        Ok(self.world.importer(self.importer_of(user)?).notifier)
     }
 
     fn collect_slots(&mut self) {
@@ -428,8 +235,7 @@ impl<'a> Lowering<'a> {
             slots: vec![Content::Empty; self.slots.len()],
         };
         let footprints = programs.iter().map(|program| footprints(&self.world, program)).collect();
-        let counts = self.variant.counts.iter();
-        let counts = counts.filter_map(|c| model::Cost::from_word(c.word())).collect();
+        let counts = self.variant.counts.clone();
         Ok(Scenario {
             test: self.variant.test.text.clone(),
             variant: self.variant.name.clone(),
@@ -603,14 +409,6 @@ fn set(
         ast::RuleValue::Steps(steps) => steps.iter().map(ast::Name::as_str).collect(),
     };
     apply(rule.name.as_str(), &words).map_err(|error| LowerError::new(error.to_string(), rule.span))
-}
-
-fn placement(placement: ast::Placement) -> Placement {
-    match placement {
-        ast::Placement::Vram => Placement::Vram,
-        ast::Placement::System => Placement::System,
-        ast::Placement::Cma => Placement::Cma,
-    }
 }
 
 fn role(role: &Role) -> String {

@@ -22,7 +22,7 @@ impl Outcome {
     /// The hazards, in bit order.
     pub fn hazard_kinds(&self) -> impl Iterator<Item = HazardKind> + use<> {
         let hazards = self.hazards;
-        HazardKind::ALL.into_iter().filter(move |kind| hazards & kind.bit() != 0)
+        HazardKind::ALL.iter().copied().filter(move |kind| hazards & kind.bit() != 0)
     }
 
     pub(super) fn satisfies(&self, scenario: &Scenario, cond: &Cond) -> bool {
@@ -43,8 +43,7 @@ impl Outcome {
         };
         match atom {
             AtomKind::AnyHazard => self.hazards != 0,
-            AtomKind::Hazard(kind) => HazardKind::from_word(kind.word())
-                .is_some_and(|kind| self.hazards & kind.bit() != 0),
+            AtomKind::Hazard(kind) => self.hazards & kind.bit() != 0,
             AtomKind::Warning => self.warned,
             AtomKind::Register { process, register, relation, value } => {
                 let content = slot(&format!("P{process}:{}", register.text));

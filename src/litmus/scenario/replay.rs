@@ -1,5 +1,7 @@
 //! One schedule, with everything it did.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a filter picks one kind of effect")]
+
 use super::{Outcome, Scenario, ScenarioState};
 use crate::explore::Machine;
 use crate::model::{Cost, Effect, Hazard, Reply};

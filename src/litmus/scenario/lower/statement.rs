@@ -1,9 +1,14 @@
 //! The steps of one statement.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each pass looks at the few statements that concern it"
+)]
+
 use super::{LowerError, Lowering};
 use crate::litmus::ast::{self, GupFlags, Op, Place, SyncPhase};
 use crate::litmus::scenario::program::{Action, Device};
-use crate::model::{Access, Dir, Foll, Handle, Job, Mmap, Step, Usage};
+use crate::model::{Access, Dir, Foll, Handle, Job, Mmap, Step};
 use crate::units::{BufId, FenceId, ImporterId, PinId, SgId, VmaId};
 
 /// Actions, and whether an errno of each is only taken note of.
@@ -18,6 +23,7 @@ fn foll(flags: GupFlags) -> Foll {
 }
 
 impl Lowering<'_> {
+    #[expect(clippy::too_many_lines, reason = "one arm a statement, nothing to share")]
     pub(super) fn actions(
         &self,
         process: &ast::Process,
@@ -65,7 +71,7 @@ impl Lowering<'_> {
                 })
             }
             Op::Move { buffer, to } => {
-                let job = Job::Move(super::placement(*to));
+                let job = Job::Move(*to);
                 Ok(hard(self.exporter_steps(self.buf(buffer)?, job)))
             }
             Op::Purge { buffer } => Ok(hard(self.exporter_steps(self.buf(buffer)?, Job::Purge))),
@@ -157,8 +163,8 @@ impl Lowering<'_> {
             Op::Unmap { table } => Step::Unmap(self.sg(table)?),
             Op::Submit { fence, table, usage } => {
                 let (fence, sg) = (self.fence(fence)?, self.sg(table)?);
-                let usage = Usage::from_word(usage.word()).unwrap_or(Usage::Write);
-                let halves = [Step::Validate { fence, sg }, Step::Submit { fence, sg, usage }];
+                let halves =
+                    [Step::Validate { fence, sg }, Step::Submit { fence, sg, usage: *usage }];
                 return Ok(hard(halves));
             }
             Op::Signal { fence } => Step::Signal(self.fence(fence)?),
