@@ -12,9 +12,7 @@ use super::report::{Disagreement, ReadBack, ReplayReport};
 use super::store::Arenas;
 use super::team::{ACTORS_MAX, Team, WITNESS};
 use crate::litmus::scenario::{Action, Event, Replay, Scenario, ScenarioState};
-use crate::model::{
-    self, Errno, Hazard, HazardKind, Owner, Reply, Signal, Step, Target, Via,
-};
+use crate::model::{self, Errno, Hazard, HazardKind, Owner, Reply, Signal, Step, Target, Via};
 use crate::sys::arena::ArenaError;
 use crate::units::{FrameId, PageId, VmaId};
 
@@ -124,6 +122,10 @@ impl<'a> Conduct<'a> {
         for frame in (0..self.scenario.world.frames()).map(FrameId::at) {
             let value = replay.before.model.frames[frame.index()].value;
             self.arenas.fill(self.plan.memory(frame), value)?;
+            if self.plan.has_caches() {
+                // A line that was never filled holds nothing that anybody may see.
+                self.arenas.fill(self.plan.cache(frame), !value)?;
+            }
         }
         let mut before = &replay.before;
         for (position, event) in replay.events.iter().enumerate() {
@@ -163,12 +165,7 @@ impl<'a> Conduct<'a> {
     }
 
     /// What has to happen before the model's effects: a fault has to be one, a fork is one.
-    fn provoke(
-        &mut self,
-        before: &ScenarioState,
-        event: &Event,
-        step: &Step,
-    ) -> Result<(), Halt> {
+    fn provoke(&mut self, before: &ScenarioState, event: &Event, step: &Step) -> Result<(), Halt> {
         let (vma, page, write) = match *step {
             Step::Load { vma, page } => (vma, page, false),
             Step::Store { vma, page, .. } => (vma, page, true),
@@ -197,11 +194,9 @@ impl<'a> Conduct<'a> {
                 self.ask(event.actor, touch, Expect::Signal(Signal::Sigbus))
             }
             Reply::Signal(signal) => self.ask(event.actor, touch, Expect::Signal(signal)),
-            Reply::Again
-            | Reply::Done
-            | Reply::Value(_)
-            | Reply::Errno(_)
-            | Reply::Skipped => Ok(()),
+            Reply::Again | Reply::Done | Reply::Value(_) | Reply::Errno(_) | Reply::Skipped => {
+                Ok(())
+            }
         }
     }
 
@@ -275,9 +270,8 @@ impl<'a> Conduct<'a> {
         self.team.call(self.addressee, &self.queue, &mut self.answers)?;
         let commands = self.queue.iter().zip(&self.expected).zip(&self.answers);
         let wrong = commands.into_iter().find(|((_, expect), answer)| !fits(**expect, **answer));
-        let found = wrong.map(|((command, expect), answer)| {
-            (in_words(*command), *expect, answer.describe())
-        });
+        let found = wrong
+            .map(|((command, expect), answer)| (in_words(*command), *expect, answer.describe()));
         self.report.compared += self.answers.len();
         self.queue.clear();
         self.expected.clear();
@@ -314,13 +308,7 @@ impl<'a> Conduct<'a> {
         Ok(())
     }
 
-    fn compare(
-        &mut self,
-        frame: FrameId,
-        of: &str,
-        place: Place,
-        value: u8,
-    ) -> Result<(), Halt> {
+    fn compare(&mut self, frame: FrameId, of: &str, place: Place, value: u8) -> Result<(), Halt> {
         let real = self.arenas.look(place);
         self.report.compared += 1;
         if real == Answer::Value(value) {
@@ -393,9 +381,7 @@ impl<'a> Conduct<'a> {
             }
             (HazardKind::LostWrite, _, Some(Target::Page(page))) => {
                 let frame = model.pages[page.index()].frame;
-                frame.is_some().then(|| {
-                    (self.scenario.names.page(world, page), frame, Some(page))
-                })
+                frame.is_some().then(|| (self.scenario.names.page(world, page), frame, Some(page)))
             }
             _ => None,
         };
@@ -410,7 +396,11 @@ impl<'a> Conduct<'a> {
             self.report.corrupted.push(ReadBack {
                 event: self.position,
                 kind: hazard.kind,
-                what: format!("{} `{}`", self.scenario.names.via(world, hazard.via), self.statement),
+                what: format!(
+                    "{} `{}`",
+                    self.scenario.names.via(world, hazard.via),
+                    self.statement
+                ),
                 frame: self.scenario.names.frame(world, hazard.frame),
                 found,
                 expected: Some(expected),
@@ -490,4 +480,3 @@ fn in_words(command: Command) -> String {
         other => format!("{other:?}"),
     }
 }
-

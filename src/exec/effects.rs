@@ -5,9 +5,7 @@ use super::conduct::{Conduct, Expect, Flight, Halt};
 use super::executor::Sabotage;
 use super::store::{HOLE_PAGE, is_secret};
 use crate::litmus::scenario::Event;
-use crate::model::{
-    self, Bus, Dir, Effect, Handle, Owner, Pte, Reach, Signal, Slot, State, Step,
-};
+use crate::model::{self, Bus, Dir, Effect, Handle, Owner, Pte, Reach, Signal, Slot, State, Step};
 use crate::units::{FrameId, PinId, SgId, VmaId};
 
 impl Conduct<'_> {
@@ -21,9 +19,9 @@ impl Conduct<'_> {
         let after = &event.after.model;
         match *effect {
             Effect::VmaMapped(vma) => self.vma_mapped(after, vma),
-            Effect::VmaUnmapped(vma, pages) => self.each(vma, pages, |slot| {
-                Command::Unmap { slot }
-            }),
+            Effect::VmaUnmapped(vma, pages) => {
+                self.each(vma, pages, |slot| Command::Unmap { slot })
+            }
             Effect::VmaMoved { to, from } => self.vma_moved(after, to, from),
             Effect::Faulted(vma, page, pte) => self.faulted(after, vma, page, &pte),
             Effect::Zapped(vma, page, _) => {
@@ -136,13 +134,7 @@ impl Conduct<'_> {
         Ok(())
     }
 
-    fn faulted(
-        &mut self,
-        after: &State,
-        vma: VmaId,
-        page: u8,
-        pte: &Pte,
-    ) -> Result<(), Halt> {
+    fn faulted(&mut self, after: &State, vma: VmaId, page: u8, pte: &Pte) -> Result<(), Halt> {
         let entry = after.vmas[vma.index()];
         let actor = self.scenario.world.mm_of(vma).index();
         let slot = self.plan.slot(vma, page);
@@ -314,9 +306,7 @@ impl Conduct<'_> {
                     "the bus address of {name} is anonymous memory, which has none here"
                 )));
             }
-            Flight::Bus { place, .. } if write => {
-                (event.actor, Command::BusStore { place, value })
-            }
+            Flight::Bus { place, .. } if write => (event.actor, Command::BusStore { place, value }),
             Flight::Bus { place, .. } => (event.actor, Command::BusLoad { place }),
         };
         self.ask(actor, command, expect)?;

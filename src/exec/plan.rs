@@ -84,6 +84,11 @@ impl Plan {
         self.pins[pin.index()]
     }
 
+    /// Whether any buffer is incoherent.
+    pub(super) fn has_caches(&self) -> bool {
+        self.incoherent.contains(&true)
+    }
+
     /// Whether the CPU's accesses through a VMA are cached apart from memory.
     pub(super) fn is_incoherent(&self, vma: VmaId) -> bool {
         self.incoherent[vma.index()]
@@ -144,6 +149,15 @@ impl<'a> Steps<'a> {
             return Err(Skip::new("more processes than there are actors"));
         }
         for (_, step) in &self.all {
+            if let Step::Mmap(mmap) = step
+                && !mmap.shared
+                && self.incoherent(scenario, mmap.vma)
+            {
+                return Err(Skip::new(
+                    "a private mapping of an incoherent buffer would copy the page that stands \
+                     for the CPU's cache",
+                ));
+            }
             if let Step::Load { vma, .. } = step
                 && self.mmaps(*vma).any(|mmap| !mmap.read)
             {
@@ -192,10 +206,8 @@ impl<'a> Steps<'a> {
     }
 
     fn incoherent(&self, scenario: &Scenario, vma: VmaId) -> bool {
-        let (_, buf, private) = scenario.world.vma_shape(vma);
-        buf.is_some()
-            && !private
-            && scenario.world.exporter_of(buf).coherency == Coherency::Incoherent
+        let (_, buf, _) = scenario.world.vma_shape(vma);
+        buf.is_some() && scenario.world.exporter_of(buf).coherency == Coherency::Incoherent
     }
 
     /// First slot of each VMA.
@@ -272,11 +284,7 @@ impl<'a> Steps<'a> {
         placements
     }
 
-    fn pins(
-        &self,
-        scenario: &Scenario,
-        abilities: Abilities,
-    ) -> Result<Vec<Option<PinHow>>, Skip> {
+    fn pins(&self, scenario: &Scenario, abilities: Abilities) -> Result<Vec<Option<PinHow>>, Skip> {
         let mut plans: Vec<Option<PinHow>> = vec![None; self.pins];
         for (_, step) in &self.all {
             let Step::GupFast { pin, vma, foll, .. } = **step else { continue };
@@ -304,9 +312,9 @@ impl<'a> Steps<'a> {
         let (_, buf, private) = scenario.world.vma_shape(vma);
         let writable = self.mmaps(vma).any(|mmap| mmap.write);
         let forks = self.all.iter().any(|(_, step)| matches!(step, Step::Fork { .. }));
-        let refused = self.mmaps(vma).all(|mmap| {
-            mmap.buf.is_some() && mmap.shared && refuses_pins(scenario, mmap)
-        });
+        let refused = self
+            .mmaps(vma)
+            .all(|mmap| mmap.buf.is_some() && mmap.shared && refuses_pins(scenario, mmap));
         let (mut users, mut writes) = (Vec::new(), false);
         for (process, step) in &self.all {
             if let Step::DmaStart { via: Handle::Pin(through), dir, .. } = step

@@ -16,7 +16,7 @@ use crate::sys::secret::{SecretArena, SecretError};
 use crate::sys::touch::Access;
 
 /// The most frames of one placement.
-pub(super) const FRAMES_MAX: u16 = 32;
+pub(super) const FRAMES_MAX: u16 = 64;
 /// A page that is never allocated: what a VMA without memory behind it maps.
 pub(super) const HOLE_PAGE: u16 = 2 * FRAMES_MAX;
 /// Pages of an arena.

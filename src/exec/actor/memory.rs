@@ -95,13 +95,7 @@ impl Slots {
         answer(self.try_arm(arenas, slot, place, write))
     }
 
-    fn try_arm(
-        &mut self,
-        arenas: &ArenaFds,
-        slot: u16,
-        place: Place,
-        write: bool,
-    ) -> Tried<()> {
+    fn try_arm(&mut self, arenas: &ArenaFds, slot: u16, place: Place, write: bool) -> Tried<()> {
         if self.uffd.is_none() || is_secret(place) {
             return self.clear(slot);
         }
@@ -109,13 +103,7 @@ impl Slots {
     }
 
     /// Map a page, trapped where that is possible.
-    fn map_shared(
-        &mut self,
-        arenas: &ArenaFds,
-        slot: u16,
-        place: Place,
-        write: bool,
-    ) -> Tried<()> {
+    fn map_shared(&mut self, arenas: &ArenaFds, slot: u16, place: Place, write: bool) -> Tried<()> {
         let prot = if write { Prot::ReadWrite } else { Prot::Read };
         let (at, frame) = (usize::from(slot), Frame(u32::from(place.page)));
         self.window
@@ -259,9 +247,16 @@ impl Slots {
             .map_err(|error| errno_of(&error))?;
         self.slots[usize::from(to)] = slot;
         self.slots[usize::from(from)] = Slot::Empty;
-        // mremap without UFFD_FEATURE_EVENT_REMAP leaves the trap behind.
-        if matches!(slot, Slot::Shared { trapped: true, .. }) {
-            self.register(to)?;
+        // mremap without UFFD_FEATURE_EVENT_REMAP leaves the trap behind; and where the kernel has
+        // merged the moved VMA with a neighbour (copy_vma, mm/vma.c), takes the neighbour's, too.
+        self.register_again()
+    }
+
+    fn register_again(&self) -> Tried<()> {
+        for slot in 0..SLOTS {
+            if matches!(self.slots[usize::from(slot)], Slot::Shared { trapped: true, .. }) {
+                self.register(slot)?;
+            }
         }
         Ok(())
     }
@@ -374,12 +369,7 @@ impl Slots {
         if self.uffd.is_none() {
             return Err(Errno::PERM);
         }
-        for slot in 0..SLOTS {
-            if matches!(self.slots[usize::from(slot)], Slot::Shared { trapped: true, .. }) {
-                self.register(slot)?;
-            }
-        }
-        Ok(())
+        self.register_again()
     }
 
     pub(super) fn reset(&mut self) -> Answer {

@@ -46,13 +46,7 @@ impl Pins {
         }
     }
 
-    pub(super) fn pin(
-        &mut self,
-        memory: &mut Slots,
-        pin: u8,
-        slot: u16,
-        how: PinHow,
-    ) -> Answer {
+    pub(super) fn pin(&mut self, memory: &mut Slots, pin: u8, slot: u16, how: PinHow) -> Answer {
         let taken = match how {
             PinHow::Uring => self.uring(memory.span(slot)).map(Held::Uring),
             PinHow::Vmsplice => VmsplicePin::take(memory.span(slot)).map(Held::Splice),
@@ -88,9 +82,11 @@ impl Pins {
             // Not present, or not readable: the write below has to be refused.
             Access::Sigbus { .. } | Access::Sigsegv { .. } => 0,
         };
-        memory.force(slot, byte).map_err(|errno| {
-            if errno == Errno::IO { Errno::FAULT } else { errno }
-        })?;
+        memory.force(slot, byte).map_err(
+            |errno| {
+                if errno == Errno::IO { Errno::FAULT } else { errno }
+            },
+        )?;
         memory.protect(slot, Prot::ReadWrite)?;
         let taken = self.uring(memory.span(slot));
         memory.protect(slot, Prot::Read)?;
