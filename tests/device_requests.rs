@@ -20,13 +20,9 @@ fn device() -> (Device, Object) {
 
 /// Makes the object of an [`Action::Install`] exist, as a transport does.
 fn install(device: &mut Device, request: &Ioctl) -> Object {
-    match device.ioctl(request) {
-        Action::Install(install) => {
-            device.installed(install.object, Inode { dev: 1, ino: 7 }, Backing::Memfd);
-            install.object
-        }
-        action => panic!("{action:?}"),
-    }
+    let Action::Install(install) = device.ioctl(request) else { panic!("refused: {request:?}") };
+    device.installed(install.object, Inode { dev: 1, ino: 7 }, Backing::Memfd);
+    install.object
 }
 
 fn alloc(heap: Object, len: u64) -> Ioctl {
@@ -120,10 +116,9 @@ fn truncated_memory_is_refused() {
             let mut request = whole.clone();
             request.memory[0].truncate(len);
             let before = device.buffers().count();
-            match device.ioctl(&request) {
-                Action::Fail(_) => refused += 1,
-                action => panic!("{len} bytes of {whole:?}: {action:?}"),
-            }
+            let action = device.ioctl(&request);
+            assert!(matches!(action, Action::Fail(_)), "{len} bytes of {whole:?}: {action:?}");
+            refused += 1;
             assert_eq!(device.buffers().count(), before);
         }
     }

@@ -3,14 +3,15 @@
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::device::rules::{distinct, heaps_from_toml, parse_size};
-use crate::device::supervisor::{self, Config, Exit, Level};
-use crate::device::{HeapConfig, Limits};
+use driftheap::device::rules::{distinct, heaps_from_toml, parse_size};
+use driftheap::device::supervisor::{self, Config, Exit as Ran, Level};
+use driftheap::device::{HeapConfig, Limits};
+
+use super::{Exit, out::Out};
 
 /// Run a program that sees /dev/dma_heap and /dev/udmabuf, whether or not the host has them.
 ///
@@ -18,7 +19,7 @@ use crate::device::{HeapConfig, Limits};
 /// (no_new_privs). It returns when the last process that the program started has ended, with the
 /// program's own exit status.
 #[derive(Args, Debug)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// Heap to offer, may be repeated [default: system].
     ///
     /// Rules: mmap=pfnmap (default), mixedmap-insert-pfn, mixedmap-insert-page or shmem;
@@ -40,9 +41,6 @@ pub struct RunArgs {
     /// Most buffers; beyond it ALLOC answers EMFILE.
     #[arg(long, value_name = "N", default_value_t = 65_536)]
     max_buffers: usize,
-    /// Print nothing at exit.
-    #[arg(short, long)]
-    quiet: bool,
     /// Program and its arguments.
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     command: Vec<OsString>,
@@ -50,18 +48,17 @@ pub struct RunArgs {
 
 /// Runs it; the exit status is the program's own, 128+N where signal N killed it and could not be
 /// repeated on ourselves, 127 or 126 where the program could not be executed, 125 for our errors.
-pub fn main(args: RunArgs) -> ExitCode {
-    let quiet = args.quiet;
-    match run(args) {
+pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
+    match supervise(args, out.quiet) {
         Ok(exit) => {
-            if !quiet {
+            if !out.quiet {
                 summarise(&exit);
             }
-            end_like(&exit)
+            Exit::Program(end_like(&exit))
         }
         Err(error) => {
-            anstream::eprintln!("driftheap: {error:#}");
-            ExitCode::from(exit_code(&error))
+            out.error(&format!("{error:#}"));
+            Exit::Program(exit_code(&error))
         }
     }
 }
@@ -82,19 +79,19 @@ pub(super) fn heaps(
     Ok(distinct(listed)?)
 }
 
-fn run(args: RunArgs) -> anyhow::Result<Exit> {
+fn supervise(args: RunArgs, quiet: bool) -> anyhow::Result<Ran> {
     let argv = args.command.into_iter().map(|arg| CString::new(arg.into_vec()));
     let config = Config {
         argv: argv.collect::<Result<_, _>>().context("an argument holds a NUL byte")?,
         heaps: heaps(args.heaps, args.heaps_file.as_ref())?,
         limits: Limits { bytes: args.max_bytes, buffers: args.max_buffers, ..Limits::default() },
         level: if args.strict { Level::Strict } else { Level::Needed },
-        quiet: args.quiet,
+        quiet,
     };
     Ok(supervisor::run(config, |_| {})?)
 }
 
-fn summarise(exit: &Exit) {
+fn summarise(exit: &Ran) {
     let stats = &exit.stats;
     anstream::eprintln!(
         "driftheap: {} buffers, {} bytes, {} ioctls ({} failed){}{}",
@@ -110,14 +107,12 @@ fn summarise(exit: &Exit) {
     );
 }
 
-fn end_like(exit: &Exit) -> ExitCode {
+fn end_like(exit: &Ran) -> u8 {
     match exit.status {
-        supervisor::Ended::Exited(status) => {
-            ExitCode::from(u8::try_from(status & 0xff).unwrap_or(1))
-        }
+        supervisor::Ended::Exited(status) => u8::try_from(status & 0xff).unwrap_or(1),
         supervisor::Ended::Signalled(signal) => {
-            crate::sys::spawn::die_of(signal);
-            ExitCode::from(128 + u8::try_from(signal as i32).unwrap_or(0))
+            driftheap::sys::supervise::die_of(signal);
+            128 + u8::try_from(signal as i32).unwrap_or(0)
         }
     }
 }

@@ -1,1 +1,51 @@
-//! Explorer (placeholder).
+//! All interleavings of a state machine, explored exhaustively.
+//!
+//! A litmus test is a handful of actors, each with a list of actions; which actor moves next is the
+//! scheduler's choice. The explorer tries every choice: it visits every distinct state once,
+//! breadth first, and answers
+//!
+//! - which **outcomes** exist, and how many complete interleavings end in each (exactly: a path
+//!   count over the acyclic graph of states, not a sample);
+//! - a **shortest schedule** to each outcome, the lexicographically least of the shortest, so that
+//!   it is the same on every run; and to each watched fact, such as the first hazard;
+//! - whether it has seen **everything**. A limit that is reached is reported with the partial
+//!   answer, never swallowed.
+//!
+//! It knows nothing of dma-bufs: what it explores is any [`Machine`].
+//!
+//! | file | what |
+//! |---|---|
+//! | `machine` | what is explored: actors, actions, footprints |
+//! | `explorer` | [`Explorer`], the front door |
+//! | `result` | limits, answers, errors |
+//! | `bfs` | the search and the canonical order of states |
+//! | `parallel` | the same search on several threads, with the same answer |
+//! | `store`, `table` | visited states: arena and hash table |
+//! | `reduce` | persistent sets: fewer interleavings, the same outcomes |
+//! | `count` | how many schedules lead where; cycles |
+//! | `sample` | running and drawing single schedules |
+//!
+//! # Invariants
+//!
+//! - No answer depends on the number of threads, on hash values or on time.
+//! - A reduced search has exactly the outcomes and the deadlocks of the full one.
+//! - States are compared by all their bytes: a hash collision can't merge two.
+
+#![forbid(unsafe_code)]
+
+mod bfs;
+mod count;
+mod explorer;
+mod machine;
+mod parallel;
+mod reduce;
+mod result;
+mod sample;
+mod store;
+mod table;
+
+pub use explorer::Explorer;
+pub use machine::{ACTORS_MAX, Footprint, Machine, actors_in};
+pub use reduce::Reduction;
+pub use result::{Exploration, ExploreError, Limits, OutcomeStats, Progress, Reached, Stop};
+pub use sample::{Run, Sample, ScheduleError, SplitMix64};

@@ -1,1 +1,299 @@
-//! The litmus language (placeholder).
+//! The litmus language: one question about buffers that move, in a page of text.
+//!
+//! ```
+//! use driftheap::litmus::rules::{BlockKind, RuleSpec, RuleTable, RuleValues};
+//! use driftheap::litmus::ast::Verdict;
+//!
+//! struct Rules;
+//! impl RuleTable for Rules {
+//!     fn rules(&self, _kind: BlockKind) -> &[RuleSpec] {
+//!         const MMAP: &[&str] = &["pfnmap", "mixedmap-insert-page"];
+//!         &[RuleSpec { name: "mmap", values: RuleValues::Words(MMAP) }]
+//!     }
+//! }
+//!
+//! let text = r"DMABUF system-heap-insert-page
+//! (* Does a pin taken through the heap's mmap outlive a move?
+//!    Row: A1
+//!    Source: [PATCH 1/2] dma-buf: Require VM_PFNMAP vma for mmap
+//!    Result: pfnmap Never, mixedmap-insert-page Sometimes *)
+//!
+//! exporter heap { mmap = vary(pfnmap, mixedmap-insert-page) }
+//! buffer A { exporter = heap; placement = vram }
+//! buffer B { exporter = heap; placement = vram; state = unallocated }
+//!
+//! P0 application {
+//!     mmap v = A shared rw
+//!     gup p = v[0] write longterm   # EFAULT where the VMA is VM_PFNMAP
+//!     load r0 = v[0]
+//! }
+//! P1 device { dma_write p[0] = 7 }
+//! P2 exporter heap { move A -> system; alloc B }
+//! exists (hazard cross-buffer-write)
+//! ";
+//! let test = driftheap::litmus::parse("a1.litmus", text, &Rules).unwrap();
+//! let names: Vec<&str> = test.variants.iter().map(|variant| variant.name.as_str()).collect();
+//! assert_eq!(names, ["pfnmap", "mixedmap-insert-page"]);
+//! assert_eq!(test.variants[1].expected, Some(Verdict::Sometimes));
+//!
+//! let wrong = text.replace("alloc B", "aloc B").replace("v[0] write", "w[0] write");
+//! let mistakes = driftheap::litmus::parse("a1.litmus", &wrong, &Rules).unwrap_err();
+//! let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+//! assert_eq!(lines, [
+//!     "a1.litmus:13:13: mapping `w` is not defined",
+//!     "a1.litmus:17:38: unknown statement `aloc`",
+//! ]);
+//! ```
+//!
+//! # Grammar
+//!
+//! ```text
+//! file      = "DMABUF" NAME header { block | process } condition { counters }
+//! header    = [ "(*" question { "Row:" text | "Source:" text | "Result:" results } "*)" ]
+//! results   = [ PATTERN ] VERDICT { "," [ PATTERN ] VERDICT }      VERDICT: Always Sometimes Never
+//!
+//! block     = "host" "{" rules "}"                                 at most one
+//!           | "exporter" NAME "{" rules "}"
+//!           | "importer" NAME "{" rules "}"
+//!           | "memory" "{" { PLACEMENT "=" N } "}"                 at most one; frames
+//!           | "buffer" NAME "{" { field } "}"
+//! rules     = { RULE "=" ( WORD | N | "[" { STEP [ "," ] } "]" ) }
+//! field     = "exporter" "=" NAME | "pages" "=" 1..8 | "placement" "=" PLACEMENT
+//!           | "state" "=" ( "allocated" | "unallocated" ) | "fill" "=" 0..255
+//! PLACEMENT = "vram" | "system" | "cma"
+//!
+//! process   = "P"n role "{" { [ LABEL ":" ] statement } "}"        n = 0, 1, 2, ... 5
+//! role      = "application" | "exporter" NAME | "device" [ "importer" NAME ]
+//!           | "child" | "hardware"
+//!
+//! condition = ( "exists" | "~exists" | "forall" ) "(" cond ")"
+//! cond      = and { "\/" and }
+//! and       = not { "/\" not }
+//! not       = "~" not | "(" cond ")" | "true" | "false" | "warning" | "hazard" ( KIND | "any" )
+//!           | "P"n ":" REGISTER is ( 0..255 | FAILURE )
+//!           | NAME is ( "ok" | FAILURE )                           a label, or what a statement makes
+//!           | BUFFER "[" page "]" is 0..255                        the content at the end
+//! is        = "=" | "!="
+//! FAILURE   = EFAULT EBUSY EINVAL ENOMEM ENODEV EACCES EPERM SIGBUS SIGSEGV
+//! counters  = "count" "(" COUNTER { "," COUNTER } ")"
+//! ```
+//!
+//! Words are `[A-Za-z_][A-Za-z0-9_-]*`, a `-` only between word characters; numbers are decimal or
+//! `0x`. `#` begins a comment that ends with the line, `(* .. *)` one that may span lines. A field
+//! or statement ends with its line or at `;`; line breaks inside `( )` and `[ ]` mean nothing. The
+//! hazards are those of [`cond::HazardKind`], the counters those of [`cond::Counter`]; the rules
+//! and their values are in the [table](rules::RuleTable) that the parser is given.
+//!
+//! # Statements
+//!
+//! `V W` are mappings, `R` registers, `P` pins, `Q` pfn caches, `F` frame vectors, `T`
+//! attachments, `S` sg_tables, `J` fences; `X` is a pin, pfn cache, frame vector or sg_table; `[i]`
+//! is a page. "May fail with" lists what a statement can answer under some rule; `store` and `load`
+//! raise a signal instead of returning an errno.
+//!
+//! | Statement | Meaning | May fail with | In the kernel |
+//! |---|---|---|---|
+//! | `mmap V = BUF shared\|private r\|w\|rw [importer NAME] [pages=N] [offset=N]` | map a buffer, through the importer's file when it is named | `EINVAL` `EACCES` `EPERM` `ENOMEM` `ENODEV` | `dma_buf_mmap_internal()`, `dma_buf_mmap()` |
+//! | `mmap V = anon private r\|rw [pages=N]` | map anonymous memory | `ENOMEM` | `mmap(MAP_ANONYMOUS)` |
+//! | `munmap V`, `munmap V[i]` | unmap all of it, or a page, which splits the VMA | | `munmap()` |
+//! | `mremap W = V` | move the mapping to another address | `EINVAL` `EFAULT` | `mremap(MREMAP_MAYMOVE)` |
+//! | `store V[i] = N` | write a byte | `SIGBUS` `SIGSEGV` | a fault, `vm_operations_struct.fault` |
+//! | `load R = V[i]` | read a byte | `SIGBUS` `SIGSEGV` | the same |
+//! | `gup P = V[i] [write] [force] [longterm]` | pin the page behind an address | `EFAULT` `ENOMEM` | `pin_user_pages_fast()`, `FOLL_WRITE` `FOLL_FORCE` `FOLL_LONGTERM` |
+//! | `unpin P` | drop the pin | | `unpin_user_page()` |
+//! | `follow_pfn Q = V[i] [notifier]` | remember the frame number, with an mmu_notifier or without | `EINVAL` | `follow_pfn()`, `follow_pfnmap_start()` |
+//! | `frame_vector F = V[i], W[j].. [write] [force] [longterm]` | pin pages, or else remember frame numbers | `EFAULT` `EINVAL` | `get_vaddr_frames()` |
+//! | `attach T = BUF [static\|dynamic]` | attach the process's importer | `EINVAL` `EBUSY` `ENODEV` | `dma_buf_attach()`, `dma_buf_dynamic_attach()` |
+//! | `attach T = dmabuf_of V` | attach to the buffer behind a mapping | `EINVAL` `ENODEV` | a lookup by `vma->vm_file` |
+//! | `detach T` | end the attachment | | `dma_buf_detach()` |
+//! | `map S = T` | get bus addresses | `EBUSY` `ENOMEM` `ENODEV` | `dma_buf_map_attachment()` |
+//! | `unmap S` | give them back | | `dma_buf_unmap_attachment()` |
+//! | `submit J = S read\|write\|kernel\|bookkeep` | start a job, its fence in the buffer's resv | | `dma_resv_add_fence()`, `enum dma_resv_usage` |
+//! | `signal J` | the job is done | | `dma_fence_signal()` |
+//! | `dma_read R = X[i]` | the device reads a byte | `EFAULT` | |
+//! | `dma_write X[i] = N` | the device writes a byte | `EFAULT` | |
+//! | `prefetch X[i]` | the device translates the address, for a later access | `EFAULT` | ATS, a device TLB |
+//! | `dma_buf_pin T`, `dma_buf_unpin T` | forbid, allow moves | `EBUSY` `ENODEV` | `dma_buf_pin()`, `dma_buf_unpin()` |
+//! | `sync start\|end BUF read\|write\|rw [importer NAME]` | bracket CPU accesses | `EINVAL` `EPERM` | `DMA_BUF_IOCTL_SYNC`, `dma_buf_begin_cpu_access()` |
+//! | `move BUF -> PLACEMENT` | move the buffer, step by step as the exporter's rules say | `EBUSY` `ENOMEM` `ENODEV` | `ttm_bo_validate()` |
+//! | `purge BUF` | drop the content and the frames | `EBUSY` | `drm_gem_shmem_purge()` |
+//! | `revoke BUF` | take the buffer away from everybody | `EBUSY` | `dma_buf_move_notify()` and waits |
+//! | `alloc BUF` | give an unallocated buffer frames | `ENOMEM` | `dma_heap_buffer_alloc()` |
+//! | `close BUF` | drop the last file reference of the process | | `dma_buf_release()` |
+//! | `fork Pn` | start the child with a copy of the address space | `ENOMEM` | `fork()`, `dup_mmap()` |
+//! | `await LABEL` | wait until the labelled statement has ended | | |
+//! | `evict_cache BUF[i]` | the cache line is written back and dropped | | hardware |
+//!
+//! # Names
+//!
+//! Mappings belong to their process, and a child also sees those that its forker had made before the
+//! `fork`; registers belong to their process and may be loaded again. Exporters, importers and
+//! buffers, each for themselves, and labels, pins, pfn caches, frame vectors, attachments,
+//! sg_tables and fences, all together, are defined once and seen by every process. Within a process
+//! a name is used only behind its definition. `anon`, `dmabuf_of`, `vary`, `hazard`, `warning`,
+//! `true`, `false` and `P0`, `P1`, .. name nothing else.
+//!
+//! # `vary`
+//!
+//! `vary(alt, alt, ..)` stands for any of its alternatives, anywhere behind the header: a value, some
+//! words, statements, a process. An alternative is `[LABEL =>]` and any words with balanced
+//! brackets; braces around all of it are dropped, so that `{ .. }` can hold several lines and `{}`
+//! is nothing. The label defaults to the words joined by `-` (`none` if there are none). A file
+//! stands for every combination, its *variants*; the name of one joins the labels with `/`.
+//! `vary NAME(..)`s of one name choose together, with the labels of the first. A `vary` inside
+//! another is refused.
+//!
+//! `Result:` says what to expect: the first pattern that matches a variant's name decides, where a
+//! segment `*` matches any label and a single `*` any name. If there is a `Result:`, every variant
+//! needs one.
+//!
+//! # Layers
+//!
+//! `lex` (tokens, balanced brackets) -> `header`, `vary` (token streams of variants) -> `parse` ->
+//! `check` (names, limits) -> [`ast`]. `fmt` works on the tokens of `lex` alone. Architecture
+//! invariant: nothing here knows what a rule or a statement *does*.
+
+pub mod ast;
+mod check;
+pub mod cond;
+pub mod diag;
+mod fmt;
+mod header;
+mod lex;
+mod op;
+mod parse;
+pub mod prevent;
+mod print;
+pub mod rules;
+pub mod scenario;
+pub mod span;
+pub mod symbols;
+mod uses;
+mod vary;
+pub mod verdict;
+mod words;
+
+use ast::{Name, Test};
+use diag::{Diagnostic, Problem, Sink, Source};
+pub use fmt::format;
+use header::Header;
+use lex::{Kind, Token};
+use rules::RuleTable;
+use span::Span;
+
+#[cfg(test)]
+mod tests;
+
+/// A longer file is refused.
+pub const FILE_BYTES_MAX: usize = 1 << 20;
+/// Brackets, and operators of a condition, nest no deeper.
+pub const NESTING_MAX: usize = 64;
+/// A file expands to at most so many variants.
+pub const VARIANTS_MAX: usize = 512;
+/// A test has at most so many processes.
+pub const PROCESSES_MAX: usize = 6;
+/// A process has at most so many statements.
+pub const STATEMENTS_MAX: usize = 64;
+/// A buffer has at most so many pages.
+pub const BUFFER_PAGES_MAX: u8 = 8;
+/// A test has at most so many buffers.
+pub const BUFFERS_MAX: usize = 16;
+/// A test has at most so many exporters, and so many importers.
+pub const DRIVERS_MAX: usize = 16;
+/// A placement has at most so many frames.
+pub const FRAMES_MAX: u8 = 64;
+/// A frame vector has at most so many pages.
+pub const FRAME_VECTOR_MAX: usize = 8;
+/// The label of an alternative has at most so many bytes.
+const LABEL_BYTES_MAX: usize = 80;
+/// All variants of a file together have at most so many tokens.
+const EXPANSION_TOKENS_MAX: usize = 1 << 22;
+
+/// Reads a litmus file; on failure every mistake that was found, in the order of the file.
+///
+/// `table` says which rules there are. The text is the whole file; that it is UTF-8 is up to the
+/// caller.
+///
+/// # Errors
+///
+/// One [`Diagnostic`] a mistake, never an empty list.
+pub fn parse(file_name: &str, text: &str, table: &dyn RuleTable) -> Result<Test, Vec<Diagnostic>> {
+    let mut sink = Sink::new(Source { file: file_name.into(), text: text.into() });
+    let raw = lex::lex(text, &mut sink);
+    let (name, at) = title(text, &raw, &mut sink);
+    let header = header_comment(&raw[at..])
+        .map_or_else(Header::default, |token| header::parse(text, token.span, &mut sink));
+    let tokens = lex::significant(&raw[at..]);
+    let expansion = vary::Expansion::new(text, &tokens, &mut sink);
+    let names: Vec<String> = (0..expansion.variants()).map(|i| expansion.name(i)).collect();
+    // After a mistake up to here the names of the variants, or the results, may be incomplete.
+    let expected = if sink.is_empty() {
+        header::expected(&header.results, &names, &mut sink)
+    } else {
+        vec![None; names.len()]
+    };
+    let mut variants = Vec::with_capacity(names.len());
+    for (i, (variant, expected)) in names.iter().zip(expected).enumerate() {
+        if sink.is_full() {
+            break;
+        }
+        sink.in_variant(Some(i));
+        let parsed = parse::variant(text, &expansion.tokens(i), table, &name, &mut sink);
+        check::check(&parsed, &mut sink);
+        variants.push(ast::Variant { name: variant.clone(), expected, ..parsed.variant });
+    }
+    if !sink.is_empty() {
+        return Err(sink.finish(&names));
+    }
+    let Header { question, row, sources, results } = header;
+    Ok(Test { name, question, row, sources, results, variants })
+}
+
+/// Reads `DMABUF NAME`; also says with which token the rest begins.
+fn title(text: &str, tokens: &[Token], sink: &mut Sink) -> (Name, usize) {
+    let trivia = |token: &Token| {
+        matches!(token.kind, Kind::Newline | Kind::LineComment | Kind::BlockComment)
+    };
+    let start = tokens.iter().position(|token| !trivia(token)).unwrap_or(tokens.len());
+    let help = "the first line is `DMABUF NAME`";
+    let Some(first) = tokens.get(start).filter(|token| token.span.text(text) == "DMABUF") else {
+        let span = tokens.get(start).map_or_else(|| Span::new(text.len(), text.len()), |t| t.span);
+        let word = span.text(text);
+        let problem = Problem::new(span, "a litmus file starts with `DMABUF NAME`");
+        sink.report(problem.suggest(word, &["DMABUF"], "first word"));
+        let slip = diag::nearest(word, &["DMABUF"]).is_some();
+        let rest = if slip { end_of_line(tokens, start) } else { start };
+        return (Name::new(""), rest);
+    };
+    match tokens.get(start + 1) {
+        Some(Token { kind: Kind::Word, span }) => {
+            let name = Name { text: span.text(text).to_owned(), span: *span };
+            let rest = tokens.get(start + 2).filter(|token| !trivia(token));
+            if let Some(token) = rest {
+                let message = format!("unexpected `{}` behind the name", token.span.text(text));
+                sink.report(
+                    Problem::new(token.span, message)
+                        .help("a name is one word; join its parts with `-`"),
+                );
+            }
+            (name, end_of_line(tokens, start + 2))
+        }
+        _ => {
+            sink.report(Problem::new(first.span.after(), "the test has no name").help(help));
+            (Name::new(""), end_of_line(tokens, start + 1))
+        }
+    }
+}
+
+/// The first token from `at` on that ends the line, or is a block comment.
+fn end_of_line(tokens: &[Token], at: usize) -> usize {
+    let ends = |token: &Token| matches!(token.kind, Kind::Newline | Kind::BlockComment);
+    tokens.iter().skip(at).position(ends).map_or(tokens.len(), |n| at + n)
+}
+
+/// The first block comment, if nothing but comments is in front of it.
+fn header_comment(tokens: &[Token]) -> Option<&Token> {
+    let mut rest =
+        tokens.iter().skip_while(|t| matches!(t.kind, Kind::Newline | Kind::LineComment));
+    rest.next().filter(|token| token.kind == Kind::BlockComment)
+}

@@ -51,10 +51,12 @@ macro_rules! abi_struct {
 
 pub mod dma_buf;
 pub mod dma_heap;
+pub mod fuse;
 pub mod stat;
 pub mod sw_sync;
 pub mod sync_file;
 pub mod udmabuf;
+pub mod userfaultfd;
 
 /// A field of an ABI structure: a fixed-width integer or a byte array.
 pub trait Field: Sized {

@@ -15,7 +15,7 @@ use super::filter::{Level, filter};
 use super::pending::{Pending, TICK_MS};
 use super::{Callers, Files, Shared, Supervisor, epoll, lock};
 use crate::device::{Device, HeapConfig, Limits, Stats};
-use crate::sys::spawn::{Child, spawn};
+use crate::sys::supervise::{Child, spawn};
 
 /// What to run, and how.
 #[derive(Debug)]

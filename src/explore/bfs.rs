@@ -1,0 +1,351 @@
+//! The breadth-first search: by whom states are found, in which order, and what is kept of them.
+//!
+//! States are expanded in the *canonical order*: by distance from the initial state, then by the
+//! lexicographically least of the shortest schedules that lead there. A queue yields this order by
+//! itself if every state's actions are followed in the order of actors: the first to reach a state
+//! is then the least way to it. Hence a shortest schedule is read off the tree of first
+//! discoveries, and is the same on every run and with any number of threads.
+//!
+//! The search works in blocks of the frontier, and looks at its limits between them. A block is
+//! expanded in bulk ([`super::parallel`]) if all its successors have room, else one by one (here),
+//! with the same effect on the [`Graph`].
+
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+
+use super::machine::{Machine, actors_in};
+use super::parallel::{Crew, Exchange};
+use super::reduce::Reduction;
+use super::result::{Limits, Progress, Stop};
+use super::store::{Interned, Key, Shard, StateId, footprint_bytes, seal, to_u32};
+
+/// States of the frontier that are expanded between two looks at the limits.
+const BLOCK_STATES: usize = 1 << 14;
+
+/// What all threads of a search share: the machine and the visited states.
+pub(super) struct Space<'m, M: Machine> {
+    pub(super) machine: &'m M,
+    pub(super) reduction: Reduction,
+    /// Bits worth the shortest way to a state that shows them.
+    pub(super) watch: &'m (dyn Fn(&M::State) -> u32 + Sync),
+    pub(super) shard_bits: u32,
+    pub(super) shards: Vec<RwLock<Shard>>,
+}
+
+/// Reusable memory of one thread.
+pub(super) struct Scratch<S> {
+    base: S,
+    next: S,
+}
+
+/// What expanding states brought to light, in the order of expansion.
+pub(super) struct Findings<O> {
+    /// Terminal states, whether they are deadlocks, and their outcomes.
+    terminals: Vec<(StateId, bool, O)>,
+    /// States that showed watched bits which no state before them in these findings had.
+    watched: Vec<(StateId, u32)>,
+    bits: u32,
+}
+
+impl<O> Default for Findings<O> {
+    fn default() -> Self {
+        Self { terminals: Vec::new(), watched: Vec::new(), bits: 0 }
+    }
+}
+
+impl<O> Findings<O> {
+    pub(super) fn clear(&mut self) {
+        self.terminals.clear();
+        self.watched.clear();
+        self.bits = 0;
+    }
+}
+
+impl<'m, M: Machine> Space<'m, M> {
+    pub(super) fn new(
+        machine: &'m M,
+        reduction: Reduction,
+        watch: &'m (dyn Fn(&M::State) -> u32 + Sync),
+        shard_bits: u32,
+    ) -> Self {
+        let shards = (0..1u32 << shard_bits).map(|_| RwLock::default()).collect();
+        Self { machine, reduction, watch, shard_bits, shards }
+    }
+
+    pub(super) fn scratch(&self) -> Scratch<M::State> {
+        Scratch { base: self.machine.initial(), next: self.machine.initial() }
+    }
+
+    /// Looks at one state and calls `step` with each successor that the reduction lets through.
+    /// Returns the actors that were followed.
+    pub(super) fn expand(
+        &self,
+        (id, bytes): (StateId, &[u8]),
+        scratch: &mut Scratch<M::State>,
+        findings: &mut Findings<M::Outcome>,
+        mut step: impl FnMut(u8, &M::State) -> ControlFlow<()>,
+    ) -> u16 {
+        let Scratch { base, next } = scratch;
+        self.machine.decode(bytes, base);
+        let new_bits = (self.watch)(base) & !findings.bits;
+        if new_bits != 0 {
+            findings.bits |= new_bits;
+            findings.watched.push((id, new_bits));
+        }
+        let enabled = self.machine.enabled(base);
+        if enabled == 0 {
+            let is_deadlock = self.machine.unfinished(base) != 0;
+            findings.terminals.push((id, is_deadlock, self.machine.classify(base)));
+            return 0;
+        }
+        let chosen = self.reduction.choose(self.machine, base, enabled);
+        let mut followed = 0;
+        for actor in actors_in(chosen) {
+            followed |= 1 << actor;
+            let is_last = followed == chosen;
+            if !is_last {
+                next.clone_from(base);
+            }
+            let successor = if is_last { &mut *base } else { &mut *next };
+            self.machine.apply(successor, actor);
+            if step(actor, successor).is_break() {
+                return followed & !(1 << actor);
+            }
+        }
+        followed
+    }
+
+    /// Locks every shard for one thread.
+    fn lock_all(&self) -> Vec<RwLockWriteGuard<'_, Shard>> {
+        let lock = |shard| RwLock::write(shard).unwrap_or_else(PoisonError::into_inner);
+        self.shards.iter().map(lock).collect()
+    }
+
+    /// The actors of the schedule by which a state was first reached.
+    pub(super) fn schedule_to(&self, mut id: StateId) -> Vec<u8> {
+        let shards = self.lock_all();
+        let mut actors = Vec::new();
+        loop {
+            let shard = &shards[id.shard(self.shard_bits) as usize];
+            let (parent, actor) = shard.parent(id.local(self.shard_bits));
+            if parent == StateId::NONE {
+                actors.reverse();
+                return actors;
+            }
+            actors.push(actor);
+            id = parent;
+        }
+    }
+}
+
+/// How often an outcome was met, by number in order of first appearance.
+pub(super) struct Tally {
+    pub(super) number: u32,
+    /// The first state, in canonical order, with this outcome.
+    pub(super) first: StateId,
+}
+
+/// The explored graph, kept by the leading thread.
+pub(super) struct Graph<O> {
+    shard_bits: u32,
+    /// Visited states in canonical order; the first [`Self::expanded`] have been expanded.
+    pub(super) order: Vec<StateId>,
+    /// By position in `order`, the actors that were followed.
+    pub(super) followed: Vec<u16>,
+    /// Where they led, states in order and actors ascending.
+    pub(super) edges: Vec<StateId>,
+    /// Whether every edge leads one level on, so that the canonical order is topological.
+    pub(super) is_levelled: bool,
+    /// Largest distance of a state from the initial state.
+    pub(super) depth_max: u32,
+    pub(super) terminals: Vec<(StateId, u32)>,
+    pub(super) outcomes: BTreeMap<O, Tally>,
+    pub(super) deadlocks: u64,
+    /// By watched bit, the first state that shows it.
+    pub(super) watched: BTreeMap<u32, StateId>,
+    pub(super) stopped: Option<Stop>,
+    /// By shard, states seen in `order`, and states up to the end of the level being expanded.
+    seen: Vec<u32>,
+    level_end: Vec<u32>,
+}
+
+impl<O: Ord> Graph<O> {
+    fn new(shard_bits: u32) -> Self {
+        let by_shard = vec![0; 1 << shard_bits];
+        Self {
+            shard_bits,
+            order: Vec::new(),
+            followed: Vec::new(),
+            edges: Vec::new(),
+            is_levelled: true,
+            depth_max: 0,
+            terminals: Vec::new(),
+            outcomes: BTreeMap::new(),
+            deadlocks: 0,
+            watched: BTreeMap::new(),
+            stopped: None,
+            seen: by_shard.clone(),
+            level_end: by_shard,
+        }
+    }
+
+    /// The number of states that have been expanded.
+    pub(super) fn expanded(&self) -> usize {
+        self.followed.len()
+    }
+
+    /// Notes that a state was reached, in canonical order of edges.
+    pub(super) fn reach(&mut self, shard: u32, local: u32) -> StateId {
+        let id = StateId::new(shard, local, self.shard_bits);
+        let seen = &mut self.seen[shard as usize];
+        if local == *seen {
+            *seen += 1;
+            self.order.push(id);
+        } else {
+            assert!(local < *seen, "states of a shard are numbered in canonical order");
+            self.is_levelled &= local >= self.level_end[shard as usize];
+        }
+        id
+    }
+
+    /// Takes over what was found in states that follow, in canonical order, all those before.
+    pub(super) fn absorb(&mut self, findings: &mut Findings<O>) {
+        for (id, is_deadlock, outcome) in findings.terminals.drain(..) {
+            self.deadlocks += u64::from(is_deadlock);
+            let number = to_u32(self.outcomes.len());
+            let tally = self.outcomes.entry(outcome).or_insert(Tally { number, first: id });
+            self.terminals.push((id, tally.number));
+        }
+        for (id, bits) in findings.watched.drain(..) {
+            for bit in (0..u32::BITS).filter(|bit| bits >> bit & 1 != 0) {
+                self.watched.entry(bit).or_insert(id);
+            }
+        }
+    }
+}
+
+/// What a search is told beside the machine.
+pub(super) struct Orders<'o> {
+    pub(super) limits: Limits,
+    pub(super) threads: usize,
+    /// Stop once one of these watched bits has been seen.
+    pub(super) until: u32,
+    /// Report after each so many states.
+    pub(super) every: u64,
+    pub(super) progress: &'o mut dyn FnMut(Progress),
+}
+
+/// Explores the machine until nothing is left or a limit is reached.
+pub(super) fn search<M: Machine>(space: &Space<'_, M>, orders: Orders<'_>) -> Graph<M::Outcome> {
+    let mut graph = Graph::new(space.shard_bits);
+    add_initial(space, &mut graph);
+    let mut scratch = space.scratch();
+    let mut findings = Findings::default();
+    let exchange = Exchange::new(space, orders.threads);
+    let states_max = orders.limits.states_max as usize;
+    let mut reported = 0;
+    std::thread::scope(|scope| {
+        let mut crew = Crew::new(scope, space, &exchange);
+        let mut depth = 0;
+        while graph.expanded() < graph.order.len() {
+            graph.level_end.clone_from(&graph.seen);
+            graph.depth_max = depth;
+            depth += 1;
+            let level_end = graph.order.len();
+            while graph.expanded() < level_end {
+                let start = graph.expanded();
+                let block = start..level_end.min(start + BLOCK_STATES);
+                let states_bound = graph.order.len() + block.len() * space.machine.actors();
+                if states_bound <= states_max {
+                    crew.expand(&mut scratch, &mut graph, block);
+                } else {
+                    expand_block(space, &mut scratch, &mut findings, &mut graph, block, states_max);
+                }
+                let states = graph.order.len() as u64;
+                if states / orders.every > reported {
+                    reported = states / orders.every;
+                    let expanded = graph.expanded() as u64;
+                    let transitions = graph.edges.len() as u64;
+                    (orders.progress)(Progress { states, expanded, transitions, depth });
+                }
+                if graph.stopped.is_some() || is_over(space, &mut graph, &orders) {
+                    return;
+                }
+            }
+        }
+    });
+    graph
+}
+
+/// Whether the search ends here, and why.
+fn is_over<M: Machine>(
+    space: &Space<'_, M>,
+    graph: &mut Graph<M::Outcome>,
+    orders: &Orders<'_>,
+) -> bool {
+    if graph.watched.keys().any(|bit| orders.until >> bit & 1 != 0) {
+        return true;
+    }
+    let arena_bytes = space.lock_all().iter().map(|shard| shard.arena_bytes()).sum();
+    let (states, transitions) = (graph.order.len() as u64, graph.edges.len() as u64);
+    let bytes = footprint_bytes(states, transitions, arena_bytes);
+    if bytes > orders.limits.memory_bytes_max && graph.expanded() < graph.order.len() {
+        graph.stopped = Some(Stop::Memory { bytes, bytes_max: orders.limits.memory_bytes_max });
+    }
+    graph.stopped.is_some()
+}
+
+fn add_initial<M: Machine>(space: &Space<'_, M>, graph: &mut Graph<M::Outcome>) {
+    let mut buffer = Vec::new();
+    space.machine.encode(&space.machine.initial(), &mut buffer);
+    let (len_bytes, pick, hash) = seal(&mut buffer, 0);
+    let shard = pick & ((1 << space.shard_bits) - 1);
+    let key = Key { padded: &buffer, len_bytes, hash };
+    space.lock_all()[shard as usize].intern(key, (StateId::NONE, 0), true);
+    graph.reach(shard, 0);
+}
+
+/// Expands a block of states one by one, and stops exactly where there is no room for another.
+fn expand_block<M: Machine>(
+    space: &Space<'_, M>,
+    scratch: &mut Scratch<M::State>,
+    findings: &mut Findings<M::Outcome>,
+    graph: &mut Graph<M::Outcome>,
+    block: Range<usize>,
+    states_max: usize,
+) {
+    let mut shards = space.lock_all();
+    let mut source = Vec::new();
+    let mut buffer = Vec::new();
+    for position in block {
+        let id = graph.order[position];
+        source.clear();
+        let shard = &shards[id.shard(space.shard_bits) as usize];
+        source.extend_from_slice(shard.bytes(id.local(space.shard_bits)));
+        let followed = space.expand((id, &source), scratch, findings, |actor, successor| {
+            buffer.clear();
+            space.machine.encode(successor, &mut buffer);
+            let (len_bytes, pick, hash) = seal(&mut buffer, 0);
+            let shard = pick & ((1 << space.shard_bits) - 1);
+            let key = Key { padded: &buffer, len_bytes, hash };
+            let room = graph.order.len() < states_max;
+            match shards[shard as usize].intern(key, (id, actor), room) {
+                Interned::Is(local) => {
+                    let to = graph.reach(shard, local);
+                    graph.edges.push(to);
+                    ControlFlow::Continue(())
+                }
+                Interned::NoRoom => {
+                    graph.stopped = Some(Stop::States { states_max: to_u32(states_max) });
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        graph.followed.push(followed);
+        if graph.stopped.is_some() {
+            break;
+        }
+    }
+    graph.absorb(findings);
+}

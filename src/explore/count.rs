@@ -1,0 +1,150 @@
+//! Counting complete schedules: how many ways lead from the initial state to each state.
+//!
+//! The graph of states is acyclic, so the number of ways to a state is the sum over its incoming
+//! edges of the ways to where they come from, computed in a topological order. The canonical order
+//! of the search is one if every edge leads one level on, which is nearly always so; otherwise the
+//! order is found by removing states without incoming edges one after another (Kahn), and whatever
+//! can't be removed lies on a cycle or behind one.
+
+use super::bfs::Graph;
+use super::machine::actors_in;
+use super::store::StateId;
+
+/// The ways to each state.
+pub(super) struct Ways {
+    by_index: Vec<u128>,
+    /// A count did not fit 128 bits, and is given as the largest that does.
+    pub(super) is_saturated: bool,
+}
+
+impl Ways {
+    pub(super) fn to(&self, id: StateId) -> u128 {
+        self.by_index[id.index()]
+    }
+
+    /// Adds to a sum of ways.
+    pub(super) fn add(&mut self, sum: &mut u128, ways: u128) {
+        *sum = sum.checked_add(ways).unwrap_or_else(|| {
+            self.is_saturated = true;
+            u128::MAX
+        });
+    }
+
+    fn follow(&mut self, from: StateId, to: StateId) {
+        let mut sum = self.to(to);
+        self.add(&mut sum, self.to(from));
+        self.by_index[to.index()] = sum;
+    }
+}
+
+/// A state that can be reached from itself.
+#[derive(Debug)]
+pub(super) struct Cycle {
+    pub(super) at: StateId,
+    /// The actors whose actions lead back.
+    pub(super) actors: Vec<u8>,
+}
+
+/// Counts the ways to every state.
+pub(super) fn ways<O>(graph: &Graph<O>) -> Result<Ways, Cycle> {
+    let room = graph.order.iter().map(|id| id.index() + 1).max().unwrap_or(0);
+    let mut ways = Ways { by_index: vec![0; room], is_saturated: false };
+    ways.by_index[graph.order[0].index()] = 1;
+    if graph.is_levelled {
+        let mut edges = graph.edges.iter();
+        for (&from, followed) in graph.order.iter().zip(&graph.followed) {
+            for &to in edges.by_ref().take(followed.count_ones() as usize) {
+                ways.follow(from, to);
+            }
+        }
+        return Ok(ways);
+    }
+
+    let links = Links::new(graph, room);
+    let mut incoming = vec![0u32; room];
+    graph.edges.iter().for_each(|to| incoming[to.index()] += 1);
+    let mut ready = Vec::new();
+    if incoming[graph.order[0].index()] == 0 {
+        ready.push(graph.order[0]);
+    }
+    while let Some(from) = ready.pop() {
+        for &to in links.from(from) {
+            ways.follow(from, to);
+            incoming[to.index()] -= 1;
+            if incoming[to.index()] == 0 {
+                ready.push(to);
+            }
+        }
+    }
+    match graph.order.iter().find(|id| incoming[id.index()] > 0) {
+        None => Ok(ways),
+        Some(_) => Err(find_cycle(graph, &links, &incoming)),
+    }
+}
+
+/// Edges by the state they leave.
+struct Links<'g, O> {
+    graph: &'g Graph<O>,
+    /// By state index, its position in canonical order and that of its first edge.
+    places: Vec<(u32, usize)>,
+}
+
+impl<'g, O> Links<'g, O> {
+    fn new(graph: &'g Graph<O>, room: usize) -> Self {
+        let mut places = vec![(u32::MAX, 0); room];
+        let mut first_edge = 0;
+        for (position, id) in (0u32..).zip(&graph.order) {
+            places[id.index()] = (position, first_edge);
+            first_edge +=
+                graph.followed.get(position as usize).map_or(0, |f| f.count_ones()) as usize;
+        }
+        Self { graph, places }
+    }
+
+    fn followed(&self, id: StateId) -> u16 {
+        let (position, _) = self.places[id.index()];
+        self.graph.followed.get(position as usize).copied().unwrap_or(0)
+    }
+
+    fn from(&self, id: StateId) -> &'g [StateId] {
+        let (_, first_edge) = self.places[id.index()];
+        &self.graph.edges[first_edge..first_edge + self.followed(id).count_ones() as usize]
+    }
+}
+
+/// Finds a cycle, always the same one, among the states that could not be removed.
+fn find_cycle<O>(graph: &Graph<O>, links: &Links<'_, O>, incoming: &[u32]) -> Cycle {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Mark {
+        New,
+        OnPath,
+        Left,
+    }
+    let mut marks = vec![Mark::New; incoming.len()];
+    for &root in graph.order.iter().filter(|id| incoming[id.index()] > 0) {
+        // The path of a depth-first search: each state with the number of its edges taken so far.
+        let mut path = vec![(root, 0)];
+        while let Some((from, taken)) = path.last_mut() {
+            let from = *from;
+            marks[from.index()] = Mark::OnPath;
+            let Some(&to) = links.from(from).get(*taken) else {
+                marks[from.index()] = Mark::Left;
+                path.pop();
+                continue;
+            };
+            *taken += 1;
+            match marks[to.index()] {
+                Mark::Left => {}
+                Mark::New => path.push((to, 0)),
+                Mark::OnPath => {
+                    let start = path.iter().position(|&(id, _)| id == to).unwrap_or(0);
+                    let actor = |&(id, taken): &(StateId, usize)| {
+                        actors_in(links.followed(id)).nth(taken - 1).unwrap_or(u8::MAX)
+                    };
+                    return Cycle { at: to, actors: path[start..].iter().map(actor).collect() };
+                }
+            }
+        }
+    }
+    unreachable!("states that always keep an incoming edge include a cycle")
+}

@@ -1,0 +1,144 @@
+//! What the explorer asks of a state machine.
+//!
+//! The explorer knows nothing of dma-bufs, frames or page tables. It sees up to sixteen *actors*
+//! (the `P0`, `P1`, ... of a litmus test), each of which has at most one next action in any state,
+//! and it interleaves them. Everything it needs beyond that is in [`Machine`].
+//!
+//! The machine's graph must be acyclic: every action must bring its actor closer to its end. An
+//! actor may take several actions at the same program counter (a load that faults first and loads
+//! then), an action may be disabled by another actor (a lock that is taken) and enabled again, but
+//! no sequence of actions may lead back to the state it began in. The explorer detects a cycle and
+//! reports it with the schedule that leads there; it never loops.
+
+use std::fmt;
+
+/// The most actors a machine may have: one bit each in a `u16`.
+pub const ACTORS_MAX: usize = 16;
+
+/// What an explorer needs of a state machine: actors, each with at most one next action.
+///
+/// Everything must be a pure function of its arguments: the search decodes, applies and encodes
+/// the same state many times and on several threads, and relies on getting the same answer.
+pub trait Machine: Sync {
+    /// A state, as convenient to compute with as the machine likes.
+    ///
+    /// The search reuses a few scratch states through `clone_from`, which should therefore not
+    /// allocate once its destination is warm.
+    type State: Clone + Send + Sync;
+
+    /// What a complete run is judged by: final registers, memory, hazards seen.
+    type Outcome: Ord + Clone + Send;
+
+    /// The state in which every schedule begins.
+    fn initial(&self) -> Self::State;
+
+    /// The number of actors, at most [`ACTORS_MAX`]. Actors are numbered from 0.
+    fn actors(&self) -> usize;
+
+    /// The actors whose next action can happen now, one bit each.
+    fn enabled(&self, state: &Self::State) -> u16;
+
+    /// The actors that still have something to do, one bit each, whether it can happen now or not.
+    fn unfinished(&self, state: &Self::State) -> u16;
+
+    /// Performs the next action of `actor`, which is enabled.
+    fn apply(&self, state: &mut Self::State, actor: u8);
+
+    /// Appends the canonical bytes of `state`: equal if and only if the states are equal up to
+    /// symmetry (frames that could be renamed into each other). At most 65535 bytes.
+    ///
+    /// Symmetry must not rename actors, or a schedule would not lead where it says.
+    fn encode(&self, state: &Self::State, out: &mut Vec<u8>);
+
+    /// Makes `state` any state whose canonical bytes are `bytes`, whatever it held before.
+    fn decode(&self, bytes: &[u8], state: &mut Self::State);
+
+    /// What the next action of `actor` reads and writes at most, whether it is enabled or not.
+    ///
+    /// What it reads includes all that decides *which* action comes next and whether it is enabled
+    /// (the lock it waits for). An actor that has finished has an empty footprint.
+    fn next_footprint(&self, state: &Self::State, actor: u8) -> Footprint;
+
+    /// What `actor` may read and write from here to its end, its next action included.
+    fn rest_footprint(&self, state: &Self::State, actor: u8) -> Footprint;
+
+    /// The outcome of a *terminal* state, one in which no actor is enabled.
+    ///
+    /// A terminal state with [`unfinished`](Self::unfinished) actors is a deadlock.
+    fn classify(&self, state: &Self::State) -> Self::Outcome;
+
+    /// Facts about a state that are worth the shortest way to them, such as "a hazard has just
+    /// happened"; up to 32, one bit each. They must be the same for symmetric states.
+    ///
+    /// The search records the first state, in order of distance, that shows each bit.
+    fn watch(&self, _state: &Self::State) -> u32 {
+        0
+    }
+}
+
+/// The objects that an action reads and writes, each a bit that the machine assigns.
+///
+/// Within one state the bits must mean the same for every actor. Too large a footprint costs
+/// reduction; too small a footprint loses outcomes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Footprint {
+    /// Objects that are read, or that decide what happens.
+    pub reads: u128,
+    /// Objects that are changed.
+    pub writes: u128,
+}
+
+impl Footprint {
+    /// Touches nothing.
+    pub const NONE: Self = Self { reads: 0, writes: 0 };
+
+    /// Whether the order of two actions with these footprints may matter.
+    #[must_use]
+    pub const fn conflicts(self, other: Self) -> bool {
+        self.writes & (other.reads | other.writes) != 0 || other.writes & self.reads != 0
+    }
+
+    /// What both of them touch together.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self { reads: self.reads | other.reads, writes: self.writes | other.writes }
+    }
+}
+
+impl fmt::Debug for Footprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Footprint {{ reads: {:#b}, writes: {:#b} }}", self.reads, self.writes)
+    }
+}
+
+/// The numbers of the actors in a set, in ascending order.
+pub fn actors_in(mut set: u16) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let actor = u8::try_from(set.trailing_zeros()).ok().filter(|_| set != 0)?;
+        set &= set - 1;
+        Some(actor)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conflict_needs_a_write_on_a_shared_object() {
+        let read = Footprint { reads: 1, writes: 0 };
+        let write = Footprint { reads: 0, writes: 1 };
+        let elsewhere = Footprint { reads: 2, writes: 2 };
+        assert!(!read.conflicts(read));
+        assert!(read.conflicts(write) && write.conflicts(read) && write.conflicts(write));
+        assert!(!elsewhere.conflicts(write) && !write.conflicts(elsewhere));
+        assert!(elsewhere.union(read).conflicts(write));
+        assert!(!Footprint::NONE.conflicts(write));
+    }
+
+    #[test]
+    fn sets_iterate_in_ascending_order() {
+        assert_eq!(actors_in(0).count(), 0);
+        assert_eq!(actors_in(0b1000_0000_0000_0101).collect::<Vec<_>>(), [0, 2, 15]);
+    }
+}

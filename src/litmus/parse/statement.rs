@@ -1,0 +1,327 @@
+//! The statements of a process.
+
+use super::super::ast::{
+    AttachMode, FenceUsage, GupFlags, Name, Op, Place, ProcessRef, Protection, Sharing, Statement,
+    SyncAccess, SyncPhase,
+};
+use super::super::diag::Problem;
+use super::super::lex::{Bracket, Kind};
+use super::super::{BUFFER_PAGES_MAX, FRAME_VECTOR_MAX};
+use super::{Parser, Result};
+
+const STATEMENTS: &[&str] = &[
+    "mmap",
+    "munmap",
+    "mremap",
+    "store",
+    "load",
+    "gup",
+    "unpin",
+    "follow_pfn",
+    "frame_vector",
+    "attach",
+    "detach",
+    "map",
+    "unmap",
+    "submit",
+    "signal",
+    "dma_read",
+    "dma_write",
+    "prefetch",
+    "dma_buf_pin",
+    "dma_buf_unpin",
+    "sync",
+    "move",
+    "purge",
+    "revoke",
+    "alloc",
+    "close",
+    "fork",
+    "await",
+    "evict_cache",
+];
+
+impl Parser<'_> {
+    /// `[LABEL:] STATEMENT`
+    pub(super) fn statement(&mut self) -> Result<Statement> {
+        let start = self.at;
+        let mut label = None;
+        if self.peek() == Some(Kind::Word) && self.peek_at(1) == Some(Kind::Colon) {
+            label = Some(self.new_name("a label")?);
+            self.advance();
+        }
+        let op = self.op()?;
+        Ok(Statement { label, op, span: self.since(start) })
+    }
+
+    fn op(&mut self) -> Result<Op> {
+        let word = self.word();
+        if !STATEMENTS.contains(&word) {
+            let message = match word {
+                "" => format!("expected a statement, found {}", self.found()),
+                word => format!("unknown statement `{word}`"),
+            };
+            let problem = Problem::new(self.here(), message);
+            return self.fail(problem.suggest(word, STATEMENTS, "statements"));
+        }
+        self.advance();
+        match word {
+            "mmap" | "munmap" | "mremap" | "store" | "load" | "fork" | "await" => self.cpu(word),
+            "gup" | "unpin" | "follow_pfn" | "frame_vector" => self.pin(word),
+            "attach" | "detach" | "map" | "unmap" | "dma_buf_pin" | "dma_buf_unpin" => {
+                self.attachment(word)
+            }
+            "submit" | "signal" | "dma_read" | "dma_write" | "prefetch" => self.device(word),
+            _ => self.exporter(word),
+        }
+    }
+
+    /// Statements of a user process about its own address space, and order between processes.
+    fn cpu(&mut self, word: &str) -> Result<Op> {
+        Ok(match word {
+            "mmap" => return self.mmap(),
+            "munmap" => {
+                if self.peek_at(1) == Some(Kind::Open(Bracket::Square)) {
+                    Op::MunmapPage { at: self.place("a page of a mapping")? }
+                } else {
+                    Op::Munmap { mapping: self.name("a mapping")? }
+                }
+            }
+            "mremap" => {
+                Op::Mremap { new: self.defined("a mapping")?, old: self.name("a mapping")? }
+            }
+            "store" => {
+                let to = self.place("a page of a mapping")?;
+                Op::Store { to, value: self.byte_behind_equal()? }
+            }
+            "load" => Op::Load {
+                register: self.defined("a register")?,
+                from: self.place("a page of a mapping")?,
+            },
+            "fork" => {
+                let (index, span) = self.process_number()?;
+                Op::Fork { child: ProcessRef { index, span } }
+            }
+            _ => Op::Await { label: self.name("a label")? },
+        })
+    }
+
+    /// `mmap V = BUF SHARING PROT [importer NAME] [pages=N] [offset=N]`, or of `anon`.
+    fn mmap(&mut self) -> Result<Op> {
+        let mapping = self.defined("a mapping")?;
+        let buffer = self.name("a buffer or `anon`")?;
+        let sharing_span = self.here();
+        let sharing = self.choice("`shared` or `private`", Sharing::WORDS, Sharing::from_word)?;
+        let protection_span = self.here();
+        let protection = self.choice("a protection", Protection::WORDS, Protection::from_word)?;
+        if buffer.as_str() == "anon" {
+            if sharing == Sharing::Shared {
+                let problem = Problem::new(sharing_span, "anonymous memory is mapped `private`");
+                return self.fail(problem);
+            }
+            if protection == Protection::Write {
+                let problem =
+                    Problem::new(protection_span, "anonymous memory is mapped `r` or `rw`");
+                return self.fail(problem);
+            }
+            let mut pages = None;
+            while self.peek() == Some(Kind::Word) {
+                self.size_option("pages", 1, &mut pages, &["pages"])?;
+            }
+            return Ok(Op::MmapAnon { mapping, protection, pages });
+        }
+        let options: &[&str] = &["importer", "pages", "offset"];
+        let (mut importer, mut pages, mut offset) = (None, None, None);
+        while self.peek() == Some(Kind::Word) {
+            match self.word() {
+                "importer" if importer.is_none() => importer = self.importer_option()?,
+                "offset" => self.size_option("offset", 0, &mut offset, options)?,
+                _ => self.size_option("pages", 1, &mut pages, options)?,
+            }
+        }
+        Ok(Op::Mmap { mapping, buffer, sharing, protection, importer, pages, offset })
+    }
+
+    /// `WORD=N`, at most once.
+    fn size_option(
+        &mut self,
+        word: &str,
+        min: u8,
+        value: &mut Option<u8>,
+        options: &[&str],
+    ) -> Result<()> {
+        if self.word() != word || value.is_some() {
+            return self.unknown_option(options);
+        }
+        self.advance();
+        self.expect(Kind::Equal, "`=`")?;
+        *value = Some(self.small(&format!("`{word}`"), min, BUFFER_PAGES_MAX - 1 + min)?);
+        Ok(())
+    }
+
+    fn unknown_option<T>(&mut self, options: &[&str]) -> Result<T> {
+        let word = self.word();
+        if options.contains(&word) {
+            let problem = Problem::new(self.here(), format!("`{word}` is given twice"));
+            return self.fail(problem);
+        }
+        let problem = Problem::new(self.here(), format!("unknown option `{word}`"));
+        self.fail(problem.suggest(word, options, "options here"))
+    }
+
+    /// `[importer NAME]`
+    fn importer_option(&mut self) -> Result<Option<Name>> {
+        if self.eat_word("importer") { Ok(Some(self.name("an importer")?)) } else { Ok(None) }
+    }
+
+    fn pin(&mut self, word: &str) -> Result<Op> {
+        Ok(match word {
+            "gup" => {
+                let pin = self.defined("a pin")?;
+                let at = self.place("a page of a mapping")?;
+                Op::Gup { pin, at, flags: self.gup_flags()? }
+            }
+            "unpin" => Op::Unpin { pin: self.name("a pin")? },
+            "follow_pfn" => {
+                let cache = self.defined("a pfn cache")?;
+                let at = self.place("a page of a mapping")?;
+                let notifier = self.eat_word("notifier");
+                if self.peek() == Some(Kind::Word) {
+                    return self.unknown_option(&["notifier"]);
+                }
+                Op::FollowPfn { cache, at, notifier }
+            }
+            _ => {
+                let vector = self.defined("a frame vector")?;
+                let start = self.here();
+                let mut at = vec![self.place("a page of a mapping")?];
+                while self.eat(Kind::Comma) {
+                    at.push(self.place("a page of a mapping")?);
+                }
+                if at.len() > FRAME_VECTOR_MAX {
+                    let message = format!("a frame vector has at most {FRAME_VECTOR_MAX} pages");
+                    return self.fail(Problem::new(start, message));
+                }
+                Op::FrameVector { vector, at, flags: self.gup_flags()? }
+            }
+        })
+    }
+
+    /// `[write] [force] [longterm]`, in any order.
+    fn gup_flags(&mut self) -> Result<GupFlags> {
+        let mut flags = GupFlags::default();
+        while self.peek() == Some(Kind::Word) {
+            let flag = match self.word() {
+                "write" => &mut flags.write,
+                "force" => &mut flags.force,
+                "longterm" => &mut flags.longterm,
+                _ => return self.unknown_option(&["write", "force", "longterm"]),
+            };
+            if *flag {
+                return self.unknown_option(&["write", "force", "longterm"]);
+            }
+            *flag = true;
+            self.advance();
+        }
+        Ok(flags)
+    }
+
+    fn attachment(&mut self, word: &str) -> Result<Op> {
+        Ok(match word {
+            "attach" => {
+                let attachment = self.defined("an attachment")?;
+                if self.eat_word("dmabuf_of") {
+                    return Ok(Op::AttachDmabufOf { attachment, mapping: self.name("a mapping")? });
+                }
+                let buffer = self.name("a buffer or `dmabuf_of`")?;
+                let mut mode = None;
+                if self.peek() == Some(Kind::Word) {
+                    mode = AttachMode::from_word(self.word());
+                    if mode.is_none() {
+                        return self.unknown_option(AttachMode::WORDS);
+                    }
+                    self.advance();
+                }
+                Op::Attach { attachment, buffer, mode }
+            }
+            "detach" => Op::Detach { attachment: self.name("an attachment")? },
+            "map" => Op::Map {
+                table: self.defined("an sg_table")?,
+                attachment: self.name("an attachment")?,
+            },
+            "unmap" => Op::Unmap { table: self.name("an sg_table")? },
+            "dma_buf_pin" => Op::DmaBufPin { attachment: self.name("an attachment")? },
+            _ => Op::DmaBufUnpin { attachment: self.name("an attachment")? },
+        })
+    }
+
+    fn device(&mut self, word: &str) -> Result<Op> {
+        const TARGET: &str = "a page of a pin, pfn cache, frame vector or sg_table";
+        Ok(match word {
+            "submit" => Op::Submit {
+                fence: self.defined("a fence")?,
+                table: self.name("an sg_table")?,
+                usage: self.choice("a fence usage", FenceUsage::WORDS, FenceUsage::from_word)?,
+            },
+            "signal" => Op::Signal { fence: self.name("a fence")? },
+            "dma_read" => {
+                Op::DmaRead { register: self.defined("a register")?, from: self.place(TARGET)? }
+            }
+            "dma_write" => {
+                let to = self.place(TARGET)?;
+                Op::DmaWrite { to, value: self.byte_behind_equal()? }
+            }
+            _ => Op::Prefetch { at: self.place(TARGET)? },
+        })
+    }
+
+    fn exporter(&mut self, word: &str) -> Result<Op> {
+        const BUFFER: &str = "a buffer";
+        Ok(match word {
+            "sync" => Op::Sync {
+                phase: self.choice("`start` or `end`", SyncPhase::WORDS, SyncPhase::from_word)?,
+                buffer: self.name(BUFFER)?,
+                access: self.choice("an access", SyncAccess::WORDS, SyncAccess::from_word)?,
+                importer: self.importer_option()?,
+            },
+            "move" => {
+                let buffer = self.name(BUFFER)?;
+                self.expect(Kind::Arrow, "`->`")?;
+                Op::Move { buffer, to: self.placement()? }
+            }
+            "purge" => Op::Purge { buffer: self.name(BUFFER)? },
+            "revoke" => Op::Revoke { buffer: self.name(BUFFER)? },
+            "alloc" => Op::Alloc { buffer: self.name(BUFFER)? },
+            "close" => Op::Close { buffer: self.name(BUFFER)? },
+            _ => Op::EvictCache { at: self.place("a page of a buffer")? },
+        })
+    }
+
+    /// `NAME =`, where the statement defines the name.
+    fn defined(&mut self, what: &str) -> Result<Name> {
+        let name = self.new_name(what)?;
+        self.expect(Kind::Equal, "`=`")?;
+        Ok(name)
+    }
+
+    /// `NAME[PAGE]`
+    fn place(&mut self, what: &str) -> Result<Place> {
+        let start = self.at;
+        let name = self.name(what)?;
+        self.expect(Kind::Open(Bracket::Square), "`[` and a page")?;
+        let page = self.page()?;
+        Ok(Place { name, page, span: self.since(start) })
+    }
+
+    /// `PAGE]`
+    pub(super) fn page(&mut self) -> Result<u8> {
+        let page = self.small("a page", 0, BUFFER_PAGES_MAX - 1)?;
+        self.expect(Kind::Close(Bracket::Square), "`]`")?;
+        Ok(page)
+    }
+
+    fn byte_behind_equal(&mut self) -> Result<u8> {
+        self.expect(Kind::Equal, "`=`")?;
+        self.small("a byte", 0, u8::MAX)
+    }
+}

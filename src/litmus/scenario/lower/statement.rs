@@ -1,0 +1,267 @@
+//! The steps of one statement.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each pass looks at the few statements that concern it"
+)]
+
+use super::{LowerError, Lowering};
+use crate::litmus::ast::{self, GupFlags, Op, Place, SyncPhase};
+use crate::litmus::scenario::program::{Action, Device};
+use crate::model::{Access, Dir, Foll, Handle, Job, Mmap, Step};
+use crate::units::{BufId, FenceId, ImporterId, PinId, SgId, VmaId};
+
+/// Actions, and whether an errno of each is only taken note of.
+type Actions = Vec<(Action, bool)>;
+
+fn hard(steps: impl IntoIterator<Item = Step>) -> Actions {
+    steps.into_iter().map(|step| (Action::Step(step), false)).collect()
+}
+
+fn foll(flags: GupFlags) -> Foll {
+    Foll { write: flags.write, force: flags.force, longterm: flags.longterm }
+}
+
+impl Lowering<'_> {
+    #[expect(clippy::too_many_lines, reason = "one arm a statement, nothing to share")]
+    pub(super) fn actions(
+        &self,
+        process: &ast::Process,
+        statement: &ast::Statement,
+    ) -> Result<Actions, LowerError> {
+        let of = process.index;
+        let one = |step: Step| Ok(hard([step]));
+        match &statement.op {
+            Op::Mmap { .. }
+            | Op::MmapAnon { .. }
+            | Op::Munmap { .. }
+            | Op::MunmapPage { .. }
+            | Op::Mremap { .. }
+            | Op::Store { .. }
+            | Op::Load { .. } => self.cpu(of, &statement.op),
+            Op::Gup { pin, at, flags } => {
+                let (pin, vma) = (self.pin(pin)?, self.vma(of, &at.name)?);
+                Ok(hard(gup(pin, vma, at.page, foll(*flags))))
+            }
+            Op::Unpin { pin } => match self.devices.get(pin.as_str()) {
+                Some(Device::Handle(Handle::Pin(first), count)) => {
+                    Ok(hard((first.0..first.0 + count).map(|pin| Step::Unpin(PinId(pin)))))
+                }
+                _ => Err(Self::unknown("pin", pin)),
+            },
+            Op::FollowPfn { cache, at, .. } => {
+                let vma = self.vma(of, &at.name)?;
+                one(Step::FollowPfn { pin: self.pin(cache)?, vma, page: at.page, write: true })
+            }
+            Op::FrameVector { vector, at, flags } => {
+                self.frame_vector(process, vector, at, foll(*flags))
+            }
+            Op::DmaRead { from, .. } => self.dma(from, Dir::Read),
+            Op::DmaWrite { to, value } => self.dma(to, Dir::Write(*value)),
+            Op::Prefetch { at } => self.dma(at, Dir::Prefetch),
+            Op::Sync { phase, buffer, access, importer } => {
+                let access = Access {
+                    read: *access != ast::SyncAccess::Write,
+                    write: *access != ast::SyncAccess::Read,
+                };
+                let (buf, via) = (self.buf(buffer)?, self.via(importer.as_ref())?);
+                one(match phase {
+                    SyncPhase::Start => Step::SyncStart { buf, access, via },
+                    SyncPhase::End => Step::SyncEnd { buf, access, via },
+                })
+            }
+            Op::Move { buffer, to } => {
+                let job = Job::Move(*to);
+                Ok(hard(self.exporter_steps(self.buf(buffer)?, job)))
+            }
+            Op::Purge { buffer } => Ok(hard(self.exporter_steps(self.buf(buffer)?, Job::Purge))),
+            Op::Revoke { buffer } => Ok(hard(self.exporter_steps(self.buf(buffer)?, Job::Revoke))),
+            Op::Alloc { buffer } => one(Step::Alloc(self.buf(buffer)?)),
+            Op::Close { buffer } => one(Step::Close(self.buf(buffer)?)),
+            Op::Fork { child } => {
+                let ((parent_first, count), (child_first, _)) =
+                    (self.areas[of], self.areas[child.index]);
+                let child = crate::units::ActorId::at(child.index);
+                one(Step::Fork { child, parent_first, child_first, count })
+            }
+            Op::Await { label } => {
+                let slot = self.slot(&label.text);
+                let slot = slot.ok_or_else(|| Self::unknown("label", label))?;
+                Ok(vec![(Action::Await(slot), false)])
+            }
+            Op::EvictCache { at } => {
+                let page = self.world.page(self.buf(&at.name)?, at.page);
+                let page = page.ok_or_else(|| Self::unknown("page", &at.name))?;
+                one(Step::EvictCache(page))
+            }
+            Op::Attach { .. }
+            | Op::AttachDmabufOf { .. }
+            | Op::Detach { .. }
+            | Op::Map { .. }
+            | Op::Unmap { .. }
+            | Op::Submit { .. }
+            | Op::Signal { .. }
+            | Op::DmaBufPin { .. }
+            | Op::DmaBufUnpin { .. } => self.importer_op(of, &statement.op),
+        }
+    }
+
+    fn cpu(&self, of: usize, op: &Op) -> Result<Actions, LowerError> {
+        let step = match op {
+            Op::Mmap { mapping, buffer, sharing, protection, importer, offset, .. } => {
+                Step::Mmap(Mmap {
+                    vma: self.vma(of, mapping)?,
+                    buf: self.buf(buffer)?,
+                    offset: offset.unwrap_or(0),
+                    shared: *sharing == ast::Sharing::Shared,
+                    read: *protection != ast::Protection::Write,
+                    write: *protection != ast::Protection::Read,
+                    via: self.via(importer.as_ref())?,
+                })
+            }
+            Op::MmapAnon { mapping, protection, .. } => Step::Mmap(Mmap {
+                vma: self.vma(of, mapping)?,
+                buf: BufId::NONE,
+                offset: 0,
+                shared: false,
+                read: *protection != ast::Protection::Write,
+                write: *protection != ast::Protection::Read,
+                via: ImporterId::NONE,
+            }),
+            Op::Munmap { mapping } => Step::Munmap { vma: self.vma(of, mapping)?, pages: u8::MAX },
+            Op::MunmapPage { at } => {
+                Step::Munmap { vma: self.vma(of, &at.name)?, pages: 1 << at.page }
+            }
+            Op::Mremap { new, old } => {
+                Step::Mremap { to: self.vma(of, new)?, from: self.vma(of, old)? }
+            }
+            Op::Store { to, value } => {
+                Step::Store { vma: self.vma(of, &to.name)?, page: to.page, value: *value }
+            }
+            Op::Load { from, .. } => Step::Load { vma: self.vma(of, &from.name)?, page: from.page },
+            _ => return Ok(Vec::new()),
+        };
+        Ok(hard([step]))
+    }
+
+    fn importer_op(&self, of: usize, op: &Op) -> Result<Actions, LowerError> {
+        let step = match op {
+            Op::Attach { attachment, buffer, mode } => Step::Attach {
+                attachment: self.attachment(attachment)?,
+                buf: self.buf(buffer)?,
+                via: VmaId::NONE,
+                dynamic: *mode == Some(ast::AttachMode::Dynamic),
+            },
+            Op::AttachDmabufOf { attachment, mapping } => Step::Attach {
+                attachment: self.attachment(attachment)?,
+                buf: BufId::NONE,
+                via: self.any_vma(of, mapping)?,
+                dynamic: false,
+            },
+            Op::Detach { attachment } => Step::Detach(self.attachment(attachment)?),
+            Op::Map { table, .. } => Step::Map(self.sg(table)?),
+            Op::Unmap { table } => Step::Unmap(self.sg(table)?),
+            Op::Submit { fence, table, usage } => {
+                let (fence, sg) = (self.fence(fence)?, self.sg(table)?);
+                let halves =
+                    [Step::Validate { fence, sg }, Step::Submit { fence, sg, usage: *usage }];
+                return Ok(hard(halves));
+            }
+            Op::Signal { fence } => Step::Signal(self.fence(fence)?),
+            Op::DmaBufPin { attachment } => Step::DmaBufPin(self.attachment(attachment)?),
+            Op::DmaBufUnpin { attachment } => Step::DmaBufUnpin(self.attachment(attachment)?),
+            _ => return Ok(Vec::new()),
+        };
+        Ok(hard([step]))
+    }
+
+    fn frame_vector(
+        &self,
+        process: &ast::Process,
+        vector: &ast::Name,
+        at: &[Place],
+        foll: Foll,
+    ) -> Result<Actions, LowerError> {
+        let first = self.pin(vector)?;
+        let mut actions = Vec::new();
+        for (index, place) in (0u8..).zip(at) {
+            let pin = PinId(first.0 + index);
+            let vma = self.vma(process.index, &place.name)?;
+            let steps = gup(pin, vma, place.page, foll);
+            actions.extend(steps.map(|step| (Action::Step(step), true)));
+            let pfn = Step::FollowPfn { pin, vma, page: place.page, write: foll.write };
+            actions.push((Action::Step(pfn), true));
+        }
+        let count = u8::try_from(at.len()).unwrap_or(u8::MAX);
+        let importer = self.user_of(process, vector)?;
+        actions.push((Action::Step(Step::FrameVectorCheck { first, count, importer }), false));
+        Ok(actions)
+    }
+
+    /// The importer whose driver takes a frame vector: the process's own, or that of the device
+    /// that uses it.
+    fn user_of(
+        &self,
+        process: &ast::Process,
+        vector: &ast::Name,
+    ) -> Result<ImporterId, LowerError> {
+        if matches!(process.role, ast::Role::Device(Some(_))) {
+            return self.importer_of(process);
+        }
+        let uses = |process: &&ast::Process| {
+            process.statements.iter().any(|statement| match &statement.op {
+                Op::DmaRead { from: at, .. }
+                | Op::DmaWrite { to: at, .. }
+                | Op::Prefetch { at } => at.name.text == vector.text,
+                _ => false,
+            })
+        };
+        match self.variant.processes.iter().find(uses) {
+            Some(user) => self.importer_of(user),
+            None => Ok(self.default_importer),
+        }
+    }
+
+    fn dma(&self, at: &Place, dir: Dir) -> Result<Actions, LowerError> {
+        let (via, page) = self.handle(at)?;
+        Ok(hard([Step::DmaStart { via, page, dir }, Step::DmaFinish { via, page, dir }]))
+    }
+
+    fn via(&self, importer: Option<&ast::Name>) -> Result<ImporterId, LowerError> {
+        importer.map_or(Ok(ImporterId::NONE), |name| self.importer(name))
+    }
+
+    /// A mapping of this process, or of the one process that has a mapping of that name: a driver
+    /// looks at the memory of its caller.
+    fn any_vma(&self, of: usize, name: &ast::Name) -> Result<VmaId, LowerError> {
+        self.vma(of, name).or_else(|error| {
+            let mut all = self.vmas.iter().filter(|((_, vma), _)| *vma == name.as_str());
+            all.next().map(|(_, vma)| *vma).ok_or(error)
+        })
+    }
+
+    fn pin(&self, name: &ast::Name) -> Result<PinId, LowerError> {
+        match self.devices.get(name.as_str()) {
+            Some(Device::Handle(Handle::Pin(pin), _)) => Ok(*pin),
+            _ => Err(Self::unknown("pin", name)),
+        }
+    }
+
+    fn sg(&self, name: &ast::Name) -> Result<SgId, LowerError> {
+        match self.devices.get(name.as_str()) {
+            Some(Device::Handle(Handle::Sg(sg), _)) => Ok(*sg),
+            _ => Err(Self::unknown("sg_table", name)),
+        }
+    }
+
+    fn fence(&self, name: &ast::Name) -> Result<FenceId, LowerError> {
+        match self.devices.get(name.as_str()) {
+            Some(Device::Fence(fence)) => Ok(*fence),
+            _ => Err(Self::unknown("fence", name)),
+        }
+    }
+}
+
+fn gup(pin: PinId, vma: VmaId, page: u8, foll: Foll) -> impl Iterator<Item = Step> {
+    [Step::GupFast { pin, vma, page, foll }, Step::GupSlow { pin, vma, page, foll }].into_iter()
+}

@@ -1,0 +1,175 @@
+//! From an exploration to Always, Sometimes or Never.
+
+use std::collections::BTreeMap;
+
+use super::ast::Verdict;
+use super::cond::{AtomKind, Cond};
+use super::scenario::{Outcome, Replay, ReplayError, Scenario};
+use crate::explore::{Exploration, ExploreError, Explorer, Limits, Progress, Reduction};
+use crate::model::{Cost, HazardKind};
+
+/// How to look for the answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Search {
+    /// How far to go.
+    pub limits: Limits,
+    /// Every interleaving, or representatives.
+    pub reduction: Reduction,
+    /// Threads to use where that pays.
+    pub threads: usize,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self { limits: Limits::default(), reduction: Reduction::Full, threads: 1 }
+    }
+}
+
+/// The answer to one variant.
+#[derive(Debug)]
+pub struct Judgement {
+    /// How often the condition's body holds; none when the search stopped too early to tell.
+    pub observation: Option<Verdict>,
+    /// Schedules after which it holds (of a reduced search: representatives).
+    pub positive: u128,
+    /// Schedules after which it does not.
+    pub negative: u128,
+    /// A shortest schedule that shows it: up to the first hazard asked for where the condition
+    /// asks for hazards alone, complete otherwise.
+    pub shortest: Option<Vec<u8>>,
+    /// Every hazard that can happen, with a shortest schedule to it.
+    pub hazards: BTreeMap<HazardKind, Vec<u8>>,
+    /// Costs of a complete schedule, where the test counts any: least and most over the outcomes'
+    /// shortest schedules.
+    pub costs: Vec<(Cost, u64, u64)>,
+    /// All outcomes, and the numbers.
+    pub exploration: Exploration<Outcome>,
+}
+
+impl Judgement {
+    /// Whether the observation is what the file expects; none where it expects nothing.
+    #[must_use]
+    pub fn as_expected(&self, scenario: &Scenario) -> Option<bool> {
+        scenario.expected.map(|expected| self.observation == Some(expected))
+    }
+}
+
+/// Why a variant can't be judged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JudgeError {
+    /// The explorer refused.
+    #[error(transparent)]
+    Explore(#[from] ExploreError),
+    /// A schedule that the explorer found could not be run again: a bug in driftheap.
+    #[error("internal error: a schedule that was found can't be replayed: {0}")]
+    Replay(#[from] ReplayError),
+}
+
+/// Explore `scenario` and answer its question.
+///
+/// # Errors
+/// [`JudgeError::Explore`] when the scenario has too many processes or runs in a circle.
+pub fn judge(
+    scenario: &Scenario,
+    search: &Search,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Judgement, JudgeError> {
+    let explorer = Explorer::new(scenario, search.limits, search.reduction, search.threads);
+    let exploration = explorer.explore_with_progress(1 << 16, progress)?;
+    let (mut positive, mut negative) = (0u128, 0u128);
+    let (mut holds_seen, mut fails_seen) = (false, false);
+    for (outcome, stats) in &exploration.outcomes {
+        let (count, seen) = if scenario.holds(outcome) {
+            (&mut positive, &mut holds_seen)
+        } else {
+            (&mut negative, &mut fails_seen)
+        };
+        *count = count.saturating_add(stats.schedules);
+        *seen = true;
+    }
+    let observation = match (holds_seen, fails_seen) {
+        (true, true) => Some(Verdict::Sometimes),
+        _ if !exploration.complete => None,
+        (true, false) => Some(Verdict::Always),
+        (false, _) => Some(Verdict::Never),
+    };
+    let hazards: BTreeMap<HazardKind, Vec<u8>> = HazardKind::ALL
+        .iter()
+        .copied()
+        .filter_map(|kind| {
+            let bit = u32::from(kind.bit()).trailing_zeros();
+            let schedule = match exploration.watched.get(&bit) {
+                Some(schedule) => Some(schedule),
+                // A deadlock is the end of a schedule.
+                None => shortest_of(&exploration, |outcome| outcome.hazards & kind.bit() != 0),
+            };
+            schedule.map(|schedule| (kind, schedule.clone()))
+        })
+        .collect();
+    let shortest = shortest(scenario, &exploration, &hazards);
+    let costs = costs(scenario, &exploration)?;
+    Ok(Judgement { observation, positive, negative, shortest, hazards, costs, exploration })
+}
+
+fn shortest(
+    scenario: &Scenario,
+    exploration: &Exploration<Outcome>,
+    hazards: &BTreeMap<HazardKind, Vec<u8>>,
+) -> Option<Vec<u8>> {
+    let mut asked = 0;
+    if hazards_only(&scenario.condition.body, &mut asked) {
+        let prefixes = hazards.iter().filter(|(kind, _)| kind.bit() & asked != 0);
+        if let Some(shortest) = prefixes.map(|(_, schedule)| schedule).min_by_key(|s| s.len()) {
+            return Some(shortest.clone());
+        }
+    }
+    shortest_of(exploration, |outcome| scenario.holds(outcome)).cloned()
+}
+
+/// The shortest complete schedule to an outcome of this kind.
+fn shortest_of(
+    exploration: &Exploration<Outcome>,
+    wanted: impl Fn(&Outcome) -> bool,
+) -> Option<&Vec<u8>> {
+    let wanted = exploration.outcomes.iter().filter(|(outcome, _)| wanted(outcome));
+    wanted.map(|(_, stats)| &stats.shortest).min_by_key(|schedule| schedule.len())
+}
+
+/// Whether a condition asks for one of several hazards and nothing else.
+fn hazards_only(cond: &Cond, asked: &mut u16) -> bool {
+    match cond {
+        Cond::Or(any) => any.iter().all(|cond| hazards_only(cond, asked)),
+        Cond::Atom(atom) => match &atom.kind {
+            AtomKind::AnyHazard => {
+                *asked = u16::MAX;
+                true
+            }
+            AtomKind::Hazard(kind) => {
+                *asked |= kind.bit();
+                true
+            }
+            AtomKind::Warning
+            | AtomKind::Register { .. }
+            | AtomKind::Result { .. }
+            | AtomKind::Content { .. } => false,
+        },
+        Cond::True | Cond::False | Cond::Not(_) | Cond::And(_) => false,
+    }
+}
+
+fn costs(
+    scenario: &Scenario,
+    exploration: &Exploration<Outcome>,
+) -> Result<Vec<(Cost, u64, u64)>, ReplayError> {
+    if scenario.counts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let replays: Result<Vec<Replay>, ReplayError> =
+        exploration.outcomes.values().map(|stats| scenario.replay(&stats.shortest)).collect();
+    let replays = replays?;
+    let range = |cost: &Cost| {
+        let counts = || replays.iter().map(|replay| replay.cost(*cost));
+        (*cost, counts().min().unwrap_or(0), counts().max().unwrap_or(0))
+    };
+    Ok(scenario.counts.iter().map(range).collect())
+}

@@ -1,0 +1,418 @@
+//! [`ready`] and [`step`]: the two functions through which everything happens.
+
+use super::policy::{Admission, Request};
+use super::rules::{ExporterStep, FaultLock, Notifier, SyncForward, Usage, WaitFor};
+use super::state::{Life, Slot, State};
+use super::step::{Access, Dir, Effect, Errno, Handle, Hazard, Job, Reply, Sink, Step};
+use super::world::World;
+use crate::units::{ActorId, BufId, FrameId, ImporterId, PinId, SgId, VmaId};
+
+/// One step under way: everything it needs, so that the rules read as methods.
+pub(super) struct Core<'a, S: Sink> {
+    pub(super) world: &'a World,
+    pub(super) state: &'a mut State,
+    pub(super) actor: ActorId,
+    pub(super) sink: &'a mut S,
+}
+
+/// Whether `actor` could take `step` now. A step that is not ready waits (for a lock, a fence, a
+/// notifier, or for somebody to ask for what it needs); it is not refused.
+#[must_use]
+pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool {
+    if admission(world, state, actor, step) == Admission::Wait {
+        return false;
+    }
+    let view = View { world, state, actor };
+    match *step {
+        Step::Load { vma, page } => !view.fault_blocked(vma, page),
+        Step::Store { vma, page, .. } => !view.fault_blocked(vma, page),
+        Step::GupSlow { pin, vma, page, .. } | Step::FollowPfn { pin, vma, page, .. } => {
+            matches!(state.pins[pin.index()].slot, Slot::Held | Slot::Taking)
+                || !view.fault_blocked(vma, page)
+        }
+        Step::Munmap { vma, pages } => !view.notifier_waits(vma, pages),
+        Step::Mremap { from, .. } => !view.notifier_waits(from, u8::MAX),
+        Step::Unpin(pin) => !matches!(state.pins[pin.index()].slot, Slot::None | Slot::Taking),
+        Step::Map(sg) => {
+            let attachment = &state.attachments[world.attachment_of(sg).index()];
+            attachment.slot != Slot::None
+                && (attachment.slot != Slot::Held || view.lock_free(attachment.buf))
+        }
+        Step::Unmap(sg) => state.sgs[sg.index()] != Slot::None && view.sg_lock_free(sg),
+        Step::Validate { sg, .. } => state.sgs[sg.index()] != Slot::None && view.sg_lock_free(sg),
+        Step::Signal(fence) => state.fences[fence.index()].slot != Slot::None,
+        Step::DmaStart { via, dir, .. } => view.dma_ready(via, dir),
+        Step::DmaBufPin(attachment) => {
+            let entry = &state.attachments[attachment.index()];
+            entry.slot != Slot::None && (entry.slot != Slot::Held || view.lock_free(entry.buf))
+        }
+        Step::SyncStart { buf, access, via } => {
+            view.sync_dropped(via) || !state.fence_pending(buf, sync_usage(access))
+        }
+        Step::Exporter { buf, step, job, .. } => view.exporter_ready(buf, step, job),
+        Step::Mmap(_)
+        | Step::GupFast { .. }
+        | Step::FrameVectorCheck { .. }
+        | Step::Submit { .. }
+        | Step::Attach { .. }
+        | Step::Detach(_)
+        | Step::DmaFinish { .. }
+        | Step::DmaBufUnpin(_)
+        | Step::SyncEnd { .. }
+        | Step::Alloc(_)
+        | Step::Close(_)
+        | Step::Fork { .. }
+        | Step::EvictCache(_) => true,
+    }
+}
+
+/// Take `step`, which must be [`ready`]: change `state`, tell `sink` what was done, and say what
+/// the caller of the system call (or the CPU, or the device) gets.
+///
+/// [`Reply::Again`] means that something else had to be done first (a fault served, an sg_table
+/// mapped again): the same step is to be taken once more, and everything may happen in between.
+pub fn step<S: Sink>(
+    world: &World,
+    state: &mut State,
+    actor: ActorId,
+    step: &Step,
+    sink: &mut S,
+) -> Reply {
+    debug_assert!(ready(world, state, actor, step), "{step:?} of {actor:?} is not ready");
+    let refusal = admission(world, state, actor, step);
+    let mut core = Core { world, state, actor, sink };
+    if let Admission::Refuse(errno) = refusal {
+        core.state.refuse(step);
+        if let Step::Exporter { buf, .. } = *step {
+            core.abandon(buf);
+        }
+        return Reply::Errno(errno);
+    }
+    match *step {
+        Step::Mmap(mmap) => core.mmap(&mmap),
+        Step::Munmap { vma, pages } => core.munmap(vma, pages),
+        Step::Mremap { to, from } => core.mremap(to, from),
+        Step::Load { vma, page } => core.load(vma, page),
+        Step::Store { vma, page, value } => core.store(vma, page, value),
+        Step::GupFast { pin, vma, page, foll } => core.gup_fast(pin, vma, page, foll),
+        Step::GupSlow { pin, vma, page, foll } => core.gup_slow(pin, vma, page, foll),
+        Step::FollowPfn { pin, vma, page, write } => core.follow_pfn(pin, vma, page, write),
+        Step::FrameVectorCheck { first, count, importer } => {
+            core.frame_vector_check(first, count, importer)
+        }
+        Step::Unpin(pin) => core.unpin(pin),
+        Step::Attach { attachment, buf, via, dynamic } => {
+            core.attach(attachment, buf, via, dynamic)
+        }
+        Step::Detach(attachment) => core.detach(attachment),
+        Step::Map(sg) => core.map(sg),
+        Step::Unmap(sg) => core.unmap(sg),
+        Step::Validate { fence, sg } => core.validate(fence, sg),
+        Step::Submit { fence, sg, usage } => core.submit(fence, sg, usage),
+        Step::Signal(fence) => core.signal(fence),
+        Step::DmaStart { via, page, dir } => core.dma_start(via, page, dir),
+        Step::DmaFinish { via, page, dir } => core.dma_finish(via, page, dir),
+        Step::DmaBufPin(attachment) => core.dma_buf_pin(attachment, true),
+        Step::DmaBufUnpin(attachment) => core.dma_buf_pin(attachment, false),
+        Step::SyncStart { buf, via, .. } => core.sync_start(buf, via),
+        Step::SyncEnd { buf, access, via } => core.sync_end(buf, access, via),
+        Step::Exporter { buf, step, page, job } => core.exporter_step(buf, step, page, job),
+        Step::Alloc(buf) => core.alloc(buf),
+        Step::Close(buf) => core.close(buf),
+        Step::Fork { child, parent_first, child_first, count } => {
+            core.fork(child, parent_first, child_first, count)
+        }
+        Step::EvictCache(page) => core.evict_cache(page),
+    }
+}
+
+impl State {
+    /// Record that what `step` would have made will never be: whoever waits for it goes on.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "most steps make nothing that others wait for"
+    )]
+    pub fn refuse(&mut self, step: &Step) {
+        match *step {
+            Step::GupSlow { pin, .. } | Step::FollowPfn { pin, .. } => {
+                let entry = &mut self.pins[pin.index()];
+                if entry.slot == Slot::None {
+                    entry.slot = Slot::Failed;
+                }
+            }
+            Step::Attach { attachment, .. } => {
+                self.attachments[attachment.index()].slot = Slot::Failed;
+            }
+            Step::Map(sg) => self.sgs[sg.index()] = Slot::Failed,
+            Step::Validate { fence, .. } | Step::Submit { fence, .. } => {
+                self.fence_mut(fence).slot = Slot::Failed;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn admission(world: &World, state: &State, actor: ActorId, step: &Step) -> Admission {
+    if world.policies.iter().all(Option::is_none) {
+        return Admission::Default;
+    }
+    let Some(buf) = buf_of(world, state, step) else { return Admission::Default };
+    let policy = &world.policies[world.buf(buf).exporter.index()];
+    policy.as_ref().map_or(Admission::Default, |policy| {
+        policy.admit(world, state, &Request { actor, buf, step: *step })
+    })
+}
+
+/// The buffer that a step concerns, where it concerns one that can be told beforehand.
+fn buf_of(world: &World, state: &State, step: &Step) -> Option<BufId> {
+    let of_vma = |vma: VmaId| state.vmas[vma.index()].buf;
+    let of_sg = |sg: SgId| state.attachments[world.attachment_of(sg).index()].buf;
+    let buf = match *step {
+        Step::Mmap(mmap) => mmap.buf,
+        Step::Munmap { vma, .. }
+        | Step::Load { vma, .. }
+        | Step::Store { vma, .. }
+        | Step::GupFast { vma, .. }
+        | Step::GupSlow { vma, .. }
+        | Step::FollowPfn { vma, .. } => of_vma(vma),
+        Step::Mremap { from, .. } => of_vma(from),
+        Step::Attach { buf, via, .. } if buf.is_none() => of_vma(via),
+        Step::Attach { buf, .. }
+        | Step::SyncStart { buf, .. }
+        | Step::SyncEnd { buf, .. }
+        | Step::Exporter { buf, .. }
+        | Step::Alloc(buf)
+        | Step::Close(buf) => buf,
+        Step::Detach(attachment) | Step::DmaBufPin(attachment) | Step::DmaBufUnpin(attachment) => {
+            state.attachments[attachment.index()].buf
+        }
+        Step::Map(sg)
+        | Step::Unmap(sg)
+        | Step::Validate { sg, .. }
+        | Step::Submit { sg, .. }
+        | Step::DmaStart { via: Handle::Sg(sg), .. }
+        | Step::DmaFinish { via: Handle::Sg(sg), .. } => of_sg(sg),
+        Step::Signal(fence) => state.fences[fence.index()].buf,
+        Step::EvictCache(page) => world.buf_of(page),
+        Step::FrameVectorCheck { .. }
+        | Step::Unpin(_)
+        | Step::DmaStart { .. }
+        | Step::DmaFinish { .. }
+        | Step::Fork { .. } => BufId::NONE,
+    };
+    buf.is_some().then_some(buf)
+}
+
+/// DMA_BUF_IOCTL_SYNC waits for KERNEL and WRITE before a CPU read, for READ too before a write.
+fn sync_usage(access: Access) -> Usage {
+    if access.write { Usage::Read } else { Usage::Write }
+}
+
+/// A step not taken yet: what [`ready`] looks at.
+struct View<'a> {
+    world: &'a World,
+    state: &'a State,
+    actor: ActorId,
+}
+
+impl View<'_> {
+    fn lock_free(&self, buf: BufId) -> bool {
+        let holder = self.state.bufs[buf.index()].lock;
+        holder.is_none() || holder == self.actor
+    }
+
+    fn sg_lock_free(&self, sg: SgId) -> bool {
+        let attachment = &self.state.attachments[self.world.attachment_of(sg).index()];
+        attachment.buf.is_none() || self.lock_free(attachment.buf)
+    }
+
+    fn sync_dropped(&self, via: ImporterId) -> bool {
+        via.is_some() && self.world.importer(via).sync == SyncForward::Dropped
+    }
+
+    /// Whether an access would fault now and the fault handler would wait for the lock.
+    fn fault_blocked(&self, vma: VmaId, page: u8) -> bool {
+        let entry = &self.state.vmas[vma.index()];
+        let Some(pte) = self.world.pte(vma, page) else { return false };
+        entry.mapped & (1 << page) != 0
+            && entry.buf.is_some()
+            && !self.state.ptes[pte.index()].present()
+            && self.world.exporter_of(entry.buf).fault == FaultLock::Locked
+            && !self.lock_free(entry.buf)
+    }
+
+    /// Whether a notifier that waits for its device holds up the zapping of these pages.
+    fn notifier_waits(&self, vma: VmaId, pages: u8) -> bool {
+        self.state.dmas.iter().any(|dma| {
+            let pte = dma.pin.is_some().then(|| self.state.pins[dma.pin.index()].pte);
+            dma.busy && pte.is_some_and(|pte| pte.is_some()) && {
+                let (at, page) = self.world.vma_of(self.state.pins[dma.pin.index()].pte);
+                at == vma
+                    && pages & (1 << page) != 0
+                    && self.world.pins[dma.pin.index()].notifier == Notifier::Wait
+            }
+        })
+    }
+
+    fn dma_ready(&self, via: Handle, dir: Dir) -> bool {
+        match via {
+            Handle::Pin(pin) => {
+                let entry = &self.state.pins[pin.index()];
+                match entry.slot {
+                    Slot::None | Slot::Taking => false,
+                    Slot::Invalid => {
+                        let (vma, page) = self.world.vma_of(entry.pte);
+                        !self.fault_blocked(vma, page)
+                    }
+                    Slot::Held | Slot::Failed | Slot::Dropped => true,
+                }
+            }
+            Handle::Sg(sg) => match self.state.sgs[sg.index()] {
+                Slot::None => false,
+                Slot::Invalid if dir != Dir::Prefetch => {
+                    let attachment = self.world.attachment_of(sg);
+                    let buf = self.state.attachments[attachment.index()].buf;
+                    self.state.own_fence(buf, self.actor, dir) || self.lock_free(buf)
+                }
+                Slot::Held | Slot::Taking | Slot::Invalid | Slot::Failed | Slot::Dropped => true,
+            },
+        }
+    }
+
+    fn exporter_ready(&self, buf: BufId, step: ExporterStep, job: Job) -> bool {
+        match step {
+            ExporterStep::Lock => self.lock_free(buf),
+            ExporterStep::Wait => {
+                let usage = match self.world.exporter_of(buf).wait {
+                    WaitFor::Kernel => Usage::Kernel,
+                    WaitFor::Write => Usage::Write,
+                    WaitFor::Read => Usage::Read,
+                    WaitFor::Bookkeep => Usage::Bookkeep,
+                };
+                !self.state.fence_pending(buf, usage)
+            }
+            ExporterStep::Zap => {
+                let waits = |vma| {
+                    let pages = zapped_pages(self.world, self.state, buf, vma);
+                    pages != 0 && self.notifier_waits(vma, pages)
+                };
+                !self.world.vma_ids().any(waits)
+            }
+            ExporterStep::WaitUnmap => {
+                let mapped = |index: usize| {
+                    let sg = SgId::at(index);
+                    let attachment = self.world.attachment_of(sg);
+                    self.state.attachments[attachment.index()].buf == buf
+                        && self.state.sg_mapped(sg)
+                };
+                !(0..self.state.sgs.len()).any(mapped)
+            }
+            ExporterStep::Notify
+            | ExporterStep::CheckPins
+            | ExporterStep::Flush
+            | ExporterStep::Reserve
+            | ExporterStep::Copy
+            | ExporterStep::Rebind
+            | ExporterStep::Free
+            | ExporterStep::Mark
+            | ExporterStep::Unlock => {
+                let _ = job;
+                true
+            }
+        }
+    }
+}
+
+impl State {
+    /// Whether `actor` has an unsignalled fence on `buf` that covers such an access.
+    pub(super) fn own_fence(&self, buf: BufId, actor: ActorId, dir: Dir) -> bool {
+        self.fences.iter().any(|fence| {
+            fence.slot == Slot::Held
+                && fence.buf == buf
+                && fence.actor == actor
+                && (!matches!(dir, Dir::Write(_)) || fence.usage <= Usage::Write)
+        })
+    }
+}
+
+/// The pages of `vma` that the exporter's zap of `buf` reaches, a bit each.
+pub(super) fn zapped_pages(world: &World, state: &State, buf: BufId, vma: VmaId) -> u8 {
+    use super::rules::ZapReach;
+    use super::state::Reach;
+    let entry = &state.vmas[vma.index()];
+    if entry.buf != buf || entry.reach != Reach::Exporter {
+        return 0;
+    }
+    match world.exporter_of(buf).zap {
+        ZapReach::AddressSpace => entry.mapped,
+        ZapReach::VmaPointer if state.bufs[buf.index()].vma_pointer == vma => entry.mapped,
+        ZapReach::VmaPointer => 0,
+        // Begins at page 1 of the buffer.
+        ZapReach::WrongRange if entry.offset == 0 => entry.mapped & !1,
+        ZapReach::WrongRange => entry.mapped,
+    }
+}
+
+impl<S: Sink> Core<'_, S> {
+    pub(super) fn emit(&mut self, effect: Effect) {
+        self.sink.effect(effect);
+    }
+
+    pub(super) fn hazard(&mut self, hazard: Hazard) {
+        self.state.hazards |= hazard.kind.bit();
+        self.emit(Effect::Hazard(hazard));
+    }
+
+    /// A page reference to `frame` was dropped: free it if it lived by references alone.
+    pub(super) fn reference_dropped(&mut self, frame: FrameId) {
+        use super::state::Owner;
+        let owner = self.state.frames[frame.index()].owner;
+        if matches!(owner, Owner::Orphan | Owner::Anon) && self.state.references(frame) == 0 {
+            self.state.push_free(self.world, frame);
+            self.emit(Effect::FrameFreed(frame));
+        }
+    }
+
+    /// Remove an entry, telling notifiers on it.
+    pub(super) fn zap_pte(&mut self, vma: VmaId, page: u8) {
+        let Some(id) = self.world.pte(vma, page) else { return };
+        let pte = self.state.ptes[id.index()];
+        if !pte.present() {
+            return;
+        }
+        self.state.ptes[id.index()] = super::state::Pte::ABSENT;
+        self.emit(Effect::Zapped(vma, page, pte));
+        self.emit(Effect::Cost(super::step::Cost::ZappedPtes, 1));
+        for index in 0..self.state.pins.len() {
+            let pin = &mut self.state.pins[index];
+            let notified = self.world.pins[index].notifier != Notifier::None;
+            if notified && pin.slot == Slot::Held && pin.pte == id {
+                pin.slot = Slot::Invalid;
+                self.emit(Effect::PinInvalidated(PinId::at(index)));
+            }
+        }
+        if pte.counted {
+            self.reference_dropped(pte.frame);
+        }
+    }
+
+    /// The last reference to a buffer may be gone: release it then.
+    pub(super) fn maybe_release(&mut self, buf: BufId) {
+        if buf.is_none() || self.state.buf_references(buf) > 0 {
+            return;
+        }
+        let life = self.state.bufs[buf.index()].life;
+        if matches!(life, Life::Unallocated | Life::Released) {
+            return;
+        }
+        self.give_back(buf);
+        self.state.bufs[buf.index()].life = Life::Released;
+        self.emit(Effect::LifeChanged(buf));
+    }
+
+    /// An errno that also says "nothing to undo".
+    pub(super) fn fail(&mut self, step: &Step, errno: Errno) -> Reply {
+        self.state.refuse(step);
+        Reply::Errno(errno)
+    }
+}

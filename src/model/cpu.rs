@@ -1,0 +1,475 @@
+//! The CPU side: mmap, faults, loads and stores, copy on write, fork.
+//!
+//! Kernel counterparts: `mm/mmap.c`, `mm/memory.c` (`do_fault`, `do_wp_page`, `copy_pte_range`),
+//! `vmf_insert_pfn` and `vm_insert_page`, read from 6.12.
+//!
+//! **Differs from Linux**: loads and stores are sequentially consistent and a whole page holds one
+//! value; there is no TLB apart from the page table; a zap of a buffer is one atomic step; fork
+//! does not copy file descriptors.
+
+use super::core::Core;
+use super::rules::{
+    Coherency, Cow, Huge, ImporterMmap, MmapCheck, MmapKind, PatReserve, Placement, YesNo,
+};
+use super::state::{EMPTY_VMA, Life, Owner, Pte, Reach, Target, Vma, VmaKind};
+use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Mmap, Reply, Signal, Sink, Via};
+use crate::units::{ActorId, BufId, FrameId, PageId, PteId, VmaId};
+
+/// What a fault is to make possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    /// A read.
+    Read,
+    /// A write.
+    Write,
+    /// A page of the process's own, read-only (FAULT_FLAG_UNSHARE).
+    Unshare,
+}
+
+impl<S: Sink> Core<'_, S> {
+    pub(super) fn mmap(&mut self, mmap: &Mmap) -> Reply {
+        let pages = self.world.vma_pages(mmap.vma);
+        let mapped = u8::try_from((1u16 << pages) - 1).unwrap_or(u8::MAX);
+        let mut entry = Vma {
+            mapped,
+            buf: mmap.buf,
+            offset: mmap.offset,
+            shared: mmap.shared,
+            read: mmap.read,
+            write: mmap.write,
+            ..EMPTY_VMA
+        };
+        if self.state.vmas[mmap.vma.index()].mapped != 0 {
+            return Reply::Errno(Errno::Einval);
+        }
+        if mmap.buf.is_some()
+            && let Err(errno) = self.mmap_buf(mmap, pages, &mut entry)
+        {
+            return Reply::Errno(errno);
+        }
+        self.state.vmas[mmap.vma.index()] = entry;
+        self.emit(Effect::VmaMapped(mmap.vma));
+        Reply::Done
+    }
+
+    /// The exporter's (or the importer's) mmap.
+    fn mmap_buf(&mut self, mmap: &Mmap, pages: u8, entry: &mut Vma) -> Result<(), Errno> {
+        let rules = self.world.exporter_of(mmap.buf);
+        let life = self.state.bufs[mmap.buf.index()].life;
+        if matches!(life, Life::Unallocated | Life::Released | Life::Revoked | Life::Quiesced) {
+            return Err(Errno::Enodev);
+        }
+        if usize::from(mmap.offset) + usize::from(pages)
+            > usize::from(self.world.buf(mmap.buf).pages)
+        {
+            return Err(Errno::Einval);
+        }
+        entry.kind = match rules.mmap {
+            MmapKind::Pfnmap => VmaKind::Pfnmap,
+            MmapKind::MixedmapInsertPfn | MmapKind::MixedmapInsertPage => VmaKind::Mixedmap,
+            MmapKind::Shmem => VmaKind::Normal,
+        };
+        entry.reach = Reach::Exporter;
+        if mmap.via.is_some() {
+            match self.world.importer(mmap.via).mmap {
+                ImporterMmap::Redirect => {}
+                ImporterMmap::KeepFile => entry.reach = Reach::Importer,
+                ImporterMmap::WrongPgoff => entry.reach = Reach::WrongPgoff,
+                ImporterMmap::Forbid => return Err(Errno::Einval),
+                ImporterMmap::Shadow => {
+                    entry.reach = Reach::Shadow;
+                    entry.kind = VmaKind::Normal;
+                    return self.shadow(mmap.buf);
+                }
+            }
+        }
+        if !mmap.shared && rules.cow == Cow::Reject {
+            return Err(Errno::Einval);
+        }
+        if entry.kind != VmaKind::Pfnmap {
+            match self.world.host.dma_buf_mmap_check {
+                MmapCheck::Off => {}
+                MmapCheck::Refuse => return Err(Errno::Einval),
+                MmapCheck::Warn => {
+                    self.state.warned = true;
+                    self.emit(Effect::Warned("WARN_ON(!(vma->vm_flags & VM_PFNMAP))"));
+                }
+            }
+        }
+        if rules.pat == PatReserve::PerMapping && entry.kind == VmaKind::Pfnmap {
+            let reservations = self.state.vmas.iter().filter(|vma| vma.mapped != 0).count();
+            self.cost(Cost::PatSteps, reservations + 1);
+        }
+        self.state.bufs[mmap.buf.index()].vma_pointer = mmap.vma;
+        Ok(())
+    }
+
+    /// Backing of the importer's own, allocated at the first mmap.
+    fn shadow(&mut self, buf: BufId) -> Result<(), Errno> {
+        for page in self.world.pages(buf) {
+            if self.state.pages[page.index()].shadow.is_none() {
+                let frame = self
+                    .state
+                    .take_frame(self.world, Placement::System, Owner::Shadow(page))
+                    .ok_or(Errno::Enomem)?;
+                self.state.frames[frame.index()].value = 0;
+                self.state.pages[page.index()].shadow = frame;
+                self.emit(Effect::FrameFilled(frame, Owner::Shadow(page), 0));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn munmap(&mut self, vma: VmaId, pages: u8) -> Reply {
+        let entry = self.state.vmas[vma.index()];
+        let gone = entry.mapped & pages;
+        if gone == 0 {
+            return Reply::Skipped;
+        }
+        for page in 0..self.world.vma_pages(vma) {
+            if gone & (1 << page) != 0 {
+                self.zap_pte(vma, page);
+            }
+        }
+        if entry.buf.is_some() && self.state.bufs[entry.buf.index()].vma_pointer == vma {
+            // A driver with one pointer forgets it in vm_ops->close, which a part's end calls too.
+            self.state.bufs[entry.buf.index()].vma_pointer = VmaId::NONE;
+        }
+        self.state.vmas[vma.index()].mapped &= !gone;
+        if self.state.vmas[vma.index()].mapped == 0 {
+            self.state.vmas[vma.index()] = EMPTY_VMA;
+        }
+        self.emit(Effect::VmaUnmapped(vma, gone));
+        self.maybe_release(entry.buf);
+        Reply::Done
+    }
+
+    pub(super) fn mremap(&mut self, to: VmaId, from: VmaId) -> Reply {
+        if self.state.vmas[from.index()].mapped == 0
+            || self.state.vmas[to.index()].mapped != 0
+            || self.world.vma_pages(to) < self.world.vma_pages(from)
+        {
+            return Reply::Errno(Errno::Efault);
+        }
+        self.state.vmas[to.index()] = self.state.vmas[from.index()];
+        self.state.vmas[from.index()] = EMPTY_VMA;
+        for page in 0..self.world.vma_pages(from) {
+            if let (Some(new), Some(old)) = (self.world.pte(to, page), self.world.pte(from, page)) {
+                self.state.ptes[new.index()] = self.state.ptes[old.index()];
+                self.state.ptes[old.index()] = Pte::ABSENT;
+                self.follow_mremap(old, new);
+            }
+        }
+        self.emit(Effect::VmaMoved { to, from });
+        Reply::Done
+    }
+
+    /// Pins stay on the page, which is now at another address.
+    fn follow_mremap(&mut self, old: PteId, new: PteId) {
+        for pin in &mut self.state.pins {
+            if pin.pte == old {
+                pin.pte = new;
+            }
+            if pin.target == Target::Va(old) {
+                pin.target = Target::Va(new);
+            }
+        }
+        for dma in &mut self.state.dmas {
+            if dma.target == Target::Va(old) {
+                dma.target = Target::Va(new);
+            }
+        }
+    }
+
+    pub(super) fn load(&mut self, vma: VmaId, page: u8) -> Reply {
+        let pte = match self.access(vma, page, false) {
+            Ok(pte) => pte,
+            Err(reply) => return reply,
+        };
+        let frame = self.state.ptes[pte.index()].frame;
+        if self.incoherent(vma, frame) && !self.state.frames[frame.index()].cached {
+            let entry = &mut self.state.frames[frame.index()];
+            entry.cached = true;
+            entry.cache_value = entry.value;
+            let value = entry.value;
+            self.emit(Effect::CacheFilled(frame, value));
+        }
+        let value = self.state.frames[frame.index()].cpu_value();
+        self.emit(Effect::Loaded(vma, page, frame, value));
+        let target = self.target_of(vma, page, pte);
+        self.check_read(frame, target, Via::Vma(vma, page), value, false);
+        Reply::Value(value)
+    }
+
+    pub(super) fn store(&mut self, vma: VmaId, page: u8, value: u8) -> Reply {
+        let pte = match self.access(vma, page, true) {
+            Ok(pte) => pte,
+            Err(reply) => return reply,
+        };
+        let frame = self.state.ptes[pte.index()].frame;
+        let cached = self.incoherent(vma, frame);
+        let entry = &mut self.state.frames[frame.index()];
+        if cached {
+            entry.cached = true;
+            entry.dirty = true;
+            entry.cache_value = value;
+        } else {
+            entry.value = value;
+        }
+        self.emit(Effect::Stored(vma, page, frame, value));
+        let target = self.target_of(vma, page, pte);
+        self.check_write(frame, target, Via::Vma(vma, page), value);
+        Reply::Done
+    }
+
+    /// Whether the CPU's accesses to `frame` through `vma` go through a cache that devices don't
+    /// see.
+    fn incoherent(&self, vma: VmaId, frame: FrameId) -> bool {
+        let buf = self.state.vmas[vma.index()].buf;
+        buf.is_some()
+            && self.world.exporter_of(buf).coherency == Coherency::Incoherent
+            && self.state.frames[frame.index()].owner != Owner::Anon
+    }
+
+    /// What an access through a VMA is meant for.
+    pub(super) fn target_of(&self, vma: VmaId, page: u8, pte: PteId) -> Target {
+        let entry = &self.state.vmas[vma.index()];
+        if entry.buf.is_none() || !entry.shared {
+            return Target::Va(pte);
+        }
+        self.buffer_page(vma, page).map_or(Target::Va(pte), Target::Page)
+    }
+
+    /// The buffer page behind page `page` of a VMA.
+    pub(super) fn buffer_page(&self, vma: VmaId, page: u8) -> Option<PageId> {
+        let entry = &self.state.vmas[vma.index()];
+        if entry.buf.is_none() {
+            return None;
+        }
+        self.world.page(entry.buf, entry.offset + page)
+    }
+
+    /// The entry to access through, after a fault if need be.
+    fn access(&mut self, vma: VmaId, page: u8, write: bool) -> Result<PteId, Reply> {
+        let entry = self.state.vmas[vma.index()];
+        let segv = Err(Reply::Signal(Signal::Sigsegv));
+        let Some(id) = self.world.pte(vma, page) else { return segv };
+        let allowed = if write { entry.write } else { entry.read };
+        if entry.mapped & (1 << page) == 0 || !allowed {
+            return segv;
+        }
+        let pte = self.state.ptes[id.index()];
+        if pte.present() && (!write || pte.write) {
+            return Ok(id);
+        }
+        let want = if write { Want::Write } else { Want::Read };
+        match self.fault(vma, page, want) {
+            Ok(()) => Err(Reply::Again),
+            Err(signal) => Err(Reply::Signal(signal)),
+        }
+    }
+
+    /// Serve a fault (`handle_mm_fault`). The caller has checked protection and lock.
+    pub(super) fn fault(&mut self, vma: VmaId, page: u8, want: Want) -> Result<(), Signal> {
+        let entry = self.state.vmas[vma.index()];
+        let Some(id) = self.world.pte(vma, page) else { return Err(Signal::Sigsegv) };
+        let pte = self.state.ptes[id.index()];
+        if entry.buf.is_none() {
+            return self.fault_private(vma, page, id, pte, FrameId::NONE, want);
+        }
+        if pte.present() {
+            return self.fault_private(vma, page, id, pte, pte.frame, want);
+        }
+        let behind = self.populate(vma, page)?;
+        if entry.shared {
+            self.install(vma, page, behind, entry.write);
+            return Ok(());
+        }
+        if entry.kind == VmaKind::Pfnmap {
+            // BUG_ON((vma->vm_flags & VM_PFNMAP) && is_cow_mapping(vma->vm_flags))
+            self.hazard(Hazard {
+                kind: HazardKind::KernelBug,
+                actor: self.actor,
+                via: Via::Vma(vma, page),
+                target: None,
+                frame: behind,
+                owner: self.state.frames[behind.index()].owner,
+                value: None,
+                expected: None,
+            });
+            return Err(Signal::Oops);
+        }
+        if want == Want::Read {
+            self.install(vma, page, behind, false);
+            return Ok(());
+        }
+        self.fault_private(vma, page, id, pte, behind, want)
+    }
+
+    /// The frame behind a VMA's page; an exporter that was not told that the buffer is purged
+    /// fills it with zeros again.
+    fn populate(&mut self, vma: VmaId, page: u8) -> Result<FrameId, Signal> {
+        let entry = self.state.vmas[vma.index()];
+        let Some(target) = self.buffer_page(vma, page) else { return Err(Signal::Sigbus) };
+        if entry.reach == Reach::Shadow {
+            return Ok(self.state.pages[target.index()].shadow);
+        }
+        if self.state.bufs[entry.buf.index()].life != Life::Live {
+            return Err(Signal::Sigbus);
+        }
+        self.ensure_frame(entry.buf, target).ok_or(Signal::Sigbus)
+    }
+
+    /// Install an entry as the exporter's rule says.
+    fn install(&mut self, vma: VmaId, page: u8, frame: FrameId, write: bool) {
+        let entry = self.state.vmas[vma.index()];
+        let rules = self.world.exporter_of(entry.buf);
+        let by_pfn = entry.reach != Reach::Shadow
+            && matches!(rules.mmap, MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn);
+        if by_pfn && rules.huge != Huge::None && entry.shared {
+            for index in 0..self.world.vma_pages(vma) {
+                let Some(behind) = self.buffer_page(vma, index) else { continue };
+                let frame = self.state.pages[behind.index()].frame;
+                if entry.mapped & (1 << index) == 0 || frame.is_none() {
+                    continue;
+                }
+                let special = rules.huge == Huge::Special;
+                self.set_pte(vma, index, Pte { frame, write, special, huge: true, ..Pte::ABSENT });
+            }
+            return;
+        }
+        let special = by_pfn && self.world.host.pte_special == YesNo::Yes;
+        if by_pfn && rules.pat == PatReserve::PerPfn && entry.kind == VmaKind::Pfnmap {
+            let reservations = self.state.ptes.iter().filter(|pte| pte.special).count();
+            self.cost(Cost::PatSteps, reservations + 1);
+        }
+        // Without a special bit VM_MIXEDMAP inserts a counted page (vm_insert_mixed on pfn_valid);
+        // VM_PFNMAP never does.
+        let counted = !special && entry.kind != VmaKind::Pfnmap;
+        self.set_pte(vma, page, Pte { frame, write, special, counted, ..Pte::ABSENT });
+    }
+
+    fn set_pte(&mut self, vma: VmaId, page: u8, pte: Pte) {
+        if let Some(id) = self.world.pte(vma, page) {
+            self.state.ptes[id.index()] = pte;
+            self.emit(Effect::Faulted(vma, page, pte));
+        }
+    }
+
+    /// Anonymous memory and copy on write.
+    fn fault_private(
+        &mut self,
+        vma: VmaId,
+        page: u8,
+        id: PteId,
+        pte: Pte,
+        behind: FrameId,
+        want: Want,
+    ) -> Result<(), Signal> {
+        let entry = self.state.vmas[vma.index()];
+        let anon = pte.present() && self.state.frames[pte.frame.index()].owner == Owner::Anon;
+        let may_write = entry.write && want != Want::Unshare;
+        if anon && (pte.exclusive || self.state.references(pte.frame) == 1) {
+            let pte = Pte { write: entry.write, exclusive: true, ..pte };
+            self.set_pte(vma, page, pte);
+            return Ok(());
+        }
+        let Some(to) = self.state.take_frame(self.world, Placement::System, Owner::Anon) else {
+            return Err(Signal::Sigbus);
+        };
+        let from = if pte.present() { pte.frame } else { behind };
+        let (value, ghost) = if from.is_none() {
+            (0, 0)
+        } else {
+            let expected = self.expected(Target::Va(id));
+            (self.state.frames[from.index()].cpu_value(), expected)
+        };
+        self.state.frames[to.index()].value = value;
+        self.emit(Effect::CowCopied { vma, page, from, to });
+        let copy = Pte {
+            frame: to,
+            write: may_write,
+            counted: true,
+            exclusive: true,
+            own: true,
+            ghost,
+            ..Pte::ABSENT
+        };
+        self.set_pte(vma, page, copy);
+        if pte.counted {
+            self.reference_dropped(pte.frame);
+        }
+        Ok(())
+    }
+
+    pub(super) fn fork(
+        &mut self,
+        child: ActorId,
+        parent_first: VmaId,
+        child_first: VmaId,
+        count: u8,
+    ) -> Reply {
+        for index in 0..count {
+            let (from, to) = (VmaId(parent_first.0 + index), VmaId(child_first.0 + index));
+            let entry = self.state.vmas[from.index()];
+            if entry.mapped == 0 || self.state.vmas[to.index()].mapped != 0 {
+                continue;
+            }
+            self.state.vmas[to.index()] = entry;
+            for page in 0..self.world.vma_pages(from) {
+                self.fork_pte(entry, from, to, page);
+            }
+        }
+        self.emit(Effect::Forked(child));
+        Reply::Done
+    }
+
+    /// `copy_present_pte`.
+    fn fork_pte(&mut self, entry: Vma, from: VmaId, to: VmaId, page: u8) {
+        let (Some(old), Some(new)) = (self.world.pte(from, page), self.world.pte(to, page)) else {
+            return;
+        };
+        let pte = self.state.ptes[old.index()];
+        // Ordinary shared file mappings are not copied: the child faults them in.
+        if !pte.present() || (entry.shared && entry.kind == VmaKind::Normal) {
+            return;
+        }
+        if entry.shared {
+            self.state.ptes[new.index()] = pte;
+            self.emit(Effect::Faulted(to, page, pte));
+            return;
+        }
+        let anon = self.state.frames[pte.frame.index()].owner == Owner::Anon;
+        let pinned = self.state.counted_pins(pte.frame) > 0;
+        if anon && pinned && self.world.host.fork_copies_pinned == YesNo::Yes {
+            let Some(copy) = self.state.take_frame(self.world, Placement::System, Owner::Anon)
+            else {
+                return;
+            };
+            self.state.frames[copy.index()].value = self.state.frames[pte.frame.index()].value;
+            self.emit(Effect::CowCopied { vma: to, page, from: pte.frame, to: copy });
+            let entry = Pte { frame: copy, write: false, ..pte };
+            self.state.ptes[new.index()] = entry;
+            self.emit(Effect::Faulted(to, page, entry));
+            return;
+        }
+        let shared = Pte { write: false, exclusive: false, ..pte };
+        self.state.ptes[old.index()] = shared;
+        self.state.ptes[new.index()] = shared;
+        self.emit(Effect::Faulted(to, page, shared));
+    }
+
+    pub(super) fn cost(&mut self, cost: Cost, count: usize) {
+        self.emit(Effect::Cost(cost, u32::try_from(count).unwrap_or(u32::MAX)));
+    }
+
+    pub(super) fn close(&mut self, buf: BufId) -> Reply {
+        let entry = &mut self.state.bufs[buf.index()];
+        if entry.fds == 0 {
+            return Reply::Errno(Errno::Einval);
+        }
+        entry.fds -= 1;
+        self.maybe_release(buf);
+        Reply::Done
+    }
+}

@@ -1,0 +1,312 @@
+//! Importers and their devices: attachments, sg_tables, fences and DMA in two halves.
+//!
+//! Kernel counterparts: drivers/dma-buf/dma-buf.c (`dma_buf_dynamic_attach`,
+//! `dma_buf_map_attachment`, `dma_buf_pin`), drivers/dma-buf/dma-resv.c, read from 6.12.
+//!
+//! ```text
+//!            map                    move_notify (handled)
+//! None ----------------> Held ------------------------------> Invalid
+//!   `--ENODEV--> Failed   ^-- map again under the lock (Submit, DmaStart) --'
+//!                         `--unmap--> Dropped <--unmap-- (Invalid)
+//! ```
+//!
+//! **Differs from Linux**: a device has one DMA in flight; fences of one actor signal in the order
+//! of its steps; signalling takes no lock and is one step.
+
+use super::core::Core;
+use super::rules::{Bus, ExporterStep, SyncForward, Usage};
+use super::state::{Attachment, Dma, Fence, Life, Slot, Target};
+use super::step::{
+    Access, Dir, Effect, Errno, Handle, Hazard, HazardKind, Job, Reply, Sink, Step, Via,
+};
+use crate::units::{AttachmentId, BufId, FenceId, FrameId, ImporterId, PinId, SgId, VmaId};
+
+impl<S: Sink> Core<'_, S> {
+    pub(super) fn attach(
+        &mut self,
+        attachment: AttachmentId,
+        buf: BufId,
+        via: VmaId,
+        dynamic: bool,
+    ) -> Reply {
+        let refused = Step::Attach { attachment, buf, via, dynamic };
+        let buf =
+            if buf.is_none() && via.is_some() { self.state.vmas[via.index()].buf } else { buf };
+        if buf.is_none() {
+            return self.fail(&refused, Errno::Einval);
+        }
+        if self.state.bufs[buf.index()].life != Life::Live {
+            return self.fail(&refused, Errno::Enodev);
+        }
+        self.state.attachments[attachment.index()] =
+            Attachment { slot: Slot::Held, buf, dynamic, pins: 0 };
+        Reply::Done
+    }
+
+    pub(super) fn detach(&mut self, attachment: AttachmentId) -> Reply {
+        let entry = self.state.attachments[attachment.index()];
+        if entry.slot != Slot::Held {
+            return Reply::Skipped;
+        }
+        self.state.attachments[attachment.index()].slot = Slot::Dropped;
+        let pins = &mut self.state.bufs[entry.buf.index()].pins;
+        *pins = pins.saturating_sub(entry.pins);
+        self.state.attachments[attachment.index()].pins = 0;
+        self.maybe_release(entry.buf);
+        Reply::Done
+    }
+
+    pub(super) fn map(&mut self, sg: SgId) -> Reply {
+        let refused = Step::Map(sg);
+        let id = self.world.attachment_of(sg);
+        let entry = self.state.attachments[id.index()];
+        if entry.slot != Slot::Held {
+            self.state.refuse(&refused);
+            return Reply::Skipped;
+        }
+        if self.state.bufs[entry.buf.index()].life != Life::Live || !self.fill_sg(sg, entry.buf) {
+            return self.fail(&refused, Errno::Enodev);
+        }
+        if !entry.dynamic {
+            self.dma_buf_pin(id, true);
+        }
+        Reply::Done
+    }
+
+    /// Fill an sg_table with the addresses of now.
+    fn fill_sg(&mut self, sg: SgId, buf: BufId) -> bool {
+        let first = self.world.sgs[sg.index()].first;
+        for (index, page) in self.world.pages(buf).enumerate() {
+            let Some(frame) = self.ensure_frame(buf, page) else { return false };
+            self.state.sg_frames[first + index] = frame;
+        }
+        self.state.sgs[sg.index()] = Slot::Held;
+        self.emit(Effect::SgMapped(sg));
+        true
+    }
+
+    pub(super) fn unmap(&mut self, sg: SgId) -> Reply {
+        if !self.state.sg_mapped(sg) {
+            return Reply::Skipped;
+        }
+        self.state.sgs[sg.index()] = Slot::Dropped;
+        let id = self.world.attachment_of(sg);
+        if !self.state.attachments[id.index()].dynamic {
+            self.dma_buf_pin(id, false);
+        }
+        self.emit(Effect::SgUnmapped(sg));
+        Reply::Done
+    }
+
+    pub(super) fn dma_buf_pin(&mut self, attachment: AttachmentId, pin: bool) -> Reply {
+        let entry = &mut self.state.attachments[attachment.index()];
+        if entry.slot != Slot::Held || (!pin && entry.pins == 0) {
+            return Reply::Skipped;
+        }
+        let buf = &mut self.state.bufs[entry.buf.index()];
+        if pin {
+            entry.pins = entry.pins.saturating_add(1);
+            buf.pins = buf.pins.saturating_add(1);
+        } else {
+            entry.pins -= 1;
+            buf.pins = buf.pins.saturating_sub(1);
+        }
+        Reply::Done
+    }
+
+    pub(super) fn validate(&mut self, fence: FenceId, sg: SgId) -> Reply {
+        let refused = Step::Validate { fence, sg };
+        let buf = self.state.attachments[self.world.attachment_of(sg).index()].buf;
+        if !self.state.sg_mapped(sg) {
+            self.state.refuse(&refused);
+            return Reply::Skipped;
+        }
+        if self.state.sgs[sg.index()] == Slot::Invalid
+            && let Err(errno) = self.remap(sg, buf)
+        {
+            return self.fail(&refused, errno);
+        }
+        self.state.bufs[buf.index()].lock = self.actor;
+        self.emit(Effect::Locked(buf, true));
+        Reply::Done
+    }
+
+    pub(super) fn submit(&mut self, fence: FenceId, sg: SgId, usage: Usage) -> Reply {
+        let buf = self.state.attachments[self.world.attachment_of(sg).index()].buf;
+        if buf.is_none() {
+            return Reply::Skipped;
+        }
+        let actor = self.actor;
+        *self.state.fence_mut(fence) = Fence { slot: Slot::Held, buf, usage, actor };
+        self.unlock(buf);
+        Reply::Done
+    }
+
+    /// Map again what `move_notify` declared invalid; under the lock.
+    fn remap(&mut self, sg: SgId, buf: BufId) -> Result<(), Errno> {
+        if self.state.bufs[buf.index()].life != Life::Live || !self.fill_sg(sg, buf) {
+            return Err(Errno::Enodev);
+        }
+        Ok(())
+    }
+
+    pub(super) fn signal(&mut self, fence: FenceId) -> Reply {
+        let entry = self.state.fence_mut(fence);
+        if entry.slot != Slot::Held {
+            return Reply::Skipped;
+        }
+        entry.slot = Slot::Dropped;
+        Reply::Done
+    }
+
+    pub(super) fn dma_start(&mut self, via: Handle, page: u8, dir: Dir) -> Reply {
+        let (frame, target, pin) = match via {
+            Handle::Pin(pin) => match self.translate_pin(pin) {
+                Ok((frame, target)) => (frame, target, pin),
+                Err(reply) => return reply,
+            },
+            Handle::Sg(sg) => match self.translate_sg(sg, page, dir) {
+                Ok((frame, target)) => (frame, target, PinId::NONE),
+                Err(reply) => return reply,
+            },
+        };
+        self.state.dmas[self.actor.index()] = Dma { busy: true, frame, target, pin };
+        self.emit(Effect::DmaStarted(via, page, frame, dir));
+        Reply::Done
+    }
+
+    fn translate_pin(&mut self, pin: PinId) -> Result<(FrameId, Target), Reply> {
+        let entry = self.state.pins[pin.index()];
+        match entry.slot {
+            Slot::Held => {}
+            Slot::Invalid => return Err(self.revalidate(pin)),
+            Slot::None | Slot::Taking | Slot::Failed | Slot::Dropped => return Err(Reply::Skipped),
+        }
+        let target = self.pin_target(pin);
+        let via = Via::Device(Handle::Pin(pin), 0);
+        if entry.counted {
+            return Ok((entry.frame, target));
+        }
+        match self.world.host.bus {
+            Bus::Identity => Ok((entry.frame, target)),
+            Bus::Offset => Ok((self.neighbour(entry.frame), target)),
+            Bus::Iommu => {
+                self.iommu_fault(via, target, entry.frame);
+                Err(Reply::Errno(Errno::Efault))
+            }
+        }
+    }
+
+    /// The frame that a bus with an offset reaches for the address of `frame`.
+    fn neighbour(&self, frame: FrameId) -> FrameId {
+        let placement = self.world.placement(frame);
+        let same: Vec<FrameId> = (0..self.world.frames())
+            .map(FrameId::at)
+            .filter(|other| self.world.placement(*other) == placement)
+            .collect();
+        let at = same.iter().position(|other| *other == frame).unwrap_or(0);
+        same[(at + 1) % same.len()]
+    }
+
+    fn translate_sg(&mut self, sg: SgId, page: u8, dir: Dir) -> Result<(FrameId, Target), Reply> {
+        let attachment = self.state.attachments[self.world.attachment_of(sg).index()];
+        let slot = self.state.sgs[sg.index()];
+        let via = Via::Device(Handle::Sg(sg), page);
+        let frame = self.state.sg_frames[self.world.sgs[sg.index()].first + usize::from(page)];
+        let Some(target) = self.world.page(attachment.buf, page).map(Target::Page) else {
+            return Err(Reply::Skipped);
+        };
+        if frame.is_none() || matches!(slot, Slot::None | Slot::Failed) {
+            return Err(Reply::Skipped);
+        }
+        if slot == Slot::Dropped && self.world.host.bus == Bus::Iommu {
+            self.iommu_fault(via, target, frame);
+            return Err(Reply::Errno(Errno::Efault));
+        }
+        let fenced = self.state.own_fence(attachment.buf, self.actor, dir);
+        if dir != Dir::Prefetch {
+            if slot == Slot::Invalid && !fenced {
+                return Err(match self.remap(sg, attachment.buf) {
+                    Ok(()) => Reply::Again,
+                    Err(errno) => {
+                        self.state.sgs[sg.index()] = Slot::Failed;
+                        Reply::Errno(errno)
+                    }
+                });
+            }
+            if attachment.dynamic && !fenced {
+                let owner = self.state.frames[frame.index()].owner;
+                self.hazard(Hazard {
+                    kind: HazardKind::UnfencedAccess,
+                    actor: self.actor,
+                    via,
+                    target: Some(target),
+                    frame,
+                    owner,
+                    value: None,
+                    expected: None,
+                });
+            }
+        }
+        Ok((frame, target))
+    }
+
+    fn iommu_fault(&mut self, via: Via, target: Target, frame: FrameId) {
+        let owner = self.state.frames[frame.index()].owner;
+        self.hazard(Hazard {
+            kind: HazardKind::IommuFault,
+            actor: self.actor,
+            via,
+            target: Some(target),
+            frame,
+            owner,
+            value: None,
+            expected: None,
+        });
+    }
+
+    pub(super) fn dma_finish(&mut self, via: Handle, page: u8, dir: Dir) -> Reply {
+        let dma = self.state.dmas[self.actor.index()];
+        if !dma.busy {
+            return Reply::Skipped;
+        }
+        self.state.dmas[self.actor.index()] = Dma::IDLE;
+        let through = Via::Device(via, page);
+        let memory = &mut self.state.frames[dma.frame.index()].value;
+        match dir {
+            Dir::Write(value) => {
+                *memory = value;
+                self.emit(Effect::DmaFinished(via, page, dma.frame, dir, value));
+                self.check_write(dma.frame, dma.target, through, value);
+                Reply::Done
+            }
+            Dir::Read | Dir::Prefetch => {
+                let value = *memory;
+                let discarded = dir == Dir::Prefetch;
+                self.emit(Effect::DmaFinished(via, page, dma.frame, dir, value));
+                self.check_read(dma.frame, dma.target, through, value, discarded);
+                if discarded { Reply::Done } else { Reply::Value(value) }
+            }
+        }
+    }
+
+    pub(super) fn sync_start(&mut self, buf: BufId, via: ImporterId) -> Reply {
+        if via.is_some() && self.world.importer(via).sync == SyncForward::Dropped {
+            return Reply::Done;
+        }
+        self.exporter_step(buf, ExporterStep::Flush, 0, Job::Purge)
+    }
+
+    pub(super) fn sync_end(&mut self, buf: BufId, access: Access, via: ImporterId) -> Reply {
+        let dropped = via.is_some() && self.world.importer(via).sync == SyncForward::Dropped;
+        if !dropped && access.write {
+            for page in self.world.pages(buf) {
+                let frame = self.state.pages[page.index()].frame;
+                if frame.is_some() {
+                    self.write_back(frame);
+                }
+            }
+        }
+        Reply::Done
+    }
+}

@@ -1,0 +1,427 @@
+//! The exporter: the steps of a move, a purge and a revocation, and where frames go.
+//!
+//! Kernel counterparts: drivers/gpu/drm/ttm/ttm_bo.c, drivers/gpu/drm/drm_gem_shmem_helper.c
+//! (`drm_gem_shmem_purge`), drivers/dma-buf/heaps/, mm/page_alloc.c (`alloc_contig_range`).
+//!
+//! The order of the steps is the rule's ([`super::ExporterRules`]), not this module's: each step
+//! does its own part and nothing else, so that leaving one out or swapping two does what it would
+//! do in a driver.
+//!
+//! **Locking**: `dma_resv` of the buffer, taken by `lock` and released by `unlock`. An operation
+//! that fails gives back its frames and the lock.
+
+use super::core::{Core, zapped_pages};
+use super::rules::{
+    ExporterStep, MoveNotify, OnDmaBufPin, OnForeignPin, PagePool, Placement, Recycle,
+};
+use super::state::{EMPTY_PAGE, Life, Owner, Slot};
+use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Job, Reply, Sink, Via};
+use crate::units::{ActorId, AttachmentId, BufId, FrameId, PageId, SgId, VmaId};
+
+impl<S: Sink> Core<'_, S> {
+    pub(super) fn exporter_step(
+        &mut self,
+        buf: BufId,
+        step: ExporterStep,
+        page: u8,
+        job: Job,
+    ) -> Reply {
+        match step {
+            ExporterStep::Lock => return self.lock(buf),
+            ExporterStep::Unlock => {
+                self.quiesce(buf, job);
+                self.unlock(buf);
+            }
+            ExporterStep::Notify => self.notify(buf),
+            ExporterStep::Zap => self.zap(buf),
+            // Their waiting is in `ready`.
+            ExporterStep::Wait | ExporterStep::WaitUnmap => self.quiesce(buf, job),
+            ExporterStep::CheckPins => return self.check_pins(buf),
+            ExporterStep::Flush => self.flush(buf),
+            ExporterStep::Reserve => return self.reserve(buf, job),
+            ExporterStep::Copy => self.copy(buf, page),
+            ExporterStep::Rebind => self.rebind(buf),
+            ExporterStep::Free => {
+                self.quiesce(buf, job);
+                self.free(buf, job);
+            }
+            ExporterStep::Mark => self.mark(buf, job),
+        }
+        Reply::Done
+    }
+
+    fn lock(&mut self, buf: BufId) -> Reply {
+        let entry = &mut self.state.bufs[buf.index()];
+        if entry.life != Life::Live {
+            return Reply::Errno(Errno::Einval);
+        }
+        entry.lock = self.actor;
+        self.emit(Effect::Locked(buf, true));
+        Reply::Done
+    }
+
+    pub(super) fn unlock(&mut self, buf: BufId) {
+        let entry = &mut self.state.bufs[buf.index()];
+        if entry.lock == self.actor {
+            entry.lock = ActorId::NONE;
+            self.emit(Effect::Locked(buf, false));
+        }
+    }
+
+    /// Undo what an operation that failed has in hand.
+    pub(super) fn abandon(&mut self, buf: BufId) {
+        for page in self.world.pages(buf) {
+            let next = self.state.pages[page.index()].next;
+            if next.is_some() {
+                self.state.pages[page.index()].next = FrameId::NONE;
+                self.state.push_free(self.world, next);
+                self.emit(Effect::FrameFreed(next));
+            }
+        }
+        self.unlock(buf);
+    }
+
+    fn notify(&mut self, buf: BufId) {
+        for index in 0..self.state.attachments.len() {
+            let entry = self.state.attachments[index];
+            if entry.slot != Slot::Held || entry.buf != buf || !entry.dynamic {
+                continue;
+            }
+            let attachment = AttachmentId::at(index);
+            self.emit(Effect::Notified(attachment, buf));
+            if self.world.importer_of(attachment).move_notify == MoveNotify::Ignored {
+                continue;
+            }
+            for sg in (0..self.state.sgs.len()).map(SgId::at) {
+                let mapped = self.state.sgs[sg.index()] == Slot::Held;
+                if mapped && self.world.attachment_of(sg) == attachment {
+                    self.state.sgs[sg.index()] = Slot::Invalid;
+                }
+            }
+        }
+    }
+
+    fn zap(&mut self, buf: BufId) {
+        let vmas: Vec<VmaId> = self.world.vma_ids().collect();
+        for vma in vmas {
+            let pages = zapped_pages(self.world, self.state, buf, vma);
+            for page in 0..self.world.vma_pages(vma) {
+                if pages & (1 << page) != 0 {
+                    self.zap_pte(vma, page);
+                }
+            }
+        }
+    }
+
+    fn check_pins(&mut self, buf: BufId) -> Reply {
+        let rules = self.world.exporter_of(buf);
+        let pinned = self.state.bufs[buf.index()].pins > 0;
+        if pinned && rules.on_dma_buf_pin == OnDmaBufPin::Honour {
+            self.abandon(buf);
+            return Reply::Errno(Errno::Ebusy);
+        }
+        if rules.on_foreign_pin == OnForeignPin::Refuse {
+            for page in self.world.pages(buf) {
+                let frame = self.state.pages[page.index()].frame;
+                if frame.is_some() && self.state.counted_pins(frame) > 0 {
+                    self.pin_hazard(HazardKind::PinBlocksMove, buf, frame);
+                    self.abandon(buf);
+                    return Reply::Errno(Errno::Ebusy);
+                }
+            }
+        }
+        Reply::Done
+    }
+
+    fn pin_hazard(&mut self, kind: HazardKind, buf: BufId, frame: FrameId) {
+        let owner = self.state.frames[frame.index()].owner;
+        self.hazard(Hazard {
+            kind,
+            actor: self.actor,
+            via: Via::Exporter(buf),
+            target: None,
+            frame,
+            owner,
+            value: None,
+            expected: None,
+        });
+    }
+
+    fn flush(&mut self, buf: BufId) {
+        for page in self.world.pages(buf) {
+            let frame = self.state.pages[page.index()].frame;
+            if frame.is_some() {
+                self.drop_cache(frame);
+            }
+        }
+    }
+
+    /// Write back a dirty line; the line stays.
+    pub(super) fn write_back(&mut self, frame: FrameId) {
+        let entry = &mut self.state.frames[frame.index()];
+        if !entry.dirty {
+            return;
+        }
+        let (before, value, owner) = (entry.value, entry.cache_value, entry.owner);
+        entry.value = value;
+        entry.dirty = false;
+        self.emit(Effect::CacheWrittenBack(frame, value));
+        if let Owner::Page(page) = owner
+            && self.alive(super::Target::Page(page))
+        {
+            let expected = self.state.pages[page.index()].ghost;
+            if value != expected && before == expected {
+                self.hazard(Hazard {
+                    kind: HazardKind::Incoherent,
+                    actor: self.actor,
+                    via: Via::Cache,
+                    target: Some(super::Target::Page(page)),
+                    frame,
+                    owner,
+                    value: Some(value),
+                    expected: Some(expected),
+                });
+            }
+        }
+    }
+
+    fn drop_cache(&mut self, frame: FrameId) {
+        self.write_back(frame);
+        let entry = &mut self.state.frames[frame.index()];
+        if entry.cached {
+            entry.cached = false;
+            entry.cache_value = 0;
+            self.emit(Effect::CacheDropped(frame));
+        }
+    }
+
+    pub(super) fn evict_cache(&mut self, page: PageId) -> Reply {
+        let frame = self.state.pages[page.index()].frame;
+        if frame.is_none() || !self.state.frames[frame.index()].cached {
+            return Reply::Skipped;
+        }
+        self.drop_cache(frame);
+        Reply::Done
+    }
+
+    fn reserve(&mut self, buf: BufId, job: Job) -> Reply {
+        let Job::Move(dest) = job else { return Reply::Done };
+        self.state.bufs[buf.index()].dest = dest;
+        if self.state.free_frames(self.world, dest) < usize::from(self.world.buf(buf).pages) {
+            self.abandon(buf);
+            return Reply::Errno(Errno::Enomem);
+        }
+        for page in self.world.pages(buf) {
+            if let Some(next) = self.state.take_frame(self.world, dest, Owner::Reserved(page)) {
+                self.state.frames[next.index()].value = 0;
+                self.state.pages[page.index()].next = next;
+                self.emit(Effect::FrameReserved(next, page));
+            }
+        }
+        Reply::Done
+    }
+
+    fn copy(&mut self, buf: BufId, page: u8) {
+        let Some(page) = self.world.page(buf, page) else { return };
+        let entry = self.state.pages[page.index()];
+        if entry.next.is_some() && entry.frame.is_some() {
+            self.state.frames[entry.next.index()].value =
+                self.state.frames[entry.frame.index()].value;
+            self.emit(Effect::FrameCopied { from: entry.frame, to: entry.next });
+        }
+    }
+
+    fn rebind(&mut self, buf: BufId) {
+        for page in self.world.pages(buf) {
+            let entry = self.state.pages[page.index()];
+            if entry.next.is_none() {
+                continue;
+            }
+            if entry.frame.is_some()
+                && self.state.frames[entry.frame.index()].owner == Owner::Page(page)
+            {
+                self.state.frames[entry.frame.index()].owner = Owner::Retired(page);
+                self.state.pages[page.index()].old = entry.frame;
+            }
+            self.state.frames[entry.next.index()].owner = Owner::Page(page);
+            self.state.pages[page.index()].frame = entry.next;
+            self.state.pages[page.index()].next = FrameId::NONE;
+            self.emit(Effect::Rebound(page, entry.next));
+            self.check_rebound(page, entry.frame, entry.next);
+        }
+        let entry = &mut self.state.bufs[buf.index()];
+        entry.placement = entry.dest;
+    }
+
+    /// The new frame must hold what the old one did.
+    fn check_rebound(&mut self, page: PageId, old: FrameId, new: FrameId) {
+        let expected = self.state.pages[page.index()].ghost;
+        let value = self.state.frames[new.index()].value;
+        let (before, dirty) = if old.is_none() {
+            (expected, false)
+        } else {
+            let old = &self.state.frames[old.index()];
+            (old.cpu_value(), old.dirty)
+        };
+        if value != expected && before == expected {
+            self.hazard(Hazard {
+                kind: if dirty { HazardKind::Incoherent } else { HazardKind::LostWrite },
+                actor: self.actor,
+                via: Via::Exporter(self.world.buf_of(page)),
+                target: Some(super::Target::Page(page)),
+                frame: new,
+                owner: Owner::Page(page),
+                value: Some(value),
+                expected: Some(expected),
+            });
+        }
+    }
+
+    fn free(&mut self, buf: BufId, job: Job) {
+        if !matches!(job, Job::Move(_)) {
+            self.give_back(buf);
+            return;
+        }
+        for page in self.world.pages(buf) {
+            let entry = self.state.pages[page.index()];
+            if entry.old.is_some() {
+                self.state.pages[page.index()].old = FrameId::NONE;
+                self.put_frame(buf, entry.old);
+            } else if entry.next.is_some()
+                && entry.frame.is_some()
+                && self.state.frames[entry.frame.index()].owner == Owner::Page(page)
+            {
+                // Freed before the buffer was rebound: it goes on using the frame.
+                self.put_frame(buf, entry.frame);
+            }
+        }
+    }
+
+    /// Give all frames of a buffer back.
+    pub(super) fn give_back(&mut self, buf: BufId) {
+        for page in self.world.pages(buf) {
+            let entry = self.state.pages[page.index()];
+            self.state.pages[page.index()] = EMPTY_PAGE;
+            for frame in [entry.frame, entry.next, entry.old, entry.shadow] {
+                if frame.is_some() && self.state.frames[frame.index()].rank == 0 {
+                    self.put_frame(buf, frame);
+                }
+            }
+        }
+    }
+
+    fn put_frame(&mut self, buf: BufId, frame: FrameId) {
+        let rules = self.world.exporter_of(buf);
+        if rules.page_pool == PagePool::No {
+            self.state.frames[frame.index()].write_combined = false;
+            self.cost(Cost::AttributeChanges, 1);
+            self.cost(Cost::TlbFlushes, 1);
+        }
+        let counted =
+            rules.recycle == Recycle::Allocator && self.world.placement(frame) != Placement::Vram;
+        if counted && self.state.references(frame) > 0 {
+            self.state.frames[frame.index()].owner = Owner::Orphan;
+            self.emit(Effect::FrameOrphaned(frame));
+            if self.state.counted_pins(frame) > 0 {
+                self.pin_hazard(HazardKind::OrphanPin, buf, frame);
+            }
+            return;
+        }
+        self.state.push_free(self.world, frame);
+        self.emit(Effect::FrameFreed(frame));
+    }
+
+    fn mark(&mut self, buf: BufId, job: Job) {
+        self.state.bufs[buf.index()].life = match job {
+            Job::Revoke => Life::Revoked,
+            Job::Purge | Job::Move(_) => Life::Purged,
+        };
+        self.emit(Effect::LifeChanged(buf));
+    }
+
+    /// From here on the exporter takes it that no importer accesses a revoked buffer any more.
+    fn quiesce(&mut self, buf: BufId, job: Job) {
+        let entry = &mut self.state.bufs[buf.index()];
+        if job == Job::Revoke && entry.life == Life::Revoked {
+            entry.life = Life::Quiesced;
+        }
+    }
+
+    /// The frame of a live buffer's page. One whose pages were given up without marking the
+    /// buffer is filled with zeros again, as the shmem helper does: what it held is lost.
+    pub(super) fn ensure_frame(&mut self, buf: BufId, page: PageId) -> Option<FrameId> {
+        let frame = self.state.pages[page.index()].frame;
+        if frame.is_some() {
+            return Some(frame);
+        }
+        let placement = self.state.bufs[buf.index()].placement;
+        let frame = self.state.take_frame(self.world, placement, Owner::Page(page))?;
+        self.state.frames[frame.index()].value = 0;
+        self.state.pages[page.index()].frame = frame;
+        self.emit(Effect::FrameFilled(frame, Owner::Page(page), 0));
+        self.hazard(Hazard {
+            kind: HazardKind::LostWrite,
+            actor: self.actor,
+            via: Via::Exporter(buf),
+            target: Some(super::Target::Page(page)),
+            frame,
+            owner: Owner::Page(page),
+            value: Some(0),
+            expected: None,
+        });
+        Some(frame)
+    }
+
+    pub(super) fn alloc(&mut self, buf: BufId) -> Reply {
+        let decl = self.world.buf(buf);
+        let (placement, pages) = (decl.placement, usize::from(decl.pages));
+        if !matches!(self.state.bufs[buf.index()].life, Life::Unallocated | Life::Released) {
+            return Reply::Errno(Errno::Einval);
+        }
+        if placement == Placement::Cma
+            && let Err(errno) = self.make_room_in_cma(buf, pages)
+        {
+            return Reply::Errno(errno);
+        }
+        if !self.state.allocate(self.world, buf) {
+            return Reply::Errno(Errno::Enomem);
+        }
+        let mut changes = 0;
+        for page in self.world.pages(buf) {
+            let frame = self.state.pages[page.index()].frame;
+            self.emit(Effect::FrameFilled(frame, Owner::Page(page), self.world.buf(buf).fill));
+            if !self.state.frames[frame.index()].write_combined {
+                self.state.frames[frame.index()].write_combined = true;
+                changes += 1;
+            }
+        }
+        if changes > 0 {
+            self.cost(Cost::AttributeChanges, changes);
+            self.cost(Cost::TlbFlushes, 1);
+        }
+        Reply::Done
+    }
+
+    /// `alloc_contig_range`: migrate movable pages out, EBUSY when one is pinned.
+    fn make_room_in_cma(&mut self, buf: BufId, pages: usize) -> Result<(), Errno> {
+        let frames: Vec<FrameId> = (0..self.world.frames())
+            .map(FrameId::at)
+            .filter(|frame| self.world.placement(*frame) == Placement::Cma)
+            .collect();
+        for frame in frames {
+            if self.state.free_frames(self.world, Placement::Cma) >= pages {
+                break;
+            }
+            if !self.movable(frame) {
+                continue;
+            }
+            if let Err(errno) = self.migrate_out(frame) {
+                if errno == Errno::Ebusy {
+                    self.pin_hazard(HazardKind::PinBlocksMove, buf, frame);
+                }
+                return Err(errno);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,243 @@
+//! Which objects a step may look at or change: what partial-order reduction needs.
+//!
+//! Over-approximation throughout: two steps of different actors whose objects do not conflict
+//! commute in every state, and neither can enable or disable the other.
+
+use super::rules::{Coherency, ExporterStep, MmapKind, Notifier, Placement};
+use super::step::{Handle, Step};
+use super::world::World;
+use crate::units::{BufId, VmaId};
+
+/// Objects as bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Objects {
+    /// Looked at.
+    pub reads: u128,
+    /// Changed (and perhaps looked at).
+    pub writes: u128,
+}
+
+impl Objects {
+    /// Everything: conflicts with every step that touches anything.
+    pub const ALL: Self = Self { reads: u128::MAX, writes: u128::MAX };
+
+    /// Both.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self { reads: self.reads | other.reads, writes: self.writes | other.writes }
+    }
+}
+
+/// A range of bits for one kind of object; objects beyond it share bits.
+#[derive(Clone, Copy)]
+struct Kind {
+    first: u32,
+    bits: u32,
+}
+
+impl Kind {
+    const fn one(self, index: u8) -> u128 {
+        1 << (self.first + index as u32 % self.bits)
+    }
+
+    const fn all(self) -> u128 {
+        ((1 << self.bits) - 1) << self.first
+    }
+}
+
+/// Locks, lives, pin counts and bindings of buffers.
+const BUFS: Kind = Kind { first: 0, bits: 8 };
+/// VMAs and their entries.
+const VMAS: Kind = Kind { first: 8, bits: 32 };
+/// Pins and cached pfns.
+const PINS: Kind = Kind { first: 40, bits: 24 };
+/// Attachments.
+const ATTACHMENTS: Kind = Kind { first: 64, bits: 8 };
+/// sg_tables.
+const SGS: Kind = Kind { first: 72, bits: 12 };
+/// Fences.
+const FENCES: Kind = Kind { first: 84, bits: 11 };
+/// What frames hold and whose they are: stale entries make one object of it all.
+const MEMORY: u128 = 1 << 95;
+/// The free lists.
+const FREE: u128 = 1 << 96;
+/// First of the bits that are the caller's: 97 to 127.
+pub(crate) const CALLERS_FIRST: u32 = 97;
+
+/// The objects of `step`.
+#[must_use]
+#[expect(clippy::too_many_lines, reason = "one arm a step, nothing to share")]
+pub fn objects(world: &World, step: &Step) -> Objects {
+    if world.policies.iter().any(Option::is_some) {
+        return Objects::ALL;
+    }
+    match *step {
+        Step::Mmap(mmap) => {
+            let buf = if mmap.buf.is_none() { 0 } else { BUFS.one(mmap.buf.0) };
+            let shadow = if mmap.via.is_none() { 0 } else { FREE | MEMORY };
+            of(0, VMAS.one(mmap.vma.0) | buf | shadow)
+        }
+        Step::Munmap { vma, .. } => {
+            of(release_reads(), zap_writes(world, vma) | FREE | MEMORY | buf_of(world, vma))
+        }
+        Step::Mremap { to, from } => {
+            of(0, VMAS.one(to.0) | zap_writes(world, from) | MEMORY | PINS.all())
+        }
+        Step::Load { vma, .. } => access(world, vma, false),
+        Step::Store { vma, .. } => access(world, vma, true),
+        Step::GupFast { pin, vma, .. } => of(VMAS.one(vma.0) | MEMORY, PINS.one(pin.0)),
+        Step::GupSlow { pin, vma, foll, .. } => {
+            let migrates = foll.longterm && world.frames.contains(&Placement::Cma);
+            let migration = if migrates { VMAS.all() | MEMORY | FREE | BUFS.all() } else { 0 };
+            let reads = if migrates { PINS.all() } else { 0 };
+            access(world, vma, false).union(of(reads, PINS.one(pin.0) | migration))
+        }
+        Step::FollowPfn { pin, vma, .. } => access(world, vma, false).union(of(0, PINS.one(pin.0))),
+        Step::FrameVectorCheck { .. } | Step::Unpin(_) => {
+            of(VMAS.all(), PINS.all() | FREE | MEMORY)
+        }
+        Step::Attach { attachment, via, .. } => {
+            let vma = if via.is_none() { 0 } else { VMAS.one(via.0) };
+            of(BUFS.all() | vma, ATTACHMENTS.one(attachment.0))
+        }
+        Step::Detach(_) => of(release_reads(), ATTACHMENTS.all() | BUFS.all() | FREE | MEMORY),
+        Step::Map(sg) | Step::Unmap(sg) => of(
+            MEMORY,
+            ATTACHMENTS.one(world.attachment_of(sg).0) | SGS.one(sg.0) | BUFS.all() | FREE,
+        ),
+        Step::Validate { fence, sg } => {
+            let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
+            let writes = FENCES.one(fence.0) | SGS.one(sg.0) | FREE | BUFS.all();
+            of(MEMORY | attachment, writes)
+        }
+        Step::Submit { fence, sg, .. } => {
+            let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
+            of(attachment, FENCES.one(fence.0) | BUFS.all())
+        }
+        Step::Signal(fence) => of(0, FENCES.one(fence.0)),
+        Step::DmaStart { via, .. } => dma_start(world, via),
+        Step::DmaFinish { via, .. } => {
+            of(BUFS.all() | VMAS.all(), MEMORY | notifier_bit(world, via))
+        }
+        Step::DmaBufPin(attachment) | Step::DmaBufUnpin(attachment) => {
+            of(0, ATTACHMENTS.one(attachment.0) | BUFS.all())
+        }
+        Step::SyncStart { .. } => of(FENCES.all() | BUFS.all(), MEMORY),
+        Step::SyncEnd { .. } => of(BUFS.all(), MEMORY),
+        Step::Exporter { buf, step, .. } => exporter(world, buf, step),
+        Step::Alloc(buf) => of(
+            PINS.all(),
+            BUFS.one(buf.0)
+                | FREE
+                | MEMORY
+                | if world.buf(buf).placement == Placement::Cma {
+                    VMAS.all() | BUFS.all()
+                } else {
+                    0
+                },
+        ),
+        Step::Close(buf) => of(release_reads(), BUFS.one(buf.0) | FREE | MEMORY),
+        Step::Fork { .. } => of(PINS.all(), VMAS.all() | FREE | MEMORY),
+        Step::EvictCache(_) => of(BUFS.all(), MEMORY),
+    }
+}
+
+const fn of(reads: u128, writes: u128) -> Objects {
+    Objects { reads, writes }
+}
+
+/// What releasing a buffer looks at: who still refers to it, and to its frames.
+fn release_reads() -> u128 {
+    VMAS.all() | ATTACHMENTS.all() | PINS.all()
+}
+
+fn buf_of(world: &World, vma: VmaId) -> u128 {
+    let buf = world.vmas[vma.index()].buf;
+    if buf.is_none() { 0 } else { BUFS.one(buf.0) }
+}
+
+fn zap_writes(world: &World, vma: VmaId) -> u128 {
+    VMAS.one(vma.0) | notified(world)
+}
+
+/// Pins that a notifier may invalidate, and whose DMAs a zap may have to wait for.
+fn notified(world: &World) -> u128 {
+    let mut pins = 0;
+    for (index, pin) in world.pins.iter().enumerate() {
+        if pin.notifier != Notifier::None {
+            pins |= PINS.one(u8::try_from(index).unwrap_or(u8::MAX));
+        }
+    }
+    pins
+}
+
+fn notifier_bit(world: &World, via: Handle) -> u128 {
+    match via {
+        Handle::Pin(pin) if world.pins[pin.index()].notifier != Notifier::None => PINS.one(pin.0),
+        Handle::Pin(_) | Handle::Sg(_) => 0,
+    }
+}
+
+/// A CPU access, with the fault that it may take first.
+fn access(world: &World, vma: VmaId, store: bool) -> Objects {
+    let decl = &world.vmas[vma.index()];
+    let (mut reads, mut writes) = (MEMORY, VMAS.one(vma.0));
+    if store {
+        writes |= MEMORY;
+    }
+    if decl.buf.is_none() || decl.private {
+        writes |= FREE | MEMORY;
+        reads |= PINS.all() | VMAS.all();
+    }
+    if decl.buf.is_some() {
+        reads |= BUFS.one(decl.buf.0);
+        let rules = world.exporter_of(decl.buf);
+        let marked = |steps: &[ExporterStep]| steps.contains(&ExporterStep::Mark);
+        if !marked(&rules.purge_steps) || !marked(&rules.revoke_steps) {
+            // A fault may fill the buffer again.
+            writes |= FREE | MEMORY | BUFS.one(decl.buf.0);
+        }
+        if rules.coherency == Coherency::Incoherent {
+            writes |= MEMORY;
+        }
+    }
+    of(reads, writes)
+}
+
+fn dma_start(world: &World, via: Handle) -> Objects {
+    match via {
+        Handle::Pin(pin) => {
+            let plain = of(PINS.one(pin.0), notifier_bit(world, via));
+            if notifier_bit(world, via) == 0 {
+                return plain;
+            }
+            // It may fault the page again.
+            plain.union(of(BUFS.all() | PINS.all(), VMAS.all() | MEMORY | FREE))
+        }
+        Handle::Sg(sg) => {
+            let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
+            of(MEMORY | BUFS.all() | attachment, SGS.one(sg.0) | FREE)
+        }
+    }
+}
+
+fn exporter(world: &World, buf: BufId, step: ExporterStep) -> Objects {
+    let own = BUFS.one(buf.0);
+    match step {
+        ExporterStep::Lock | ExporterStep::Unlock | ExporterStep::Mark => of(0, own),
+        ExporterStep::Notify => of(ATTACHMENTS.all(), SGS.all()),
+        ExporterStep::Zap => {
+            let private = world.vmas.iter().any(|vma| vma.private && vma.buf == buf);
+            let counted = world.exporter_of(buf).mmap != MmapKind::Pfnmap;
+            let frames = if private || counted { FREE | MEMORY } else { 0 };
+            of(own | PINS.all(), VMAS.all() | notified(world) | frames)
+        }
+        ExporterStep::Wait => of(FENCES.all(), 0),
+        ExporterStep::WaitUnmap => of(SGS.all() | ATTACHMENTS.all(), 0),
+        ExporterStep::CheckPins => of(PINS.all() | VMAS.all(), own | FREE | MEMORY),
+        ExporterStep::Flush | ExporterStep::Copy => of(own, MEMORY),
+        ExporterStep::Reserve => of(0, own | FREE | MEMORY),
+        ExporterStep::Rebind => of(0, own | MEMORY),
+        ExporterStep::Free => of(PINS.all() | VMAS.all(), own | MEMORY | FREE),
+    }
+}

@@ -1,0 +1,292 @@
+//! `get_user_pages`, `follow_pfn` and `frame_vector`.
+//!
+//! Kernel counterparts, read from 6.12: `gup_fast_pte_range`, `check_vma_flags`,
+//! `follow_page_pte`, `gup_must_unshare`, `check_and_migrate_movable_pages` (mm/gup.c),
+//! `vm_normal_page` and `follow_pfn` (mm/memory.c), `get_vaddr_frames`
+//! (drivers/media/common/videobuf2/frame_vector.c before 6.1).
+//!
+//! 1. The fast path looks at the page table alone: any present entry that is writable enough and
+//!    not special. Without a special bit in the architecture there is no fast path.
+//! 2. The slow path refuses VM_PFNMAP; refuses a write to a VMA without VM_WRITE unless FOLL_FORCE
+//!    meets a private mapping; faults; then takes what `vm_normal_page` returns, and a special
+//!    entry gives none.
+//!
+//! **Differs from Linux**: one page a call; no zero page, no hwpoison, no userfaultfd.
+
+use super::core::Core;
+use super::cpu::Want;
+use super::rules::{FrameVector, MmapKind, Placement, YesNo};
+use super::state::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
+use super::step::{Effect, Errno, Foll, Reply, Signal, Sink, Step};
+use crate::units::{FrameId, ImporterId, PinId, PteId, VmaId};
+
+impl<S: Sink> Core<'_, S> {
+    pub(super) fn gup_fast(&mut self, pin: PinId, vma: VmaId, page: u8, foll: Foll) -> Reply {
+        let Some(id) = self.world.pte(vma, page) else { return Reply::Done };
+        let entry = self.state.vmas[vma.index()];
+        let pte = self.state.ptes[id.index()];
+        let taken = self.world.host.pte_special == YesNo::Yes
+            && entry.mapped & (1 << page) != 0
+            && pte.present()
+            && !pte.special
+            && (!foll.write || pte.write)
+            && !self.must_unshare(&entry, &pte, foll)
+            && !self.must_migrate(pte.frame, foll);
+        if taken {
+            self.take_pin(pin, vma, page, id, pte.frame, foll, true);
+        }
+        Reply::Done
+    }
+
+    pub(super) fn gup_slow(&mut self, pin: PinId, vma: VmaId, page: u8, foll: Foll) -> Reply {
+        let efault = Step::GupSlow { pin, vma, page, foll };
+        if self.held(pin) {
+            return Reply::Done;
+        }
+        let entry = self.state.vmas[vma.index()];
+        let Some(id) = self.world.pte(vma, page) else { return self.fail(&efault, Errno::Efault) };
+        if entry.mapped & (1 << page) == 0 || !vma_allows(&entry, foll) {
+            return self.fail(&efault, Errno::Efault);
+        }
+        let pte = self.state.ptes[id.index()];
+        let want = if foll.write { Want::Write } else { Want::Read };
+        if !pte.present() {
+            return self.fault_for_gup(vma, page, want, &efault);
+        }
+        if pte.special {
+            // vm_normal_page() is NULL.
+            return self.fail(&efault, Errno::Efault);
+        }
+        // FOLL_FORCE may write through a read-only entry once the page is the process's own.
+        let forced = foll.force && pte.exclusive;
+        if foll.write && !pte.write && !forced {
+            return self.fault_for_gup(vma, page, want, &efault);
+        }
+        if self.must_unshare(&entry, &pte, foll) {
+            return self.fault_for_gup(vma, page, Want::Unshare, &efault);
+        }
+        if self.must_migrate(pte.frame, foll) {
+            return match self.migrate_out(pte.frame) {
+                Ok(()) => Reply::Again,
+                Err(errno) => self.fail(&efault, errno),
+            };
+        }
+        self.take_pin(pin, vma, page, id, pte.frame, foll, false);
+        Reply::Done
+    }
+
+    fn fault_for_gup(&mut self, vma: VmaId, page: u8, want: Want, efault: &Step) -> Reply {
+        match self.fault(vma, page, want) {
+            Ok(()) => Reply::Again,
+            Err(Signal::Oops) => {
+                self.state.refuse(efault);
+                Reply::Signal(Signal::Oops)
+            }
+            Err(Signal::Sigbus | Signal::Sigsegv) => self.fail(efault, Errno::Efault),
+        }
+    }
+
+    /// Whether the page is pinned, or its pfn known, already.
+    fn held(&self, pin: PinId) -> bool {
+        matches!(self.state.pins[pin.index()].slot, Slot::Held | Slot::Taking)
+    }
+
+    /// The slot of an entry just taken.
+    fn taken(&self, pin: PinId) -> Slot {
+        if self.world.pins[pin.index()].vector { Slot::Taking } else { Slot::Held }
+    }
+
+    /// `gup_must_unshare`: a read-only pin of a page that a later write would copy away.
+    fn must_unshare(&self, entry: &Vma, pte: &Pte, foll: Foll) -> bool {
+        if foll.write || entry.shared || self.world.host.longterm_unshare == YesNo::No {
+            return false;
+        }
+        let anon = self.state.frames[pte.frame.index()].owner == Owner::Anon;
+        if anon { !pte.exclusive } else { foll.longterm }
+    }
+
+    /// `check_and_migrate_movable_pages`: FOLL_LONGTERM does not pin movable pages in CMA.
+    fn must_migrate(&self, frame: FrameId, foll: Foll) -> bool {
+        foll.longterm
+            && self.world.host.longterm_migrate == YesNo::Yes
+            && self.world.placement(frame) == Placement::Cma
+            && self.movable(frame)
+    }
+
+    /// Whether the kernel may migrate the page: ordinary memory that happens to be in CMA.
+    pub(super) fn movable(&self, frame: FrameId) -> bool {
+        match self.state.frames[frame.index()].owner {
+            Owner::Page(page) => {
+                self.world.exporter_of(self.world.buf_of(page)).mmap == MmapKind::Shmem
+            }
+            Owner::Anon => true,
+            Owner::Free
+            | Owner::Reserved(_)
+            | Owner::Retired(_)
+            | Owner::Shadow(_)
+            | Owner::Orphan => false,
+        }
+    }
+
+    /// `migrate_pages` of one page to system memory: EBUSY when it is pinned, ENOMEM.
+    pub(super) fn migrate_out(&mut self, from: FrameId) -> Result<(), Errno> {
+        if self.state.counted_pins(from) > 0 {
+            return Err(Errno::Ebusy);
+        }
+        let owner = self.state.frames[from.index()].owner;
+        let to =
+            self.state.take_frame(self.world, Placement::System, owner).ok_or(Errno::Enomem)?;
+        let value = self.state.frames[from.index()].value;
+        self.state.frames[to.index()].value = value;
+        self.emit(Effect::FrameFilled(to, owner, value));
+        self.emit(Effect::FrameCopied { from, to });
+        for index in 0..self.state.ptes.len() {
+            if self.state.ptes[index].frame == from {
+                let (vma, page) = self.world.vma_of(PteId::at(index));
+                let old = self.state.ptes[index];
+                self.emit(Effect::Zapped(vma, page, old));
+                self.state.ptes[index].frame = to;
+                let new = self.state.ptes[index];
+                self.emit(Effect::Faulted(vma, page, new));
+            }
+        }
+        if let Owner::Page(page) = owner {
+            self.state.pages[page.index()].frame = to;
+            self.emit(Effect::Rebound(page, to));
+        }
+        self.state.push_free(self.world, from);
+        self.emit(Effect::FrameFreed(from));
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call site per path of get_user_pages")]
+    fn take_pin(
+        &mut self,
+        pin: PinId,
+        vma: VmaId,
+        page: u8,
+        pte: PteId,
+        frame: FrameId,
+        foll: Foll,
+        fast: bool,
+    ) {
+        let target = self.target_of(vma, page, pte);
+        self.state.pins[pin.index()] =
+            Pin { slot: self.taken(pin), counted: true, write: foll.write, frame, pte, target };
+        self.emit(Effect::Pinned(pin, vma, page, frame, fast));
+    }
+
+    pub(super) fn follow_pfn(&mut self, pin: PinId, vma: VmaId, page: u8, write: bool) -> Reply {
+        let refused = Step::FollowPfn { pin, vma, page, write };
+        if self.held(pin) {
+            return Reply::Done;
+        }
+        let entry = self.state.vmas[vma.index()];
+        let Some(id) = self.world.pte(vma, page) else { return self.fail(&refused, Errno::Einval) };
+        if self.world.host.follow_pfn == YesNo::No
+            || entry.mapped & (1 << page) == 0
+            || entry.kind != VmaKind::Pfnmap
+        {
+            return self.fail(&refused, Errno::Einval);
+        }
+        let pte = self.state.ptes[id.index()];
+        if !pte.present() {
+            let want = if write { Want::Write } else { Want::Read };
+            return self.fault_for_gup(vma, page, want, &refused);
+        }
+        if write && !pte.write {
+            return self.fail(&refused, Errno::Efault);
+        }
+        let target = self.target_of(vma, page, id);
+        self.state.pins[pin.index()] =
+            Pin { slot: self.taken(pin), counted: false, write, frame: pte.frame, pte: id, target };
+        self.emit(Effect::PfnCached(pin, vma, page, pte.frame));
+        Reply::Done
+    }
+
+    pub(super) fn frame_vector_check(
+        &mut self,
+        first: PinId,
+        count: u8,
+        importer: ImporterId,
+    ) -> Reply {
+        let entries: Vec<PinId> = (first.0..first.0 + count).map(PinId).collect();
+        let slot = |state: &super::State, pin: &PinId| state.pins[pin.index()];
+        let failed = entries.iter().any(|pin| slot(self.state, pin).slot != Slot::Taking);
+        let pages = entries.iter().filter(|pin| slot(self.state, pin).counted).count();
+        let mixed = pages != 0 && pages != entries.len();
+        let refuse = importer.is_none()
+            || self.world.importer(importer).frame_vector == FrameVector::RefuseMixed;
+        if !(failed || mixed && refuse) {
+            for pin in entries {
+                self.state.pins[pin.index()].slot = Slot::Held;
+            }
+            return Reply::Done;
+        }
+        for pin in entries {
+            self.unpin(pin);
+            self.state.pins[pin.index()].slot = Slot::Failed;
+        }
+        Reply::Errno(Errno::Efault)
+    }
+
+    pub(super) fn unpin(&mut self, pin: PinId) -> Reply {
+        let entry = self.state.pins[pin.index()];
+        if !matches!(entry.slot, Slot::Held | Slot::Taking | Slot::Invalid) {
+            return Reply::Skipped;
+        }
+        self.state.pins[pin.index()] = Pin { slot: Slot::Dropped, ..EMPTY_PIN };
+        self.emit(Effect::Unpinned(pin));
+        if entry.counted {
+            self.reference_dropped(entry.frame);
+        }
+        Reply::Done
+    }
+
+    /// After an invalidation: fault the page again (`hmm_range_fault`) and take what is there now.
+    pub(super) fn revalidate(&mut self, pin: PinId) -> Reply {
+        let entry = self.state.pins[pin.index()];
+        let (vma, page) = self.world.vma_of(entry.pte);
+        let area = self.state.vmas[vma.index()];
+        let pte = self.state.ptes[entry.pte.index()];
+        let want = if entry.write { Want::Write } else { Want::Read };
+        if area.mapped & (1 << page) == 0 || (entry.write && !area.write) {
+            self.state.pins[pin.index()].slot = Slot::Failed;
+            return Reply::Errno(Errno::Efault);
+        }
+        if !pte.present() || (entry.write && !pte.write) {
+            return match self.fault(vma, page, want) {
+                Ok(()) => Reply::Again,
+                Err(_) => {
+                    self.state.pins[pin.index()].slot = Slot::Failed;
+                    Reply::Errno(Errno::Efault)
+                }
+            };
+        }
+        let target = self.target_of(vma, page, entry.pte);
+        let entry = &mut self.state.pins[pin.index()];
+        entry.slot = Slot::Held;
+        entry.frame = pte.frame;
+        entry.target = target;
+        let effect = if entry.counted {
+            Effect::Pinned(pin, vma, page, pte.frame, false)
+        } else {
+            Effect::PfnCached(pin, vma, page, pte.frame)
+        };
+        self.emit(effect);
+        Reply::Again
+    }
+
+    /// The target of a device access, for which a private page may have none of its own yet.
+    pub(super) fn pin_target(&self, pin: PinId) -> Target {
+        self.state.pins[pin.index()].target
+    }
+}
+
+/// `check_vma_flags`.
+fn vma_allows(vma: &Vma, foll: Foll) -> bool {
+    if vma.kind == VmaKind::Pfnmap {
+        return false;
+    }
+    if foll.write { vma.write || (foll.force && !vma.shared) } else { vma.read || foll.force }
+}

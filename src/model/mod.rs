@@ -1,0 +1,71 @@
+//! The model: dma-bufs, the page tables and pins that refer to them, and the exporter that moves
+//! them. Pure: no I/O, time, threads or randomness.
+//!
+//! # What it is
+//! [`World`] holds the rules and the tables' sizes, [`State`] what changes. [`ready`] tells whether
+//! an actor could take a [`Step`] now; [`step`] takes it, changes the state, hands every
+//! [`Effect`] to a [`Sink`] and returns the [`Reply`]. An explorer calls them with `()` as the
+//! sink; real memory does to real pages what the effects say; a device answers the reply.
+//!
+//! # Sequence of a move (the default rule)
+//! 1. `lock`: `dma_resv_lock`.
+//! 2. `notify`: dynamic importers learn that their addresses will not do for new work.
+//! 3. `wait`: for their fences.
+//! 4. `zap`: CPU page table entries go; faults wait for the lock.
+//! 5. `check-pins`: EBUSY where the rules say so.
+//! 6. `reserve`, `flush`, `copy` (a page a step), `rebind`, `free`, `unlock`.
+//!
+//! # Locking
+//! One lock a buffer (`dma_resv`): [`DmaBuf::lock`]. Faults, `map`, `unmap`, `submit` and pinning
+//! wait for it; signalling and DMA do not.
+//!
+//! # Invariants
+//! - A frame has one [`Owner`]; `rank` is 0 exactly while it is not on a free list.
+//! - While no hazard was reported the ghost equals memory: [`State::ghost_matches_memory`].
+//! - [`step`] never panics on a step whose ids belong to the world, ready or not.
+//!
+//! # Differs from Linux
+//! Loads and stores are sequentially consistent, a page holds one value, a zap is atomic, and
+//! there is no TLB beside the page table: what depends on these can't be shown.
+//!
+//! ```
+//! use driftheap::model::{ExporterRules, HostRules, Placement, Reply, State, Step, World, step};
+//! let mut world = World::new(HostRules::default());
+//! world.add_frames(Placement::Vram, 1).unwrap();
+//! let heap = world.add_exporter(ExporterRules::default()).unwrap();
+//! let buf = world.add_buf(heap, 1, Placement::Vram, false, 0).unwrap();
+//! let actor = world.add_actor().unwrap();
+//! let mut state = State::new(&world);
+//! assert_eq!(step(&world, &mut state, actor, &Step::Alloc(buf), &mut ()), Reply::Done);
+//! ```
+#![forbid(unsafe_code)]
+
+mod core;
+mod cpu;
+mod device;
+mod encode;
+mod exporter;
+mod footprint;
+mod gup;
+mod oracle;
+mod policy;
+mod rules;
+mod state;
+mod step;
+mod world;
+
+pub use self::core::{ready, step};
+pub use encode::{decode, encode};
+pub(crate) use footprint::CALLERS_FIRST;
+pub use footprint::{Objects, objects};
+pub use policy::{Admission, ExporterPolicy, Request};
+pub use rules::*;
+pub use state::{
+    Attachment, Dma, DmaBuf, Fence, Frame, Life, Owner, Page, Pin, Pte, Reach, Slot, State, Target,
+    Vma, VmaKind,
+};
+pub use step::{
+    Access, Cost, Dir, Effect, Errno, Foll, Handle, Hazard, HazardKind, Job, Mmap, Reply, Signal,
+    Sink, Step, Via,
+};
+pub use world::{AttachmentDecl, BufDecl, PinDecl, SgDecl, TooMany, VmaDecl, World};

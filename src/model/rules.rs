@@ -1,0 +1,582 @@
+//! Exporter, importer and host rules as data.
+//!
+//! A rule is a named toggle: one enum, one word per value, and a source for each. The
+//! litmus language, `driftheap matrix` and the device all use the names in these tables,
+//! so a rule is spelled the same wherever it appears.
+//!
+//! **Differs from Linux**: a real driver has no such switches; each value is what one
+//! driver or one posted patch did.
+
+use std::fmt;
+
+/// What a rule accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleValues {
+    /// Exactly one of these words.
+    Words(&'static [&'static str]),
+    /// A list of these words, in the order in which they are to happen.
+    Steps(&'static [&'static str]),
+    /// A number, both ends included.
+    Number {
+        /// The least.
+        min: u64,
+        /// The greatest.
+        max: u64,
+    },
+}
+
+/// Name and accepted values of one rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleSpec {
+    /// The name in a litmus file and in `--heap NAME,rule=value`.
+    pub name: &'static str,
+    /// What it may be set to.
+    pub values: RuleValues,
+}
+
+/// Why a rule could not be set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RuleError {
+    /// No rule of that name belongs to this kind of block.
+    #[error("no rule is called `{0}`")]
+    Unknown(String),
+    /// The rule exists and does not take this value.
+    #[error("rule `{rule}` does not take `{value}`; it takes one of: {allowed}")]
+    Value {
+        /// The rule.
+        rule: String,
+        /// What it was to be set to.
+        value: String,
+        /// What it could be set to.
+        allowed: String,
+    },
+}
+
+macro_rules! rule {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// All of them, in declaration order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// Every one's word, in the same order.
+            pub const WORDS: &'static [&'static str] = &[$($word),+];
+
+            /// The one that `word` names.
+            #[must_use]
+            pub fn from_word(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)+ _ => None }
+            }
+
+            /// How it is spelled in a litmus file.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.word())
+            }
+        }
+    };
+}
+
+pub(super) use rule;
+
+macro_rules! rules {
+    ($(#[$doc:meta])* $name:ident, $table:ident {
+        words { $($(#[$fdoc:meta])* $field:ident: $ty:ty = $default:ident, $word:literal;)* }
+        steps { $($(#[$sdoc:meta])* $sfield:ident = [$($sdefault:ident),*], $sword:literal;)* }
+    }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$fdoc])* pub $field: $ty,)*
+            $($(#[$sdoc])* pub $sfield: Vec<ExporterStep>,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self {
+                    $($field: <$ty>::$default,)*
+                    $($sfield: vec![$(ExporterStep::$sdefault),*],)*
+                }
+            }
+        }
+
+        /// The rules of this block by name.
+        pub const $table: &[RuleSpec] = &[
+            $(RuleSpec { name: $word, values: RuleValues::Words(<$ty>::WORDS) },)*
+            $(RuleSpec { name: $sword, values: RuleValues::Steps(ExporterStep::WORDS) },)*
+        ];
+
+        impl $name {
+            /// Set rule `name` to `words`: one word, or a list where the rule is a list of steps.
+            ///
+            /// # Errors
+            /// [`RuleError::Unknown`] when no rule has that name, [`RuleError::Value`] when it
+            /// does not take the value; nothing is changed then.
+            pub fn set(&mut self, name: &str, words: &[&str]) -> Result<(), RuleError> {
+                match name {
+                    $($word => self.$field = one(name, words, <$ty>::from_word, <$ty>::WORDS)?,)*
+                    $($sword => self.$sfield = steps(name, words)?,)*
+                    _ => return Err(RuleError::Unknown(name.to_owned())),
+                }
+                Ok(())
+            }
+
+            /// The rules that differ from the default, as `name = value`.
+            #[must_use]
+            pub fn non_default(&self) -> Vec<(&'static str, String)> {
+                let default = Self::default();
+                let mut out = Vec::new();
+                $(if self.$field != default.$field { out.push(($word, self.$field.to_string())); })*
+                $(if self.$sfield != default.$sfield {
+                    let words: Vec<_> = self.$sfield.iter().map(|step| step.word()).collect();
+                    out.push(($sword, format!("[{}]", words.join(" "))));
+                })*
+                let _unused = (&default, &mut out);
+                out
+            }
+        }
+    };
+}
+
+fn one<T>(
+    rule: &str,
+    words: &[&str],
+    parse: fn(&str) -> Option<T>,
+    allowed: &[&str],
+) -> Result<T, RuleError> {
+    let value = words.join(" ");
+    parse(&value).ok_or_else(|| RuleError::Value {
+        rule: rule.to_owned(),
+        value,
+        allowed: allowed.join(", "),
+    })
+}
+
+fn steps(rule: &str, words: &[&str]) -> Result<Vec<ExporterStep>, RuleError> {
+    let one_step = |word: &&str| {
+        ExporterStep::from_word(word).ok_or_else(|| RuleError::Value {
+            rule: rule.to_owned(),
+            value: (*word).to_owned(),
+            allowed: ExporterStep::WORDS.join(", "),
+        })
+    };
+    words.iter().map(one_step).collect()
+}
+
+rule! {
+    /// One step of a move, a purge or a revocation. Steps happen in the order in which the
+    /// rule lists them, and anything else may happen between two of them.
+    ///
+    /// The reference order of a move is TTM's (`drivers/gpu/drm/ttm/ttm_bo.c`,
+    /// `ttm_bo_handle_move_mem`, 6.12): reserved, `move_notify`, unmap, wait, copy, assign, free.
+    ExporterStep {
+        /// `dma_resv_lock`; waits while another actor holds it.
+        Lock = "lock",
+        /// `dma_buf_move_notify` (`dma_buf_invalidate_mappings` from 2026): tell dynamic importers.
+        Notify = "notify",
+        /// `unmap_mapping_range` over the buffer's fake offset range.
+        Zap = "zap",
+        /// `dma_resv_wait_timeout` for the fences that the rule `wait` names.
+        Wait = "wait",
+        /// Look for pins: `dma_buf_pin` counts and elevated page references. Answers EBUSY as the
+        /// rules `on-dma-buf-pin` and `on-foreign-pin` say.
+        CheckPins = "check-pins",
+        /// Write back and invalidate the CPU's cache lines of the old frames.
+        Flush = "flush",
+        /// Take frames at the destination, ENOMEM when there are none.
+        Reserve = "reserve",
+        /// Copy every page to its new frame, one page a step.
+        Copy = "copy",
+        /// From here on the buffer *is* its new frames.
+        Rebind = "rebind",
+        /// Give the old frames back as the rule `recycle` says.
+        Free = "free",
+        /// Mark the buffer purged or revoked: faults answer SIGBUS, `map` answers ENODEV.
+        Mark = "mark",
+        /// Wait until every importer has unmapped (`dma_buf_unmap_attachment`).
+        WaitUnmap = "wait-unmap",
+        /// `dma_resv_unlock`.
+        Unlock = "unlock",
+    }
+}
+
+rule! {
+    /// How the exporter fills page tables, what decides get_user_pages.
+    ///
+    /// Source: [PATCH 1/2] dma-buf: Require VM_PFNMAP vma for mmap, cover letter and comments 4-14.
+    MmapKind {
+        /// VM_PFNMAP and `vmf_insert_pfn`: no struct page is ever looked at.
+        Pfnmap = "pfnmap",
+        /// VM_MIXEDMAP and `vmf_insert_mixed`: special where the architecture has a special bit.
+        MixedmapInsertPfn = "mixedmap-insert-pfn",
+        /// VM_MIXEDMAP and `vm_insert_page`: an ordinary, counted page.
+        MixedmapInsertPage = "mixedmap-insert-page",
+        /// An ordinary shmem file mapping.
+        Shmem = "shmem",
+    }
+}
+
+rule! {
+    /// Huge page table entries for a buffer mapping.
+    ///
+    /// Source: PFNMAP thread, comments 16-21 (TTM huge faults); `pmd_special` today.
+    Huge {
+        /// 4 KiB entries only.
+        None = "none",
+        /// A huge PMD with no mark: `gup_fast` takes it, whatever the VMA says.
+        Plain = "plain",
+        /// A huge PMD marked special (devmap without pagemap then, `pmd_special` now).
+        Special = "special",
+    }
+}
+
+rule! {
+    /// MAP_PRIVATE of a buffer.
+    ///
+    /// Source: PFNMAP thread, comments 1-7 and 22-26; CVE-2024-39497.
+    Cow {
+        /// Accepted; a write copies the page, which no device will see.
+        Allow = "allow",
+        /// `is_cow_mapping()` answers EINVAL at mmap.
+        Reject = "reject",
+    }
+}
+
+rule! {
+    /// Whether the fault handler takes the reservation lock.
+    ///
+    /// Source: `ttm_bo_vm_reserve` (drivers/gpu/drm/ttm/ttm_bo_vm.c) takes it.
+    FaultLock {
+        /// A fault waits while a move holds the lock.
+        Locked = "locked",
+        /// A fault can put back an entry that a running move has just zapped.
+        Unlocked = "unlocked",
+    }
+}
+
+rule! {
+    /// What the exporter's zap reaches.
+    ///
+    /// Source: vgem thread (wrong `address_space`), CVE-2023-4211 and CVE-2021-1905 (one VMA
+    /// pointer per buffer).
+    ZapReach {
+        /// Every VMA of the buffer's `address_space` in the buffer's range.
+        AddressSpace = "address-space",
+        /// The one VMA that the driver remembered at mmap time.
+        VmaPointer = "vma-pointer",
+        /// The range begins a page too late.
+        WrongRange = "wrong-range",
+    }
+}
+
+rule! {
+    /// What a `get_user_pages` pin on the buffer's pages does to a move (step `check-pins`).
+    ///
+    /// Source: shmem-helper commit 8b93d1d7 ("we can't move/reuse these pages anymore").
+    OnForeignPin {
+        /// The move answers EBUSY.
+        Refuse = "refuse",
+        /// The exporter never looks at page reference counts.
+        Ignore = "ignore",
+    }
+}
+
+rule! {
+    /// What a `dma_buf_pin` does to a move (step `check-pins`).
+    ///
+    /// Source: `dma_buf_pin` kernel-doc, drivers/dma-buf/dma-buf.c.
+    OnDmaBufPin {
+        /// The move answers EBUSY.
+        Honour = "honour",
+        /// An exporter bug: the buffer moves although it is pinned.
+        Ignore = "ignore",
+    }
+}
+
+rule! {
+    /// Where a frame goes that the exporter gives back.
+    ///
+    /// Source: PFNMAP thread, comment 20 ("so that ttm recycles the pages").
+    Recycle {
+        /// The driver's own pool: the next buffer gets it at once, references or not.
+        Pool = "pool",
+        /// The page allocator: not before the last page reference is dropped.
+        Allocator = "allocator",
+    }
+}
+
+rule! {
+    /// Whether devices see the CPU's caches.
+    ///
+    /// Source: vgem thread ("cache cacheline dirt soup"); `dma_buf_ops.begin_cpu_access`.
+    Coherency {
+        /// Devices snoop.
+        Coherent = "coherent",
+        /// Devices read and write memory; the CPU's lines need write-back and invalidation.
+        Incoherent = "incoherent",
+    }
+}
+
+rule! {
+    /// Which fences the step `wait` waits for; a level includes the lower ones.
+    ///
+    /// Source: `enum dma_resv_usage`, include/linux/dma-resv.h.
+    WaitFor {
+        /// Kernel-internal operations only.
+        Kernel = "kernel",
+        /// And implicit writers.
+        Write = "write",
+        /// And implicit readers.
+        Read = "read",
+        /// And everything else: what a move and a revocation need.
+        Bookkeep = "bookkeep",
+    }
+}
+
+rule! {
+    /// Whether allocations come from a pool of pages whose caching is already changed (cost only).
+    ///
+    /// Source: PFNMAP thread, comments 4-6 ("wbinvd() call + global TLB flush").
+    PagePool {
+        /// Each allocation changes the pages' caching attributes and flushes TLBs on all CPUs.
+        No = "no",
+        /// Pages are recycled with their caching; only the first use pays.
+        Yes = "yes",
+    }
+}
+
+rule! {
+    /// How memory type reservations are made for a pfn mapping (cost only).
+    ///
+    /// Source: PFNMAP thread, comment 2 ("linear walk of the resource tree for every vm_insert_pfn").
+    PatReserve {
+        /// One linear walk of the reservations for every pfn inserted.
+        PerPfn = "per-pfn",
+        /// One reservation for the whole mapping (i915's `io_mapping`).
+        PerMapping = "per-mapping",
+    }
+}
+
+rules! {
+    /// The rules of one exporter.
+    ExporterRules, EXPORTER_RULES {
+        words {
+            /// How it fills page tables.
+            mmap: MmapKind = Pfnmap, "mmap";
+            /// Huge entries.
+            huge: Huge = None, "huge";
+            /// MAP_PRIVATE.
+            cow: Cow = Reject, "cow";
+            /// Lock in the fault handler.
+            fault: FaultLock = Locked, "fault";
+            /// What a zap reaches.
+            zap: ZapReach = AddressSpace, "zap";
+            /// Page pins.
+            on_foreign_pin: OnForeignPin = Ignore, "on-foreign-pin";
+            /// Buffer pins.
+            on_dma_buf_pin: OnDmaBufPin = Honour, "on-dma-buf-pin";
+            /// Where frames go.
+            recycle: Recycle = Pool, "recycle";
+            /// CPU caches.
+            coherency: Coherency = Coherent, "coherency";
+            /// Which fences a move waits for.
+            wait: WaitFor = Bookkeep, "wait";
+            /// Page pool (cost).
+            page_pool: PagePool = Yes, "page-pool";
+            /// Memory type reservations (cost).
+            pat: PatReserve = PerMapping, "pat";
+        }
+        steps {
+            /// The ordered steps of a move.
+            move_steps = [Lock, Notify, Wait, Zap, CheckPins, Reserve, Flush, Copy, Rebind, Free, Unlock], "move";
+            /// The ordered steps of a purge.
+            purge_steps = [Lock, Notify, Wait, Zap, CheckPins, Mark, Flush, Free, Unlock], "purge";
+            /// The ordered steps of a revocation.
+            revoke_steps = [Lock, Mark, Notify, Zap, Wait, Unlock, WaitUnmap, Flush, Free], "revoke";
+        }
+    }
+}
+
+rule! {
+    /// What mmap through the importer's own file does.
+    ///
+    /// Source: vgem thread: Christian König and Daniel Vetter on `address_space` and `vm_pgoff`.
+    ImporterMmap {
+        /// `dma_buf_mmap`: `vma_set_file` to the dma-buf, right offset.
+        Redirect = "redirect",
+        /// Forwarded without changing `vm_file`: the VMA hangs off the importer's `address_space`.
+        KeepFile = "keep-file",
+        /// Right file, but `vm_pgoff` no longer holds the fake offset that the zap looks for.
+        WrongPgoff = "wrong-pgoff",
+        /// The importer allocated backing of its own for the imported buffer (vgem before the patch).
+        Shadow = "shadow",
+        /// EINVAL.
+        Forbid = "forbid",
+    }
+}
+
+rule! {
+    /// What a dynamic importer does in `move_notify`.
+    ///
+    /// Source: `struct dma_buf_attach_ops`, include/linux/dma-buf.h.
+    MoveNotify {
+        /// Stops using its sg_table for new work and maps again under the lock.
+        Handled = "handled",
+        /// Goes on with the addresses it has.
+        Ignored = "ignored",
+    }
+}
+
+rule! {
+    /// What a userptr importer registers on the user's range.
+    ///
+    /// Source: [PULL] topic/iomem-mmap-vs-gup; `struct mmu_interval_notifier`.
+    Notifier {
+        /// Nothing: the pinned model of vb2.
+        None = "none",
+        /// An mmu notifier that invalidates and returns although the device is still busy.
+        NoWait = "no-wait",
+        /// An mmu notifier that invalidates and waits for the device.
+        Wait = "wait",
+    }
+}
+
+rule! {
+    /// Whether the importer's SYNC ioctl reaches the exporter.
+    ///
+    /// Source: vgem thread ("many drivers don't forward the cache coherency calls").
+    SyncForward {
+        /// `dma_buf_begin_cpu_access` is called.
+        Forwarded = "forwarded",
+        /// It is not.
+        Dropped = "dropped",
+    }
+}
+
+rule! {
+    /// A `frame_vector` whose range is part ordinary pages, part pfns.
+    ///
+    /// Source: [PULL] topic/iomem-mmap-vs-gup, Linus Torvalds on `got_ref` and `is_pfns`.
+    FrameVector {
+        /// The mixed case answers EFAULT.
+        RefuseMixed = "refuse-mixed",
+        /// Pages for one part, bare pfns for the other.
+        Mixed = "mixed",
+    }
+}
+
+rules! {
+    /// The rules of one importer.
+    ImporterRules, IMPORTER_RULES {
+        words {
+            /// mmap through the importer.
+            mmap: ImporterMmap = Redirect, "mmap";
+            /// Reaction to a move.
+            move_notify: MoveNotify = Handled, "move-notify";
+            /// Reaction to changes of the user's page tables.
+            notifier: Notifier = None, "notifier";
+            /// CPU access brackets.
+            sync: SyncForward = Forwarded, "sync";
+            /// Mixed user ranges.
+            frame_vector: FrameVector = RefuseMixed, "frame-vector";
+        }
+        steps {}
+    }
+}
+
+rule! {
+    /// A yes/no property of the host.
+    YesNo {
+        /// It has it.
+        Yes = "yes",
+        /// It does not.
+        No = "no",
+    }
+}
+
+rule! {
+    /// What a device reaches when a CPU pfn is used as its bus address.
+    ///
+    /// Source: [PULL] topic/iomem-mmap-vs-gup ("Just taking a cpu pfn and hoping that matches the
+    /// bus addr your device would need is a bit optimistic").
+    Bus {
+        /// The same frame: no IOMMU, no offset.
+        Identity = "identity",
+        /// Another frame: the bus sees memory at an offset.
+        Offset = "offset",
+        /// Nothing: the IOMMU has no entry for it.
+        Iommu = "iommu",
+    }
+}
+
+rule! {
+    /// The check that `dma_buf_mmap` makes of the exporter's VMA.
+    ///
+    /// Source: [PATCH 1/2] dma-buf: Require VM_PFNMAP vma for mmap (v3 warns; never merged).
+    MmapCheck {
+        /// None.
+        Off = "off",
+        /// WARN_ON(!(vma->vm_flags & VM_PFNMAP)).
+        Warn = "warn",
+        /// EINVAL.
+        Refuse = "refuse",
+    }
+}
+
+rules! {
+    /// The rules of the host: architecture and core kernel.
+    HostRules, HOST_RULES {
+        words {
+            /// CONFIG_ARCH_HAS_PTE_SPECIAL, and with it the fast path of get_user_pages.
+            pte_special: YesNo = Yes, "pte-special";
+            /// Whether `follow_pfn` exists (removed by 6.12; `follow_pfnmap_start` replaces it).
+            follow_pfn: YesNo = Yes, "follow-pfn";
+            /// What a bare pfn means on the bus.
+            bus: Bus = Identity, "bus";
+            /// Read-only FOLL_LONGTERM pins of private mappings unshare first (`gup_must_unshare`).
+            longterm_unshare: YesNo = Yes, "longterm-unshare";
+            /// FOLL_LONGTERM pins migrate pages out of CMA first (`check_and_migrate_movable_pages`).
+            longterm_migrate: YesNo = Yes, "longterm-migrate";
+            /// fork copies pinned anonymous pages for the child (`folio_needs_cow_for_dma`).
+            fork_copies_pinned: YesNo = Yes, "fork-copies-pinned";
+            /// The core's check of exporters' VMAs.
+            dma_buf_mmap_check: MmapCheck = Off, "dma-buf-mmap-check";
+        }
+        steps {}
+    }
+}
+
+rule! {
+    /// Where frames live.
+    Placement {
+        /// A carveout: frames without reference counts, reused at once.
+        Vram = "vram",
+        /// System memory.
+        System = "system",
+        /// The contiguous memory area: lent to movable pages until somebody allocates from it.
+        Cma = "cma",
+    }
+}
+
+rule! {
+    /// `enum dma_resv_usage`, lowest first.
+    Usage {
+        /// DMA_RESV_USAGE_KERNEL.
+        Kernel = "kernel",
+        /// DMA_RESV_USAGE_WRITE.
+        Write = "write",
+        /// DMA_RESV_USAGE_READ.
+        Read = "read",
+        /// DMA_RESV_USAGE_BOOKKEEP.
+        Bookkeep = "bookkeep",
+    }
+}

@@ -1,0 +1,560 @@
+//! What an actor can do in one go, and what comes of it.
+
+use std::fmt;
+
+use super::rules::{ExporterStep, Placement, Usage, rule};
+use super::state::{Owner, Pte, Target};
+use crate::units::{
+    ActorId, AttachmentId, BufId, FenceId, FrameId, ImporterId, PageId, PinId, SgId, VmaId,
+};
+
+/// FOLL_* flags of a `get_user_pages` call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Foll {
+    /// FOLL_WRITE.
+    pub write: bool,
+    /// FOLL_FORCE.
+    pub force: bool,
+    /// FOLL_LONGTERM.
+    pub longterm: bool,
+}
+
+/// What a device does its DMA through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Handle {
+    /// A `get_user_pages` pin or a cached pfn.
+    Pin(PinId),
+    /// An sg_table.
+    Sg(SgId),
+}
+
+/// Direction of a DMA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dir {
+    /// The device reads memory (DMA_TO_DEVICE).
+    Read,
+    /// The device writes memory (DMA_FROM_DEVICE).
+    Write(u8),
+    /// The device reads and throws away what it read (allowed until unmap).
+    Prefetch,
+}
+
+/// Direction of a CPU access bracket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    /// DMA_BUF_SYNC_READ.
+    pub read: bool,
+    /// DMA_BUF_SYNC_WRITE.
+    pub write: bool,
+}
+
+/// An mmap request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mmap {
+    /// Where it goes.
+    pub vma: VmaId,
+    /// What is mapped; none for anonymous memory.
+    pub buf: BufId,
+    /// Page of the buffer to begin with.
+    pub offset: u8,
+    /// MAP_SHARED.
+    pub shared: bool,
+    /// PROT_READ.
+    pub read: bool,
+    /// PROT_WRITE.
+    pub write: bool,
+    /// Through whose file; none for the dma-buf's own.
+    pub via: ImporterId,
+}
+
+/// What an [`ExporterStep`] is part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    /// A move to a placement.
+    Move(Placement),
+    /// A purge.
+    Purge,
+    /// A revocation.
+    Revoke,
+}
+
+/// One atomic action. Everything else may happen between two steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// mmap(2). EINVAL where a rule forbids it, EACCES, ENODEV for a buffer that is gone.
+    Mmap(Mmap),
+    /// munmap(2) of the pages in `pages` (a bit each).
+    Munmap {
+        /// Of which VMA.
+        vma: VmaId,
+        /// Bit per page.
+        pages: u8,
+    },
+    /// mremap(2): `to` takes over the entries of `from`. EFAULT when there is nothing to move.
+    Mremap {
+        /// The new VMA.
+        to: VmaId,
+        /// The old one.
+        from: VmaId,
+    },
+    /// A CPU load. May fault first ([`Reply::Again`]).
+    Load {
+        /// Through which VMA.
+        vma: VmaId,
+        /// Which page of it.
+        page: u8,
+    },
+    /// A CPU store. May fault first.
+    Store {
+        /// Through which VMA.
+        vma: VmaId,
+        /// Which page of it.
+        page: u8,
+        /// What.
+        value: u8,
+    },
+    /// The fast path of get_user_pages: looks at the page table alone. Never an error: when it
+    /// can't, [`Step::GupSlow`] is to follow.
+    GupFast {
+        /// The pin.
+        pin: PinId,
+        /// Where.
+        vma: VmaId,
+        /// Which page.
+        page: u8,
+        /// FOLL_*.
+        foll: Foll,
+    },
+    /// The slow path of get_user_pages, a no-op when the fast path has succeeded. May fault
+    /// first. EFAULT.
+    GupSlow {
+        /// The pin.
+        pin: PinId,
+        /// Where.
+        vma: VmaId,
+        /// Which page.
+        page: u8,
+        /// FOLL_*.
+        foll: Foll,
+    },
+    /// `follow_pfn`: a no-op when `pin` is already held (a frame_vector's page was pinned). May
+    /// fault first (`fixup_user_fault`). EINVAL for ordinary memory, EFAULT.
+    FollowPfn {
+        /// The cached pfn.
+        pin: PinId,
+        /// Where.
+        vma: VmaId,
+        /// Which page.
+        page: u8,
+        /// The device will write.
+        write: bool,
+    },
+    /// The end of `get_vaddr_frames`: pages and pfns in one vector as the rule `frame-vector`
+    /// says. EFAULT.
+    FrameVectorCheck {
+        /// First entry.
+        first: PinId,
+        /// Number of entries.
+        count: u8,
+        /// Whose rules.
+        importer: ImporterId,
+    },
+    /// `unpin_user_page`, or forgetting a pfn.
+    Unpin(PinId),
+    /// `dma_buf_attach` / `dma_buf_dynamic_attach`. ENODEV for a buffer that is gone.
+    Attach {
+        /// The attachment.
+        attachment: AttachmentId,
+        /// To what; none when found through `via`.
+        buf: BufId,
+        /// The VMA whose dma-buf is looked up.
+        via: VmaId,
+        /// Whether it handles `move_notify`.
+        dynamic: bool,
+    },
+    /// `dma_buf_detach`.
+    Detach(AttachmentId),
+    /// `dma_buf_map_attachment`, under the reservation lock. ENODEV.
+    Map(SgId),
+    /// `dma_buf_unmap_attachment`, under the reservation lock.
+    Unmap(SgId),
+    /// First half of submitting a job: take the reservation lock, and map again if `move_notify`
+    /// said so. ENODEV.
+    Validate {
+        /// The fence that the second half adds.
+        fence: FenceId,
+        /// What the job uses.
+        sg: SgId,
+    },
+    /// Second half: add the fence and release the lock.
+    Submit {
+        /// The fence.
+        fence: FenceId,
+        /// What the job uses.
+        sg: SgId,
+        /// The fence's usage.
+        usage: Usage,
+    },
+    /// `dma_fence_signal`. Takes no lock.
+    Signal(FenceId),
+    /// First half of a DMA: translate the address.
+    DmaStart {
+        /// Through what.
+        via: Handle,
+        /// Which page.
+        page: u8,
+        /// Direction.
+        dir: Dir,
+    },
+    /// Second half of a DMA: transfer.
+    DmaFinish {
+        /// Through what.
+        via: Handle,
+        /// Which page.
+        page: u8,
+        /// Direction.
+        dir: Dir,
+    },
+    /// `dma_buf_pin`, under the reservation lock.
+    DmaBufPin(AttachmentId),
+    /// `dma_buf_unpin`.
+    DmaBufUnpin(AttachmentId),
+    /// DMA_BUF_IOCTL_SYNC with START: waits for fences, then `begin_cpu_access`.
+    SyncStart {
+        /// Which buffer.
+        buf: BufId,
+        /// Direction.
+        access: Access,
+        /// Through whose file; none for the dma-buf's own.
+        via: ImporterId,
+    },
+    /// DMA_BUF_IOCTL_SYNC with END: `end_cpu_access`.
+    SyncEnd {
+        /// Which buffer.
+        buf: BufId,
+        /// Direction.
+        access: Access,
+        /// Through whose file; none for the dma-buf's own.
+        via: ImporterId,
+    },
+    /// One step of a move, purge or revocation. EBUSY, ENOMEM, EINVAL when the buffer is gone.
+    Exporter {
+        /// Of which buffer.
+        buf: BufId,
+        /// Which step.
+        step: ExporterStep,
+        /// Page of the buffer, for [`ExporterStep::Copy`].
+        page: u8,
+        /// What it is part of.
+        job: Job,
+    },
+    /// Allocate a declared buffer. ENOMEM; EBUSY when a pinned page is in the way in CMA.
+    Alloc(BufId),
+    /// close(2) of the one fd.
+    Close(BufId),
+    /// fork(2): `child`'s VMAs become copies of `parent`'s, pairwise.
+    Fork {
+        /// The new process.
+        child: ActorId,
+        /// The first VMA of the parent.
+        parent_first: VmaId,
+        /// The first VMA of the child.
+        child_first: VmaId,
+        /// How many.
+        count: u8,
+    },
+    /// The CPU drops a cache line of a page, writing it back if it is dirty.
+    EvictCache(PageId),
+}
+
+/// An errno that the kernel answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Errno {
+    /// Bad address.
+    Efault,
+    /// Device or resource busy.
+    Ebusy,
+    /// Invalid argument.
+    Einval,
+    /// Out of memory.
+    Enomem,
+    /// No such device.
+    Enodev,
+    /// Permission denied.
+    Eacces,
+    /// Operation not permitted.
+    Eperm,
+}
+
+impl Errno {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Efault,
+        Self::Ebusy,
+        Self::Einval,
+        Self::Enomem,
+        Self::Enodev,
+        Self::Eacces,
+        Self::Eperm,
+    ];
+
+    /// Its name in errno(3).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Efault => "EFAULT",
+            Self::Ebusy => "EBUSY",
+            Self::Einval => "EINVAL",
+            Self::Enomem => "ENOMEM",
+            Self::Enodev => "ENODEV",
+            Self::Eacces => "EACCES",
+            Self::Eperm => "EPERM",
+        }
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What ends a CPU access that can't be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Signal {
+    /// Nothing behind the mapping.
+    Sigbus,
+    /// No mapping, or not with this protection.
+    Sigsegv,
+    /// The kernel oopsed in this process's fault.
+    Oops,
+}
+
+impl Signal {
+    /// Its name in signal(7); `OOPS` for a kernel bug.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sigbus => "SIGBUS",
+            Self::Sigsegv => "SIGSEGV",
+            Self::Oops => "OOPS",
+        }
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a step answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// Done, and this was read.
+    Value(u8),
+    /// Something else was done first (a fault, a migration, a remap); take the same step again.
+    Again,
+    /// Refused; what the whole operation had in hand has been given back.
+    Errno(Errno),
+    /// The access was not served.
+    Signal(Signal),
+    /// Nothing to do: what it needs was refused before.
+    Skipped,
+}
+
+rule! {
+    /// Ways in which memory goes wrong.
+    HazardKind {
+        /// Read what the buffer no longer holds.
+        StaleRead = "stale-read",
+        /// Wrote where the buffer no longer is.
+        LostWrite = "lost-write",
+        /// Read another buffer's page.
+        CrossBufferRead = "cross-buffer-read",
+        /// Wrote another buffer's page.
+        CrossBufferWrite = "cross-buffer-write",
+        /// Accessed a frame that nobody owns.
+        UseAfterFree = "use-after-free",
+        /// A private copy and the buffer went separate ways.
+        DivergedCow = "diverged-cow",
+        /// CPU cache and memory disagree.
+        Incoherent = "incoherent",
+        /// A page pin stopped a move or an allocation.
+        PinBlocksMove = "pin-blocks-move",
+        /// A page pin kept a page that is no longer the buffer's.
+        OrphanPin = "orphan-pin",
+        /// A dynamic importer accessed the buffer without a fence.
+        UnfencedAccess = "unfenced-access",
+        /// The kernel would have hit a BUG_ON.
+        KernelBug = "kernel-bug",
+        /// The IOMMU refused the address.
+        IommuFault = "iommu-fault",
+        /// Nobody can go on.
+        Deadlock = "deadlock",
+    }
+}
+
+impl HazardKind {
+    /// Its bit in [`super::State::hazards`].
+    #[must_use]
+    pub const fn bit(self) -> u16 {
+        1 << self as u8
+    }
+}
+
+/// The way an access took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// A CPU mapping.
+    Vma(VmaId, u8),
+    /// A pin, a cached pfn or an sg_table, and the page.
+    Device(Handle, u8),
+    /// The exporter itself.
+    Exporter(BufId),
+    /// A cache line on its way to memory.
+    Cache,
+}
+
+/// A hazard, as the oracle saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hazard {
+    /// Which.
+    pub kind: HazardKind,
+    /// Who did it.
+    pub actor: ActorId,
+    /// Which way.
+    pub via: Via,
+    /// What was meant, where an access is to blame.
+    pub target: Option<Target>,
+    /// What was reached.
+    pub frame: FrameId,
+    /// Whose memory that is now.
+    pub owner: Owner,
+    /// What was read or written.
+    pub value: Option<u8>,
+    /// What a read should have returned.
+    pub expected: Option<u8>,
+}
+
+rule! {
+    /// Things that cost time and that the threads argue about.
+    Cost {
+        /// Global TLB flushes.
+        TlbFlushes = "tlb-flushes",
+        /// Pages whose caching attribute was changed.
+        AttributeChanges = "attribute-changes",
+        /// Entries looked at in memory type reservations.
+        PatSteps = "pat-steps",
+        /// Page table entries zapped.
+        ZappedPtes = "zapped-ptes",
+    }
+}
+
+/// What a step did to memory and page tables: enough to do the same to real ones, and to tell
+/// the story afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// A VMA came into being; its description is in the state.
+    VmaMapped(VmaId),
+    /// These pages of it are gone.
+    VmaUnmapped(VmaId, u8),
+    /// All of the second VMA is now the first.
+    VmaMoved {
+        /// New place.
+        to: VmaId,
+        /// Old place.
+        from: VmaId,
+    },
+    /// A fault was served for the page and this entry installed.
+    Faulted(VmaId, u8, Pte),
+    /// This entry was removed.
+    Zapped(VmaId, u8, Pte),
+    /// A private page got a frame of its own, a copy of `from` (none: zeros).
+    CowCopied {
+        /// In which VMA.
+        vma: VmaId,
+        /// Which page.
+        page: u8,
+        /// Copied from.
+        from: FrameId,
+        /// To.
+        to: FrameId,
+    },
+    /// The CPU read `value`.
+    Loaded(VmaId, u8, FrameId, u8),
+    /// The CPU wrote `value`.
+    Stored(VmaId, u8, FrameId, u8),
+    /// A frame was handed out and filled.
+    FrameFilled(FrameId, Owner, u8),
+    /// A frame was handed out as the destination of a move.
+    FrameReserved(FrameId, PageId),
+    /// A page was copied between frames.
+    FrameCopied {
+        /// Copied from.
+        from: FrameId,
+        /// To.
+        to: FrameId,
+    },
+    /// The buffer's page is this frame from now on.
+    Rebound(PageId, FrameId),
+    /// A frame went back to its free list.
+    FrameFreed(FrameId),
+    /// A frame was given back and lives on because of page references.
+    FrameOrphaned(FrameId),
+    /// A pin was taken by the fast path (`true`) or not.
+    Pinned(PinId, VmaId, u8, FrameId, bool),
+    /// A pfn was cached.
+    PfnCached(PinId, VmaId, u8, FrameId),
+    /// A pin or a pfn was given up.
+    Unpinned(PinId),
+    /// A notifier declared a pin or a pfn invalid.
+    PinInvalidated(PinId),
+    /// An sg_table was mapped; the addresses are in the state.
+    SgMapped(SgId),
+    /// An sg_table was unmapped.
+    SgUnmapped(SgId),
+    /// `move_notify` reached the attachment.
+    Notified(AttachmentId, BufId),
+    /// A device translated an address.
+    DmaStarted(Handle, u8, FrameId, Dir),
+    /// A device transferred this value.
+    DmaFinished(Handle, u8, FrameId, Dir, u8),
+    /// A dirty cache line reached memory.
+    CacheWrittenBack(FrameId, u8),
+    /// A cache line was dropped.
+    CacheDropped(FrameId),
+    /// A cache line was filled from memory.
+    CacheFilled(FrameId, u8),
+    /// The reservation lock was taken (`true`) or released.
+    Locked(BufId, bool),
+    /// The buffer was marked purged or revoked, or was released.
+    LifeChanged(BufId),
+    /// A process was forked.
+    Forked(ActorId),
+    /// A WARN_ON fired.
+    Warned(&'static str),
+    /// A cost arose.
+    Cost(Cost, u32),
+    /// The oracle saw a hazard.
+    Hazard(Hazard),
+}
+
+/// Where effects go. `()` throws them away, which costs an explorer nothing.
+pub trait Sink {
+    /// Take one.
+    fn effect(&mut self, effect: Effect);
+}
+
+impl Sink for () {
+    #[inline]
+    fn effect(&mut self, _effect: Effect) {}
+}
+
+impl Sink for Vec<Effect> {
+    fn effect(&mut self, effect: Effect) {
+        self.push(effect);
+    }
+}

@@ -1,0 +1,169 @@
+//! Probes of memory: traps, secret pages, huge pages, limits.
+
+use rustix::process::Resource;
+
+use super::super::arena::{Arena, PageKind};
+use super::super::map::{Prot, Sharing, Window};
+use super::super::page::{Frame, PAGE_BYTES};
+use super::super::pin::VmsplicePin;
+use super::super::secret::SecretArena;
+use super::super::touch::Access;
+use super::super::uffd::{Features, Fill, Modes, Uffd, Via};
+use super::{Probe, setting};
+
+/// Pages in a 2 MiB huge page.
+const HUGE_PAGES: usize = 512;
+
+/// Traps of user-mode accesses to shared memory, with each operation that the executor uses.
+#[must_use]
+pub fn userfaultfd() -> Probe {
+    Probe::new(
+        "userfaultfd",
+        try_userfaultfd(),
+        "every test of a CPU mapping: faults, zaps, moves and revocation",
+        "Linux 5.11 or later with CONFIG_USERFAULTFD (6.6 for POISON); in a container, a seccomp \
+         profile that allows userfaultfd (podman, docker: --security-opt seccomp=unconfined)",
+    )
+}
+
+fn try_userfaultfd() -> Result<String, String> {
+    let needed = Features::MISSING_SHMEM
+        | Features::MINOR_SHMEM
+        | Features::WP_HUGETLBFS_SHMEM
+        | Features::POISON;
+    let supported = Uffd::supported(Via::UserModeOnly).map_err(text)?;
+    let names: Vec<_> = supported.iter_names().map(|(name, _)| name).collect();
+    let names = names.join(" ");
+    let missing = needed.difference(supported);
+    if !missing.is_empty() {
+        let missing: Vec<_> = missing.iter_names().map(|(name, _)| name).collect();
+        return Err(format!("lacks {}; has {names}", missing.join(" ")));
+    }
+    let uffd = Uffd::open(Via::UserModeOnly, needed).map_err(text)?;
+    let arena = Arena::create(1, PageKind::Base).map_err(text)?;
+    arena.fill(Frame(0), 1).map_err(text)?;
+    let window = Window::reserve(1).map_err(text)?;
+    window.map(0, &arena, Frame(0), 1, Sharing::Shared, Prot::ReadWrite).map_err(text)?;
+    let page = window.span(0, 1);
+    uffd.register(page.range(), Modes::MISSING | Modes::MINOR | Modes::WP).map_err(text)?;
+    uffd.continue_(page.range(), Fill::WriteProtected).map_err(text)?;
+    uffd.write_unprotect(page.range()).map_err(text)?;
+    if page.store_u8(0, 2) != Access::Value(()) {
+        return Err("a store to a page that was made writable did not complete".to_owned());
+    }
+    window.zap(0, 1).map_err(text)?;
+    uffd.poison(page.range()).map_err(text)?;
+    let access = page.load_u8(0);
+    if matches!(access, Access::Sigbus { .. }) {
+        Ok(names)
+    } else {
+        Err(format!("a poisoned page was loaded: {access:?}"))
+    }
+}
+
+/// Traps of the kernel's own accesses, which UFFD_USER_MODE_ONLY leaves out.
+#[must_use]
+pub fn userfaultfd_kernel() -> Probe {
+    let result = Uffd::open(Via::Device, Features::MISSING_SHMEM)
+        .map(|_| "through /dev/userfaultfd".to_owned())
+        .map_err(text);
+    Probe::new(
+        "userfaultfd of kernel faults",
+        result,
+        "waiting instead of EFAULT when the kernel touches a trapped page (read(2), pinning)",
+        "chmod a+rw /dev/userfaultfd",
+    )
+}
+
+/// Memory that get_user_pages refuses, shown by a vmsplice that does.
+#[must_use]
+pub fn memfd_secret() -> Probe {
+    let tried = || {
+        let secret = SecretArena::create(1).map_err(text)?;
+        secret.fill(Frame(0), 1).map_err(text)?;
+        match VmsplicePin::take(secret.frame(Frame(0))).err() {
+            Some(rustix::io::Errno::FAULT) => Ok("get_user_pages answers EFAULT".to_owned()),
+            other => Err(format!("its pages can be pinned: {other:?}")),
+        }
+    };
+    Probe::new(
+        "memfd_secret",
+        tried(),
+        "mmap = pfnmap on real memory: the kernel refusing to pin",
+        "Linux 5.14 or later with CONFIG_SECRETMEM; before 6.5 boot with secretmem.enable=1",
+    )
+}
+
+/// RLIMIT_MEMLOCK, which io_uring buffers and secret memory are charged to.
+#[must_use]
+pub fn memlock() -> Probe {
+    const NEEDED_BYTES: u64 = 1 << 20;
+    let limit = rustix::process::getrlimit(Resource::Memlock).current;
+    let result = match limit {
+        None => Ok("unlimited".to_owned()),
+        Some(bytes) if bytes >= NEEDED_BYTES => Ok(format!("{} KiB", bytes >> 10)),
+        Some(bytes) => Err(format!("{} KiB, 1024 KiB are needed", bytes >> 10)),
+    };
+    Probe::new(
+        "RLIMIT_MEMLOCK",
+        result,
+        "registered io_uring buffers and secret memory of more than a few pages",
+        "ulimit -l 8192, or LimitMEMLOCK=8M in the systemd unit",
+    )
+}
+
+/// A migration that the kernel makes on request: MADV_COLLAPSE of a memfd.
+#[must_use]
+pub fn collapse() -> Probe {
+    let settings = format!(
+        "THP {}; shmem {}",
+        setting("/sys/kernel/mm/transparent_hugepage/enabled"),
+        setting("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
+    );
+    let tried = || {
+        let arena = Arena::create(512, PageKind::Base).map_err(text)?;
+        let window = Window::reserve_aligned(HUGE_PAGES, HUGE_PAGES * PAGE_BYTES).map_err(text)?;
+        window
+            .map(0, &arena, Frame(0), HUGE_PAGES, Sharing::Shared, Prot::ReadWrite)
+            .map_err(text)?;
+        if window.span(0, HUGE_PAGES).fill(3) != Access::Value(()) {
+            return Err("no memory for 2 MiB".to_owned());
+        }
+        window.collapse(0, HUGE_PAGES).map_err(|errno| format!("{errno}; {settings}"))?;
+        let access = window.span(HUGE_PAGES - 1, 1).load_u8(PAGE_BYTES - 1);
+        if access == Access::Value(3) {
+            Ok(settings.clone())
+        } else {
+            Err(format!("the bytes changed: {access:?}"))
+        }
+    };
+    Probe::new(
+        "MADV_COLLAPSE (THP of a memfd)",
+        tried(),
+        "migration by the kernel itself, and huge entries made of base pages",
+        "Linux 6.1 or later with CONFIG_TRANSPARENT_HUGEPAGE",
+    )
+}
+
+/// 2 MiB hugetlb pages.
+#[must_use]
+pub fn hugetlb() -> Probe {
+    let tried = || {
+        Arena::create(512, PageKind::Hugetlb2M)
+            .and_then(|arena| arena.allocate(Frame(0), 512))
+            .map_err(|error| {
+                format!("{error}; vm.nr_hugepages = {}", setting("/proc/sys/vm/nr_hugepages"))
+            })?;
+        Ok("2 MiB pages can be allocated".to_owned())
+    };
+    Probe::new(
+        "hugetlb",
+        tried(),
+        "huge entries by hugetlb; transparent huge pages are used where they work",
+        "sysctl vm.nr_hugepages=8",
+    )
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
