@@ -14,6 +14,7 @@ mod matrix;
 mod out;
 mod pool;
 mod run;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -109,6 +110,7 @@ enum Verb {
     Completions(complete::CompletionsArgs),
     Run(run::RunArgs),
     Ctl(ctl::CtlArgs),
+    Serve(serve::ServeArgs),
 }
 
 /// How far and how to search.
@@ -169,6 +171,7 @@ fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
         Some(Verb::Completions(args)) => complete::run(&args, out),
         Some(Verb::Run(args)) => Ok(run::run(args, out)),
         Some(Verb::Ctl(args)) => ctl::run(&args, out),
+        Some(Verb::Serve(args)) => serve::run(args, out),
     }
 }
 
