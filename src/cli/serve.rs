@@ -134,14 +134,10 @@ fn check_fuse() -> anyhow::Result<()> {
     let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/fuse") else {
         return Ok(());
     };
-    let remedy = match error.kind() {
-        std::io::ErrorKind::PermissionDenied => {
-            "run as root, or have root allow it (`chmod 666 /dev/fuse`, as most distributions do)"
-        }
-        std::io::ErrorKind::NotFound => {
-            "load the module (`modprobe fuse`), or pass it to the container (`--device /dev/fuse`)"
-        }
-        _ => "the kernel has no FUSE (CONFIG_FUSE_FS)",
+    let remedy = if error.kind() == std::io::ErrorKind::PermissionDenied {
+        "run as root, or have root allow it (`chmod 666 /dev/fuse`, as most distributions do)"
+    } else {
+        "load the module (`modprobe fuse`), or pass it to the container (`--device /dev/fuse`)"
     };
     bail!("can't open /dev/fuse: {error}: {remedy}; `driftheap run` needs no FUSE");
 }
@@ -161,12 +157,12 @@ fn mount(
     allow_other: bool,
 ) -> anyhow::Result<Session<DeviceFs>> {
     let mut config = fuser::Config::default();
-    config.mount_options = vec![
+    config.mount_options.extend([
         MountOption::FSName("driftheap".into()),
         MountOption::NoSuid,
         MountOption::NoDev,
         MountOption::NoExec,
-    ];
+    ]);
     config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
     Session::new(DeviceFs::new(served), mount, &config).map_err(|error| {
         let hint = if rustix::process::geteuid().is_root() {
