@@ -179,7 +179,9 @@ proptest::proptest! {
             }
             device.collect_fences();
         }
-        assert!(device.bytes() <= 1 << 24);
+        let sum: u64 = device.buffers().map(|(_, buffer)| buffer.size_bytes).sum();
+        assert_eq!(device.bytes(), sum, "the running total is the sum");
+        assert!(sum <= 1 << 24);
         assert!(device.buffers().count() <= 64);
     }
 }

@@ -216,7 +216,7 @@ fn show(query: &Query, device: &Device, held: &BTreeMap<Inode, Vec<Holder>>) -> 
         (Verb::Trace, true) => json(&device.trace.lines().collect::<Vec<_>>()),
         (Verb::Trace, false) => {
             let head = format!("# tracer: nop\n# {} events dropped\n", device.trace.dropped());
-            device.trace.lines().fold(head, |text, line| text + line + "\n")
+            device.trace.lines().fold(head, |text, line| text + &line + "\n")
         }
         (Verb::List | Verb::Info, true) => {
             let views = device.buffers().map(|(_, buffer)| buffer);
@@ -309,7 +309,7 @@ fn stats_text(device: &Device) -> String {
         stats.sync_files,
         stats.ioctls,
         stats.ioctl_errors,
-        device.bytes_backed_by(Backing::Secret),
+        device.secret_bytes(),
         stats.pfnmap_fallbacks,
     )
 }

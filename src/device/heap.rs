@@ -72,12 +72,7 @@ impl Device {
         }
         let config = self.heap_config(heap).ok_or(Errno::BADF)?.clone();
         self.check_quota(size_bytes)?;
-        let in_heap: u64 = self
-            .buffers
-            .values()
-            .filter(|buffer| buffer.exporter == Exporter::Heap(heap))
-            .map(|buffer| buffer.size_bytes)
-            .sum();
+        let in_heap = self.totals.heap_bytes.get(&heap).copied().unwrap_or(0);
         let heap_limit = config.size_bytes.unwrap_or(u64::MAX);
         if in_heap.checked_add(size_bytes).is_none_or(|sum| sum > heap_limit) {
             return Err(Errno::NOMEM);
@@ -114,6 +109,7 @@ impl Device {
     pub(super) fn insert_buffer(&mut self, buffer: Buffer) -> BufferId {
         assert!(buffer.size_bytes > 0 && buffer.size_bytes.is_multiple_of(PAGE_SIZE));
         let id = BufferId(self.take_id());
+        self.totals.add(&buffer);
         self.buffers.insert(id, buffer);
         id
     }

@@ -114,12 +114,44 @@ pub struct Timeline {
     pub pending: Vec<(u32, FenceId)>,
 }
 
+/// Sums over all buffers, kept up to date so that ALLOC need not walk them.
+#[derive(Debug, Default)]
+struct Totals {
+    bytes: u64,
+    secret_bytes: u64,
+    heap_bytes: BTreeMap<HeapId, u64>,
+}
+
+impl Totals {
+    fn add(&mut self, buffer: &Buffer) {
+        self.bytes += buffer.size_bytes;
+        if buffer.backing == Backing::Secret {
+            self.secret_bytes += buffer.size_bytes;
+        }
+        if let Exporter::Heap(heap) = buffer.exporter {
+            *self.heap_bytes.entry(heap).or_default() += buffer.size_bytes;
+        }
+    }
+
+    fn remove(&mut self, buffer: &Buffer) {
+        assert!(self.bytes >= buffer.size_bytes, "what is removed was added");
+        self.bytes -= buffer.size_bytes;
+        if buffer.backing == Backing::Secret {
+            self.secret_bytes -= buffer.size_bytes;
+        }
+        if let Exporter::Heap(heap) = buffer.exporter {
+            *self.heap_bytes.entry(heap).or_default() -= buffer.size_bytes;
+        }
+    }
+}
+
 /// Every heap, buffer, sync file and fence of one running device.
 #[derive(Debug)]
 pub struct Device {
     heaps: Vec<HeapConfig>,
     limits: Limits,
     buffers: BTreeMap<BufferId, Buffer>,
+    totals: Totals,
     sync_files: BTreeMap<SyncFileId, SyncFile>,
     timelines: BTreeMap<TimelineId, Timeline>,
     fences: Fences,
@@ -137,6 +169,7 @@ impl Device {
             heaps,
             limits,
             buffers: BTreeMap::new(),
+            totals: Totals::default(),
             sync_files: BTreeMap::new(),
             timelines: BTreeMap::new(),
             fences: Fences::default(),
@@ -188,13 +221,12 @@ impl Device {
 
     /// Bytes of all buffers that exist.
     pub fn bytes(&self) -> u64 {
-        self.buffers.values().map(|buffer| buffer.size_bytes).sum()
+        self.totals.bytes
     }
 
-    /// Bytes of all buffers that stand on `backing`.
-    pub fn bytes_backed_by(&self, backing: Backing) -> u64 {
-        let on = |buffer: &&Buffer| buffer.backing == backing;
-        self.buffers.values().filter(on).map(|buffer| buffer.size_bytes).sum()
+    /// Bytes of all buffers on memfd_secret.
+    pub fn secret_bytes(&self) -> u64 {
+        self.totals.secret_bytes
     }
 
     /// Opens sw_sync for a process called `comm`.
@@ -216,8 +248,10 @@ impl Device {
         match object {
             Object::Buffer(id) => {
                 if let Some(buffer) = self.buffers.get_mut(&id) {
+                    self.totals.remove(buffer);
                     buffer.inode = inode;
                     buffer.backing = backing;
+                    self.totals.add(buffer);
                     self.stats.buffers += 1;
                     self.stats.bytes += buffer.size_bytes;
                     self.trace.push_buffer("dma_buf_export", buffer);
@@ -231,7 +265,11 @@ impl Device {
     /// The file could not be made or delivered; the object does not exist.
     pub fn abandon(&mut self, object: Object) {
         match object {
-            Object::Buffer(id) => drop(self.buffers.remove(&id)),
+            Object::Buffer(id) => {
+                if let Some(buffer) = self.buffers.remove(&id) {
+                    self.totals.remove(&buffer);
+                }
+            }
             Object::SyncFile(id) => drop(self.sync_files.remove(&id)),
             Object::Timeline(id) => self.drop_timeline(id),
             Object::Heap(_) | Object::Udmabuf => {}

@@ -3,53 +3,68 @@
 //! Kernel counterpart: include/trace/events/dma_buf.h (7.0): `exp_name=%s size=%zu ino=%lu`.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 
 use super::Buffer;
 
-/// Most lines kept; older ones are dropped and counted.
-pub const TRACE_LINES_MAX: usize = 4096;
+/// Most events kept; older ones are dropped and counted.
+pub const TRACE_EVENTS_MAX: usize = 4096;
+
+/// One event, put into words only when somebody reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Event {
+    name: &'static str,
+    pid: i32,
+    now_ns: u64,
+    exp_name: String,
+    size_bytes: u64,
+    ino: u64,
+}
 
 /// A bounded log.
 #[derive(Debug, Default)]
 pub struct Trace {
-    lines: VecDeque<String>,
+    events: VecDeque<Event>,
     dropped: u64,
     now_ns: u64,
-    task: (String, i32),
+    pid: i32,
 }
 
 impl Trace {
     /// Tells the trace who acts next, and when.
-    pub fn at(&mut self, comm: &str, pid: i32, now_ns: u64) {
-        self.task = (comm.to_owned(), pid);
+    pub fn at(&mut self, pid: i32, now_ns: u64) {
+        self.pid = pid;
         self.now_ns = now_ns;
     }
 
     /// Adds a buffer event.
-    pub fn push_buffer(&mut self, event: &str, buffer: &Buffer) {
-        let mut text = String::new();
-        let (comm, pid) = (&self.task.0, self.task.1);
-        let (seconds, micros) = (self.now_ns / 1_000_000_000, self.now_ns / 1000 % 1_000_000);
-        // Writing to a String can't fail.
-        let _ = write!(
-            text,
-            "{comm:>16}-{pid:<7} [000] ..... {seconds:5}.{micros:06}: {event}: exp_name={} size={} ino={}",
-            buffer.exp_name, buffer.size_bytes, buffer.inode.ino
-        );
-        if self.lines.len() == TRACE_LINES_MAX {
-            self.lines.pop_front();
+    pub fn push_buffer(&mut self, name: &'static str, buffer: &Buffer) {
+        if self.events.len() == TRACE_EVENTS_MAX {
+            self.events.pop_front();
             self.dropped += 1;
         }
-        self.lines.push_back(text);
+        self.events.push_back(Event {
+            name,
+            pid: self.pid,
+            now_ns: self.now_ns,
+            exp_name: buffer.exp_name.clone(),
+            size_bytes: buffer.size_bytes,
+            ino: buffer.inode.ino,
+        });
     }
 
-    /// The lines, oldest first.
-    pub fn lines(&self) -> impl Iterator<Item = &str> {
-        self.lines.iter().map(String::as_str)
+    /// The lines, oldest first. ftrace prints `<...>` for a command that it did not record, and
+    /// neither do we.
+    pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
+        self.events.iter().map(|event| {
+            let (seconds, micros) = (event.now_ns / 1_000_000_000, event.now_ns / 1000 % 1_000_000);
+            format!(
+                "{:>16}-{:<7} [000] ..... {seconds:5}.{micros:06}: {}: exp_name={} size={} ino={}",
+                "<...>", event.pid, event.name, event.exp_name, event.size_bytes, event.ino
+            )
+        })
     }
 
-    /// How many lines were dropped.
+    /// How many events were dropped.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }

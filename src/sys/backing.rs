@@ -66,7 +66,7 @@ pub const MARK_OFFSET: i64 = 1 << 62;
 pub fn mark(fd: BorrowedFd<'_>, writable: bool, slot: u8) -> io::Result<()> {
     // The kernel counts writers of files that were opened, not of those it made itself, so which
     // of the two leases it grants depends on where the file comes from.
-    for lease in [libc::F_WRLCK, libc::F_RDLCK] {
+    for lease in [libc::F_RDLCK, libc::F_WRLCK] {
         // SAFETY: F_SETLEASE takes its argument by value; `fd` is open.
         if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, lease) } == 0 {
             return Ok(());

@@ -290,7 +290,7 @@ impl Filesystem for DeviceFs {
         ioctl.pid = request.pid().cast_signed();
         ioctl.now_ns = super::super::supervisor::now_ns();
         let (pid, now_ns) = (ioctl.pid, ioctl.now_ns);
-        served.device.trace.at("<...>", pid, now_ns);
+        served.device.trace.at(pid, now_ns);
         match served.ioctl(node, fh.0, ioctl, in_data) {
             Ok(bytes) => reply.ioctl(0, &bytes),
             Err(errno) => reply.error(fuse(errno)),

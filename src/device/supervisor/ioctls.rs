@@ -9,15 +9,19 @@ use crate::device::{
     Action, Backing, Device, Exporter, FdAnswer, FileFact, Inode, Install, Ioctl, Object, Reply,
     Want,
 };
+use crate::sys::backing;
 use crate::sys::notify::Call;
 
 impl Supervisor {
     pub(super) fn ioctl(&mut self, call: &Call) -> Answer {
         let [fd, cmd, arg, ..] = call.args;
         let Some((object, file)) = self.object(call.tid, int(fd)) else { return Answer::Native };
-        if crate::sys::backing::brand_of(file.as_fd()) == crate::sys::backing::BRAND_PATH {
+        let device_file = matches!(object, Object::Heap(_) | Object::Udmabuf);
+        if device_file && backing::brand_of(file.as_fd()) == backing::BRAND_PATH {
             return Answer::Fail(Errno::BADF);
         }
+        // Not needed any more.
+        drop(file);
         let mut request = Ioctl::new(object, uint(cmd), arg);
         request.pid = call.tid;
         match self.fetch(call, &mut request) {
@@ -84,7 +88,7 @@ impl Supervisor {
         }
         request.now_ns = now_ns();
         let mut shared = lock(&self.shared);
-        shared.device.trace.at("<...>", call.tid, request.now_ns);
+        shared.device.trace.at(call.tid, request.now_ns);
         let mut action = shared.device.ioctl(&request);
         let full = matches!(action, Action::Fail(Errno::NOMEM | Errno::MFILE));
         if full || shared.files.sweep_due() {
@@ -128,7 +132,7 @@ impl Supervisor {
         let structure = &install.structure;
         let result = caller::write(call.tid, structure.addr, &structure.bytes)
             .and_then(|()| self.create(install.object, memfd));
-        let (file, inode, backing) = match result {
+        let (file, inode, made_of) = match result {
             Ok(created) => created,
             Err(errno) => return self.abandon(install.object, errno),
         };
@@ -140,7 +144,7 @@ impl Supervisor {
                 return self.abandon(install.object, errno);
             }
         };
-        lock(&self.shared).device.installed(install.object, inode, backing);
+        lock(&self.shared).device.installed(install.object, inode, made_of);
         match install.answer {
             FdAnswer::Value => Answer::Sent,
             FdAnswer::Field(at) => {
@@ -186,18 +190,16 @@ impl Supervisor {
             return Ok((file, inode, Backing::Foreign));
         }
         // The new buffer is counted already, with the backing that it asks for.
-        let fits = |device: &Device, files: &Files| {
-            device.bytes_backed_by(Backing::Secret) <= files.secret_bytes_max
-        };
+        let fits = |device: &Device, files: &Files| device.secret_bytes() <= files.secret_bytes_max;
         if !fits(device, files) && files.sweep_worthwhile() {
             files.sweep(device);
         }
         let fits = fits(device, files);
-        let (file, backing, inode) = files.create_buffer(object, &buffer, fits)?;
-        if backing != buffer.backing {
+        let (file, made_of, inode) = files.create_buffer(object, &buffer, fits)?;
+        if made_of != buffer.backing {
             self.warn_fallback(device);
         }
-        Ok((file, inode, backing))
+        Ok((file, inode, made_of))
     }
 
     fn warn_fallback(&self, device: &mut Device) {
