@@ -80,7 +80,7 @@ pub(super) struct Conduct<'a> {
     pub(super) traps: Vec<Vec<Signal>>,
     position: usize,
     /// The action under way, in words.
-    statement: String,
+    pub(super) statement: String,
 }
 
 impl<'a> Conduct<'a> {
@@ -117,16 +117,22 @@ impl<'a> Conduct<'a> {
         Ok(self.report)
     }
 
-    fn all(&mut self, replay: &Replay) -> Result<(), Halt> {
-        self.holders = vec![None; replay.before.model.pins.len()];
+    /// Memory as it is before the first action.
+    pub(super) fn prepare(&mut self, before: &model::State) -> Result<(), Halt> {
+        self.holders = vec![None; before.pins.len()];
         for frame in (0..self.scenario.world.frames()).map(FrameId::at) {
-            let value = replay.before.model.frames[frame.index()].value;
+            let value = before.frames[frame.index()].value;
             self.arenas.fill(self.plan.memory(frame), value)?;
             if self.plan.has_caches() {
                 // A line that was never filled holds nothing that anybody may see.
                 self.arenas.fill(self.plan.cache(frame), !value)?;
             }
         }
+        Ok(())
+    }
+
+    fn all(&mut self, replay: &Replay) -> Result<(), Halt> {
+        self.prepare(&replay.before.model)?;
         let mut before = &replay.before;
         for (position, event) in replay.events.iter().enumerate() {
             self.position = position;
@@ -145,8 +151,7 @@ impl<'a> Conduct<'a> {
         let instruction = &program.instructions[event.pc];
         let Action::Step(step) = &instruction.action else { return Ok(()) };
         let text = &program.statements[instruction.statement].text;
-        self.statement.clear();
-        self.statement.push_str(text);
+        text.clone_into(&mut self.statement);
         if event.reply == Reply::Signal(Signal::Oops) {
             let reason = format!("the kernel would BUG_ON at `{text}`: that can't be tried");
             return Err(Halt::Inexpressible(reason));
@@ -209,7 +214,7 @@ impl<'a> Conduct<'a> {
     }
 
     /// What the model refuses, real memory has to refuse too.
-    fn refusals(&mut self, event: &Event, step: &Step) -> Result<(), Halt> {
+    pub(super) fn refusals(&mut self, event: &Event, step: &Step) -> Result<(), Halt> {
         if event.reply != Reply::Errno(Errno::Efault) {
             return Ok(());
         }
@@ -404,7 +409,8 @@ impl<'a> Conduct<'a> {
                 frame: self.scenario.names.frame(world, hazard.frame),
                 found,
                 expected: Some(expected),
-                pid: self.team.pid(hazard.actor.index()).unwrap_or(0),
+                // Who really read: for a pin, the process that holds it.
+                pid: self.team.pid(self.addressee).unwrap_or(0),
             });
         }
         Ok(())
