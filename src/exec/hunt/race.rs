@@ -10,11 +10,14 @@ use crate::exec::executor::Executor;
 use crate::exec::plan::Plan;
 use crate::explore::{Machine, SplitMix64};
 use crate::litmus::scenario::{Action, Content, Event, Outcome, Scenario, ScenarioState};
-use crate::model::{Dir, Effect, HazardKind, Life, Owner, Reply, Step, Target};
+use crate::model::{Dir, Effect, ExporterStep, HazardKind, Life, Owner, Reply, Step, Target};
 use crate::units::{FrameId, PageId};
 
 /// The unit of the delays.
 const JITTER: Duration = Duration::from_micros(10);
+
+/// An access that takes longer is lost.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Hazards that are not in the bytes but in what the exporter or the kernel decided.
 const DECIDED: [HazardKind; 5] = [
@@ -63,8 +66,10 @@ pub(super) struct Race<'a> {
     runners: Vec<Runner>,
     random: SplitMix64,
     accesses: Accesses,
-    /// What a frame held when it was freed.
+    /// What a free frame held when it became so.
     freed: Vec<Option<Answer>>,
+    /// Values that were found in free frames when these were handed out again.
+    in_free: Vec<u8>,
     schedule: Vec<u8>,
     torn: bool,
     answers: Vec<Answer>,
@@ -93,6 +98,7 @@ impl<'a> Race<'a> {
             random,
             accesses: Accesses::default(),
             freed: vec![None; scenario.world.frames()],
+            in_free: Vec::new(),
             schedule: Vec::new(),
             torn: false,
             answers: Vec::new(),
@@ -122,6 +128,9 @@ impl<'a> Race<'a> {
                 let page = PageId::at(index);
                 self.accesses.writes.push(Access { page, value, start: begun, end: begun });
             }
+        }
+        for (index, frame) in self.state.model.frames.iter().enumerate() {
+            self.freed[index] = (frame.rank > 0).then_some(Answer::Value(frame.value));
         }
         for runner in 0..self.runners.len() {
             self.conduct.team.start(runner, self.conduct.arenas)?;
@@ -218,6 +227,14 @@ impl<'a> Race<'a> {
                     (runner, Command::BusLoad { place })
                 }
             },
+            Step::Exporter { step: ExporterStep::Zap, .. }
+            | Step::Alloc(_)
+            | Step::GupSlow { .. }
+            | Step::Munmap { .. }
+            | Step::Mremap { .. } => {
+                self.settle()?;
+                return self.model_step(runner);
+            }
             _ => return self.model_step(runner),
         };
         let taken = |other: &Runner| other.doing == Doing::Under { way: actor };
@@ -228,6 +245,28 @@ impl<'a> Race<'a> {
         self.runners[runner].doing = Doing::Under { way: actor };
         self.conduct.team.post(actor, &[command])?;
         Ok(true)
+    }
+
+    /// Let accesses that are under way end: an entry does not go under one, the processor of who
+    /// accesses has to answer the TLB shootdown first.
+    fn settle(&mut self) -> Result<(), Halt> {
+        let begun = Instant::now();
+        for runner in 0..self.runners.len() {
+            let access = match self.scenario.next(&self.state, runner).map(|next| next.action) {
+                Some(Action::Step(step @ (Step::Load { .. } | Step::Store { .. }))) => step,
+                Some(_) | None => continue,
+            };
+            let Doing::Under { way } = self.runners[runner].doing else { continue };
+            while !self.conduct.team.try_collect(way, &mut self.answers)? {
+                if begun.elapsed() > SETTLE_TIMEOUT {
+                    return self.lost();
+                }
+                std::thread::yield_now();
+            }
+            let answer = self.answers.first().copied().unwrap_or(Answer::Done);
+            self.end(runner, &access, answer)?;
+        }
+        Ok(())
     }
 
     /// An access or a transfer has ended so.
@@ -329,6 +368,11 @@ impl<'a> Race<'a> {
     }
 
     fn effect(&mut self, event: &Event, step: &Step, effect: &Effect) -> Result<(), Halt> {
+        if let Effect::FrameFilled(frame, ..) | Effect::FrameReserved(frame, _) = *effect {
+            let stray = self.stray(frame);
+            self.in_free.extend(stray);
+            self.freed[frame.index()] = None;
+        }
         match *effect {
             // These have happened.
             Effect::Loaded(..) | Effect::Stored(..) | Effect::DmaFinished(..) => return Ok(()),
@@ -395,15 +439,13 @@ impl<'a> Race<'a> {
                 strayed.push(value);
             }
         }
-        for (index, before) in self.freed.iter().enumerate() {
-            let Some(before) = before.filter(|_| model.frames[index].rank > 0) else { continue };
-            let now = self.conduct.arenas.look(self.conduct.plan.memory(FrameId::at(index)));
-            if now != before {
-                hazards |= HazardKind::UseAfterFree.bit();
-                if let Answer::Value(value) = now {
-                    strayed.push(value);
-                }
-            }
+        let crossed = strayed.len();
+        strayed.extend_from_slice(&self.in_free);
+        for frame in (0..model.frames.len()).map(FrameId::at) {
+            strayed.extend(self.stray(frame));
+        }
+        if strayed.len() > crossed {
+            hazards |= HazardKind::UseAfterFree.bit();
         }
         for &(page, value) in contents {
             let meant = self.accesses.meant(page, value);
@@ -412,5 +454,15 @@ impl<'a> Race<'a> {
             }
         }
         hazards
+    }
+
+    /// What was written to a frame since it was freed.
+    fn stray(&self, frame: FrameId) -> Option<u8> {
+        let before = self.freed[frame.index()]?;
+        let now = self.conduct.arenas.look(self.conduct.plan.memory(frame));
+        match now {
+            Answer::Value(value) if now != before => Some(value),
+            _ => None,
+        }
     }
 }
