@@ -13,10 +13,12 @@
 //! report  -> model, explore, litmus terminal and JSON: values in, text out
 //! ```
 
+pub mod device;
 pub mod exec;
 pub mod explore;
 pub mod litmus;
 pub mod model;
+pub mod report;
 pub mod suite;
 pub mod sys;
 pub mod uapi;

@@ -6,9 +6,9 @@
 //! is then the least way to it. Hence a shortest schedule is read off the tree of first
 //! discoveries, and is the same on every run and with any number of threads.
 //!
-//! The search works in blocks of the frontier. A block is expanded either by one thread (here) or
-//! by several ([`super::parallel`]) with the same effect on the [`Graph`], and limits are looked at
-//! between blocks in both cases.
+//! The search works in blocks of the frontier, and looks at its limits between them. A block is
+//! expanded in bulk ([`super::parallel`]) if all its successors have room, else one by one (here),
+//! with the same effect on the [`Graph`].
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
@@ -21,9 +21,7 @@ use super::result::{Limits, Progress, Stop};
 use super::store::{Interned, Key, Shard, StateId, footprint_bytes, seal, to_u32};
 
 /// States of the frontier that are expanded between two looks at the limits.
-pub(super) const BLOCK_STATES: usize = 1 << 14;
-/// The smallest block that is worth waking another thread for: about a millisecond of work.
-pub(super) const PARALLEL_STATES_MIN: usize = 1 << 11;
+const BLOCK_STATES: usize = 1 << 14;
 
 /// What all threads of a search share: the machine and the visited states.
 pub(super) struct Space<'m, M: Machine> {
@@ -53,6 +51,14 @@ pub(super) struct Findings<O> {
 impl<O> Default for Findings<O> {
     fn default() -> Self {
         Self { terminals: Vec::new(), watched: Vec::new(), bits: 0 }
+    }
+}
+
+impl<O> Findings<O> {
+    pub(super) fn clear(&mut self) {
+        self.terminals.clear();
+        self.watched.clear();
+        self.bits = 0;
     }
 }
 
@@ -240,7 +246,7 @@ pub(super) fn search<M: Machine>(space: &Space<'_, M>, orders: Orders<'_>) -> Gr
     let states_max = orders.limits.states_max as usize;
     let mut reported = 0;
     std::thread::scope(|scope| {
-        let mut crew = None;
+        let mut crew = Crew::new(scope, space, &exchange);
         let mut depth = 0;
         while graph.expanded() < graph.order.len() {
             graph.level_end.clone_from(&graph.seen);
@@ -251,15 +257,8 @@ pub(super) fn search<M: Machine>(space: &Space<'_, M>, orders: Orders<'_>) -> Gr
                 let start = graph.expanded();
                 let block = start..level_end.min(start + BLOCK_STATES);
                 let states_bound = graph.order.len() + block.len() * space.machine.actors();
-                let is_shared = orders.threads > 1
-                    && block.len() >= PARALLEL_STATES_MIN
-                    && states_bound <= states_max;
-                if is_shared {
-                    crew.get_or_insert_with(|| Crew::hire(scope, space, &exchange)).expand(
-                        &mut scratch,
-                        &mut graph,
-                        block,
-                    );
+                if states_bound <= states_max {
+                    crew.expand(&mut scratch, &mut graph, block);
                 } else {
                     expand_block(space, &mut scratch, &mut findings, &mut graph, block, states_max);
                 }
@@ -307,7 +306,7 @@ fn add_initial<M: Machine>(space: &Space<'_, M>, graph: &mut Graph<M::Outcome>) 
     graph.reach(shard, 0);
 }
 
-/// Expands a block of states on the calling thread.
+/// Expands a block of states one by one, and stops exactly where there is no room for another.
 fn expand_block<M: Machine>(
     space: &Space<'_, M>,
     scratch: &mut Scratch<M::State>,

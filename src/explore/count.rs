@@ -112,7 +112,7 @@ impl<'g, O> Links<'g, O> {
     }
 }
 
-/// Finds the first cycle in canonical order among the states that could not be removed.
+/// Finds a cycle, always the same one, among the states that could not be removed.
 fn find_cycle<O>(graph: &Graph<O>, links: &Links<'_, O>, incoming: &[u32]) -> Cycle {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {

@@ -20,7 +20,7 @@
 //! | `result` | limits, answers, errors |
 //! | `bfs` | the search and the canonical order of states |
 //! | `parallel` | the same search on several threads, with the same answer |
-//! | `store` | visited states: arena and hash table |
+//! | `store`, `table` | visited states: arena and hash table |
 //! | `reduce` | persistent sets: fewer interleavings, the same outcomes |
 //! | `count` | how many schedules lead where; cycles |
 //! | `sample` | running and drawing single schedules |
@@ -42,6 +42,7 @@ mod reduce;
 mod result;
 mod sample;
 mod store;
+mod table;
 
 pub use explorer::Explorer;
 pub use machine::{ACTORS_MAX, Footprint, Machine, actors_in};

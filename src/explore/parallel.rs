@@ -1,8 +1,8 @@
-//! Expanding a block of the frontier on several threads, with the result of a single one.
+//! Expanding a block of the frontier, on one thread or several, with the same result.
 //!
-//! Two rounds a block, with everyone waiting for everyone after each:
+//! Two rounds for each part of a block, with everyone waiting for everyone after each:
 //!
-//! 1. *expand*: the block is cut into chunks; whoever is free takes the next chunk, expands its
+//! 1. *expand*: the part is cut into chunks; whoever is free takes the next chunk, expands its
 //!    states and writes the successors into the chunk's outbox, one list per shard;
 //! 2. *settle*: whoever is free takes the next shard and looks its successors up, chunk after
 //!    chunk, so that of several ways to a new state the canonical one is first.
@@ -21,15 +21,19 @@ use std::thread::{self, Scope, Thread};
 
 use super::bfs::{Findings, Graph, Scratch, Space};
 use super::machine::Machine;
-use super::store::{Interned, Key, SHARDS_MAX, StateId, seal};
+use super::store::{Mail, SHARDS_MAX, StateId};
 
 /// Pieces of a block for each thread, so that a thread that is held up holds up little.
 const CHUNKS_PER_THREAD: usize = 4;
+/// The smallest block that is worth waking another thread for: about a millisecond of work.
+const PARALLEL_STATES_MIN: usize = 1 << 11;
+/// States that are expanded in one round by several threads: enough to outweigh the waiting.
+const SHARED_STATES: usize = 1 << 13;
+/// The same by one thread: so few that their successors stay in the cache until they are settled.
+const ALONE_STATES: usize = 1 << 9;
 /// How often a waiting thread looks before it sleeps: some tens of microseconds, about what waking
 /// it would take.
 const LOOKS_MAX: u32 = 1000;
-/// In an outbox, before the encoding: length, hash, parent, actor.
-const HEADER_BYTES: usize = 16;
 
 /// The rounds of a block, and the end.
 const EXPAND: u32 = 0;
@@ -47,8 +51,7 @@ pub(super) fn shard_bits(threads: usize) -> u32 {
 /// The successors of one chunk, on their way to the shards.
 #[derive(Default)]
 struct Outbox {
-    /// By shard, records of header and padded encoding.
-    records: Vec<Vec<u8>>,
+    mail_by_shard: Vec<Mail>,
     /// The shard of each successor, in canonical order.
     shards: Vec<u8>,
     /// By state of the chunk, the actors that were followed.
@@ -78,8 +81,8 @@ impl<O> Exchange<O> {
     pub(super) fn new<M: Machine<Outcome = O>>(space: &Space<'_, M>, threads: usize) -> Self {
         let chunks = threads * CHUNKS_PER_THREAD;
         let outbox = || {
-            let records = vec![Vec::new(); space.shards.len()];
-            RwLock::new(Outbox { records, ..Outbox::default() })
+            let mail_by_shard = space.shards.iter().map(|_| Mail::default()).collect();
+            RwLock::new(Outbox { mail_by_shard, ..Outbox::default() })
         };
         Self {
             threads,
@@ -120,27 +123,29 @@ impl<O> Exchange<O> {
         let block = read(&self.block);
         let shards: Vec<_> = space.shards.iter().map(read).collect();
         let mut outbox = write(&self.outboxes[chunk]);
-        let Outbox { records, shards: picks, followed } = &mut *outbox;
-        records.iter_mut().for_each(Vec::clear);
+        let Outbox { mail_by_shard, shards: picks, followed } = &mut *outbox;
+        mail_by_shard.iter_mut().for_each(Mail::clear);
         picks.clear();
         followed.clear();
         let mut findings = lock(&self.findings[chunk]);
-        *findings = Findings::default();
+        findings.clear();
         let chunks = self.outboxes.len();
         let part = block.len() * chunk / chunks..block.len() * (chunk + 1) / chunks;
-        let mut buffer = Vec::new();
+        let mut single = Mail::default();
         for &id in &block[part] {
             let shard = &shards[id.shard(space.shard_bits) as usize];
             let source = (id, shard.bytes(id.local(space.shard_bits)));
             followed.push(space.expand(source, scratch, &mut findings, |actor, successor| {
-                buffer.clear();
-                buffer.resize(HEADER_BYTES, 0);
-                space.machine.encode(successor, &mut buffer);
-                let (len_bytes, pick, hash) = seal(&mut buffer, HEADER_BYTES);
-                let header = [len_bytes, hash, id.0, u32::from(actor)].map(u32::to_le_bytes);
-                buffer[..HEADER_BYTES].copy_from_slice(header.as_flattened());
-                let [pick, ..] = (pick & ((1 << space.shard_bits) - 1)).to_le_bytes();
-                records[usize::from(pick)].extend_from_slice(&buffer);
+                let encode = |bytes: &mut Vec<u8>| space.machine.encode(successor, bytes);
+                let mut pick = 0;
+                if let [mail] = mail_by_shard.as_mut_slice() {
+                    mail.push((id, actor), encode);
+                } else {
+                    single.clear();
+                    let picks = single.push((id, actor), encode);
+                    [pick, ..] = (picks & ((1 << space.shard_bits) - 1)).to_le_bytes();
+                    mail_by_shard[usize::from(pick)].append(&single);
+                }
                 picks.push(pick);
                 ControlFlow::Continue(())
             }));
@@ -156,20 +161,7 @@ impl<O> Exchange<O> {
         let mut inbox = lock(&self.inboxes[shard]);
         inbox.clear();
         for outbox in outboxes {
-            let mut records = outbox.records[shard].as_slice();
-            while let Some((header, rest)) = records.split_at_checked(HEADER_BYTES) {
-                let (words, _) = header.as_chunks::<4>();
-                let word = |n: usize| u32::from_le_bytes(words[n]);
-                let len_bytes = word(0);
-                let (padded, after) = rest.split_at((len_bytes as usize).next_multiple_of(8));
-                records = after;
-                let [actor, ..] = word(3).to_le_bytes();
-                let key = Key { padded, len_bytes, hash: word(1) };
-                match states.intern(key, (StateId(word(2)), actor), true) {
-                    Interned::Is(local) => inbox.push(local),
-                    Interned::NoRoom => unreachable!("a shared block has room for every successor"),
-                }
-            }
+            states.intern_all(&outbox.mail_by_shard[shard], &mut inbox);
         }
     }
 
@@ -194,49 +186,67 @@ impl<O> Exchange<O> {
     }
 }
 
-/// The calling thread and the threads it has hired for the rest of the search.
-pub(super) struct Crew<'scope, M: Machine> {
+/// The calling thread, and the threads it hires once a block is large enough.
+pub(super) struct Crew<'scope, 'env, M: Machine> {
+    scope: &'scope Scope<'scope, 'env>,
     space: &'scope Space<'scope, M>,
     exchange: &'scope Exchange<M::Outcome>,
     hired: Vec<Thread>,
 }
 
-impl<'scope, M: Machine> Crew<'scope, M> {
-    /// Starts the other threads; they sleep until there is a block to share.
-    pub(super) fn hire<'env>(
+impl<'scope, 'env, M: Machine> Crew<'scope, 'env, M> {
+    /// A crew of the calling thread alone.
+    pub(super) fn new(
         scope: &'scope Scope<'scope, 'env>,
         space: &'scope Space<'scope, M>,
         exchange: &'scope Exchange<M::Outcome>,
     ) -> Self {
-        let leader = thread::current();
-        let hire = |_| {
-            let leader = leader.clone();
-            let round = exchange.round.load(Ordering::Acquire);
-            scope.spawn(move || serve(space, exchange, &leader, round)).thread().clone()
-        };
-        Self { space, exchange, hired: (1..exchange.threads).map(hire).collect() }
+        Self { scope, space, exchange, hired: Vec::new() }
     }
 
-    /// Expands a block of the frontier.
+    /// Starts the other threads; they sleep until there is a block to share.
+    fn hire(&mut self) {
+        let (space, exchange, leader) = (self.space, self.exchange, thread::current());
+        let round = exchange.round.load(Ordering::Acquire);
+        let hire = |_| {
+            let leader = leader.clone();
+            let thread = self.scope.spawn(move || serve(space, exchange, &leader, round));
+            thread.thread().clone()
+        };
+        self.hired = (1..exchange.threads).map(hire).collect();
+    }
+
+    /// Expands a block of the frontier, whose successors all have room.
     pub(super) fn expand(
         &mut self,
         scratch: &mut Scratch<M::State>,
         graph: &mut Graph<M::Outcome>,
         block: Range<usize>,
     ) {
-        {
-            let mut shared = write(&self.exchange.block);
-            shared.clear();
-            shared.extend_from_slice(&graph.order[block]);
+        let is_shared = self.exchange.threads > 1 && block.len() >= PARALLEL_STATES_MIN;
+        if is_shared && self.hired.is_empty() {
+            self.hire();
         }
-        for task in [EXPAND, SETTLE] {
-            self.begin(task);
-            self.exchange.work(task, self.space, scratch);
-            wait_until(|| self.exchange.busy.load(Ordering::Acquire) == 0);
-            let is_broken = self.exchange.is_broken.load(Ordering::Acquire);
-            assert!(!is_broken, "another thread of the search panicked; see its message above");
+        let part_states = if is_shared { SHARED_STATES } else { ALONE_STATES };
+        for start in block.clone().step_by(part_states) {
+            {
+                let mut shared = write(&self.exchange.block);
+                shared.clear();
+                shared.extend_from_slice(&graph.order[start..block.end.min(start + part_states)]);
+            }
+            for task in [EXPAND, SETTLE] {
+                if is_shared {
+                    self.begin(task);
+                } else {
+                    self.exchange.next.store(0, Ordering::Relaxed);
+                }
+                self.exchange.work(task, self.space, scratch);
+                wait_until(|| self.exchange.busy.load(Ordering::Acquire) == 0);
+                let is_broken = self.exchange.is_broken.load(Ordering::Acquire);
+                assert!(!is_broken, "another thread of the search panicked; see its message above");
+            }
+            self.exchange.merge(graph);
         }
-        self.exchange.merge(graph);
     }
 
     fn begin(&self, task: u32) {
@@ -248,7 +258,7 @@ impl<'scope, M: Machine> Crew<'scope, M> {
     }
 }
 
-impl<M: Machine> Drop for Crew<'_, M> {
+impl<M: Machine> Drop for Crew<'_, '_, M> {
     fn drop(&mut self) {
         self.begin(QUIT);
     }

@@ -4,14 +4,16 @@
 //! search has several, so that threads which add states never touch the same one. A state is known
 //! by its [`StateId`], which packs the shard and the state's number within it.
 //!
+//! What costs time is not computing but waiting for memory: nearly every look-up misses the cache,
+//! first in the table, then in the arena. So successors are looked up in bulk ([`Mail`]), and a
+//! window of them is touched before it is looked up: the misses then overlap.
+//!
 //! Invariants:
 //! - a record is never changed or moved within its arena: ids stay valid for the whole search;
 //! - records are 8-byte aligned and zero-padded, so that hashing and comparing run over words;
-//! - the table holds 32 bits of each hash beside the position, so that looking up a state that is
-//!   new rarely touches the arena, and growing the table never does.
+//! - states are compared by all their bytes, whatever their hashes say.
 
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
+use super::table::Table;
 
 /// The most shards a store may have; a power of two.
 pub(super) const SHARDS_MAX: usize = 16;
@@ -21,6 +23,9 @@ pub(super) const STATES_MAX: u32 = 1 << 28;
 pub(super) const ARENA_BYTES_MAX: u64 = 16 << 30;
 /// The most bytes a machine may encode a state into.
 const ENCODED_BYTES_MAX: usize = 65535;
+
+/// States that are touched before they are looked up: more than a core has misses in flight.
+const WINDOW_STATES: usize = 32;
 
 /// Arena record: length of the encoding, number within the shard, encoding, padding.
 const HEADER_BYTES: usize = 8;
@@ -67,10 +72,11 @@ pub(super) struct Key<'a> {
 ///
 /// Returns the length before padding, the part of the hash that picks the shard and the part that
 /// picks a place within it.
+#[inline]
 pub(super) fn seal(buffer: &mut Vec<u8>, start: usize) -> (u32, u32, u32) {
     let len_bytes = buffer.len() - start;
     assert!(len_bytes <= ENCODED_BYTES_MAX, "Machine::encode wrote {len_bytes} bytes, over 65535");
-    buffer.resize(start + len_bytes.next_multiple_of(8), 0);
+    buffer.extend_from_slice(&[0; 8][..len_bytes.wrapping_neg() % 8]);
     let len_bytes = to_u32(len_bytes);
     let [a, b, c, d, e, f, g, h] = hash(&buffer[start..], u64::from(len_bytes)).to_le_bytes();
     (len_bytes, u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
@@ -81,23 +87,26 @@ pub(super) fn to_u32(count: usize) -> u32 {
     u32::try_from(count).expect("the limits of a search keep its counts within 32 bits")
 }
 
-/// Hashes 8-byte words two at a time by folded multiplication, as wyhash and foldhash do.
+/// Hashes 8-byte words by folded multiplication, as wyhash and foldhash do, in two lanes.
+#[inline]
 fn hash(padded: &[u8], seed: u64) -> u64 {
     const K: [u64; 3] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x8cb9_2ba7_2f3d_8dd7];
     let fold = |a: u64, b: u64| {
-        let [low, high] = halves(u128::from(a) * u128::from(b));
+        let [low, high] = halves(u128::from(a).wrapping_mul(u128::from(b)));
         low ^ high
     };
-    let (pairs, tail) = padded.as_chunks::<16>();
-    let mut state = seed ^ K[2];
-    for pair in pairs {
-        let (words, _) = pair.as_chunks::<8>();
-        state = fold(u64::from_le_bytes(words[0]) ^ K[0], u64::from_le_bytes(words[1]) ^ state);
+    let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
+    let (words, _) = padded.as_chunks::<8>();
+    let (quads, tail) = words.as_chunks::<4>();
+    let (mut even, mut odd) = (seed ^ K[2], K[0]);
+    for [a, b, c, d] in quads {
+        even = fold(word(a) ^ K[0], word(b) ^ even);
+        odd = fold(word(c) ^ K[1], word(d) ^ odd);
     }
-    if let ([word], _) = tail.as_chunks::<8>() {
-        state = fold(u64::from_le_bytes(*word) ^ K[0], state ^ K[1]);
+    for bytes in tail {
+        even = fold(word(bytes) ^ K[0], even ^ K[1]);
     }
-    fold(state ^ K[0], K[1])
+    fold(even ^ K[0], odd ^ K[1])
 }
 
 /// The low and the high half.
@@ -116,17 +125,53 @@ pub(super) enum Interned {
     NoRoom,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    hash: u32,
-    /// Position of the record in units of 8 bytes.
-    at: u32,
+/// Successors on their way to a shard.
+#[derive(Debug, Default)]
+pub(super) struct Mail {
+    /// Records of header (length, hash, parent, actor) and padded encoding.
+    bytes: Vec<u8>,
 }
 
-impl Slot {
-    /// The table takes the bucket from the low bits and the tag from the top seven.
-    fn table_hash(hash: u32) -> u64 {
-        u64::from(hash) << 32 | u64::from(hash)
+/// In [`Mail`], before the encoding.
+const MAIL_HEADER_BYTES: usize = 16;
+
+impl Mail {
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
+    /// Adds a state that was reached from a state by an actor's action, as `encode` writes it.
+    /// Returns the part of its hash that picks the shard.
+    pub(super) fn push(
+        &mut self,
+        (parent, actor): (StateId, u8),
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> u32 {
+        let start = self.bytes.len();
+        let encoding_start = start + MAIL_HEADER_BYTES;
+        self.bytes.extend_from_slice(&[0; MAIL_HEADER_BYTES]);
+        encode(&mut self.bytes);
+        let (len_bytes, pick, hash) = seal(&mut self.bytes, encoding_start);
+        let header = [len_bytes, hash, parent.0, u32::from(actor)].map(u32::to_le_bytes);
+        self.bytes[start..encoding_start].copy_from_slice(header.as_flattened());
+        pick
+    }
+
+    /// Adds all that another holds.
+    pub(super) fn append(&mut self, other: &Self) {
+        self.bytes.extend_from_slice(&other.bytes);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Key<'_>, (StateId, u8))> {
+        let mut rest = self.bytes.as_slice();
+        std::iter::from_fn(move || {
+            let (header, after) = rest.split_at_checked(MAIL_HEADER_BYTES)?;
+            let (words, _) = header.as_chunks::<4>();
+            let [len_bytes, hash, parent, _] = [0, 1, 2, 3].map(|n| u32::from_le_bytes(words[n]));
+            let (padded, after) = after.split_at((len_bytes as usize).next_multiple_of(8));
+            rest = after;
+            Some((Key { padded, len_bytes, hash }, (StateId(parent), words[3][0])))
+        })
     }
 }
 
@@ -134,7 +179,7 @@ impl Slot {
 #[derive(Debug, Default)]
 pub(super) struct Shard {
     arena: Vec<u8>,
-    table: HashTable<Slot>,
+    table: Table,
     /// Record positions in units of 8 bytes, by number within the shard.
     positions: Vec<u32>,
     /// How each state was first reached: from which state, by whose action.
@@ -146,28 +191,62 @@ impl Shard {
     pub(super) fn intern(&mut self, key: Key<'_>, from: (StateId, u8), room: bool) -> Interned {
         debug_assert_eq!(key.padded.len(), (key.len_bytes as usize).next_multiple_of(8));
         let arena = &self.arena;
-        let is_same = |slot: &Slot| {
-            slot.hash == key.hash && {
-                let (len_bytes, _, rest) = record(arena, slot.at);
-                len_bytes == key.len_bytes && rest[..key.padded.len()] == *key.padded
-            }
-        };
-        let rehash = |slot: &Slot| Slot::table_hash(slot.hash);
-        match self.table.entry(Slot::table_hash(key.hash), is_same, rehash) {
-            Entry::Occupied(entry) => Interned::Is(record(arena, entry.get().at).1),
-            Entry::Vacant(_) if !room => Interned::NoRoom,
-            Entry::Vacant(entry) => {
+        let found = self.table.find(key.hash, |at| {
+            let (len_bytes, _, rest) = record(arena, at);
+            len_bytes == key.len_bytes && rest[..key.padded.len()] == *key.padded
+        });
+        match found {
+            Ok(at) => Interned::Is(record(arena, at).1),
+            Err(_) if !room => Interned::NoRoom,
+            Err(vacancy) => {
                 let local = to_u32(self.positions.len());
                 let at = to_u32(self.arena.len() / 8);
-                entry.insert(Slot { hash: key.hash, at });
-                self.arena.extend_from_slice(&key.len_bytes.to_le_bytes());
-                self.arena.extend_from_slice(&local.to_le_bytes());
+                self.table.insert(vacancy, key.hash, at);
+                self.arena
+                    .extend_from_slice([key.len_bytes, local].map(u32::to_le_bytes).as_flattened());
                 self.arena.extend_from_slice(key.padded);
                 self.positions.push(at);
                 self.parents.push(from);
                 Interned::Is(local)
             }
         }
+    }
+
+    /// Finds or adds states in order, and appends their numbers to `numbers`.
+    pub(super) fn intern_all(&mut self, mail: &Mail, numbers: &mut Vec<u32>) {
+        let mut mail = mail.iter();
+        let mut window = Vec::with_capacity(WINDOW_STATES);
+        loop {
+            window.clear();
+            window.extend(mail.by_ref().take(WINDOW_STATES));
+            if window.is_empty() {
+                return;
+            }
+            self.touch(&window);
+            for &(key, from) in &window {
+                match self.intern(key, from, true) {
+                    Interned::Is(local) => numbers.push(local),
+                    Interned::NoRoom => unreachable!("there was room"),
+                }
+            }
+        }
+    }
+
+    /// Brings what looking these up will read into the cache, all at once.
+    fn touch(&self, window: &[(Key<'_>, (StateId, u8))]) {
+        let mut sum = 0u8;
+        let mut likely = [0; WINDOW_STATES];
+        for (at, (key, _)) in likely.iter_mut().zip(window) {
+            *at = self.table.likely(key.hash);
+        }
+        for (at, (key, _)) in likely.iter().zip(window) {
+            let first = *at as usize * 8;
+            let last = first + HEADER_BYTES + key.padded.len();
+            for byte in (first..last).step_by(64) {
+                sum ^= self.arena.get(byte).copied().unwrap_or(0);
+            }
+        }
+        std::hint::black_box(sum);
     }
 
     /// The encoding of a state.
@@ -189,6 +268,7 @@ impl Shard {
 }
 
 /// The record at a position: length of the encoding, number within the shard, what follows.
+#[inline]
 fn record(arena: &[u8], at: u32) -> (u32, u32, &[u8]) {
     let record = &arena[at as usize * 8..];
     let (header, rest) = record.split_at(HEADER_BYTES);
@@ -206,8 +286,7 @@ fn record(arena: &[u8], at: u32) -> (u32, u32, &[u8]) {
 pub(super) fn footprint_bytes(states: u64, transitions: u64, arena_bytes: u64) -> u64 {
     const PER_STATE: u64 = 4 + 8 + 4 + 2 + 16; // position, parent, order, followed, path count
     const PER_TRANSITION: u64 = 4;
-    let buckets = (states + states / 7 + 1).next_power_of_two();
-    let table = buckets * 9 * 3 / 2;
+    let table = Table::bytes(states) * 3 / 2;
     arena_bytes + states * PER_STATE + transitions * PER_TRANSITION + table
 }
 

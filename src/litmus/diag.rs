@@ -31,6 +31,13 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
+    /// A mistake that was found after parsing.
+    #[must_use]
+    pub fn new(file: &str, text: &str, span: Span, message: impl Into<String>) -> Self {
+        let source = Source { file: file.into(), text: text.into() };
+        Self { source, problem: Problem::new(span, message), note: None }
+    }
+
     /// The file name as it was given to the parser.
     #[must_use]
     pub fn file(&self) -> &str {

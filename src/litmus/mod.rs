@@ -162,6 +162,7 @@ mod header;
 mod lex;
 mod op;
 mod parse;
+pub mod prevent;
 mod print;
 pub mod rules;
 pub mod scenario;

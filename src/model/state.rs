@@ -29,7 +29,7 @@ pub enum Owner {
 }
 
 /// A page frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Frame {
     /// Whose it is.
     pub owner: Owner,
@@ -56,7 +56,7 @@ impl Frame {
 }
 
 /// A page of a buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Page {
     /// Its frame now.
     pub frame: FrameId,
@@ -97,7 +97,7 @@ pub enum Life {
 }
 
 /// A dma-buf.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DmaBuf {
     /// Where it is in its life.
     pub life: Life,
@@ -142,7 +142,7 @@ pub enum Reach {
 }
 
 /// A virtual memory area.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Vma {
     /// Bit per page that is mapped; 0 when the VMA does not exist.
     pub mapped: u8,
@@ -163,7 +163,7 @@ pub struct Vma {
 }
 
 /// A page table entry, and the ghost of a private page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pte {
     /// The frame; none while not present.
     pub frame: FrameId,
@@ -232,7 +232,7 @@ pub enum Target {
 }
 
 /// A `get_user_pages` pin or a cached pfn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pin {
     /// Taken, refused, dropped.
     pub slot: Slot,
@@ -249,7 +249,7 @@ pub struct Pin {
 }
 
 /// A `dma_buf_attachment`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Attachment {
     /// Attached or not.
     pub slot: Slot,
@@ -262,7 +262,7 @@ pub struct Attachment {
 }
 
 /// A fence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fence {
     /// `Held` while unsignalled, `Dropped` once signalled.
     pub slot: Slot,
@@ -275,7 +275,7 @@ pub struct Fence {
 }
 
 /// A DMA between its two halves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dma {
     /// Whether one is in flight.
     pub busy: bool,
@@ -299,7 +299,7 @@ impl Dma {
 macro_rules! state {
     ($($(#[$doc:meta])* $field:ident: $ty:ty,)*) => {
         /// Everything that changes while a scenario runs.
-        #[derive(Debug, PartialEq, Eq)]
+        #[derive(Debug, PartialEq, Eq, Hash)]
         pub struct State {
             $($(#[$doc])* pub $field: Vec<$ty>,)*
             /// Bit per [`super::HazardKind`] that has happened.

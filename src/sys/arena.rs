@@ -163,7 +163,15 @@ impl Arena {
 
     /// Copies one frame to another: the copy step of a move.
     pub fn copy(&self, from: Frame, to: Frame) -> Result<(), ArenaError> {
-        done(self.frame(to).copy_from(self.frame(from)), to)
+        self.copy_range(from, to, 1)
+    }
+
+    /// [`Arena::copy`] for several frames that lie one after the other; the ranges must not
+    /// overlap.
+    pub fn copy_range(&self, from: Frame, to: Frame, frames: u32) -> Result<(), ArenaError> {
+        let pages = Frame(frames).index();
+        let source = self.alias.span(from.index(), pages);
+        done(self.alias.span(to.index(), pages).copy_from(source), to)
     }
 
     /// Allocates frames now (fallocate), so that a full machine is an error here rather than a

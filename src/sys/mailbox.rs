@@ -288,25 +288,27 @@ impl End {
                 core::hint::spin_loop();
             }
         }
-        let deadline = Instant::now() + timeout;
         let sleeper = self.word(half, SLEEPER_AT);
+        // The clock is not read before the first slice is over: a call takes a few us.
+        let (mut started, mut left) = (None, timeout);
         loop {
             sleeper.store(1, SeqCst);
             let mut ended = Ok(());
             if word.load(SeqCst) == seen {
-                ended = self.sleep(word, seen, deadline);
+                ended = self.sleep(word, seen, left);
             }
             sleeper.store(0, SeqCst);
             if word.load(SeqCst) != seen {
                 return Ok(());
             }
             ended?;
+            let started = *started.get_or_insert_with(|| Instant::now() - left.min(SLICE));
+            left = timeout.saturating_sub(started.elapsed());
         }
     }
 
     /// One slice of sleep, and what it means that it ended without a message.
-    fn sleep(&self, word: &AtomicU32, seen: u32, deadline: Instant) -> Result<(), CallError> {
-        let left = deadline.saturating_duration_since(Instant::now());
+    fn sleep(&self, word: &AtomicU32, seen: u32, left: Duration) -> Result<(), CallError> {
         if left.is_zero() {
             return Err(CallError::TimedOut);
         }

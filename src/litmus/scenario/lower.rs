@@ -83,13 +83,35 @@ impl Scenario {
         text: &str,
         policies: Policies<'_>,
     ) -> Result<Self, LowerError> {
+        Self::lower(variant, text, policies, &[])
+    }
+
+    /// As [`Scenario::new`], with more in each outcome than the condition names: registers
+    /// (`P0:r0`) and results, by the name that [`result_name`] gives.
+    ///
+    /// # Errors
+    /// As [`Scenario::new`].
+    pub fn observing(
+        variant: &Variant,
+        text: &str,
+        observed: &[String],
+    ) -> Result<Self, LowerError> {
+        Self::lower(variant, text, &[], observed)
+    }
+
+    fn lower(
+        variant: &Variant,
+        text: &str,
+        policies: Policies<'_>,
+        observed: &[String],
+    ) -> Result<Self, LowerError> {
         let mut lowering = Lowering::begin(variant, text)?;
         lowering.rules(policies)?;
         lowering.buffers()?;
         lowering.frames()?;
         lowering.areas()?;
         lowering.devices()?;
-        lowering.collect_slots();
+        lowering.collect_slots(observed);
         lowering.finish()
     }
 }
@@ -211,8 +233,8 @@ impl<'a> Lowering<'a> {
         self.bufs.get(buffer.as_str()).map_or(1, |buf| self.world.buf(*buf).pages)
     }
 
-    fn collect_slots(&mut self) {
-        let mut names = BTreeSet::new();
+    fn collect_slots(&mut self, observed: &[String]) {
+        let mut names: BTreeSet<String> = observed.iter().cloned().collect();
         slots_of(&self.variant.condition.body, &mut names);
         for statement in self.variant.processes.iter().flat_map(|p| &p.statements) {
             if let Op::Await { label } = &statement.op {
@@ -292,7 +314,7 @@ impl<'a> Lowering<'a> {
                 line,
                 first,
                 end: program.instructions.len(),
-                slots: self.slots_of_statement(process.index, statement),
+                slots: self.slots_of_statement(process.index, index, statement),
             });
         }
         if program.instructions.len() > 250 {
@@ -307,22 +329,21 @@ impl<'a> Lowering<'a> {
         Some(SlotId(u8::try_from(at).unwrap_or(u8::MAX)))
     }
 
-    fn slots_of_statement(&self, process: usize, statement: &ast::Statement) -> Slots {
-        let (register, made) = match &statement.op {
-            Op::Load { register, .. } | Op::DmaRead { register, .. } => (Some(register), None),
-            Op::Gup { pin: made, .. }
-            | Op::FollowPfn { cache: made, .. }
-            | Op::FrameVector { vector: made, .. }
-            | Op::Attach { attachment: made, .. }
-            | Op::AttachDmabufOf { attachment: made, .. }
-            | Op::Map { table: made, .. }
-            | Op::Submit { fence: made, .. } => (None, Some(made)),
-            _ => (None, None),
+    fn slots_of_statement(
+        &self,
+        process: usize,
+        index: usize,
+        statement: &ast::Statement,
+    ) -> Slots {
+        let register = match &statement.op {
+            Op::Load { register, .. } | Op::DmaRead { register, .. } => Some(register),
+            _ => None,
         };
         let register = register.and_then(|name| self.slot(&format!("P{process}:{}", name.text)));
         let label = statement.label.as_ref().and_then(|label| self.slot(&label.text));
-        let made = made.and_then(|name| self.slot(&name.text));
-        Slots { register, result: label.or(made) }
+        let made = made(&statement.op).and_then(|name| self.slot(&name.text));
+        let place = || self.slot(&format!("P{process}.{index}"));
+        Slots { register, result: label.or(made).or_else(place) }
     }
 
     fn unknown(what: &str, name: &ast::Name) -> LowerError {
@@ -393,6 +414,28 @@ impl<'a> Lowering<'a> {
             _ => Err(Self::unknown("pin, pfn cache, frame vector or sg_table", &at.name)),
         }
     }
+}
+
+/// What a statement defines that other processes can use, and whose name stands for its result.
+fn made(op: &Op) -> Option<&ast::Name> {
+    match op {
+        Op::Gup { pin: made, .. }
+        | Op::FollowPfn { cache: made, .. }
+        | Op::FrameVector { vector: made, .. }
+        | Op::Attach { attachment: made, .. }
+        | Op::AttachDmabufOf { attachment: made, .. }
+        | Op::Map { table: made, .. }
+        | Op::Submit { fence: made, .. } => Some(made),
+        _ => None,
+    }
+}
+
+/// The name of the result of statement `index` of a process: its label, else what it defines,
+/// else its place (`P0.2`).
+#[must_use]
+pub fn result_name(process: usize, index: usize, statement: &ast::Statement) -> String {
+    let name = statement.label.as_ref().or_else(|| made(&statement.op));
+    name.map_or_else(|| format!("P{process}.{index}"), |name| name.text.clone())
 }
 
 fn set(

@@ -11,7 +11,7 @@ mod replay;
 
 use std::sync::Arc;
 
-pub use lower::{LowerError, Policies};
+pub use lower::{LowerError, Policies, result_name};
 pub use names::Names;
 pub use outcome::Outcome;
 pub use program::{Action, Content, Device, Instruction, Program, SlotId, Slots, Statement};
@@ -49,7 +49,7 @@ pub struct Scenario {
 }
 
 /// A state of a [`Scenario`].
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct ScenarioState {
     /// The model's part.
     pub model: State,
@@ -91,6 +91,12 @@ impl Scenario {
             return None;
         }
         program.instructions.get(usize::from(state.pcs[actor]))
+    }
+
+    /// The state in which every schedule begins.
+    #[must_use]
+    pub fn initial_state(&self) -> &ScenarioState {
+        &self.initial
     }
 
     fn can_go(&self, state: &ScenarioState, actor: usize) -> bool {
@@ -316,10 +322,6 @@ impl Machine for Scenario {
     }
 
     fn watch(&self, state: &ScenarioState) -> u32 {
-        let mut bits = u32::from(state.model.hazards);
-        if self.enabled(state) == 0 && self.unfinished(state) != 0 {
-            bits |= u32::from(HazardKind::Deadlock.bit());
-        }
-        bits
+        u32::from(state.model.hazards)
     }
 }

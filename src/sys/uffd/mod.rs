@@ -39,7 +39,7 @@ pub use error::{FillError, OpenError, ProtectError, ReadError, RegisterError};
 pub use event::{Event, Fault, FaultKind};
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
@@ -195,9 +195,6 @@ impl Uffd {
 
     /// The next event, waiting for it no longer than `timeout`.
     pub fn wait(&self, timeout: Duration) -> Result<Option<Event>, ReadError> {
-        if let Some(event) = self.poll_event()? {
-            return Ok(Some(event));
-        }
         match poll_in(&self.fd, timeout) {
             Ok(_) => self.poll_event(),
             Err(errno) => Err(ReadError::Other(errno)),
@@ -220,12 +217,13 @@ impl AsFd for Uffd {
 
 /// Waits until `fd` is readable or hung up; false on a timeout. EINTR restarts the wait.
 pub(super) fn poll_in(fd: impl AsFd, timeout: Duration) -> Result<bool, Errno> {
-    let deadline = std::time::Instant::now() + timeout;
+    // The clock is read again only after an interruption: this is the path of every fault.
+    let start = Instant::now();
+    let mut left = timeout;
     loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
-        let left = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
-        match rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left)) {
-            Err(Errno::INTR) => {}
+        let wait = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
+        match rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&wait)) {
+            Err(Errno::INTR) => left = timeout.saturating_sub(start.elapsed()),
             result => return result.map(|ready| ready > 0),
         }
     }

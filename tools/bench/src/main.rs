@@ -8,6 +8,7 @@
 //! ```
 
 mod compare;
+mod litmus;
 #[path = "../../../tests/common/stateright_adapter.rs"]
 mod stateright_adapter;
 #[path = "../../../tests/common/toys.rs"]
@@ -26,6 +27,25 @@ fn main() -> ExitCode {
     };
     let only = std::env::args().nth(2);
     println!("{}", header());
+    let litmus = [
+        ("litmus move-2", include_str!("../../spin/move-2.litmus")),
+        ("litmus move-3", include_str!("../../spin/move-3.litmus")),
+        ("litmus crowd", include_str!("../crowd.litmus")),
+    ];
+    for (name, text) in litmus {
+        if only.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
+        let line = litmus::scenario(name, text)
+            .and_then(|scenario| compare(name, &scenario, rounds, true));
+        match line {
+            Ok(line) => println!("{line}"),
+            Err(message) => {
+                eprintln!("{name}: {message}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
     let machines = [
         ("workload-4x3", workload(4, 3)),
         ("workload-5x2", workload(5, 2)),
@@ -36,7 +56,7 @@ fn main() -> ExitCode {
         if only.as_ref().is_some_and(|only| only != name) {
             continue;
         }
-        match compare(name, &machine, rounds) {
+        match compare(name, &machine, rounds, false) {
             Ok(line) => println!("{line}"),
             Err(message) => {
                 eprintln!("{name}: {message}");

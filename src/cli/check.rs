@@ -1,0 +1,288 @@
+//! `driftheap check`, and the suite.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::Args;
+use driftheap::litmus::scenario::Scenario;
+use driftheap::litmus::verdict::{JudgeError, Judgement, Search, judge};
+use driftheap::report::json::{self, VariantJson};
+use driftheap::report::real::{self, Real};
+use driftheap::report::verdicts::{self, Mark, Totals};
+use driftheap::report::{Answer, Table};
+
+use super::input::{self, Loaded};
+use super::out::{Out, is_broken_pipe};
+use super::real::{Reality, Replay};
+use super::{BROKEN_PIPE, Exit, SearchArgs, pool};
+
+/// Answer the questions of litmus files
+///
+/// Every variant of every file is explored, all interleavings of it, and compared with what the
+/// file's `Result:` expects. A file with mistakes is reported and the others are still checked.
+/// Without FILES the bundled suite is checked.
+///
+/// Columns:
+///   expected   what `Result:` says of the variant, `-` if nothing
+///   observed   Always, Sometimes or Never: in how many outcomes the condition holds
+///   states     distinct states visited
+///   schedules  complete interleavings (with --reduce: representatives)
+///   shortest   steps of the shortest schedule that shows it
+///   replayed   schedules carried out on real memory: the shortest to each outcome and hazard, and
+///              a seeded sample; `-` where this kernel can't, with the reason below the table
+///   agreed     of these, those in which every value, errno, signal and byte was the model's
+///
+/// Examples:
+///   driftheap check my.litmus
+///   driftheap check -v ttm-direct-io       outcomes with counts, as herd7 prints them
+///   driftheap check --json . | jq 'select(.as_expected | not)'
+///
+/// Exit status:
+///   0  every variant is as expected
+///   1  a variant differs, or reached the limit of states before its answer was known
+///   2  a file can't be read or has mistakes
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct CheckArgs {
+    /// Files, directories (their *.litmus files), bundled tests by name or row, or `-`
+    files: Vec<String>,
+
+    /// Print outcomes, counts and hazards of each variant
+    #[arg(short, long, conflicts_with = "json")]
+    verbose: bool,
+
+    /// One JSON object per variant and line
+    ///
+    /// Keys: test, variant, row, expected, observation, as_expected, positive, negative, states,
+    /// transitions, schedules, hazards (kind: length of the shortest schedule to it), shortest
+    /// (the process of each step), outcomes, costs, complete, stopped, replayed, agreed, skipped
+    /// (null or the reason), difference (null or both sides).
+    #[arg(long)]
+    json: bool,
+
+    /// Replay `all` schedules on real memory, N sampled ones a variant, or none (`off`)
+    #[arg(long, value_name = "all|N|off", default_value = "20")]
+    replay: Replay,
+
+    /// Follow representatives only (partial-order reduction): the same answers, fewer states
+    #[arg(long)]
+    reduce: bool,
+
+    #[command(flatten)]
+    search: SearchArgs,
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Table,
+    Blocks,
+    Json,
+}
+
+pub(crate) fn run(args: &CheckArgs, out: &Out) -> anyhow::Result<Exit> {
+    let (loaded, bad) =
+        if args.files.is_empty() { input::bundled(out) } else { input::load(&args.files, out) };
+    let style = match (args.verbose, args.json) {
+        (_, true) => Style::Json,
+        (true, false) => Style::Blocks,
+        (false, false) => Style::Table,
+    };
+    let search = args.search.search(args.reduce);
+    let (_, exit) = check(&loaded, &search, style, args.replay, out)?;
+    Ok(if bad { Exit::Input } else { exit })
+}
+
+/// The bundled suite, with what to do next.
+pub(crate) fn suite(out: &Out) -> anyhow::Result<Exit> {
+    let (loaded, bad) = input::bundled(out);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let search = Search { threads, ..Search::default() };
+    let (totals, exit) = check(&loaded, &search, Style::Table, Replay::default(), out)?;
+    if !out.quiet && totals.good() {
+        out.text(
+            "\nNext:\n  \
+             driftheap explain ttm-direct-io   the shortest schedule that goes wrong, step by step\n  \
+             driftheap matrix A1-A7            what get_user_pages does on which mapping\n  \
+             driftheap list                    the questions\n  \
+             driftheap check my.litmus         your own\n",
+        )?;
+    }
+    Ok(if bad { Exit::Input } else { exit })
+}
+
+/// One variant to answer.
+struct Job<'a> {
+    loaded: &'a Loaded,
+    scenario: Scenario,
+}
+
+fn check(
+    all: &[Loaded],
+    search: &Search,
+    style: Style,
+    replay: Replay,
+    out: &Out,
+) -> anyhow::Result<(Totals, Exit)> {
+    let mut exit = Exit::Good;
+    let mut jobs = Vec::new();
+    let mut totals = Totals::default();
+    for loaded in all {
+        match loaded.scenarios() {
+            Ok(scenarios) => {
+                totals.tests += 1;
+                jobs.extend(scenarios.into_iter().map(|scenario| Job { loaded, scenario }));
+            }
+            Err(diagnostics) => {
+                input::diagnose(&diagnostics, out);
+                exit = Exit::Input;
+            }
+        }
+    }
+    let mut reality = Reality::new(replay);
+    let mut table = verdicts::table(jobs.iter().map(|job| &job.loaded.test), out.paint);
+    if reality.is_some() {
+        real::columns().into_iter().for_each(|column| table.push(column));
+    }
+    if style == Style::Table && !out.quiet && !jobs.is_empty() {
+        out.text(&table.header())?;
+    }
+    // Variants in parallel while there are enough of them; else threads within a variant.
+    let threads = search.threads.max(1);
+    let inner = Search { threads: (threads / jobs.len().max(1)).max(1), ..*search };
+    let states = AtomicU64::new(0);
+    let work = |job: &Job<'_>| {
+        let mut known = 0;
+        judge(&job.scenario, &inner, &mut |progress| {
+            states.fetch_add(progress.states - known, Ordering::Relaxed);
+            known = progress.states;
+        })
+    };
+    let printer = Printer { style, table, out };
+    let done = |index: usize, result: Result<Judgement, JudgeError>| {
+        out.clear_status();
+        let real = printer.replay(&jobs[index], &result, reality.as_mut());
+        let (mark, states) = printer.print(&jobs[index], &result, &real)?;
+        totals.count(mark, states);
+        if mark.fails() || real.fails() {
+            exit = exit.max(Exit::Differs);
+        }
+        anyhow::Ok(())
+    };
+    let tick = |finished: usize| {
+        let visited = states.load(Ordering::Relaxed);
+        out.status(&format!("{finished} of {} variants, {visited} states under way", jobs.len()));
+    };
+    let abandoned = |error: &anyhow::Error| {
+        if is_broken_pipe(error) {
+            // Nobody reads on: don't wait for searches that are under way.
+            std::process::exit(i32::from(BROKEN_PIPE));
+        }
+    };
+    let result = pool::ordered(&jobs, threads, work, done, tick, abandoned);
+    out.clear_status();
+    result?;
+    if style != Style::Json && !(out.quiet && totals.good()) {
+        out.text(&format!("\n{}", totals.summary(out.paint)))?;
+        if let Some(reality) = &reality {
+            out.text(&reality.totals.summary(out.paint))?;
+        }
+    }
+    Ok((totals, exit))
+}
+
+struct Printer<'a> {
+    style: Style,
+    table: Table,
+    out: &'a Out,
+}
+
+/// The second answer to a variant's question.
+enum Second {
+    /// It was not asked for, or the first could not be had.
+    NotAsked,
+    /// Real memory's.
+    Said(Real),
+    /// The executor failed, and said why.
+    Broke,
+}
+
+impl Second {
+    const fn fails(&self) -> bool {
+        matches!(self, Self::Broke | Self::Said(Real { difference: Some(_), .. }))
+    }
+}
+
+impl Printer<'_> {
+    /// Replay schedules of a variant that was judged.
+    fn replay(
+        &self,
+        job: &Job<'_>,
+        result: &Result<Judgement, JudgeError>,
+        reality: Option<&mut Reality>,
+    ) -> Second {
+        let (Ok(judgement), Some(reality)) = (result, reality) else { return Second::NotAsked };
+        let name = driftheap::report::full_name(&job.scenario.test, &job.scenario.variant);
+        match reality.replay(&name, &job.scenario, judgement) {
+            Ok(real) => Second::Said(real),
+            Err(error) => {
+                self.out.error(&format!("{name}: {error}"));
+                Second::Broke
+            }
+        }
+    }
+
+    /// Print an answer; returns what it is worth, and its states.
+    fn print(
+        &self,
+        job: &Job<'_>,
+        result: &Result<Judgement, JudgeError>,
+        real: &Second,
+    ) -> anyhow::Result<(Mark, u64)> {
+        let scenario = &job.scenario;
+        let test = &job.loaded.test;
+        let judgement = match result {
+            Ok(judgement) => judgement,
+            Err(error) => {
+                let (name, variant) = (&scenario.test, &scenario.variant);
+                let row = match self.style {
+                    Style::Json => {
+                        json::failed_line(name, variant, test.row.as_deref(), &error.to_string())
+                    }
+                    Style::Table | Style::Blocks => {
+                        self.table.row(&verdicts::failed_cells(name, variant, scenario.expected))
+                    }
+                };
+                self.out.text(&row)?;
+                self.out.error(&format!("{}: {name}/{variant}: {error}", job.loaded.file));
+                return Ok((Mark::Failed, 0));
+            }
+        };
+        let answer = Answer { test, scenario, judgement };
+        let mark = Mark::of(&answer);
+        let text = match self.style {
+            Style::Json => match real {
+                Second::Said(real) => VariantJson::new(&answer).with_real(real).line(),
+                Second::NotAsked | Second::Broke => VariantJson::new(&answer).line(),
+            },
+            _ if self.out.quiet && !mark.fails() && !real.fails() => String::new(),
+            Style::Table => {
+                let mut cells = verdicts::cells(&answer);
+                if let Second::Said(real) = real {
+                    cells.extend(real::cells(real));
+                }
+                self.table.row(&cells)
+            }
+            Style::Blocks => format!("{}\n", verdicts::block(&answer, self.out.paint)),
+        };
+        self.out.text(&text)?;
+        if let (Second::Said(Real { difference: Some(difference), .. }), true) =
+            (real, self.style != Style::Json)
+        {
+            self.out.text(&format!("  {}: {difference}\n", answer.name()))?;
+        }
+        if let (Style::Table, Some(stop)) = (self.style, &judgement.exploration.stopped) {
+            self.out.text(&format!("  {}: {stop}\n", answer.name()))?;
+        }
+        Ok((mark, judgement.exploration.states))
+    }
+}

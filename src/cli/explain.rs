@@ -1,0 +1,207 @@
+//! `driftheap explain`.
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use driftheap::litmus::ast::{Test, Variant, Verdict};
+use driftheap::litmus::prevent::preventions;
+use driftheap::litmus::scenario::Scenario;
+use driftheap::litmus::verdict::{Judgement, Search, judge};
+use driftheap::model::HazardKind;
+use driftheap::report::story::{Prevented, Story};
+use driftheap::report::verdicts::hazard_words;
+use driftheap::report::{Answer, json};
+
+use super::input::{self, Loaded};
+use super::out::Out;
+use super::{Exit, SearchArgs};
+
+/// Tell the shortest schedule that shows what a test asks, step by step
+///
+/// Prints the question, its source, and a table: a row per step, a column per process with the
+/// statement and what this step of it did, a column per page frame (whose it is and what it
+/// holds), and what changed in page tables, pins and locks. Each hazard is then told as KASAN
+/// would: the access, how its way was made, when the buffer moved, whose memory it is now, and
+/// which one rule, set otherwise, would have prevented it (found by trying).
+///
+/// Examples:
+///   driftheap explain ttm-direct-io
+///   driftheap explain A1 --variant mixedmap-insert-page --hazard cross-buffer-write
+///   driftheap explain my.litmus --schedule 0,0,1,2
+///
+/// Exit status:
+///   0  a schedule was told
+///   1  the limit of states was reached before one was found
+///   2  no such test, variant, hazard or schedule, or a file with mistakes
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct ExplainArgs {
+    /// A bundled test by name or row, a file, or `-`
+    #[arg(value_name = "NAME|FILE")]
+    test: String,
+
+    /// Which variant [default: the first whose answer is not Never]
+    #[arg(long, value_name = "V")]
+    variant: Option<String>,
+
+    /// The shortest schedule to this hazard instead
+    #[arg(long, value_name = "KIND", value_parser = hazard_kind)]
+    hazard: Option<HazardKind>,
+
+    /// This schedule instead: the process of each step
+    #[arg(
+        long,
+        value_name = "0,0,1",
+        value_delimiter = ',',
+        conflicts_with = "hazard",
+        allow_hyphen_values = false
+    )]
+    schedule: Option<Vec<u8>>,
+
+    /// The story as one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    search: SearchArgs,
+}
+
+/// At most so many changes are proposed for a hazard.
+const PREVENTIONS_MAX: usize = 3;
+
+fn hazard_kind(word: &str) -> Result<HazardKind, String> {
+    HazardKind::from_word(word).ok_or_else(|| {
+        let words: Vec<&str> = HazardKind::ALL.iter().map(|kind| kind.word()).collect();
+        format!("hazards are: {}", words.join(", "))
+    })
+}
+
+/// A variant that was chosen, and what is known of it.
+struct Chosen<'a> {
+    variant: &'a Variant,
+    scenario: Scenario,
+    judgement: Option<Judgement>,
+}
+
+pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
+    let (mut loaded, bad) = input::load(std::slice::from_ref(&args.test), out);
+    if bad {
+        return Ok(Exit::Input);
+    }
+    if loaded.len() > 1 {
+        let names: Vec<&str> = loaded.iter().map(|loaded| loaded.test.name.as_str()).collect();
+        bail!("`{}` is several tests: {}; name one", args.test, names.join(", "));
+    }
+    let Some(loaded) = loaded.pop() else { return Ok(Exit::Input) };
+    let scenarios = match loaded.scenarios() {
+        Ok(scenarios) => scenarios,
+        Err(diagnostics) => {
+            input::diagnose(&diagnostics, out);
+            return Ok(Exit::Input);
+        }
+    };
+    let search = args.search.search(false);
+    let chosen = choose(args, &loaded, scenarios, &search, out)?;
+    let Some((schedule, about)) = schedule(args, &loaded.test, &chosen)? else {
+        let stopped = chosen.judgement.and_then(|judgement| judgement.exploration.stopped);
+        let why = stopped.map_or_else(String::new, |stop| format!(": {stop}"));
+        out.error(&format!("no schedule was found{why}"));
+        return Ok(Exit::Differs);
+    };
+    let replay = chosen.scenario.replay(&schedule).map_err(|error| anyhow!("{error}"))?;
+    let mut story = Story::new(&loaded.test, chosen.variant, &chosen.scenario, &replay, about);
+    for kind in story.hazards() {
+        out.status(&format!("looking for what would prevent {kind}"));
+        let found =
+            preventions(&loaded.test, chosen.variant, &loaded.text, kind, &search, PREVENTIONS_MAX);
+        let lines: Vec<Prevented> = found.iter().map(Prevented::new).collect();
+        for splat in story.splats.iter_mut().filter(|splat| splat.hazard == kind) {
+            splat.prevented_by = Some(lines.clone());
+        }
+    }
+    out.clear_status();
+    let text = if args.json { json::line(&story) } else { story.render(out.paint, out.columns()) };
+    out.text(&text)?;
+    Ok(Exit::Good)
+}
+
+/// The variant that is named, or the first that has something to tell.
+fn choose<'a>(
+    args: &ExplainArgs,
+    loaded: &'a Loaded,
+    scenarios: Vec<Scenario>,
+    search: &Search,
+    out: &Out,
+) -> anyhow::Result<Chosen<'a>> {
+    let variants = &loaded.test.variants;
+    let named = |name: &str| variants.iter().position(|variant| variant.name == name);
+    let wanted = match &args.variant {
+        Some(name) => Some(named(name).with_context(|| {
+            let names: Vec<&str> = variants.iter().map(|v| v.name.as_str()).collect();
+            format!("there is no variant `{name}`; there are: {}", names.join(", "))
+        })?),
+        None => None,
+    };
+    let mut first = None;
+    for (index, (variant, scenario)) in variants.iter().zip(scenarios).enumerate() {
+        if wanted.is_some_and(|wanted| wanted != index) {
+            continue;
+        }
+        if args.schedule.is_some() {
+            return Ok(Chosen { variant, scenario, judgement: None });
+        }
+        out.status(&format!("exploring {}", variant.name));
+        let judgement = judge(&scenario, search, &mut |_| ())?;
+        let telling = match args.hazard {
+            Some(kind) => judgement.hazards.contains_key(&kind),
+            None => judgement.observation != Some(Verdict::Never),
+        };
+        let chosen = Chosen { variant, scenario, judgement: Some(judgement) };
+        if telling {
+            return Ok(chosen);
+        }
+        first.get_or_insert(chosen);
+    }
+    first.context("the test has no variants")
+}
+
+/// The schedule to tell, and what it is an example of.
+fn schedule(
+    args: &ExplainArgs,
+    test: &Test,
+    chosen: &Chosen<'_>,
+) -> anyhow::Result<Option<(Vec<u8>, String)>> {
+    if let Some(schedule) = &args.schedule {
+        return Ok(Some((schedule.clone(), "The schedule that was asked for.".to_owned())));
+    }
+    let Some(judgement) = &chosen.judgement else { return Ok(None) };
+    let answer = Answer { test, scenario: &chosen.scenario, judgement };
+    let observation = judgement.observation.map_or("unknown", Verdict::word);
+    let expected = chosen.scenario.expected;
+    let expected = expected.map_or_else(String::new, |v| format!(" (expected {v})"));
+    let verdict = format!(
+        "Answer: {observation}{expected}: it holds after {} of {} schedules, {} states.",
+        judgement.positive, judgement.exploration.schedules, judgement.exploration.states
+    );
+    if let Some(kind) = args.hazard {
+        let Some(schedule) = judgement.hazards.get(&kind) else {
+            bail!(
+                "{} shows no {kind}; the hazards that some interleaving shows: {}",
+                answer.name(),
+                hazard_words(&answer)
+            );
+        };
+        let steps = schedule.len();
+        let about = format!("{verdict} Below, a shortest schedule to {kind}: {steps} steps.");
+        return Ok(Some((schedule.clone(), about)));
+    }
+    if let Some(schedule) = &judgement.shortest {
+        let steps = schedule.len();
+        let about = format!("{verdict} Below, a shortest schedule that shows it: {steps} steps.");
+        return Ok(Some((schedule.clone(), about)));
+    }
+    let any = judgement.exploration.outcomes.values().min_by_key(|stats| stats.shortest.len());
+    Ok(any.map(|stats| {
+        let about = format!("{verdict} No schedule shows it; below, one that ends otherwise.");
+        (stats.shortest.clone(), about)
+    }))
+}

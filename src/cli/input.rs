@@ -1,0 +1,188 @@
+//! From names and paths to litmus tests.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use driftheap::litmus::ast::{Test, Variant};
+use driftheap::litmus::diag::Diagnostic;
+use driftheap::litmus::rules::ModelRules;
+use driftheap::litmus::scenario::{LowerError, Scenario};
+use driftheap::litmus::{FILE_BYTES_MAX, parse};
+use driftheap::suite;
+
+use super::out::Out;
+
+/// A litmus test, with where it came from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// As diagnostics name it.
+    pub(crate) file: String,
+    pub(crate) text: String,
+    pub(crate) test: Test,
+}
+
+/// The text of a file, before anybody has parsed it.
+#[derive(Debug)]
+pub(crate) struct Text {
+    pub(crate) file: String,
+    pub(crate) text: String,
+    /// Where it can be written back; not for standard input and bundled tests.
+    pub(crate) path: Option<PathBuf>,
+}
+
+/// The text of standard input (`-`), of a file, of all `*.litmus` files of a directory, or of
+/// bundled tests by name or row. What can't be read is an `Err` each, with its reason.
+pub(crate) fn texts(name: &str) -> Vec<Result<Text, String>> {
+    if name == "-" {
+        return vec![stdin()];
+    }
+    let path = Path::new(name);
+    if path.is_dir() {
+        return directory(path);
+    }
+    if path.exists() || name.ends_with(".litmus") || name.contains('/') {
+        return vec![file(path)];
+    }
+    let bundled = |test: &suite::Bundled| {
+        Ok(Text { file: test.file.to_owned(), text: test.text.to_owned(), path: None })
+    };
+    if let Some(tests) = suite::rows(name) {
+        return tests.into_iter().map(bundled).collect();
+    }
+    match suite::find(name) {
+        Some(test) => vec![bundled(test)],
+        None => vec![Err(unknown(name))],
+    }
+}
+
+fn unknown(name: &str) -> String {
+    let nearest = suite::TESTS
+        .iter()
+        .map(|test| (strsim::osa_distance(name, test.name), test.name))
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(name.len()) / 3)
+        .min();
+    let hint = match nearest {
+        Some((_, candidate)) => format!("did you mean `{candidate}`?"),
+        None => "`driftheap list` lists the bundled tests".to_owned(),
+    };
+    format!("`{name}` is neither a file nor a bundled test; {hint}")
+}
+
+fn decode(name: &str, bytes: Vec<u8>) -> Result<String, String> {
+    if bytes.len() > FILE_BYTES_MAX {
+        let limit = FILE_BYTES_MAX >> 10;
+        return Err(format!("{name}: longer than {limit} KiB; a litmus test is a page or so"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count();
+        format!("{name}:{line}: not UTF-8 (at byte {valid}); save it as UTF-8")
+    })
+}
+
+/// As many bytes as are needed to tell that there are too many.
+fn read_some(source: impl std::io::Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn stdin() -> Result<Text, String> {
+    let file = "<stdin>".to_owned();
+    let bytes = read_some(std::io::stdin().lock())
+        .map_err(|error| format!("can't read standard input: {error}"))?;
+    Ok(Text { text: decode(&file, bytes)?, file, path: None })
+}
+
+fn file(path: &Path) -> Result<Text, String> {
+    let name = path.display().to_string();
+    let bytes = std::fs::File::open(path)
+        .and_then(read_some)
+        .map_err(|error| format!("can't read {name}: {error}"))?;
+    Ok(Text { text: decode(&name, bytes)?, file: name, path: Some(path.to_owned()) })
+}
+
+fn directory(path: &Path) -> Vec<Result<Text, String>> {
+    let name = path.display();
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) => return vec![Err(format!("can't read {name}: {error}"))],
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|ext| ext == "litmus"))
+        .collect();
+    paths.sort();
+    if paths.is_empty() {
+        return vec![Err(format!("there is no *.litmus file in {name}"))];
+    }
+    paths.iter().map(|path| file(path)).collect()
+}
+
+/// Parse what `names` name. Every mistake is printed; the second value says whether there was one.
+pub(crate) fn load(names: &[String], out: &Out) -> (Vec<Loaded>, bool) {
+    let mut loaded = Vec::new();
+    let mut bad = false;
+    for text in names.iter().flat_map(|name| texts(name)) {
+        match text {
+            Err(message) => {
+                out.error(&message);
+                bad = true;
+            }
+            Ok(Text { file, text, .. }) => match parse(&file, &text, &ModelRules) {
+                Ok(test) => loaded.push(Loaded { file, text, test }),
+                Err(diagnostics) => {
+                    diagnose(&diagnostics, out);
+                    bad = true;
+                }
+            },
+        }
+    }
+    (loaded, bad)
+}
+
+/// The bundled suite.
+pub(crate) fn bundled(out: &Out) -> (Vec<Loaded>, bool) {
+    let names: Vec<String> = suite::TESTS.iter().map(|test| test.name.to_owned()).collect();
+    load(&names, out)
+}
+
+pub(crate) fn diagnose(diagnostics: &[Diagnostic], out: &Out) {
+    for diagnostic in diagnostics {
+        out.note(&format!("{}\n", diagnostic.render(out.err_colour())));
+    }
+}
+
+impl Loaded {
+    /// The variants, lowered. What can't be is a mistake of the file, said once however many
+    /// variants show it.
+    pub(crate) fn scenarios(&self) -> Result<Vec<Scenario>, Vec<Diagnostic>> {
+        let mut scenarios = Vec::new();
+        let mut errors: Vec<(&Variant, LowerError)> = Vec::new();
+        for variant in &self.test.variants {
+            match Scenario::new(variant, &self.text) {
+                Ok(scenario) => scenarios.push(scenario),
+                Err(error) => {
+                    let known = |(_, other): &(&Variant, LowerError)| {
+                        other.message == error.message && other.span.start == error.span.start
+                    };
+                    if !errors.iter().any(known) {
+                        errors.push((variant, error));
+                    }
+                }
+            }
+        }
+        if errors.is_empty() {
+            return Ok(scenarios);
+        }
+        let diagnostic = |(variant, error): (&Variant, LowerError)| {
+            let message = if self.test.variants.len() > 1 {
+                format!("{} (variant {})", error.message, variant.name)
+            } else {
+                error.message
+            };
+            Diagnostic::new(&self.file, &self.text, error.span, message)
+        };
+        Err(errors.into_iter().map(diagnostic).collect())
+    }
+}

@@ -1,0 +1,85 @@
+//! `driftheap matrix`.
+
+use clap::Args;
+use driftheap::litmus::ast::Test;
+use driftheap::report::gup::GupTable;
+use driftheap::report::json;
+use driftheap::report::matrix::Matrix;
+
+use super::out::Out;
+use super::{Exit, SearchArgs, input};
+
+/// Tabulate rules by outcomes
+///
+/// For each variant of a test (its rows): which hazards, results and warnings happen Always,
+/// Sometimes or Never, whatever the test's own condition asks for.
+///
+/// For several tests with pins, also what get_user_pages does on which kind of mapping, with and
+/// without pte_special, over every interleaving of these tests.
+///
+/// Examples:
+///   driftheap matrix dma-buf-mmap-check
+///   driftheap matrix A1-A7
+///
+/// Exit status:
+///   0  the tables were printed
+///   1  a variant could not be explored within the limit of states
+///   2  no such test, or a file with mistakes
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct MatrixArgs {
+    /// Bundled tests by name, row or range of rows; files, directories, or `-`
+    #[arg(required = true, value_name = "NAME|FILE")]
+    tests: Vec<String>,
+
+    /// One JSON object per table and line
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    search: SearchArgs,
+}
+
+pub(crate) fn run(args: &MatrixArgs, out: &Out) -> anyhow::Result<Exit> {
+    let (loaded, bad) = input::load(&args.tests, out);
+    let search = args.search.search(true);
+    let mut exit = if bad { Exit::Input } else { Exit::Good };
+    let mut tests: Vec<(&Test, &str)> = Vec::new();
+    for loaded in &loaded {
+        if let Err(diagnostics) = loaded.scenarios() {
+            input::diagnose(&diagnostics, out);
+            exit = Exit::Input;
+            continue;
+        }
+        out.status(&format!("exploring {}", loaded.test.name.text));
+        match Matrix::new(&loaded.test, &loaded.text, &search) {
+            Ok(matrix) => {
+                out.clear_status();
+                let text = if args.json {
+                    json::line(&matrix)
+                } else {
+                    format!("{}\n", matrix.render(out.paint))
+                };
+                out.text(&text)?;
+                tests.push((&loaded.test, loaded.text.as_str()));
+            }
+            Err(error) => {
+                out.clear_status();
+                out.error(&format!("{}: {error}", loaded.file));
+                exit = exit.max(Exit::Differs);
+            }
+        }
+    }
+    if tests.len() > 1 {
+        match GupTable::new(&tests, &search) {
+            Ok(None) => {}
+            Ok(Some(table)) if args.json => out.text(&json::line(&table))?,
+            Ok(Some(table)) => out.text(&table.render(out.paint))?,
+            Err(error) => {
+                out.error(&format!("the get_user_pages table: {error}"));
+                exit = exit.max(Exit::Differs);
+            }
+        }
+    }
+    Ok(exit)
+}

@@ -1,0 +1,185 @@
+//! The command line: verbs, options, exit codes.
+//!
+//! A verb reads its input, asks the library and writes what `driftheap::report` makes of the
+//! answer. It returns an [`Exit`]; only [`main`] turns one into a process's exit status.
+
+mod check;
+mod complete;
+mod explain;
+mod fmt;
+mod input;
+mod list;
+mod matrix;
+mod out;
+mod pool;
+mod real;
+
+use std::process::ExitCode;
+
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use driftheap::explore::{Limits, Reduction};
+use driftheap::litmus::verdict::Search;
+
+use out::{Out, is_broken_pipe};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Exit {
+    /// Everything as expected.
+    Good,
+    /// Something differs, or could not be told.
+    Differs,
+    /// Bad usage or input.
+    Input,
+}
+
+impl Exit {
+    fn code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Good => 0,
+            Self::Differs => 1,
+            Self::Input => 2,
+        })
+    }
+}
+
+/// What a shell makes of a program that SIGPIPE ended.
+const BROKEN_PIPE: u8 = 141;
+
+const AFTER_HELP: &str = "\
+Examples:
+  driftheap                              the bundled suite: a line per variant
+  driftheap explain ttm-direct-io        the shortest schedule that goes wrong, step by step
+  driftheap matrix A1-A7                 what get_user_pages does on which mapping
+  driftheap check my.litmus -v           your own question
+  driftheap check - < my.litmus          the same from standard input
+
+Exit status:
+  0  every variant is as its file expects
+  1  a variant differs, or a limit was reached before its answer was known
+  2  bad usage, or input that can't be read; every mistake is printed with its place";
+
+/// A userspace dma-buf heap whose buffers move: litmus tests for dma-buf lifetimes.
+///
+/// A litmus test is a question: a few processes map, pin, attach, move and free buffers, and at
+/// its end stands a condition such as `exists (hazard cross-buffer-write)`. driftheap tries every
+/// interleaving and answers Always, Sometimes or Never, with the shortest schedule that shows it.
+///
+/// Without a verb it runs the bundled suite.
+#[derive(Debug, Parser)]
+#[command(name = "driftheap", version, after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+
+    #[command(flatten)]
+    global: Global,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// When to colour
+    #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
+    color: When,
+
+    /// Print nothing but what is not as expected
+    #[arg(short, long, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum When {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Check(check::CheckArgs),
+    Explain(explain::ExplainArgs),
+    Matrix(matrix::MatrixArgs),
+    List(list::ListArgs),
+    Fmt(fmt::FmtArgs),
+    Completions(complete::CompletionsArgs),
+}
+
+/// How far and how to search.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SearchArgs {
+    /// Give up a variant after N states; its answer is then unknown
+    #[arg(long, value_name = "N", default_value_t = Limits::default().states_max,
+          value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
+    states: u32,
+
+    /// Use N threads [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+}
+
+impl SearchArgs {
+    fn threads(&self) -> usize {
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.map_or_else(all, usize::from)
+    }
+
+    fn search(&self, reduce: bool) -> Search {
+        let limits = Limits { states_max: self.states, ..Limits::default() };
+        let reduction = if reduce { Reduction::Persistent } else { Reduction::Full };
+        Search { limits, reduction, threads: self.threads() }
+    }
+}
+
+/// Everything between the command line and the exit status.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are "errors" too, with status 0. A closed pipe is not worth a word.
+            let _closed = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let out = Out::new(&cli.global);
+    match run(cli, &out) {
+        Ok(exit) => exit.code(),
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(BROKEN_PIPE),
+        Err(error) => {
+            out.error(&format!("{error:#}"));
+            Exit::Input.code()
+        }
+    }
+}
+
+fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
+    match cli.verb {
+        None => check::suite(out),
+        Some(Verb::Check(args)) => check::run(&args, out),
+        Some(Verb::Explain(args)) => explain::run(&args, out),
+        Some(Verb::Matrix(args)) => matrix::run(&args, out),
+        Some(Verb::List(args)) => list::run(&args, out),
+        Some(Verb::Fmt(args)) => fmt::run(&args, out),
+        Some(Verb::Completions(args)) => complete::run(&args, out),
+    }
+}
+
+impl Global {
+    const fn choice(&self) -> ColorChoice {
+        match self.color {
+            When::Auto => ColorChoice::Auto,
+            When::Always => ColorChoice::Always,
+            When::Never => ColorChoice::Never,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

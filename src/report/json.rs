@@ -1,0 +1,140 @@
+//! One JSON object a variant, on a line of its own.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Answer;
+use super::real::Real;
+
+/// A variant's answer as it is serialised. Numbers are exact.
+#[derive(Debug, Serialize)]
+pub struct VariantJson<'a> {
+    test: &'a str,
+    variant: &'a str,
+    row: Option<&'a str>,
+    expected: Option<&'static str>,
+    observation: Option<&'static str>,
+    as_expected: Option<bool>,
+    positive: u128,
+    negative: u128,
+    states: u64,
+    transitions: u64,
+    schedules: u128,
+    /// Length of the shortest schedule to each hazard.
+    hazards: BTreeMap<&'static str, usize>,
+    /// The process of each step.
+    shortest: Option<&'a [u8]>,
+    outcomes: Vec<OutcomeJson<'a>>,
+    costs: BTreeMap<&'static str, CostJson>,
+    complete: bool,
+    stopped: Option<String>,
+    /// Schedules replayed on real memory; null when none was asked for.
+    replayed: Option<usize>,
+    agreed: Option<usize>,
+    skipped: Option<&'a str>,
+    difference: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct OutcomeJson<'a> {
+    outcome: String,
+    positive: bool,
+    schedules: u128,
+    states: u64,
+    shortest: &'a [u8],
+}
+
+#[derive(Debug, Serialize)]
+struct CostJson {
+    least: u64,
+    most: u64,
+}
+
+impl<'a> VariantJson<'a> {
+    /// Of an answer.
+    #[must_use]
+    pub fn new(answer: &Answer<'a>) -> Self {
+        let Answer { test, scenario, judgement } = *answer;
+        let exploration = &judgement.exploration;
+        let outcomes = exploration.outcomes.iter().map(|(outcome, stats)| OutcomeJson {
+            outcome: outcome.describe(scenario),
+            positive: scenario.holds(outcome),
+            schedules: stats.schedules,
+            states: stats.states,
+            shortest: &stats.shortest,
+        });
+        let costs = judgement.costs.iter();
+        Self {
+            test: &scenario.test,
+            variant: &scenario.variant,
+            row: test.row.as_deref(),
+            expected: scenario.expected.map(|verdict| verdict.word()),
+            observation: judgement.observation.map(|verdict| verdict.word()),
+            as_expected: judgement.as_expected(scenario),
+            positive: judgement.positive,
+            negative: judgement.negative,
+            states: exploration.states,
+            transitions: exploration.transitions,
+            schedules: exploration.schedules,
+            hazards: judgement
+                .hazards
+                .iter()
+                .map(|(kind, schedule)| (kind.word(), schedule.len()))
+                .collect(),
+            shortest: judgement.shortest.as_deref(),
+            outcomes: outcomes.collect(),
+            costs: costs
+                .map(|(cost, least, most)| (cost.word(), CostJson { least: *least, most: *most }))
+                .collect(),
+            complete: exploration.complete,
+            stopped: exploration.stopped.map(|stop| stop.to_string()),
+            replayed: None,
+            agreed: None,
+            skipped: None,
+            difference: None,
+        }
+    }
+
+    /// With what real memory said.
+    #[must_use]
+    pub fn with_real(self, real: &'a Real) -> Self {
+        Self {
+            replayed: Some(real.replayed),
+            agreed: Some(real.agreed),
+            skipped: real.skipped.as_deref(),
+            difference: real.difference.as_deref(),
+            ..self
+        }
+    }
+
+    /// One line, with its newline.
+    #[must_use]
+    pub fn line(&self) -> String {
+        line(self)
+    }
+}
+
+/// A variant that could not be explored, as one line.
+#[must_use]
+pub fn failed_line(test: &str, variant: &str, row: Option<&str>, error: &str) -> String {
+    #[derive(Serialize)]
+    struct Failed<'a> {
+        test: &'a str,
+        variant: &'a str,
+        row: Option<&'a str>,
+        observation: Option<&'a str>,
+        error: &'a str,
+    }
+    line(&Failed { test, variant, row, observation: None, error })
+}
+
+/// Any value as one line, with its newline.
+pub fn line(value: &impl Serialize) -> String {
+    // Maps have string keys and no value of ours fails to serialise.
+    let mut text = serde_json::to_string(value).unwrap_or_else(|error| {
+        format!("{{\"error\":\"{}\"}}", error.to_string().replace(['"', '\\'], "'"))
+    });
+    text.push('\n');
+    text
+}

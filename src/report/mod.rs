@@ -1,0 +1,62 @@
+//! What driftheap prints: values in, text out.
+//!
+//! | file | what |
+//! |---|---|
+//! | `paint` | colours, padding, compact numbers |
+//! | `table` | columns that line up, row by row |
+//! | `verdicts` | the line of a variant, the herd-like block, the summary |
+//! | `json` | one object a variant |
+//! | `story` | a schedule step by step, with a KASAN-like splat for each hazard |
+//! | `real` | what real memory said, next to the model |
+//! | `matrix` | rules by outcomes |
+//! | `gup` | the get_user_pages table |
+//! | `list` | the bundled tests |
+//!
+//! # Invariants
+//! - Nothing here reads a file, a clock or the environment, and nothing prints: each function
+//!   returns text (or a value that serialises) and whoever calls it writes it out.
+//! - The same input gives the same text, byte for byte.
+
+#![forbid(unsafe_code)]
+
+pub mod gup;
+pub mod json;
+pub mod list;
+pub mod matrix;
+mod paint;
+pub mod real;
+pub mod story;
+mod table;
+pub mod verdicts;
+
+pub use paint::{Paint, Tone, compact};
+pub use table::{Align, Cell, Column, Table};
+
+use crate::litmus::ast::Test;
+use crate::litmus::scenario::Scenario;
+use crate::litmus::verdict::Judgement;
+
+/// A variant with the answer to its question.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    /// The file it is from.
+    pub test: &'a Test,
+    /// What was explored.
+    pub scenario: &'a Scenario,
+    /// What came of it.
+    pub judgement: &'a Judgement,
+}
+
+impl Answer<'_> {
+    /// `NAME` or `NAME/variant`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        full_name(&self.scenario.test, &self.scenario.variant)
+    }
+}
+
+/// `TEST`, or `TEST/VARIANT` in a test with several.
+#[must_use]
+pub fn full_name(test: &str, variant: &str) -> String {
+    if variant == "-" { test.to_owned() } else { format!("{test}/{variant}") }
+}

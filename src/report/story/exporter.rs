@@ -1,0 +1,126 @@
+//! What one step of a move, purge, revocation or allocation did.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "each line is about a few of the effects")]
+
+use super::words::{Teller, job_word};
+use crate::litmus::scenario::Event;
+use crate::model::{Effect, ExporterStep, Job, MoveNotify, Owner, State};
+use crate::units::BufId;
+
+impl Teller<'_> {
+    /// `v[0], v[1]`: the entries that were removed.
+    pub(super) fn zapped(self, event: &Event) -> String {
+        let zapped = event.effects.iter().filter_map(|effect| match effect {
+            Effect::Zapped(vma, page, _) => Some(self.place(*vma, *page)),
+            _ => None,
+        });
+        zapped.collect::<Vec<_>>().join(", ")
+    }
+
+    /// `B[0] is vram:0`: the frames that were handed out.
+    pub(super) fn filled(self, event: &Event) -> String {
+        let filled = event.effects.iter().filter_map(|effect| match *effect {
+            Effect::FrameFilled(frame, Owner::Page(page), _) => {
+                let page = self.scenario.names.page(&self.scenario.world, page);
+                Some(format!("{page} is {}", self.frame(frame)))
+            }
+            _ => None,
+        });
+        filled.collect::<Vec<_>>().join(", ")
+    }
+
+    pub(super) fn exporter(
+        self,
+        before: &State,
+        event: &Event,
+        buf: BufId,
+        step: ExporterStep,
+        page: u8,
+        job: Job,
+    ) -> String {
+        let what = match step {
+            ExporterStep::Lock => "dma_resv_lock".to_owned(),
+            ExporterStep::Unlock => "dma_resv_unlock".to_owned(),
+            ExporterStep::Notify => self.notified(event),
+            ExporterStep::Wait => {
+                let level = self.scenario.world.exporter_of(buf).wait.word().to_uppercase();
+                format!("no fence up to {level} pending")
+            }
+            ExporterStep::WaitUnmap => "nothing is mapped any more".to_owned(),
+            ExporterStep::Zap => {
+                let zapped = self.zapped(event);
+                let zapped = if zapped.is_empty() { "finds nothing" } else { zapped.as_str() };
+                format!("zap {zapped}")
+            }
+            ExporterStep::CheckPins => {
+                let pinned = self
+                    .scenario
+                    .world
+                    .pages(buf)
+                    .any(|page| before.counted_pins(before.pages[page.index()].frame) > 0);
+                let note = if pinned { "page pins ignored" } else { "none" };
+                format!("check-pins: {note}")
+            }
+            ExporterStep::Flush => self.cache("flush ", event),
+            ExporterStep::Reserve => {
+                let reserved = event.effects.iter().filter_map(|effect| match effect {
+                    Effect::FrameReserved(frame, _) => Some(*frame),
+                    _ => None,
+                });
+                format!("reserve {}", self.frames(reserved))
+            }
+            ExporterStep::Copy => {
+                let copied = event.effects.iter().find_map(|effect| match *effect {
+                    Effect::FrameCopied { from, to } => {
+                        Some(format!("copy {} -> {}", self.frame(from), self.frame(to)))
+                    }
+                    _ => None,
+                });
+                copied.unwrap_or_else(|| format!("copy page {page}: no destination"))
+            }
+            ExporterStep::Rebind => {
+                let rebound = event.effects.iter().filter_map(|effect| match *effect {
+                    Effect::Rebound(page, frame) => {
+                        let page = self.scenario.names.page(&self.scenario.world, page);
+                        Some(format!("{page} is {}", self.frame(frame)))
+                    }
+                    _ => None,
+                });
+                format!("rebind: {}", rebound.collect::<Vec<_>>().join(", "))
+            }
+            ExporterStep::Free => self.freed(event),
+            ExporterStep::Mark => format!("mark {}", self.buf(buf)),
+        };
+        format!("{}: {what}", job_word(job))
+    }
+
+    fn notified(self, event: &Event) -> String {
+        let told = event.effects.iter().filter_map(|effect| match *effect {
+            Effect::Notified(attachment, _) => {
+                let name = self.scenario.names.attachment(attachment);
+                let rules = self.scenario.world.importer_of(attachment);
+                let ignored = rules.move_notify == MoveNotify::Ignored;
+                Some(format!("{name}{}", if ignored { " (ignored)" } else { "" }))
+            }
+            _ => None,
+        });
+        let told: Vec<String> = told.collect();
+        if told.is_empty() {
+            "move_notify: nobody to tell".to_owned()
+        } else {
+            format!("move_notify {}", told.join(", "))
+        }
+    }
+
+    fn freed(self, event: &Event) -> String {
+        let freed = event.effects.iter().filter_map(|effect| match *effect {
+            Effect::FrameFreed(frame) => Some(format!("free {}", self.frame(frame))),
+            Effect::FrameOrphaned(frame) => {
+                Some(format!("put {}: references remain", self.frame(frame)))
+            }
+            _ => None,
+        });
+        let freed: Vec<String> = freed.collect();
+        if freed.is_empty() { "free: nothing left".to_owned() } else { freed.join(", ") }
+    }
+}

@@ -1,0 +1,254 @@
+//! The line of a variant in the table, the herd-like block, and the summary.
+
+use std::fmt::Write as _;
+
+use super::paint::{Paint, Tone, compact, plural};
+use super::table::{Align, Cell, Column, Table};
+use super::{Answer, full_name};
+use crate::litmus::ast::{Test, Verdict};
+use crate::model::HazardKind;
+
+/// What a variant came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// As the file expects.
+    AsExpected,
+    /// Not as the file expects.
+    Differs,
+    /// The search stopped before the answer was known.
+    Unknown,
+    /// The file expects nothing.
+    Unjudged,
+    /// It could not be explored.
+    Failed,
+}
+
+impl Mark {
+    /// Of an answer.
+    #[must_use]
+    pub fn of(answer: &Answer<'_>) -> Self {
+        match (answer.judgement.observation, answer.scenario.expected) {
+            (None, _) => Self::Unknown,
+            (Some(_), None) => Self::Unjudged,
+            (Some(observed), Some(expected)) if observed == expected => Self::AsExpected,
+            (Some(_), Some(_)) => Self::Differs,
+        }
+    }
+
+    /// Whether the command fails for its sake.
+    #[must_use]
+    pub const fn fails(self) -> bool {
+        !matches!(self, Self::AsExpected | Self::Unjudged)
+    }
+
+    /// The word in the last column.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::AsExpected => "ok",
+            Self::Differs => "DIFFERS",
+            Self::Unknown => "UNKNOWN",
+            Self::Unjudged => "-",
+            Self::Failed => "FAILED",
+        }
+    }
+
+    const fn tone(self) -> Tone {
+        match self {
+            Self::AsExpected => Tone::Good,
+            Self::Differs | Self::Failed => Tone::Bad,
+            Self::Unknown => Tone::Warn,
+            Self::Unjudged => Tone::Dim,
+        }
+    }
+}
+
+fn verdict(verdict: Option<Verdict>) -> String {
+    verdict.map_or_else(|| "-".to_owned(), |verdict| verdict.word().to_owned())
+}
+
+/// The table of variants, before any of them was explored: only their names are needed.
+#[must_use]
+pub fn table<'a>(tests: impl IntoIterator<Item = &'a Test>, paint: Paint) -> Table {
+    let mut names = Vec::new();
+    for test in tests {
+        names.extend(test.variants.iter().map(|v| full_name(test.name.as_str(), &v.name)));
+    }
+    let columns = vec![
+        Column::new("test/variant", Align::Left).fit(names.iter().map(String::as_str)),
+        Column::new("expected", Align::Left).at_least(9),
+        Column::new("observed", Align::Left).at_least(9),
+        Column::new("states", Align::Right).at_least(8),
+        Column::new("schedules", Align::Right).at_least(10),
+        Column::new("shortest", Align::Right),
+        Column::new("", Align::Left).at_least(2),
+    ];
+    Table::new(columns, paint)
+}
+
+/// The cells of a variant's line.
+#[must_use]
+pub fn cells(answer: &Answer<'_>) -> Vec<Cell> {
+    let Answer { scenario, judgement, .. } = answer;
+    let mark = Mark::of(answer);
+    let observed = match judgement.observation {
+        Some(observed) => Cell::new(observed.word()),
+        None => Cell::toned("unknown", Tone::Warn),
+    };
+    let shortest = judgement.shortest.as_ref();
+    vec![
+        Cell::new(answer.name()),
+        Cell::new(verdict(scenario.expected)),
+        observed,
+        Cell::new(compact(u128::from(judgement.exploration.states))),
+        Cell::new(compact(judgement.exploration.schedules)),
+        shortest.map_or_else(|| Cell::toned("-", Tone::Dim), |s| Cell::new(s.len().to_string())),
+        Cell::toned(mark.word(), mark.tone()),
+    ]
+}
+
+/// The cells of a variant that could not be explored.
+#[must_use]
+pub fn failed_cells(test: &str, variant: &str, expected: Option<Verdict>) -> Vec<Cell> {
+    let mark = Mark::Failed;
+    let none = || Cell::toned("-", Tone::Dim);
+    vec![
+        Cell::new(full_name(test, variant)),
+        Cell::new(verdict(expected)),
+        none(),
+        none(),
+        none(),
+        none(),
+        Cell::toned(mark.word(), mark.tone()),
+    ]
+}
+
+/// What herd7 prints of a test: states, outcomes, condition, observation.
+///
+/// `Positive` and `Negative` count complete schedules whose outcome satisfies the condition's body
+/// or does not.
+#[must_use]
+pub fn block(answer: &Answer<'_>, paint: Paint) -> String {
+    let Answer { scenario, judgement, .. } = answer;
+    let exploration = &judgement.exploration;
+    let name = answer.name();
+    let mut out = String::new();
+    let mut line = |text: String| {
+        out.push_str(&text);
+        out.push('\n');
+    };
+    line(paint.paint(Tone::Strong, &format!("Test {name}")));
+    line(format!(
+        "States {} ({} transitions, {} outcomes)",
+        exploration.states,
+        exploration.transitions,
+        exploration.outcomes.len()
+    ));
+    let counts: Vec<String> =
+        exploration.outcomes.values().map(|stats| compact(stats.schedules)).collect();
+    let columns = counts.iter().map(String::len).max().unwrap_or(0);
+    for ((outcome, stats), count) in exploration.outcomes.iter().zip(&counts) {
+        let holds = scenario.holds(outcome);
+        let sign = if holds { "*>" } else { ":>" };
+        let text = format!(
+            "{count:>columns$} {sign} {}   (shortest {})",
+            outcome.describe(scenario),
+            stats.shortest.len()
+        );
+        line(if holds { paint.paint(Tone::Strong, &text) } else { text });
+    }
+    line(format!("Positive: {} Negative: {}", judgement.positive, judgement.negative));
+    line(format!("Condition {}", scenario.condition));
+    let observation = judgement.observation.map_or("Unknown", Verdict::word);
+    line(format!("Observation {name} {observation} {} {}", judgement.positive, judgement.negative));
+    for (kind, schedule) in &judgement.hazards {
+        line(format!("Hazard {kind} first after {}", plural(schedule.len(), "step")));
+    }
+    for (cost, least, most) in &judgement.costs {
+        let range = if least == most { least.to_string() } else { format!("{least} to {most}") };
+        line(format!("Cost {}: {range}", cost.word()));
+    }
+    if let Some(stop) = &exploration.stopped {
+        line(paint.paint(Tone::Warn, &format!("Incomplete: {stop}")));
+    }
+    let mark = Mark::of(answer);
+    let expected = verdict(scenario.expected);
+    line(format!("Expected {expected} {}", paint.paint(mark.tone(), mark.word())));
+    out
+}
+
+/// Numbers over all variants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Files.
+    pub tests: usize,
+    /// Variants answered, or not.
+    pub variants: usize,
+    /// Of these, as expected.
+    pub as_expected: usize,
+    /// Of these, otherwise than expected.
+    pub differ: usize,
+    /// Of these, unknown because a limit was reached.
+    pub unknown: usize,
+    /// Of these, that expect nothing.
+    pub unjudged: usize,
+    /// Of these, that could not be explored.
+    pub failed: usize,
+    /// States visited.
+    pub states: u64,
+}
+
+impl Totals {
+    /// Count one more variant.
+    pub fn count(&mut self, mark: Mark, states: u64) {
+        self.variants += 1;
+        self.states = self.states.saturating_add(states);
+        *match mark {
+            Mark::AsExpected => &mut self.as_expected,
+            Mark::Differs => &mut self.differ,
+            Mark::Unknown => &mut self.unknown,
+            Mark::Unjudged => &mut self.unjudged,
+            Mark::Failed => &mut self.failed,
+        } += 1;
+    }
+
+    /// Whether everything was as it should be.
+    #[must_use]
+    pub const fn good(&self) -> bool {
+        self.differ + self.unknown + self.failed == 0
+    }
+
+    /// One line.
+    #[must_use]
+    pub fn summary(&self, paint: Paint) -> String {
+        let mut out =
+            format!("{}, {}: ", plural(self.tests, "test"), plural(self.variants, "variant"));
+        let mut parts = Vec::new();
+        for (count, what, tone) in [
+            (self.differ, "otherwise than expected", Tone::Bad),
+            (self.unknown, "unknown (a limit was reached)", Tone::Warn),
+            (self.failed, "could not be explored", Tone::Bad),
+            (self.as_expected, "as expected", Tone::Good),
+            (self.unjudged, "without an expected result", Tone::Plain),
+        ] {
+            let all = count == self.variants && count > 1;
+            if count > 0 {
+                let count = if all { "all".to_owned() } else { count.to_string() };
+                parts.push(paint.paint(tone, &format!("{count} {what}")));
+            }
+        }
+        if parts.is_empty() {
+            parts.push("nothing to check".to_owned());
+        }
+        out.push_str(&parts.join(", "));
+        let _ = writeln!(out, "; {} states", compact(u128::from(self.states)));
+        out
+    }
+}
+
+/// The hazards of a judgement as words, for `explain`.
+#[must_use]
+pub fn hazard_words(answer: &Answer<'_>) -> String {
+    let words: Vec<&str> = answer.judgement.hazards.keys().copied().map(HazardKind::word).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
