@@ -181,8 +181,10 @@ fn check(
     let result = pool::ordered(&jobs, threads, work, done, tick, abandoned);
     out.clear_status();
     result?;
-    if style != Style::Json && !(out.quiet && totals.good()) {
-        out.text(&format!("\n{}", totals.summary(out.paint)))?;
+    let nothing_to_say = jobs.is_empty() || out.quiet && totals.good();
+    if style != Style::Json && !nothing_to_say {
+        let gap = if style == Style::Table { "\n" } else { "" };
+        out.text(&format!("{gap}{}", totals.summary(out.paint)))?;
         if let Some(reality) = &reality {
             out.text(&reality.totals.summary(out.paint))?;
         }

@@ -6,7 +6,7 @@ use super::paint::{Paint, Tone, compact, plural};
 use super::table::{Align, Cell, Column, Table};
 use super::{Answer, full_name};
 use crate::litmus::ast::{Test, Verdict};
-use crate::model::HazardKind;
+use crate::model::Cost;
 
 /// What a variant came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,7 @@ pub fn table<'a>(tests: impl IntoIterator<Item = &'a Test>, paint: Paint) -> Tab
         Column::new("schedules", Align::Right).at_least(10),
         Column::new("shortest", Align::Right),
         Column::new("", Align::Left).at_least(2),
+        Column::new("", Align::Left),
     ];
     Table::new(columns, paint)
 }
@@ -104,7 +105,20 @@ pub fn cells(answer: &Answer<'_>) -> Vec<Cell> {
         Cell::new(compact(judgement.exploration.schedules)),
         shortest.map_or_else(|| Cell::toned("-", Tone::Dim), |s| Cell::new(s.len().to_string())),
         Cell::toned(mark.word(), mark.tone()),
+        Cell::new(costs(answer)),
     ]
+}
+
+/// `tlb-flushes 2, pat-steps 3 to 5`, or nothing for a test that counts no costs.
+fn costs(answer: &Answer<'_>) -> String {
+    let cost = |(cost, least, most): &(Cost, u64, u64)| {
+        if least == most {
+            format!("{} {least}", cost.word())
+        } else {
+            format!("{} {least} to {most}", cost.word())
+        }
+    };
+    answer.judgement.costs.iter().map(cost).collect::<Vec<_>>().join(", ")
 }
 
 /// The cells of a variant that could not be explored.
@@ -164,9 +178,8 @@ pub fn block(answer: &Answer<'_>, paint: Paint) -> String {
     for (kind, schedule) in &judgement.hazards {
         line(format!("Hazard {kind} first after {}", plural(schedule.len(), "step")));
     }
-    for (cost, least, most) in &judgement.costs {
-        let range = if least == most { least.to_string() } else { format!("{least} to {most}") };
-        line(format!("Cost {}: {range}", cost.word()));
+    if !judgement.costs.is_empty() {
+        line(format!("Costs {}", costs(answer)));
     }
     if let Some(stop) = &exploration.stopped {
         line(paint.paint(Tone::Warn, &format!("Incomplete: {stop}")));
@@ -244,11 +257,4 @@ impl Totals {
         let _ = writeln!(out, "; {} states", compact(u128::from(self.states)));
         out
     }
-}
-
-/// The hazards of a judgement as words, for `explain`.
-#[must_use]
-pub fn hazard_words(answer: &Answer<'_>) -> String {
-    let words: Vec<&str> = answer.judgement.hazards.keys().copied().map(HazardKind::word).collect();
-    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }

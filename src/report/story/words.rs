@@ -132,7 +132,7 @@ impl<'a> Teller<'a> {
             }
         }
         for note in notes {
-            text.push_str("; ");
+            text.push_str(if text.contains(": ") { "; " } else { ": " });
             text.push_str(&note);
         }
     }
