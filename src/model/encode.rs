@@ -144,8 +144,9 @@ fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
     for (index, name) in names.name.iter().enumerate() {
         mentioned[index] = *name != NONE;
     }
+    name_leaked(state, names);
     // The rest in the order of the free lists, so that their names do not depend on history.
-    for rank in 0..=u8::try_from(state.frames.len()).unwrap_or(NONE) {
+    for rank in 1..=u8::try_from(state.frames.len()).unwrap_or(NONE) {
         for (index, frame) in state.frames.iter().enumerate() {
             if frame.rank == rank && !mentioned[index] {
                 names.of(FrameId::at(index));
@@ -155,8 +156,9 @@ fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
     for name in 0..state.frames.len() {
         let index = usize::from(names.order[name]);
         let frame = &state.frames[index];
-        // Nobody can see what a free frame holds that nothing refers to.
-        let visible = mentioned[index] || frame.rank == 0;
+        // Nobody can see what a free frame holds that nothing refers to, unless the bus has an
+        // offset.
+        let visible = mentioned[index] || frame.rank == 0 || names.fixed;
         let (value, cache) = if visible { (frame.value, frame.cache_value) } else { (0, 0) };
         let flags = u8::from(frame.cached && visible) | u8::from(frame.dirty && visible) << 1;
         let (kind, owner) = owner_bytes(frame.owner);
@@ -164,6 +166,23 @@ fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
         if flags != 0 {
             out.push(cache);
         }
+    }
+}
+
+/// Names the frames that are in use and that nothing refers to, as a broken exporter leaves them:
+/// in the order of what they are, since they have no other.
+fn name_leaked(state: &State, names: &mut Names<'_>) {
+    let what = |frame: &Frame| {
+        let lines = (frame.cached, frame.dirty, frame.cache_value);
+        (owner_bytes(frame.owner), frame.value, lines)
+    };
+    loop {
+        let frames = state.frames.iter().enumerate();
+        let leaked = frames.filter(|(index, frame)| frame.rank == 0 && names.name[*index] == NONE);
+        match leaked.min_by_key(|(_, frame)| what(frame)) {
+            Some((index, _)) => names.of(FrameId::at(index)),
+            None => return,
+        };
     }
 }
 
