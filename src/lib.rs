@@ -14,6 +14,7 @@
 //! ```
 
 pub mod device;
+pub mod exec;
 pub mod explore;
 pub mod litmus;
 pub mod model;

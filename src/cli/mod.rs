@@ -12,6 +12,7 @@ mod list;
 mod matrix;
 mod out;
 mod pool;
+mod real;
 
 use std::process::ExitCode;
 

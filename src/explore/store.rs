@@ -76,7 +76,7 @@ pub(super) struct Key<'a> {
 pub(super) fn seal(buffer: &mut Vec<u8>, start: usize) -> (u32, u32, u32) {
     let len_bytes = buffer.len() - start;
     assert!(len_bytes <= ENCODED_BYTES_MAX, "Machine::encode wrote {len_bytes} bytes, over 65535");
-    buffer.resize(start + len_bytes.next_multiple_of(8), 0);
+    buffer.extend_from_slice(&[0; 8][..len_bytes.wrapping_neg() % 8]);
     let len_bytes = to_u32(len_bytes);
     let [a, b, c, d, e, f, g, h] = hash(&buffer[start..], u64::from(len_bytes)).to_le_bytes();
     (len_bytes, u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
@@ -92,7 +92,7 @@ pub(super) fn to_u32(count: usize) -> u32 {
 fn hash(padded: &[u8], seed: u64) -> u64 {
     const K: [u64; 3] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x8cb9_2ba7_2f3d_8dd7];
     let fold = |a: u64, b: u64| {
-        let [low, high] = halves(u128::from(a) * u128::from(b));
+        let [low, high] = halves(u128::from(a).wrapping_mul(u128::from(b)));
         low ^ high
     };
     let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);

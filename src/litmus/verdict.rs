@@ -98,7 +98,12 @@ pub fn judge(
         .copied()
         .filter_map(|kind| {
             let bit = u32::from(kind.bit()).trailing_zeros();
-            exploration.watched.get(&bit).map(|schedule| (kind, schedule.clone()))
+            let schedule = match exploration.watched.get(&bit) {
+                Some(schedule) => Some(schedule),
+                // A deadlock is the end of a schedule.
+                None => shortest_of(&exploration, |outcome| outcome.hazards & kind.bit() != 0),
+            };
+            schedule.map(|schedule| (kind, schedule.clone()))
         })
         .collect();
     let shortest = shortest(scenario, &exploration, &hazards);
@@ -118,8 +123,16 @@ fn shortest(
             return Some(shortest.clone());
         }
     }
-    let positive = exploration.outcomes.iter().filter(|(outcome, _)| scenario.holds(outcome));
-    positive.map(|(_, stats)| &stats.shortest).min_by_key(|s| s.len()).cloned()
+    shortest_of(exploration, |outcome| scenario.holds(outcome)).cloned()
+}
+
+/// The shortest complete schedule to an outcome of this kind.
+fn shortest_of(
+    exploration: &Exploration<Outcome>,
+    wanted: impl Fn(&Outcome) -> bool,
+) -> Option<&Vec<u8>> {
+    let wanted = exploration.outcomes.iter().filter(|(outcome, _)| wanted(outcome));
+    wanted.map(|(_, stats)| &stats.shortest).min_by_key(|schedule| schedule.len())
 }
 
 /// Whether a condition asks for one of several hazards and nothing else.

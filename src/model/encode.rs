@@ -140,23 +140,28 @@ fn encode_devices(world: &World, state: &State, names: &mut Names<'_>, out: &mut
 }
 
 fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
-    let mut mentioned = [false; 256];
-    for (index, name) in names.name.iter().enumerate() {
-        mentioned[index] = *name != NONE;
-    }
-    // The rest in the order of the free lists, so that their names do not depend on history.
-    for rank in 0..=u8::try_from(state.frames.len()).unwrap_or(NONE) {
-        for (index, frame) in state.frames.iter().enumerate() {
-            if frame.rank == rank && !mentioned[index] {
-                names.of(FrameId::at(index));
-            }
+    // What nothing mentions comes in the order of the free lists, so that names do not depend on
+    // history.
+    let mut rest = [0u8; 256];
+    let mut count = 0;
+    for index in 0..state.frames.len() {
+        if names.name[index] == NONE {
+            rest[count] = FrameId::at(index).0;
+            count += 1;
         }
+    }
+    let rest = &mut rest[..count];
+    rest.sort_unstable_by_key(|index| (state.frames[usize::from(*index)].rank, *index));
+    let mut unmentioned = [false; 256];
+    for index in rest {
+        unmentioned[usize::from(*index)] = true;
+        names.of(FrameId(*index));
     }
     for name in 0..state.frames.len() {
         let index = usize::from(names.order[name]);
         let frame = &state.frames[index];
         // Nobody can see what a free frame holds that nothing refers to.
-        let visible = mentioned[index] || frame.rank == 0;
+        let visible = !unmentioned[index] || frame.rank == 0;
         let (value, cache) = if visible { (frame.value, frame.cache_value) } else { (0, 0) };
         let flags = u8::from(frame.cached && visible) | u8::from(frame.dirty && visible) << 1;
         let (kind, owner) = owner_bytes(frame.owner);

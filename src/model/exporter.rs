@@ -166,7 +166,9 @@ impl<S: Sink> Core<'_, S> {
         entry.value = value;
         entry.dirty = false;
         self.emit(Effect::CacheWrittenBack(frame, value));
-        if let Owner::Page(page) = owner {
+        if let Owner::Page(page) = owner
+            && self.alive(super::Target::Page(page))
+        {
             let expected = self.state.pages[page.index()].ghost;
             if value != expected && before == expected {
                 self.hazard(Hazard {

@@ -18,14 +18,23 @@
 use super::core::Core;
 use super::rules::MmapKind;
 use super::state::{Life, Owner, Target};
-use super::step::{Hazard, HazardKind, Sink, Via};
+use super::step::{Handle, Hazard, HazardKind, Sink, Via};
 use crate::units::{FrameId, PageId};
 
 impl<S: Sink> Core<'_, S> {
-    /// Whether a device goes on using a buffer after its revocation was complete.
-    fn revoked(&self, target: Target, via: Via) -> bool {
+    /// Whether a device goes on using a buffer after its revocation was complete: for an importer
+    /// the exporter's wait, for the holder of a page of a CPU mapping the zap of that mapping.
+    fn revoked(&self, frame: FrameId, target: Target, via: Via) -> bool {
         let Target::Page(page) = target else { return false };
-        matches!(via, Via::Device(..))
+        let complete = match via {
+            Via::Device(Handle::Sg(_), _) => true,
+            Via::Device(Handle::Pin(pin), _) => {
+                let pte = self.state.pins[pin.index()].pte;
+                pte.is_none() || self.state.ptes[pte.index()].frame != frame
+            }
+            Via::Vma(..) | Via::Exporter(_) | Via::Cache => false,
+        };
+        complete
             && self.state.bufs[self.world.buf_of(page).index()].life == Life::Quiesced
             && self.state.pages[page.index()].frame.is_some()
     }
@@ -76,7 +85,7 @@ impl<S: Sink> Core<'_, S> {
     }
 
     /// Whether anybody could still expect something of `target`.
-    fn alive(&self, target: Target) -> bool {
+    pub(super) fn alive(&self, target: Target) -> bool {
         match target {
             Target::Page(page) => {
                 self.state.bufs[self.world.buf_of(page).index()].life == Life::Live
@@ -99,7 +108,7 @@ impl<S: Sink> Core<'_, S> {
     ) {
         let expected = self.expected(target);
         let owner = self.state.frames[frame.index()].owner;
-        let kind = if self.revoked(target, via) {
+        let kind = if self.revoked(frame, target, via) {
             Some(HazardKind::UseAfterFree)
         } else if self.is_current(frame, target) {
             self.disagreement(frame, target, value != expected)
@@ -165,7 +174,7 @@ impl<S: Sink> Core<'_, S> {
         if alive {
             self.move_ghost(target, value);
         }
-        let revoked = self.revoked(target, via);
+        let revoked = self.revoked(frame, target, via);
         if current && !revoked {
             return;
         }

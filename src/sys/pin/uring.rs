@@ -70,14 +70,27 @@ impl UringPin {
         let slots_bytes = span.len_bytes().next_power_of_two().max(PAGE_BYTES);
         rustix::pipe::fcntl_setpipe_size(&source.1, slots_bytes)?;
         rustix::pipe::fcntl_setpipe_size(&sink.1, slots_bytes)?;
-        let base = span.start().0;
-        let buffer = libc::iovec { iov_base: base as *mut _, iov_len: span.len_bytes() };
-        // SAFETY: the range is a window's, which holds no Rust object; the kernel pins the pages,
-        // so a transfer reaches them and nothing else even after the window is gone.
-        unsafe { ring.submitter().register_buffers(&[buffer]) }
-            .map_err(|error| errno_of(&error))?;
-        let len_bytes = span.len_bytes();
+        register(&ring, span)?;
+        let (base, len_bytes) = (span.start().0, span.len_bytes());
         Ok(Self { ring, base, len_bytes, source, sink, plug_bytes: 0, in_flight: None })
+    }
+
+    /// Unpins, keeping ring and pipes for [`retarget`](Self::retarget): making a ring costs far
+    /// more than a pin. EBUSY: a transfer is in flight.
+    pub fn release_pages(&mut self) -> Result<(), Errno> {
+        if self.in_flight.is_some() {
+            return Err(Errno::BUSY);
+        }
+        self.len_bytes = 0;
+        self.ring.submitter().unregister_buffers().map_err(|error| errno_of(&error))
+    }
+
+    /// Pins other pages, after [`release_pages`](Self::release_pages). Errors are those of
+    /// [`register`](Self::register). The span may be no longer than the first one was.
+    pub fn retarget(&mut self, span: Span<'_>) -> Result<(), Errno> {
+        register(&self.ring, span)?;
+        (self.base, self.len_bytes) = (span.start().0, span.len_bytes());
+        Ok(())
     }
 
     /// The pipe end that [`feed`](Self::feed) writes to, for a conductor in another process.
@@ -238,6 +251,14 @@ impl UringPin {
         }
         self.ring.submitter().unregister_buffers().map_err(|error| errno_of(&error))
     }
+}
+
+fn register(ring: &IoUring, span: Span<'_>) -> Result<(), Errno> {
+    let base = span.start().0;
+    let buffer = libc::iovec { iov_base: base as *mut _, iov_len: span.len_bytes() };
+    // SAFETY: the range is a window's, which holds no Rust object; the kernel pins the pages,
+    // so a transfer reaches them and nothing else even after the window is gone.
+    unsafe { ring.submitter().register_buffers(&[buffer]) }.map_err(|error| errno_of(&error))
 }
 
 fn errno_of(error: &std::io::Error) -> Errno {

@@ -63,6 +63,28 @@ impl VmsplicePin {
         Ok(())
     }
 
+    /// Reads the first bytes and keeps the references: they are duplicated with tee(2) first.
+    ///
+    /// # Errors
+    /// EINVAL: more than is left. Otherwise as tee(2) and read(2).
+    pub fn peek(&self, into: &mut [u8]) -> Result<(), Errno> {
+        if into.len() > self.left_bytes {
+            return Err(Errno::INVAL);
+        }
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::pipe::fcntl_setpipe_size(&writer, (into.len() + PAGE_BYTES).next_power_of_two())?;
+        let flags = rustix::pipe::SpliceFlags::NONBLOCK;
+        let duplicated = rustix::pipe::tee(&self.reader, &writer, into.len(), flags)?;
+        if duplicated < into.len() {
+            return Err(Errno::AGAIN);
+        }
+        let mut filled = 0;
+        while filled < into.len() {
+            filled += rustix::io::read(&reader, &mut into[filled..])?;
+        }
+        Ok(())
+    }
+
     /// The pipe, for a reader in another process.
     #[must_use]
     pub fn reader(&self) -> BorrowedFd<'_> {

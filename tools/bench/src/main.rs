@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     let litmus = [
         ("litmus move-2", include_str!("../../spin/move-2.litmus")),
         ("litmus move-3", include_str!("../../spin/move-3.litmus")),
+        ("litmus crowd", include_str!("../crowd.litmus")),
     ];
     for (name, text) in litmus {
         if only.as_ref().is_some_and(|only| only != name) {

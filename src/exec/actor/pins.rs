@@ -1,0 +1,193 @@
+//! An actor's kernel pins, and the transfers through them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::super::command::{Answer, PinHow};
+use super::super::store::uniform;
+use super::memory::Slots;
+use crate::sys::map::Prot;
+use crate::sys::page::{PAGE_BYTES, Span};
+use crate::sys::pin::{UringPin, VmsplicePin};
+use crate::sys::touch::Access;
+
+/// How long a transfer that has been let go may take.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A pin that is held.
+#[derive(Debug)]
+enum Held {
+    Uring(UringPin),
+    Splice(VmsplicePin),
+}
+
+/// All of them, by the conductor's numbers.
+#[derive(Debug, Default)]
+pub(super) struct Pins {
+    held: BTreeMap<u8, Held>,
+    /// Unpinned while a transfer was in flight: the pin goes when that ends.
+    leaving: Vec<u8>,
+    /// Rings without pages, to use again.
+    idle: Vec<UringPin>,
+}
+
+impl Pins {
+    /// Whether a buffer can be registered at all.
+    pub(super) fn probe(&mut self, span: Span<'_>) -> bool {
+        match UringPin::register(span) {
+            Ok(mut pin) => {
+                let released = pin.release_pages().is_ok();
+                self.idle.push(pin);
+                released
+            }
+            Err(_) => false,
+        }
+    }
+
+    pub(super) fn pin(&mut self, memory: &mut Slots, pin: u8, slot: u16, how: PinHow) -> Answer {
+        let taken = match how {
+            PinHow::Uring => self.uring(memory.span(slot)).map(Held::Uring),
+            PinHow::Vmsplice => VmsplicePin::take(memory.span(slot)).map(Held::Splice),
+            PinHow::Force => self.forced(memory, slot).map(Held::Uring),
+        };
+        match taken {
+            Ok(held) => {
+                // A pin that its driver takes anew: what it had goes first in the kernel, too.
+                self.unpin(pin);
+                self.held.insert(pin, held);
+                Answer::Done
+            }
+            Err(errno) => refused(errno),
+        }
+    }
+
+    fn uring(&mut self, span: Span<'_>) -> Result<UringPin, Errno> {
+        let Some(mut ring) = self.idle.pop() else { return UringPin::register(span) };
+        match ring.retarget(span) {
+            Ok(()) => Ok(ring),
+            Err(errno) => {
+                self.idle.push(ring);
+                Err(errno)
+            }
+        }
+    }
+
+    /// Whether FOLL_FORCE may write there is asked of `/proc/self/mem`; what holds the page then is
+    /// a registered buffer, for which the VMA has to look writable while it is registered.
+    fn forced(&mut self, memory: &mut Slots, slot: u16) -> Result<UringPin, Errno> {
+        let byte = match memory.span(slot).load_u8(0) {
+            Access::Value(byte) => byte,
+            // Not present, or not readable: the write below has to be refused.
+            Access::Sigbus { .. } | Access::Sigsegv { .. } => 0,
+        };
+        memory.force(slot, byte).map_err(
+            |errno| {
+                if errno == Errno::IO { Errno::FAULT } else { errno }
+            },
+        )?;
+        memory.protect(slot, Prot::ReadWrite)?;
+        let taken = self.uring(memory.span(slot));
+        memory.protect(slot, Prot::Read)?;
+        taken
+    }
+
+    pub(super) fn unpin(&mut self, pin: u8) -> Answer {
+        match self.held.remove(&pin) {
+            Some(Held::Uring(ring)) if ring.is_in_flight() => {
+                self.held.insert(pin, Held::Uring(ring));
+                self.leaving.push(pin);
+                Answer::Done
+            }
+            Some(Held::Uring(mut ring)) => match ring.release_pages() {
+                Ok(()) => {
+                    self.idle.push(ring);
+                    Answer::Done
+                }
+                Err(errno) => Answer::Failed(errno),
+            },
+            Some(Held::Splice(_)) | None => Answer::Done,
+        }
+    }
+
+    pub(super) fn start(&mut self, pin: u8, write: bool) -> Answer {
+        let started = match self.held.get_mut(&pin) {
+            Some(Held::Uring(ring)) if write => ring.start_to_memory(0, PAGE_BYTES),
+            Some(Held::Uring(ring)) => ring.start_from_memory(0, PAGE_BYTES),
+            Some(Held::Splice(_)) if !write => Ok(()),
+            Some(Held::Splice(_)) => Err(Errno::NOTSUP),
+            None => Err(Errno::BADF),
+        };
+        started.map_or_else(Answer::Failed, |()| Answer::Done)
+    }
+
+    pub(super) fn write(&mut self, pin: u8, value: u8) -> Answer {
+        let done = match self.held.get_mut(&pin) {
+            Some(Held::Uring(ring)) => {
+                ring.feed(&[value; PAGE_BYTES]).and_then(|()| ring.complete(TRANSFER_TIMEOUT))
+            }
+            Some(Held::Splice(_)) => Err(Errno::NOTSUP),
+            None => Err(Errno::BADF),
+        };
+        self.leave(pin);
+        match done {
+            Ok(PAGE_BYTES) => Answer::Done,
+            Ok(_) => Answer::Failed(Errno::IO),
+            Err(errno) => refused(errno),
+        }
+    }
+
+    pub(super) fn read(&mut self, pin: u8) -> Answer {
+        let mut bytes = [0; PAGE_BYTES];
+        let done = match self.held.get_mut(&pin) {
+            Some(Held::Uring(ring)) => ring
+                .release()
+                .and_then(|()| ring.complete(TRANSFER_TIMEOUT))
+                .and_then(|_| ring.taken(&mut bytes)),
+            Some(Held::Splice(pipe)) => pipe.peek(&mut bytes),
+            None => Err(Errno::BADF),
+        };
+        self.leave(pin);
+        match done {
+            Ok(()) => uniform(&bytes),
+            Err(errno) => refused(errno),
+        }
+    }
+
+    fn leave(&mut self, pin: u8) {
+        if self.leaving.contains(&pin) {
+            self.leaving.retain(|leaving| *leaving != pin);
+            self.unpin(pin);
+        }
+    }
+
+    /// In a forked child: the parent's pins are fds here, which are closed. The parent holds them.
+    pub(super) fn leave_to_parent(&mut self) {
+        self.held.clear();
+        self.leaving.clear();
+        self.idle.clear();
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.leaving.clear();
+        for held in std::mem::take(&mut self.held).into_values() {
+            if let Held::Uring(mut ring) = held
+                && ring.release_pages().is_ok()
+            {
+                self.idle.push(ring);
+            }
+            // A ring with a transfer in flight is closed, which cancels it.
+        }
+    }
+}
+
+/// What a litmus test may observe, apart from what it may not.
+fn refused(errno: Errno) -> Answer {
+    match errno {
+        Errno::NOSYS | Errno::PERM | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::TIME => {
+            Answer::Failed(errno)
+        }
+        other => Answer::Refused(other),
+    }
+}

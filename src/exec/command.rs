@@ -1,0 +1,306 @@
+//! What the conductor asks of an actor, and what the actor saw: fixed-size messages.
+//!
+//! A request is a batch of commands, carried out in order; the reply has an answer for each. A
+//! command says what to do to memory, never why: which VMA, fault or rule it stands for is the
+//! conductor's affair.
+
+use rustix::io::Errno;
+
+use crate::sys::mailbox::MESSAGE_MAX_BYTES;
+
+/// Bytes of a command on the wire.
+pub(super) const COMMAND_BYTES: usize = 10;
+/// Bytes of an answer on the wire.
+pub(super) const ANSWER_BYTES: usize = 8;
+/// The most commands of one request.
+pub(super) const BATCH_MAX: usize = MESSAGE_MAX_BYTES / COMMAND_BYTES;
+const _: () = assert!(BATCH_MAX * ANSWER_BYTES <= MESSAGE_MAX_BYTES);
+
+/// A page of an arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Which arena, in the order of [`Arenas`](super::store::Arenas).
+    pub(super) arena: u8,
+    /// Which page of it.
+    pub(super) page: u16,
+}
+
+/// How a pin is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PinHow {
+    /// `io_uring` `REGISTER_BUFFERS`: `FOLL_WRITE | FOLL_LONGTERM`.
+    Uring,
+    /// vmsplice into a pipe: a page reference, read-only.
+    Vmsplice,
+    /// `FOLL_FORCE | FOLL_WRITE`: asked of `/proc/self/mem`, then held like [`PinHow::Uring`].
+    Force,
+}
+
+/// One thing for an actor to do. A `slot` is a page of its window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Command {
+    /// A VMA of a file without entries: any touch of the slot traps.
+    Arm { slot: u16, place: Place, write: bool },
+    /// Install the entry of a shared mapping.
+    Install { slot: u16, place: Place, write: bool },
+    /// Map the page privately; the kernel faults and copies by itself. A slot that is mapped so
+    /// already is left alone.
+    InstallPrivate { slot: u16, place: Place, write: bool },
+    /// Map anonymous memory. A slot that is mapped so already is left alone.
+    InstallAnon { slot: u16, write: bool },
+    /// Remove the entry and keep the VMA.
+    Zap { slot: u16 },
+    /// The fault handler has nothing to give: accesses are SIGBUS from here on.
+    NoBacking { slot: u16 },
+    /// Remove the VMA.
+    Unmap { slot: u16 },
+    /// mremap one page.
+    Move { from: u16, to: u16 },
+    /// Make the kernel copy a private page now, by writing back the byte that is there.
+    BreakCow { slot: u16 },
+    /// An access that is expected to trap. A write does not change memory.
+    Touch { slot: u16, write: bool },
+    /// Read the page.
+    Load { slot: u16 },
+    /// Fill the page.
+    Store { slot: u16, value: u8 },
+    /// `get_user_pages`.
+    Pin { pin: u8, slot: u16, how: PinHow },
+    /// `unpin_user_page`.
+    Unpin { pin: u8 },
+    /// A device starts a transfer through a pin.
+    DmaStart { pin: u8, write: bool },
+    /// The transfer to memory gets its data and ends.
+    DmaWrite { pin: u8, value: u8 },
+    /// The transfer from memory ends; the answer is what the device got.
+    DmaRead { pin: u8 },
+    /// Let the device reach a page by bus address.
+    BusMap { place: Place },
+    /// The device can't reach it any more.
+    BusUnmap { place: Place },
+    /// The device reads a page by bus address.
+    BusLoad { place: Place },
+    /// The device fills a page by bus address.
+    BusStore { place: Place, value: u8 },
+    /// fork(2). The child serves the mailbox whose fd is waiting in the link.
+    Fork { child: u8 },
+    /// Read a page through a mapping that is made for it.
+    Witness { place: Place },
+    /// Forget everything: unmap, unpin, end children.
+    Reset,
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Done.
+    Done,
+    /// Every byte of the page is this.
+    Value(u8),
+    /// The page's bytes differ: the first, and how many are not like it.
+    Torn { first: u8, others: u16 },
+    /// The access raised SIGBUS.
+    Sigbus,
+    /// The access raised SIGSEGV.
+    Sigsegv,
+    /// get_user_pages, or the device, refused.
+    Refused(Errno),
+    /// fork's child.
+    Pid(u32),
+    /// The actor could not do it, which no litmus test expects.
+    Failed(Errno),
+}
+
+impl Command {
+    /// The command on the wire.
+    pub(super) fn encode(self) -> [u8; COMMAND_BYTES] {
+        let nothing = Place { arena: 0, page: 0 };
+        let (op, a, b, slot, place, to) = match self {
+            Self::Arm { slot, place, write } => (1, u8::from(write), 0, slot, place, 0),
+            Self::Install { slot, place, write } => (2, u8::from(write), 0, slot, place, 0),
+            Self::InstallPrivate { slot, place, write } => (3, u8::from(write), 0, slot, place, 0),
+            Self::InstallAnon { slot, write } => (4, u8::from(write), 0, slot, nothing, 0),
+            Self::Zap { slot } => (5, 0, 0, slot, nothing, 0),
+            Self::NoBacking { slot } => (6, 0, 0, slot, nothing, 0),
+            Self::Unmap { slot } => (7, 0, 0, slot, nothing, 0),
+            Self::Move { from, to } => (8, 0, 0, from, nothing, to),
+            Self::BreakCow { slot } => (9, 0, 0, slot, nothing, 0),
+            Self::Touch { slot, write } => (10, u8::from(write), 0, slot, nothing, 0),
+            Self::Load { slot } => (11, 0, 0, slot, nothing, 0),
+            Self::Store { slot, value } => (12, value, 0, slot, nothing, 0),
+            Self::Pin { pin, slot, how } => (13, pin, how as u8, slot, nothing, 0),
+            Self::Unpin { pin } => (14, pin, 0, 0, nothing, 0),
+            Self::DmaStart { pin, write } => (15, pin, u8::from(write), 0, nothing, 0),
+            Self::DmaWrite { pin, value } => (16, pin, value, 0, nothing, 0),
+            Self::DmaRead { pin } => (17, pin, 0, 0, nothing, 0),
+            Self::BusMap { place } => (18, 0, 0, 0, place, 0),
+            Self::BusUnmap { place } => (19, 0, 0, 0, place, 0),
+            Self::BusLoad { place } => (20, 0, 0, 0, place, 0),
+            Self::BusStore { place, value } => (21, value, 0, 0, place, 0),
+            Self::Fork { child } => (22, child, 0, 0, nothing, 0),
+            Self::Witness { place } => (23, 0, 0, 0, place, 0),
+            Self::Reset => (24, 0, 0, 0, nothing, 0),
+        };
+        let ([s0, s1], [p0, p1], [t0, t1]) =
+            (slot.to_le_bytes(), place.page.to_le_bytes(), to.to_le_bytes());
+        [op, a, b, place.arena, s0, s1, p0, p1, t0, t1]
+    }
+
+    /// The command that the bytes are, if they are one.
+    pub(super) fn decode(bytes: [u8; COMMAND_BYTES]) -> Option<Self> {
+        let [op, a, b, arena, s0, s1, p0, p1, t0, t1] = bytes;
+        let slot = u16::from_le_bytes([s0, s1]);
+        let place = Place { arena, page: u16::from_le_bytes([p0, p1]) };
+        let to = u16::from_le_bytes([t0, t1]);
+        Some(match op {
+            1 => Self::Arm { slot, place, write: a != 0 },
+            2 => Self::Install { slot, place, write: a != 0 },
+            3 => Self::InstallPrivate { slot, place, write: a != 0 },
+            4 => Self::InstallAnon { slot, write: a != 0 },
+            5 => Self::Zap { slot },
+            6 => Self::NoBacking { slot },
+            7 => Self::Unmap { slot },
+            8 => Self::Move { from: slot, to },
+            9 => Self::BreakCow { slot },
+            10 => Self::Touch { slot, write: a != 0 },
+            11 => Self::Load { slot },
+            12 => Self::Store { slot, value: a },
+            13 => Self::Pin { pin: a, slot, how: PinHow::decode(b)? },
+            14 => Self::Unpin { pin: a },
+            15 => Self::DmaStart { pin: a, write: b != 0 },
+            16 => Self::DmaWrite { pin: a, value: b },
+            17 => Self::DmaRead { pin: a },
+            18 => Self::BusMap { place },
+            19 => Self::BusUnmap { place },
+            20 => Self::BusLoad { place },
+            21 => Self::BusStore { place, value: a },
+            22 => Self::Fork { child: a },
+            23 => Self::Witness { place },
+            24 => Self::Reset,
+            _ => return None,
+        })
+    }
+}
+
+impl PinHow {
+    const fn decode(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Uring),
+            1 => Some(Self::Vmsplice),
+            2 => Some(Self::Force),
+            _ => None,
+        }
+    }
+}
+
+impl Answer {
+    /// The answer on the wire.
+    pub(super) fn encode(self) -> [u8; ANSWER_BYTES] {
+        let (tag, a, wide) = match self {
+            Self::Done => (1, 0, 0),
+            Self::Value(value) => (2, value, 0),
+            Self::Torn { first, others } => (3, first, u32::from(others)),
+            Self::Sigbus => (4, 0, 0),
+            Self::Sigsegv => (5, 0, 0),
+            Self::Refused(errno) => (6, 0, errno.raw_os_error().cast_unsigned()),
+            Self::Pid(pid) => (7, 0, pid),
+            Self::Failed(errno) => (8, 0, errno.raw_os_error().cast_unsigned()),
+        };
+        let [w0, w1, w2, w3] = wide.to_le_bytes();
+        [tag, a, 0, 0, w0, w1, w2, w3]
+    }
+
+    /// The answer that the bytes are, if they are one.
+    pub(super) fn decode(bytes: [u8; ANSWER_BYTES]) -> Option<Self> {
+        let [tag, a, _, _, w0, w1, w2, w3] = bytes;
+        let wide = u32::from_le_bytes([w0, w1, w2, w3]);
+        let errno = || Errno::from_raw_os_error(wide.cast_signed());
+        Some(match tag {
+            1 => Self::Done,
+            2 => Self::Value(a),
+            3 => Self::Torn { first: a, others: u16::from_le_bytes([w0, w1]) },
+            4 => Self::Sigbus,
+            5 => Self::Sigsegv,
+            6 => Self::Refused(errno()),
+            7 => Self::Pid(wide),
+            8 => Self::Failed(errno()),
+            _ => return None,
+        })
+    }
+
+    /// What was seen, in words.
+    pub(super) fn describe(self) -> String {
+        match self {
+            Self::Done => "done".to_owned(),
+            Self::Value(value) => format!("value {value} ({value:#04x})"),
+            Self::Torn { first, others } => {
+                format!("a torn page: byte 0 is {first}, {others} of 4096 bytes are not")
+            }
+            Self::Sigbus => "SIGBUS".to_owned(),
+            Self::Sigsegv => "SIGSEGV".to_owned(),
+            Self::Refused(errno) => format!("{errno:?}"),
+            Self::Pid(pid) => format!("process {pid}"),
+            Self::Failed(errno) => format!("a failure of the executor ({errno:?})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_survives_the_wire() {
+        let place = Place { arena: 5, page: 513 };
+        let slot = 259;
+        let commands = [
+            Command::Arm { slot, place, write: true },
+            Command::Install { slot, place, write: false },
+            Command::InstallPrivate { slot, place, write: true },
+            Command::InstallAnon { slot, write: true },
+            Command::Zap { slot },
+            Command::NoBacking { slot },
+            Command::Unmap { slot },
+            Command::Move { from: slot, to: 772 },
+            Command::BreakCow { slot },
+            Command::Touch { slot, write: true },
+            Command::Load { slot },
+            Command::Store { slot, value: 7 },
+            Command::Pin { pin: 3, slot, how: PinHow::Force },
+            Command::Unpin { pin: 3 },
+            Command::DmaStart { pin: 3, write: true },
+            Command::DmaWrite { pin: 3, value: 9 },
+            Command::DmaRead { pin: 3 },
+            Command::BusMap { place },
+            Command::BusUnmap { place },
+            Command::BusLoad { place },
+            Command::BusStore { place, value: 9 },
+            Command::Fork { child: 2 },
+            Command::Witness { place },
+            Command::Reset,
+        ];
+        for command in commands {
+            assert_eq!(Command::decode(command.encode()), Some(command));
+        }
+        assert_eq!(Command::decode([0; COMMAND_BYTES]), None);
+        assert_eq!(Command::decode([255; COMMAND_BYTES]), None);
+    }
+
+    #[test]
+    fn every_answer_survives_the_wire() {
+        let answers = [
+            Answer::Done,
+            Answer::Value(7),
+            Answer::Torn { first: 1, others: 4095 },
+            Answer::Sigbus,
+            Answer::Sigsegv,
+            Answer::Refused(Errno::FAULT),
+            Answer::Pid(1 << 22),
+            Answer::Failed(Errno::NOMEM),
+        ];
+        for answer in answers {
+            assert_eq!(Answer::decode(answer.encode()), Some(answer));
+        }
+        assert_eq!(Answer::decode([0; ANSWER_BYTES]), None);
+    }
+}

@@ -1,0 +1,360 @@
+//! Each effect of the model as what it does to real memory.
+
+use super::command::{Command, Place};
+use super::conduct::{Conduct, Expect, Flight, Halt};
+use super::executor::Sabotage;
+use super::store::{HOLE_PAGE, is_secret};
+use crate::litmus::scenario::Event;
+use crate::model::{self, Bus, Dir, Effect, Handle, Owner, Pte, Reach, Signal, Slot, State, Step};
+use crate::units::{FrameId, PinId, SgId, VmaId};
+
+impl Conduct<'_> {
+    /// Do one effect.
+    pub(super) fn effect(
+        &mut self,
+        event: &Event,
+        step: &Step,
+        effect: &Effect,
+    ) -> Result<(), Halt> {
+        let after = &event.after.model;
+        match *effect {
+            Effect::VmaMapped(vma) => self.vma_mapped(after, vma),
+            Effect::VmaUnmapped(vma, pages) => {
+                self.each(vma, pages, |slot| Command::Unmap { slot })
+            }
+            Effect::VmaMoved { to, from } => self.vma_moved(after, to, from),
+            Effect::Faulted(vma, page, pte) => self.faulted(after, vma, page, &pte),
+            Effect::Zapped(vma, page, _) => {
+                if self.sabotage == Some(Sabotage::NoZaps) {
+                    return Ok(());
+                }
+                self.each(vma, 1 << page, |slot| Command::Zap { slot })
+            }
+            Effect::CowCopied { vma, page, from, to } => {
+                self.cow_copied(after, step, (vma, page), from, to)
+            }
+            Effect::Loaded(vma, page, _, value) => {
+                let slot = self.plan.slot(vma, page);
+                let value = match self.sabotage {
+                    Some(Sabotage::LoadedValues) => !value,
+                    _ => value,
+                };
+                self.ask(event.actor, Command::Load { slot }, Expect::Value(value))
+            }
+            Effect::Stored(vma, page, _, value) => {
+                let slot = self.plan.slot(vma, page);
+                self.ask(event.actor, Command::Store { slot, value }, Expect::Done)
+            }
+            Effect::FrameFilled(..)
+            | Effect::FrameReserved(..)
+            | Effect::FrameCopied { .. }
+            | Effect::FrameOrphaned(_)
+            | Effect::CacheWrittenBack(..)
+            | Effect::CacheFilled(..) => self.frame_effect(after, effect),
+            Effect::Pinned(..)
+            | Effect::PfnCached(..)
+            | Effect::Unpinned(_)
+            | Effect::SgMapped(_)
+            | Effect::SgUnmapped(_)
+            | Effect::DmaStarted(..)
+            | Effect::DmaFinished(..) => self.device_effect(event, effect),
+            // Nothing that memory shows: bookkeeping of the exporter, or told elsewhere.
+            Effect::Rebound(..)
+            | Effect::FrameFreed(_)
+            | Effect::PinInvalidated(_)
+            | Effect::Notified(..)
+            | Effect::CacheDropped(_)
+            | Effect::Locked(..)
+            | Effect::LifeChanged(_)
+            | Effect::Forked(_)
+            | Effect::Warned(_)
+            | Effect::Cost(..)
+            | Effect::Hazard(_) => Ok(()),
+        }
+    }
+
+    /// Queue a command for each of the pages of a VMA.
+    fn each(
+        &mut self,
+        vma: VmaId,
+        pages: u8,
+        command: impl Fn(u16) -> Command,
+    ) -> Result<(), Halt> {
+        let actor = self.scenario.world.mm_of(vma).index();
+        for page in 0..self.scenario.world.vma_pages(vma) {
+            if pages & (1 << page) != 0 {
+                self.ask(actor, command(self.plan.slot(vma, page)), Expect::Done)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn vma_mapped(&mut self, after: &State, vma: VmaId) -> Result<(), Halt> {
+        let entry = after.vmas[vma.index()];
+        let actor = self.scenario.world.mm_of(vma).index();
+        let world = &self.scenario.world;
+        for page in (0..world.vma_pages(vma)).filter(|page| entry.mapped & (1 << page) != 0) {
+            let slot = self.plan.slot(vma, page);
+            self.traps[actor][usize::from(slot)] = Signal::Sigsegv;
+            if entry.buf.is_none() || !entry.shared {
+                continue;
+            }
+            let behind = world.page(entry.buf, entry.offset + page).map(|behind| {
+                let behind = &after.pages[behind.index()];
+                if entry.reach == Reach::Shadow { behind.shadow } else { behind.frame }
+            });
+            let place = match behind.filter(|frame| frame.is_some()) {
+                Some(frame) => self.plan.mapped(vma, frame),
+                None => Place { arena: 0, page: HOLE_PAGE },
+            };
+            self.set_trap(actor, slot, place);
+            self.ask(actor, Command::Arm { slot, place, write: entry.write }, Expect::Done)?;
+        }
+        Ok(())
+    }
+
+    /// What a touch of this slot will be once it has no entry.
+    fn set_trap(&mut self, actor: usize, slot: u16, place: Place) {
+        let trapped = self.team.abilities.userfaultfd && !is_secret(place);
+        self.traps[actor][usize::from(slot)] =
+            if trapped { Signal::Sigbus } else { Signal::Sigsegv };
+    }
+
+    fn vma_moved(&mut self, after: &State, to: VmaId, from: VmaId) -> Result<(), Halt> {
+        let actor = self.scenario.world.mm_of(to).index();
+        let mapped = after.vmas[to.index()].mapped;
+        for page in 0..self.scenario.world.vma_pages(from) {
+            if mapped & (1 << page) == 0 {
+                continue;
+            }
+            let (from, to) = (self.plan.slot(from, page), self.plan.slot(to, page));
+            self.traps[actor][usize::from(to)] = self.traps[actor][usize::from(from)];
+            self.ask(actor, Command::Move { from, to }, Expect::Done)?;
+        }
+        Ok(())
+    }
+
+    fn faulted(&mut self, after: &State, vma: VmaId, page: u8, pte: &Pte) -> Result<(), Halt> {
+        let entry = after.vmas[vma.index()];
+        let actor = self.scenario.world.mm_of(vma).index();
+        let slot = self.plan.slot(vma, page);
+        let write = entry.write;
+        let command = if entry.buf.is_none() {
+            Command::InstallAnon { slot, write }
+        } else if entry.shared {
+            let place = self.plan.mapped(vma, pte.frame);
+            self.set_trap(actor, slot, place);
+            Command::Install { slot, place, write }
+        } else if pte.own {
+            // The kernel made it: a copy on write, or a fork.
+            return Ok(());
+        } else {
+            Command::InstallPrivate { slot, place: self.plan.memory(pte.frame), write }
+        };
+        self.ask(actor, command, Expect::Done)
+    }
+
+    fn cow_copied(
+        &mut self,
+        after: &State,
+        step: &Step,
+        (vma, page): (VmaId, u8),
+        from: FrameId,
+        to: FrameId,
+    ) -> Result<(), Halt> {
+        let anonymous = from.is_none() || !self.in_arena[from.index()];
+        self.in_arena[to.index()] = false;
+        if matches!(step, Step::Fork { .. }) {
+            // The kernel copies at fork by itself, or does not.
+            return Ok(());
+        }
+        let entry = after.vmas[vma.index()];
+        let actor = self.scenario.world.mm_of(vma).index();
+        let slot = self.plan.slot(vma, page);
+        let write = entry.write;
+        if entry.buf.is_none() {
+            self.ask(actor, Command::InstallAnon { slot, write }, Expect::Done)?;
+        } else if !anonymous {
+            let place = self.plan.memory(from);
+            self.ask(actor, Command::InstallPrivate { slot, place, write }, Expect::Done)?;
+        }
+        self.ask(actor, Command::BreakCow { slot }, Expect::Done)
+    }
+
+    /// What the conductor does itself.
+    fn frame_effect(&mut self, after: &State, effect: &Effect) -> Result<(), Halt> {
+        self.flush()?;
+        match *effect {
+            Effect::FrameFilled(frame, owner, value) => {
+                self.in_arena[frame.index()] = owner != Owner::Anon;
+                if owner != Owner::Anon {
+                    self.arenas.fill(self.plan.memory(frame), value)?;
+                }
+            }
+            Effect::FrameReserved(frame, _) => {
+                self.in_arena[frame.index()] = true;
+                self.arenas.fill(self.plan.memory(frame), 0)?;
+            }
+            Effect::FrameCopied { from, to }
+                if self.in_arena[from.index()] && self.sabotage != Some(Sabotage::NoCopies) =>
+            {
+                self.arenas.copy(self.plan.memory(from), self.plan.memory(to))?;
+            }
+            Effect::CacheWrittenBack(frame, _) => {
+                self.arenas.copy(self.plan.cache(frame), self.plan.memory(frame))?;
+            }
+            Effect::CacheFilled(frame, _) => {
+                self.arenas.copy(self.plan.memory(frame), self.plan.cache(frame))?;
+            }
+            Effect::FrameOrphaned(frame) => {
+                let place = self.plan.memory(frame);
+                if only_pins_keep(after, frame) && !is_secret(place) {
+                    self.arenas.punch(place)?;
+                    self.in_arena[frame.index()] = false;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn device_effect(&mut self, event: &Event, effect: &Effect) -> Result<(), Halt> {
+        match *effect {
+            Effect::Pinned(pin, vma, page, ..) => self.pinned(pin, vma, page),
+            Effect::PfnCached(pin, ..) => self.unpinned(pin),
+            Effect::Unpinned(pin) => self.unpinned(pin),
+            Effect::SgMapped(sg) => self.sg_mapped(event, sg, true),
+            Effect::SgUnmapped(sg) => self.sg_mapped(event, sg, false),
+            Effect::DmaStarted(via, _, frame, dir) => self.dma_started(event, via, frame, dir),
+            Effect::DmaFinished(_, _, frame, dir, value) => {
+                self.dma_finished(event, frame, dir, value)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn pinned(&mut self, pin: PinId, vma: VmaId, page: u8) -> Result<(), Halt> {
+        let Some(how) = self.plan.pin(pin) else { return Ok(()) };
+        let holder = self.scenario.world.mm_of(vma).index();
+        self.holders[pin.index()] = Some(holder);
+        let slot = self.plan.slot(vma, page);
+        self.ask(holder, Command::Pin { pin: pin.0, slot, how }, Expect::Done)
+    }
+
+    fn unpinned(&mut self, pin: PinId) -> Result<(), Halt> {
+        match self.holders[pin.index()].take() {
+            Some(holder) => self.ask(holder, Command::Unpin { pin: pin.0 }, Expect::Done),
+            None => Ok(()),
+        }
+    }
+
+    /// Behind an IOMMU a device reaches what is mapped for it, and nothing else.
+    fn sg_mapped(&mut self, event: &Event, sg: SgId, on: bool) -> Result<(), Halt> {
+        if self.scenario.world.host.bus != Bus::Iommu {
+            return Ok(());
+        }
+        let first = sg.index() * crate::units::MAX_PAGES;
+        for at in first..first + crate::units::MAX_PAGES {
+            let frame = event.after.model.sg_frames[at];
+            if frame.is_some() {
+                let place = self.plan.memory(frame);
+                let command =
+                    if on { Command::BusMap { place } } else { Command::BusUnmap { place } };
+                self.ask(event.actor, command, Expect::Done)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn dma_started(
+        &mut self,
+        event: &Event,
+        via: Handle,
+        frame: FrameId,
+        dir: Dir,
+    ) -> Result<(), Halt> {
+        let holder = match via {
+            Handle::Pin(pin) => self.holders[pin.index()].map(|holder| (holder, pin)),
+            Handle::Sg(_) => None,
+        };
+        if let Some((holder, pin)) = holder {
+            self.flights[event.actor] = Some(Flight::Pin { holder, pin: pin.0 });
+            let write = matches!(dir, Dir::Write(_));
+            return self.ask(holder, Command::DmaStart { pin: pin.0, write }, Expect::Done);
+        }
+        let place = self.plan.memory(frame);
+        self.flights[event.actor] = Some(Flight::Bus { place, frame });
+        self.ask(event.actor, Command::BusMap { place }, Expect::Done)
+    }
+
+    fn dma_finished(
+        &mut self,
+        event: &Event,
+        frame: FrameId,
+        dir: Dir,
+        value: u8,
+    ) -> Result<(), Halt> {
+        let Some(flight) = self.flights[event.actor].take() else { return Ok(()) };
+        let write = matches!(dir, Dir::Write(_));
+        let expect = if write { Expect::Done } else { Expect::Value(value) };
+        let (actor, command) = match flight {
+            Flight::Pin { holder, pin } if write => (holder, Command::DmaWrite { pin, value }),
+            Flight::Pin { holder, pin } => (holder, Command::DmaRead { pin }),
+            Flight::Bus { frame, .. } if !self.in_arena[frame.index()] => {
+                let name = self.scenario.names.frame(&self.scenario.world, frame);
+                return Err(Halt::Inexpressible(format!(
+                    "the bus address of {name} is anonymous memory, which has none here"
+                )));
+            }
+            Flight::Bus { place, .. } if write => (event.actor, Command::BusStore { place, value }),
+            Flight::Bus { place, .. } => (event.actor, Command::BusLoad { place }),
+        };
+        self.ask(actor, command, expect)?;
+        if write && self.sabotage == Some(Sabotage::DmaElsewhere) {
+            self.flush()?;
+            self.arenas.fill(self.plan.memory(frame), !value)?;
+        }
+        Ok(())
+    }
+
+    /// A real fork, and in the child no entry that the model's child does not have.
+    pub(super) fn fork(
+        &mut self,
+        event: &Event,
+        child: usize,
+        (_, child_first, count): (VmaId, VmaId, u8),
+    ) -> Result<(), Halt> {
+        self.flush()?;
+        self.team.start(event.actor, self.arenas)?;
+        self.team.fork(event.actor, child)?;
+        self.traps[child] = self.traps[event.actor].clone();
+        let after = &event.after.model;
+        for vma in (child_first.0..child_first.0 + count).map(VmaId) {
+            let entry = after.vmas[vma.index()];
+            if entry.buf.is_none() || !entry.shared {
+                continue;
+            }
+            for page in 0..self.scenario.world.vma_pages(vma) {
+                let pte = self.scenario.world.pte(vma, page);
+                let present = pte.is_some_and(|pte| after.ptes[pte.index()].present());
+                if entry.mapped & (1 << page) != 0 && !present {
+                    let slot = self.plan.slot(vma, page);
+                    self.ask(child, Command::Zap { slot }, Expect::Done)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an orphan is out of everybody's reach but that of kernel pins: then its page can leave
+/// the arena, and the pins really keep it.
+fn only_pins_keep(model: &State, frame: FrameId) -> bool {
+    let mapped = model.ptes.iter().any(|pte| pte.frame == frame);
+    let cached = model.pins.iter().any(|pin| {
+        pin.frame == frame && !pin.counted && !matches!(pin.slot, Slot::None | Slot::Dropped)
+    });
+    let addressed = model.sg_frames.contains(&frame);
+    let bus = |dma: &model::Dma| dma.busy && dma.frame == frame && dma.pin.is_none();
+    !mapped && !cached && !addressed && !model.dmas.iter().any(bus)
+}

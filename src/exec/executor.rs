@@ -1,0 +1,140 @@
+//! The executor: arenas and actors, kept from schedule to schedule.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::thread::CpuSet;
+
+use super::conduct::Conduct;
+use super::error::{ExecError, Skip};
+use super::plan::Plan;
+use super::report::ReplayReport;
+use super::store::Arenas;
+use super::team::{Abilities, Team, WITNESS};
+use crate::litmus::scenario::Scenario;
+use crate::sys::process;
+
+/// How an executor is to work.
+#[derive(Debug, Clone)]
+pub struct ExecOptions {
+    /// This program: run with `__actor` and an fd it is an actor.
+    pub program: PathBuf,
+    /// How long an actor may take for one request.
+    pub timeout: Duration,
+    /// The CPU that conductor and actors share; a switch between processes of one CPU is several
+    /// times faster than waking another. None leaves them where they are.
+    pub pin_cpu: Option<usize>,
+    /// Make the comparison fail: for tests of the comparison itself.
+    pub sabotage: Option<Sabotage>,
+}
+
+impl ExecOptions {
+    /// The usual options: this executable, ten seconds, the CPU that this thread is on.
+    #[must_use]
+    pub fn new(program: PathBuf) -> Self {
+        let pin_cpu = Some(rustix::thread::sched_getcpu());
+        Self { program, timeout: Duration::from_secs(10), pin_cpu, sabotage: None }
+    }
+}
+
+/// A wrong model, for tests: what the executor pretends the model said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Every value that a load returns is another one.
+    LoadedValues,
+    /// No fault ever happens.
+    NoFaults,
+    /// A zap leaves all entries alone.
+    NoZaps,
+    /// `get_user_pages` succeeds where it was refused.
+    PinsSucceed,
+    /// What a device writes lands one frame further on.
+    DmaElsewhere,
+    /// A copied page stays as it was.
+    NoCopies,
+}
+
+/// Real memory and real processes to replay schedules with; see the [module](super).
+///
+/// Not `Send`: the thread that makes it is the one whose end ends the actors.
+#[derive(Debug)]
+pub struct Executor {
+    pub(super) arenas: Arenas,
+    pub(super) team: Team,
+    pub(super) options: ExecOptions,
+    /// Where this thread was allowed to run before.
+    affinity: Option<CpuSet>,
+}
+
+impl Executor {
+    /// Makes the arenas and starts a first actor, which tells what can be done here.
+    ///
+    /// # Errors
+    /// [`ExecError`] when there is no memory, no process or no fd, or the program is no actor.
+    pub fn new(options: ExecOptions) -> Result<Self, ExecError> {
+        let affinity = pin(options.pin_cpu);
+        let arenas = Arenas::create()?;
+        let mut team = Team::new(options.program.clone(), options.timeout);
+        team.start(0, &arenas)?;
+        Ok(Self { arenas, team, options, affinity })
+    }
+
+    /// What the machine allows.
+    #[must_use]
+    pub fn abilities(&self) -> Abilities {
+        self.team.abilities
+    }
+
+    /// Whether a scenario can be expressed here.
+    ///
+    /// # Errors
+    /// [`Skip`]: why not, and what would help.
+    pub fn supports(&self, scenario: &Scenario) -> Result<(), Skip> {
+        Plan::new(scenario, &self.arenas, self.team.abilities).map(drop)
+    }
+
+    /// Replays one schedule, complete or not.
+    ///
+    /// # Errors
+    /// [`ExecError`] when it could not be carried out; a difference between model and memory is
+    /// not an error but in the report.
+    pub fn replay(
+        &mut self,
+        scenario: &Scenario,
+        schedule: &[u8],
+    ) -> Result<ReplayReport, ExecError> {
+        let replay = scenario.replay(schedule)?;
+        let plan = Plan::new(scenario, &self.arenas, self.team.abilities)
+            .map_err(ExecError::Unsupported)?;
+        let conduct = Conduct::new(self, scenario, &plan);
+        let report = conduct.run(&replay).and_then(|report| self.team.reset().map(|()| report));
+        if report.is_err() {
+            // Whatever state they are in: the next schedule begins with new processes.
+            self.team.disband();
+        }
+        report
+    }
+
+    /// Process ids of the actors that have been started.
+    #[must_use]
+    pub fn actor_pids(&self) -> Vec<u32> {
+        (0..=WITNESS).filter_map(|index| self.team.pid(index)).collect()
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.team.disband();
+        if let Some(affinity) = &self.affinity {
+            // It was allowed before; if the cpuset shrank since, staying put is right.
+            let _ = rustix::thread::sched_setaffinity(None, affinity);
+        }
+    }
+}
+
+/// Pins this thread, and with it the actors it starts; what it was allowed before.
+fn pin(cpu: Option<usize>) -> Option<CpuSet> {
+    let before = rustix::thread::sched_getaffinity(None).ok()?;
+    // A CPU outside the cpuset only makes it slower.
+    process::pin_to_cpu(cpu?).is_ok().then_some(before)
+}

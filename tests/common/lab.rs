@@ -1,0 +1,61 @@
+//! Litmus texts as scenarios, and what they are explored for.
+//!
+//! Include it with `#[path = "common/lab.rs"] mod lab;`.
+
+#![allow(dead_code, reason = "not every crate that includes this file uses all of it")]
+
+use driftheap::explore::{Exploration, Explorer, Limits, Reduction};
+use driftheap::litmus::rules::ModelRules;
+use driftheap::litmus::scenario::{Outcome, Scenario};
+use driftheap::suite::TESTS;
+
+/// Every variant of a litmus text.
+pub(crate) fn scenarios(text: &str) -> Vec<Scenario> {
+    let test = driftheap::litmus::parse("test.litmus", text, &ModelRules).unwrap_or_else(|found| {
+        let found: Vec<_> = found.iter().map(|diagnostic| diagnostic.render(false)).collect();
+        panic!("{}\nin\n{text}", found.join("\n"))
+    });
+    let lower = |variant| Scenario::new(variant, text);
+    let scenarios: Result<Vec<_>, _> = test.variants.iter().map(lower).collect();
+    scenarios.unwrap_or_else(|error| panic!("{error}\nin\n{text}"))
+}
+
+/// The variant of this name.
+pub(crate) fn variant(text: &str, name: &str) -> Scenario {
+    let found = scenarios(text).into_iter().find(|scenario| scenario.variant == name);
+    found.unwrap_or_else(|| panic!("no variant `{name}` in\n{text}"))
+}
+
+/// Every variant of every bundled test.
+pub(crate) fn bundled() -> impl Iterator<Item = Scenario> {
+    TESTS.iter().flat_map(|test| scenarios(test.text))
+}
+
+/// The bundled variant `TEST/VARIANT`.
+pub(crate) fn bundled_variant(name: &str) -> Scenario {
+    let (test, name) = name.split_once('/').expect("TEST/VARIANT");
+    let test = driftheap::suite::find(test).unwrap_or_else(|| panic!("no test `{test}`"));
+    variant(test.text, name)
+}
+
+/// `TEST/VARIANT`.
+pub(crate) fn title(scenario: &Scenario) -> String {
+    format!("{}/{}", scenario.test, scenario.variant)
+}
+
+/// Explores all of it on so many threads.
+pub(crate) fn explore_on(
+    scenario: &Scenario,
+    reduction: Reduction,
+    threads: usize,
+) -> Exploration<Outcome> {
+    let explorer = Explorer::new(scenario, Limits::default(), reduction, threads);
+    let found = explorer.explore().unwrap_or_else(|error| panic!("{}: {error}", title(scenario)));
+    assert!(found.complete, "{}: {:?}", title(scenario), found.stopped);
+    found
+}
+
+/// Explores every interleaving on one thread.
+pub(crate) fn explore(scenario: &Scenario) -> Exploration<Outcome> {
+    explore_on(scenario, Reduction::Full, 1)
+}
