@@ -170,7 +170,8 @@ fn check(
     };
     let tick = |finished: usize| {
         let visited = states.load(Ordering::Relaxed);
-        out.status(&format!("{finished} of {} variants, {visited} states under way", jobs.len()));
+        let visited = if visited == 0 { String::new() } else { format!(", {visited} states") };
+        out.status(&format!("{finished} of {} variants{visited} ...", jobs.len()));
     };
     let abandoned = |error: &anyhow::Error| {
         if is_broken_pipe(error) {
