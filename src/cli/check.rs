@@ -170,7 +170,8 @@ fn check(
     };
     let tick = |finished: usize| {
         let visited = states.load(Ordering::Relaxed);
-        out.status(&format!("{finished} of {} variants, {visited} states under way", jobs.len()));
+        let visited = if visited == 0 { String::new() } else { format!(", {visited} states") };
+        out.status(&format!("{finished} of {} variants{visited} ...", jobs.len()));
     };
     let abandoned = |error: &anyhow::Error| {
         if is_broken_pipe(error) {
@@ -272,7 +273,7 @@ impl Printer<'_> {
                 if let Second::Said(real) = real {
                     cells.extend(real::cells(real));
                 }
-                self.table.row(&cells)
+                self.table.row(&cells) + &verdicts::costs(&answer)
             }
             Style::Blocks => format!("{}\n", verdicts::block(&answer, self.out.paint)),
         };

@@ -82,7 +82,6 @@ pub fn table<'a>(tests: impl IntoIterator<Item = &'a Test>, paint: Paint) -> Tab
         Column::new("schedules", Align::Right).at_least(10),
         Column::new("shortest", Align::Right),
         Column::new("", Align::Left).at_least(2),
-        Column::new("", Align::Left),
     ];
     Table::new(columns, paint)
 }
@@ -105,12 +104,12 @@ pub fn cells(answer: &Answer<'_>) -> Vec<Cell> {
         Cell::new(compact(judgement.exploration.schedules)),
         shortest.map_or_else(|| Cell::toned("-", Tone::Dim), |s| Cell::new(s.len().to_string())),
         Cell::toned(mark.word(), mark.tone()),
-        Cell::new(costs(answer)),
     ]
 }
 
-/// `tlb-flushes 2, pat-steps 3 to 5`, or nothing for a test that counts no costs.
-fn costs(answer: &Answer<'_>) -> String {
+/// `  costs: tlb-flushes 2, pat-steps 3 to 5`, a line, or nothing for a test that counts none.
+#[must_use]
+pub fn costs(answer: &Answer<'_>) -> String {
     let cost = |(cost, least, most): &(Cost, u64, u64)| {
         if least == most {
             format!("{} {least}", cost.word())
@@ -118,7 +117,8 @@ fn costs(answer: &Answer<'_>) -> String {
             format!("{} {least} to {most}", cost.word())
         }
     };
-    answer.judgement.costs.iter().map(cost).collect::<Vec<_>>().join(", ")
+    let costs: Vec<String> = answer.judgement.costs.iter().map(cost).collect();
+    if costs.is_empty() { String::new() } else { format!("  costs: {}\n", costs.join(", ")) }
 }
 
 /// The cells of a variant that could not be explored.
@@ -179,7 +179,7 @@ pub fn block(answer: &Answer<'_>, paint: Paint) -> String {
         line(format!("Hazard {kind} first after {}", plural(schedule.len(), "step")));
     }
     if !judgement.costs.is_empty() {
-        line(format!("Costs {}", costs(answer)));
+        line(costs(answer).trim_end().to_owned());
     }
     if let Some(stop) = &exploration.stopped {
         line(paint.paint(Tone::Warn, &format!("Incomplete: {stop}")));
