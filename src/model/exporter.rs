@@ -256,16 +256,13 @@ impl<S: Sink> Core<'_, S> {
         entry.placement = entry.dest;
     }
 
-    /// The new frame must hold what the old one did.
+    /// The new frame must hold what the old one did, or what was lost if that was given away.
     fn check_rebound(&mut self, page: PageId, old: FrameId, new: FrameId) {
         let expected = self.state.pages[page.index()].ghost;
         let value = self.state.frames[new.index()].value;
-        let (before, dirty) = if old.is_none() {
-            (expected, false)
-        } else {
-            let old = &self.state.frames[old.index()];
-            (old.cpu_value(), old.dirty)
-        };
+        let own = self.state.frames.get(old.index());
+        let own = own.filter(|old| old.owner == Owner::Retired(page));
+        let (before, dirty) = own.map_or((expected, false), |old| (old.cpu_value(), old.dirty));
         if value != expected && before == expected {
             self.hazard(Hazard {
                 kind: if dirty { HazardKind::Incoherent } else { HazardKind::LostWrite },
