@@ -53,12 +53,12 @@ pub(super) struct Slots {
 type Tried<T> = Result<T, Errno>;
 
 impl Slots {
-    pub(super) fn reserve() -> Result<Self, MapError> {
+    pub(super) fn reserve(traps: bool) -> Result<Self, MapError> {
         let arenas = 2 * usize::from(PLACEMENTS);
         Ok(Self {
             window: Window::reserve(usize::from(SLOTS))?,
             slots: vec![Slot::Empty; usize::from(SLOTS)],
-            uffd: open_uffd(),
+            uffd: if traps { open_uffd() } else { None },
             bus: Window::reserve(arenas * usize::from(ARENA_PAGES))?,
             bus_mapped: Vec::new(),
             mem: None,
@@ -265,7 +265,9 @@ impl Slots {
         let span = self.span(slot);
         let byte = match span.load_u8(0) {
             Access::Value(byte) => byte,
-            fault => return accessed(fault.map(|_| ())),
+            fault @ (Access::Sigbus { .. } | Access::Sigsegv { .. }) => {
+                return accessed(fault.map(|_| ()));
+            }
         };
         match self.slots[usize::from(slot)] {
             Slot::Private { write: true } | Slot::Anon { write: true } => {
