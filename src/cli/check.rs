@@ -170,7 +170,8 @@ fn check(
     };
     let tick = |finished: usize| {
         let visited = states.load(Ordering::Relaxed);
-        out.status(&format!("{finished} of {} variants, {visited} states under way", jobs.len()));
+        let visited = if visited == 0 { String::new() } else { format!(", {visited} states") };
+        out.status(&format!("{finished} of {} variants{visited} ...", jobs.len()));
     };
     let abandoned = |error: &anyhow::Error| {
         if is_broken_pipe(error) {
@@ -181,8 +182,10 @@ fn check(
     let result = pool::ordered(&jobs, threads, work, done, tick, abandoned);
     out.clear_status();
     result?;
-    if style != Style::Json && !(out.quiet && totals.good()) {
-        out.text(&format!("\n{}", totals.summary(out.paint)))?;
+    let nothing_to_say = jobs.is_empty() || out.quiet && totals.good();
+    if style != Style::Json && !nothing_to_say {
+        let gap = if style == Style::Table { "\n" } else { "" };
+        out.text(&format!("{gap}{}", totals.summary(out.paint)))?;
         if let Some(reality) = &reality {
             out.text(&reality.totals.summary(out.paint))?;
         }
@@ -270,7 +273,7 @@ impl Printer<'_> {
                 if let Second::Said(real) = real {
                     cells.extend(real::cells(real));
                 }
-                self.table.row(&cells)
+                self.table.row(&cells) + &verdicts::costs(&answer)
             }
             Style::Blocks => format!("{}\n", verdicts::block(&answer, self.out.paint)),
         };

@@ -71,7 +71,7 @@ impl<'a> VariantJson<'a> {
             row: test.row.as_deref(),
             expected: scenario.expected.map(|verdict| verdict.word()),
             observation: judgement.observation.map(|verdict| verdict.word()),
-            as_expected: judgement.as_expected(scenario),
+            as_expected: judgement.observation.and_then(|_| judgement.as_expected(scenario)),
             positive: judgement.positive,
             negative: judgement.negative,
             states: exploration.states,

@@ -162,11 +162,14 @@ impl Teller<'_> {
         let subject = self.subject(replay, hazard, at);
         let mut lines = Vec::new();
         for (index, event) in replay.events[..=at].iter().enumerate() {
-            for effect in &event.effects {
-                // What comes after the hazard in its own step is its consequence.
-                if index == at && matches!(effect, Effect::Hazard(seen) if seen == hazard) {
-                    break;
-                }
+            // What comes after the hazard in its own step is its consequence.
+            let is_it = |effect: &Effect| matches!(effect, Effect::Hazard(seen) if seen == hazard);
+            let end = event.effects.iter().position(|effect| index == at && is_it(effect));
+            let mut effects: Vec<&Effect> =
+                event.effects[..end.unwrap_or(event.effects.len())].iter().collect();
+            // That a buffer is released is why its frames are freed.
+            effects.sort_by_key(|effect| !matches!(effect, Effect::LifeChanged(_)));
+            for effect in effects {
                 if let Some(line) = self.line(replay, &subject, index, effect) {
                     lines.push(line);
                 }
