@@ -76,6 +76,11 @@ impl Slots {
         found && self.window.unmap(0, 1).is_ok()
     }
 
+    /// Whether nothing is mapped in a slot.
+    pub(super) fn is_empty(&self, slot: u16) -> bool {
+        self.slots[usize::from(slot)] == Slot::Empty
+    }
+
     /// The memory of a slot.
     pub(super) fn span(&self, slot: u16) -> Span<'_> {
         self.window.span(usize::from(slot), 1)

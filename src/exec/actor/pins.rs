@@ -80,7 +80,16 @@ impl Pins {
 
     /// Whether FOLL_FORCE may write there is asked of `/proc/self/mem`; what holds the page then is
     /// a registered buffer, for which the VMA has to look writable while it is registered.
+    ///
+    /// A slot without a mapping is a reservation (PROT_NONE), which FOLL_FORCE could write: what
+    /// stands for a hole is asked without it.
     fn forced(&mut self, memory: &mut Slots, slot: u16) -> Result<Box<UringPin>, Errno> {
+        if memory.is_empty(slot) {
+            return match VmsplicePin::take(memory.span(slot)) {
+                Ok(_) => Err(Errno::EXIST),
+                Err(errno) => Err(errno),
+            };
+        }
         let byte = match memory.span(slot).load_u8(0) {
             Access::Value(byte) => byte,
             // Not present, or not readable: the write below has to be refused.
