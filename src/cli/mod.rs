@@ -17,6 +17,7 @@ mod out;
 mod pool;
 mod real;
 mod replay;
+mod run;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,8 @@ pub(crate) enum Exit {
     Differs,
     /// Bad usage or input.
     Input,
+    /// As the program ended that was run.
+    Program(u8),
 }
 
 impl Exit {
@@ -43,6 +46,7 @@ impl Exit {
             Self::Good => 0,
             Self::Differs => 1,
             Self::Input => 2,
+            Self::Program(status) => status,
         })
     }
 }
@@ -110,6 +114,7 @@ enum Verb {
     List(list::ListArgs),
     Fmt(fmt::FmtArgs),
     Completions(complete::CompletionsArgs),
+    Run(run::RunArgs),
 }
 
 /// How far and how to search.
@@ -171,6 +176,7 @@ fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
         Some(Verb::List(args)) => list::run(&args, out),
         Some(Verb::Fmt(args)) => fmt::run(&args, out),
         Some(Verb::Completions(args)) => complete::run(&args, out),
+        Some(Verb::Run(args)) => Ok(run::run(args, out)),
     }
 }
 

@@ -66,7 +66,6 @@ pub(crate) const CALLERS_FIRST: u32 = 97;
 
 /// The objects of `step`.
 #[must_use]
-#[expect(clippy::too_many_lines, reason = "one arm a step, nothing to share")]
 pub fn objects(world: &World, step: &Step) -> Objects {
     if world.policies.iter().any(Option::is_some) {
         return Objects::ALL;
