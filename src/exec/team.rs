@@ -11,6 +11,7 @@ use rustix::process::{Pid, PidfdFlags};
 use super::actor;
 use super::command::{ANSWER_BYTES, Answer, BATCH_MAX, COMMAND_BYTES, Command};
 use super::error::{ExecError, ending, hint};
+use super::executor::Hidden;
 use super::store::Arenas;
 use crate::sys::link::Link;
 use crate::sys::mailbox::{CallError, Caller, MESSAGE_MAX_BYTES, Mailbox, Pace};
@@ -57,6 +58,7 @@ impl Actor {
 pub(super) struct Team {
     program: PathBuf,
     timeout: Duration,
+    hide: Hidden,
     actors: Vec<Option<Actor>>,
     /// Children that were forked, in this order, and who forked them.
     forked: Vec<(usize, usize)>,
@@ -66,10 +68,11 @@ pub(super) struct Team {
 }
 
 impl Team {
-    pub(super) fn new(program: PathBuf, timeout: Duration) -> Self {
+    pub(super) fn new(program: PathBuf, timeout: Duration, hide: Hidden) -> Self {
         Self {
             program,
             timeout,
+            hide,
             actors: (0..ACTORS_MAX).map(|_| None).collect(),
             forked: Vec::new(),
             displaced: Vec::new(),
@@ -97,7 +100,7 @@ impl Team {
         let mailbox = Mailbox::create()?;
         let mut fds: Vec<BorrowedFd<'_>> = vec![mailbox.as_fd()];
         fds.extend(arenas.fds());
-        link.send(&[actor::HELLO], &fds)?;
+        link.send(&[actor::HELLO, u8::from(!self.hide.userfaultfd)], &fds)?;
         let mut reply = [0; 8];
         let answered = link.receive(&mut reply, self.timeout);
         let has = match answered {
@@ -110,7 +113,7 @@ impl Team {
         };
         self.abilities = Abilities {
             userfaultfd: has & actor::HAS_UFFD != 0,
-            io_uring: has & actor::HAS_URING != 0,
+            io_uring: has & actor::HAS_URING != 0 && !self.hide.io_uring,
         };
         let peer = dup(child.pidfd())?;
         let caller = mailbox.into_caller(peer, Pace::OneCore);

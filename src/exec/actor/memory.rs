@@ -53,12 +53,12 @@ pub(super) struct Slots {
 type Tried<T> = Result<T, Errno>;
 
 impl Slots {
-    pub(super) fn reserve() -> Result<Self, MapError> {
+    pub(super) fn reserve(traps: bool) -> Result<Self, MapError> {
         let arenas = 2 * usize::from(PLACEMENTS);
         Ok(Self {
             window: Window::reserve(usize::from(SLOTS))?,
             slots: vec![Slot::Empty; usize::from(SLOTS)],
-            uffd: open_uffd(),
+            uffd: if traps { open_uffd() } else { None },
             bus: Window::reserve(arenas * usize::from(ARENA_PAGES))?,
             bus_mapped: Vec::new(),
             mem: None,
@@ -74,6 +74,11 @@ impl Slots {
         let mapped = self.window.map_anonymous(0, 1, Prot::ReadWrite).is_ok();
         let found = mapped && probe(self.window.span(0, 1));
         found && self.window.unmap(0, 1).is_ok()
+    }
+
+    /// Whether nothing is mapped in a slot.
+    pub(super) fn is_empty(&self, slot: u16) -> bool {
+        self.slots[usize::from(slot)] == Slot::Empty
     }
 
     /// The memory of a slot.
@@ -265,7 +270,9 @@ impl Slots {
         let span = self.span(slot);
         let byte = match span.load_u8(0) {
             Access::Value(byte) => byte,
-            fault => return accessed(fault.map(|_| ())),
+            fault @ (Access::Sigbus { .. } | Access::Sigsegv { .. }) => {
+                return accessed(fault.map(|_| ()));
+            }
         };
         match self.slots[usize::from(slot)] {
             Slot::Private { write: true } | Slot::Anon { write: true } => {

@@ -18,6 +18,7 @@
 //! compared no further.
 
 mod classify;
+mod observe;
 mod race;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! One run of a race.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "each question is about a few of the steps")]
+
 use std::time::{Duration, Instant};
 
 use super::classify::{Access, Accesses};
@@ -10,23 +12,14 @@ use crate::exec::executor::Executor;
 use crate::exec::plan::Plan;
 use crate::explore::{Machine, SplitMix64};
 use crate::litmus::scenario::{Action, Content, Event, Outcome, Scenario, ScenarioState};
-use crate::model::{Dir, Effect, ExporterStep, HazardKind, Life, Owner, Reply, Step, Target};
-use crate::units::{FrameId, PageId};
+use crate::model::{Dir, Effect, ExporterStep, Owner, Reply, Step, Target};
+use crate::units::PageId;
 
 /// The unit of the delays.
 const JITTER: Duration = Duration::from_micros(10);
 
 /// An access that takes longer is lost.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Hazards that are not in the bytes but in what the exporter or the kernel decided.
-const DECIDED: [HazardKind; 5] = [
-    HazardKind::PinBlocksMove,
-    HazardKind::OrphanPin,
-    HazardKind::UnfencedAccess,
-    HazardKind::IommuFault,
-    HazardKind::Deadlock,
-];
 
 /// How a run ended.
 pub(super) enum Ended {
@@ -60,18 +53,18 @@ struct Runner {
 
 /// A run under way.
 pub(super) struct Race<'a> {
-    conduct: Conduct<'a>,
-    scenario: &'a Scenario,
-    state: ScenarioState,
+    pub(super) conduct: Conduct<'a>,
+    pub(super) scenario: &'a Scenario,
+    pub(super) state: ScenarioState,
     runners: Vec<Runner>,
     random: SplitMix64,
-    accesses: Accesses,
+    pub(super) accesses: Accesses,
     /// What a free frame held when it became so.
-    freed: Vec<Option<Answer>>,
+    pub(super) freed: Vec<Option<Answer>>,
     /// Values that were found in free frames when these were handed out again.
-    in_free: Vec<u8>,
-    schedule: Vec<u8>,
-    torn: bool,
+    pub(super) in_free: Vec<u8>,
+    pub(super) schedule: Vec<u8>,
+    pub(super) torn: bool,
     answers: Vec<Answer>,
 }
 
@@ -252,9 +245,9 @@ impl<'a> Race<'a> {
     fn settle(&mut self) -> Result<(), Halt> {
         let begun = Instant::now();
         for runner in 0..self.runners.len() {
-            let access = match self.scenario.next(&self.state, runner).map(|next| next.action) {
-                Some(Action::Step(step @ (Step::Load { .. } | Step::Store { .. }))) => step,
-                Some(_) | None => continue,
+            let next = self.scenario.next(&self.state, runner).map(|next| next.action);
+            let Some(Action::Step(access @ (Step::Load { .. } | Step::Store { .. }))) = next else {
+                continue;
             };
             let Doing::Under { way } = self.runners[runner].doing else { continue };
             while !self.conduct.team.try_collect(way, &mut self.answers)? {
@@ -388,81 +381,5 @@ impl<'a> Race<'a> {
             _ => {}
         }
         self.conduct.effect(event, step, effect)
-    }
-
-    /// What was observed, as an outcome.
-    fn outcome(&mut self) -> Result<Ended, ExecError> {
-        let mut outcome = self.scenario.classify(&self.state);
-        outcome.hazards &= DECIDED.iter().fold(0, |bits, kind| bits | kind.bit());
-        outcome.hazards |= self.accesses.reads();
-        let Some(contents) = self.contents()? else { return Ok(Ended::Torn) };
-        outcome.hazards |= self.from_bytes(&contents);
-        if self.torn {
-            return Ok(Ended::Torn);
-        }
-        for (name, content) in self.scenario.looked_at().zip(&mut outcome.contents) {
-            if content.is_some() {
-                let named =
-                    |page: &PageId| self.scenario.names.page(&self.scenario.world, *page) == name;
-                let found = contents.iter().find(|(page, _)| named(page));
-                *content = found.map(|(_, value)| *value);
-            }
-        }
-        Ok(Ended::Outcome(outcome, std::mem::take(&mut self.schedule)))
-    }
-
-    /// The bytes of every buffer's pages; none when one is half written.
-    fn contents(&self) -> Result<Option<Vec<(PageId, u8)>>, ExecError> {
-        let mut contents = Vec::new();
-        for (index, page) in self.state.model.pages.iter().enumerate() {
-            if page.frame.is_none() || !self.conduct.in_arena[page.frame.index()] {
-                continue;
-            }
-            let place = self.conduct.plan.memory(page.frame);
-            match self.conduct.arenas.look_afresh(place)? {
-                Answer::Value(value) => contents.push((PageId::at(index), value)),
-                _ => return Ok(None),
-            }
-        }
-        Ok(Some(contents))
-    }
-
-    /// The hazards that the bytes of buffers and free frames show.
-    fn from_bytes(&self, contents: &[(PageId, u8)]) -> u16 {
-        let model = &self.state.model;
-        let live =
-            |page: PageId| model.bufs[self.scenario.world.buf_of(page).index()].life == Life::Live;
-        let (mut hazards, mut strayed) = (0, Vec::new());
-        for &(page, value) in contents {
-            if live(page) && !self.accesses.meant(page, value) {
-                hazards |= HazardKind::CrossBufferWrite.bit();
-                strayed.push(value);
-            }
-        }
-        let crossed = strayed.len();
-        strayed.extend_from_slice(&self.in_free);
-        for frame in (0..model.frames.len()).map(FrameId::at) {
-            strayed.extend(self.stray(frame));
-        }
-        if strayed.len() > crossed {
-            hazards |= HazardKind::UseAfterFree.bit();
-        }
-        for &(page, value) in contents {
-            let meant = self.accesses.meant(page, value);
-            if live(page) && meant && self.accesses.lost(page, value, &strayed) {
-                hazards |= HazardKind::LostWrite.bit();
-            }
-        }
-        hazards
-    }
-
-    /// What was written to a frame since it was freed.
-    fn stray(&self, frame: FrameId) -> Option<u8> {
-        let before = self.freed[frame.index()]?;
-        let now = self.conduct.arenas.look(self.conduct.plan.memory(frame));
-        match now {
-            Answer::Value(value) if now != before => Some(value),
-            _ => None,
-        }
     }
 }
