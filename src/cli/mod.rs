@@ -5,14 +5,19 @@
 
 mod check;
 mod complete;
+mod doctor;
 mod explain;
 mod fmt;
+mod hunt;
 mod input;
 mod list;
 mod matrix;
+mod one;
 mod out;
 mod pool;
 mod real;
+mod replay;
+mod run;
 
 use std::process::ExitCode;
 
@@ -31,6 +36,8 @@ pub(crate) enum Exit {
     Differs,
     /// Bad usage or input.
     Input,
+    /// As the program ended that was run.
+    Program(u8),
 }
 
 impl Exit {
@@ -39,6 +46,7 @@ impl Exit {
             Self::Good => 0,
             Self::Differs => 1,
             Self::Input => 2,
+            Self::Program(status) => status,
         })
     }
 }
@@ -99,10 +107,14 @@ enum When {
 enum Verb {
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Replay(replay::ReplayArgs),
+    Hunt(hunt::HuntArgs),
     Matrix(matrix::MatrixArgs),
+    Doctor(doctor::DoctorArgs),
     List(list::ListArgs),
     Fmt(fmt::FmtArgs),
     Completions(complete::CompletionsArgs),
+    Run(run::RunArgs),
 }
 
 /// How far and how to search.
@@ -157,10 +169,14 @@ fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
         None => check::suite(out),
         Some(Verb::Check(args)) => check::run(&args, out),
         Some(Verb::Explain(args)) => explain::run(&args, out),
+        Some(Verb::Replay(args)) => replay::run(&args, out),
+        Some(Verb::Hunt(args)) => hunt::run(&args, out),
+        Some(Verb::Doctor(args)) => doctor::run(&args, out),
         Some(Verb::Matrix(args)) => matrix::run(&args, out),
         Some(Verb::List(args)) => list::run(&args, out),
         Some(Verb::Fmt(args)) => fmt::run(&args, out),
         Some(Verb::Completions(args)) => complete::run(&args, out),
+        Some(Verb::Run(args)) => Ok(run::run(args, out)),
     }
 }
 

@@ -18,6 +18,8 @@
 //! | [`link`] | messages with fds between processes | |
 //! | [`mailbox`] | fast request and reply in a shared page | |
 //! | [`probe`] | what this machine allows | |
+//! | [`backing`] | files that stand behind the device's buffers | `struct file` of a dma-buf |
+//! | [`seccomp`], [`notify`], [`supervise`] | a program under a supervisor | seccomp user notification |
 //!
 //! # How an executor is made of them
 //!
@@ -83,13 +85,17 @@
 //! fills only pages that do not exist yet.
 
 pub mod arena;
+pub mod backing;
 pub mod link;
 pub mod mailbox;
 pub mod map;
+pub mod notify;
 pub mod page;
 pub mod pin;
 pub mod probe;
 pub mod process;
+pub mod seccomp;
 pub mod secret;
+pub mod supervise;
 pub mod touch;
 pub mod uffd;

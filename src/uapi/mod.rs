@@ -49,7 +49,13 @@ macro_rules! abi_struct {
     };
 }
 
+pub mod dma_buf;
+pub mod dma_heap;
 pub mod fuse;
+pub mod stat;
+pub mod sw_sync;
+pub mod sync_file;
+pub mod udmabuf;
 pub mod userfaultfd;
 
 /// A field of an ABI structure: a fixed-width integer or a byte array.
@@ -93,9 +99,11 @@ pub const IOC_WRITE: u32 = 1;
 pub const IOC_READ: u32 = 2;
 
 /// `_IOC(dir, type, nr, size)` of `<asm-generic/ioctl.h>`.
-pub const fn ioc(dir: u32, kind: u8, nr: u8, size_bytes: u32) -> u32 {
+pub const fn ioc(dir: u32, kind: u8, nr: u8, size_bytes: usize) -> u32 {
     assert!(size_bytes < 1 << 14);
-    dir << 30 | size_bytes << 16 | (kind as u32) << 8 | nr as u32
+    #[expect(clippy::cast_possible_truncation, reason = "asserted to fit 14 bits")]
+    let size = size_bytes as u32;
+    dir << 30 | size << 16 | (kind as u32) << 8 | nr as u32
 }
 
 /// `_IOC_NR`: the command's number within its type letter.

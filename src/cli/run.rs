@@ -1,0 +1,130 @@
+//! `driftheap run`: a program that sees the device.
+
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use driftheap::device::rules::{distinct, heaps_from_toml, parse_size};
+use driftheap::device::supervisor::{self, Config, Exit as Ran, Level};
+use driftheap::device::{HeapConfig, Limits};
+
+use super::{Exit, out::Out};
+
+/// Run a program that sees /dev/dma_heap and /dev/udmabuf, whether or not the host has them.
+///
+/// Needs no privilege and no kernel module. Setuid programs gain nothing under it
+/// (no_new_privs). It returns when the last process that the program started has ended, with the
+/// program's own exit status.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// Heap to offer, may be repeated [default: system].
+    ///
+    /// Rules: mmap=pfnmap (default), mixedmap-insert-pfn, mixedmap-insert-page or shmem;
+    /// cow=reject (default) or allow. SIZE bounds the heap's buffers together, with K, M or G.
+    #[arg(long = "heap", value_name = "NAME[:SIZE][,RULE=VALUE]...")]
+    heaps: Vec<HeapConfig>,
+    /// TOML file of [[heap]] tables with name, size, mmap, cow.
+    #[arg(long, value_name = "FILE", conflicts_with = "heaps")]
+    heaps_file: Option<PathBuf>,
+    /// Answer every call that could tell a buffer from the file behind it.
+    ///
+    /// Traps read, write, fstat, fcntl, poll and their like too: exact, and slow for programs
+    /// that do much I/O.
+    #[arg(long)]
+    strict: bool,
+    /// Most bytes of all buffers; beyond it ALLOC answers ENOMEM.
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    max_bytes: u64,
+    /// Most buffers; beyond it ALLOC answers EMFILE.
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    max_buffers: usize,
+    /// Program and its arguments.
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    command: Vec<OsString>,
+}
+
+/// Runs it; the exit status is the program's own, 128+N where signal N killed it and could not be
+/// repeated on ourselves, 127 or 126 where the program could not be executed, 125 for our errors.
+pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
+    match supervise(args, out.quiet) {
+        Ok(exit) => {
+            if !out.quiet {
+                summarise(&exit);
+            }
+            Exit::Program(end_like(&exit))
+        }
+        Err(error) => {
+            out.error(&format!("{error:#}"));
+            Exit::Program(exit_code(&error))
+        }
+    }
+}
+
+/// Heaps from the command line or the file; one called `system` if there is neither.
+pub(super) fn heaps(
+    listed: Vec<HeapConfig>,
+    file: Option<&PathBuf>,
+) -> anyhow::Result<Vec<HeapConfig>> {
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("can't read heaps from {}", path.display()))?;
+        return heaps_from_toml(&text).with_context(|| format!("in {}", path.display()));
+    }
+    if listed.is_empty() {
+        return Ok(vec![HeapConfig::new("system")]);
+    }
+    Ok(distinct(listed)?)
+}
+
+fn supervise(args: RunArgs, quiet: bool) -> anyhow::Result<Ran> {
+    let argv = args.command.into_iter().map(|arg| CString::new(arg.into_vec()));
+    let config = Config {
+        argv: argv.collect::<Result<_, _>>().context("an argument holds a NUL byte")?,
+        heaps: heaps(args.heaps, args.heaps_file.as_ref())?,
+        limits: Limits { bytes: args.max_bytes, buffers: args.max_buffers, ..Limits::default() },
+        level: if args.strict { Level::Strict } else { Level::Needed },
+        quiet,
+    };
+    Ok(supervisor::run(config, |_| {})?)
+}
+
+fn summarise(exit: &Ran) {
+    let stats = &exit.stats;
+    anstream::eprintln!(
+        "driftheap: {} buffers, {} bytes, {} ioctls ({} failed){}{}",
+        stats.buffers,
+        stats.bytes,
+        stats.ioctls,
+        stats.ioctl_errors,
+        stats.held_at_exit.map_or_else(String::new, |n| format!(", {n} leaked")),
+        match stats.pfnmap_fallbacks {
+            0 => String::new(),
+            n => format!(", {n} without pfnmap"),
+        }
+    );
+}
+
+fn end_like(exit: &Ran) -> u8 {
+    match exit.status {
+        supervisor::Ended::Exited(status) => u8::try_from(status & 0xff).unwrap_or(1),
+        supervisor::Ended::Signalled(signal) => {
+            driftheap::sys::supervise::die_of(signal);
+            128 + u8::try_from(signal as i32).unwrap_or(0)
+        }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(supervisor::RunError::Exec { error, .. })
+            if error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            127
+        }
+        Some(supervisor::RunError::Exec { .. }) => 126,
+        _ => 125,
+    }
+}

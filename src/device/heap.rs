@@ -1,0 +1,120 @@
+//! DMA_HEAP_IOCTL_ALLOC.
+//!
+//! Kernel counterpart: `dma_heap_ioctl` and `dma_heap_ioctl_allocate` (drivers/dma-buf/dma-heap.c).
+//! The command's type letter is never looked at, its size is taken from the command: a shorter
+//! argument is zero-filled, a longer one loses its tail.
+//!
+//! **Differs from Linux**: a length beyond memory is ENOMEM at once, where the system heap lets
+//! the OOM killer decide.
+
+use rustix::io::Errno;
+
+use super::{
+    Access, Action, Backing, Buffer, BufferId, Device, Exporter, FdAnswer, HeapId, Inode, Install,
+    Ioctl, Object, Write, ioctl,
+};
+use crate::uapi::{
+    IOC_READ, IOC_WRITE, PAGE_SIZE, dma_heap, dma_heap::AllocationData, ioc_dir, ioc_size,
+};
+
+/// Bytes that the command makes the kernel copy in; 0 when it is not ALLOC.
+pub(super) fn copied_in(cmd: u32) -> u32 {
+    if ioctl::is_alloc(cmd) && ioc_dir(cmd) & IOC_WRITE != 0 { ioc_size(cmd) } else { 0 }
+}
+
+/// Bytes that it makes the kernel copy back.
+fn copied_out(cmd: u32) -> usize {
+    if ioc_dir(cmd) & IOC_READ == 0 {
+        return 0;
+    }
+    usize::try_from(ioc_size(cmd)).unwrap_or(0)
+}
+
+impl Device {
+    pub(super) fn heap_ioctl(&mut self, heap: HeapId, request: &Ioctl) -> Result<Action, Errno> {
+        if !ioctl::is_alloc(request.cmd) {
+            return Err(Errno::INVAL);
+        }
+        let mut data = request.memory.first().cloned().unwrap_or_default();
+        let expected = usize::try_from(copied_in(request.cmd)).unwrap_or(0);
+        if data.len() < expected {
+            return Err(Errno::FAULT);
+        }
+        let out = copied_out(request.cmd);
+        data.resize(AllocationData::SIZE.max(out), 0);
+        let ask = AllocationData::from_bytes(&data).ok_or(Errno::FAULT)?;
+        if ask.fd != 0 || ask.fd_flags & !dma_heap::VALID_FD_FLAGS != 0 || ask.heap_flags != 0 {
+            return Err(Errno::INVAL);
+        }
+        let access = Access { mode: ask.fd_flags & dma_heap::O_ACCMODE };
+        let buffer = self.allocate(heap, ask.len, access, request.pid)?;
+        data.truncate(out);
+        Ok(Action::Install(Install {
+            object: Object::Buffer(buffer),
+            cloexec: ask.fd_flags & dma_heap::O_CLOEXEC != 0,
+            structure: Write { addr: request.arg, bytes: data },
+            answer: FdAnswer::Field(core::mem::offset_of!(AllocationData, fd)),
+        }))
+    }
+
+    /// `dma_heap_buffer_alloc`: rounds up to pages, then asks the quotas.
+    fn allocate(
+        &mut self,
+        heap: HeapId,
+        len: u64,
+        access: Access,
+        pid: i32,
+    ) -> Result<BufferId, Errno> {
+        // PAGE_ALIGN wraps to 0 within a page of the end of the address space.
+        let size_bytes = len.checked_next_multiple_of(PAGE_SIZE).unwrap_or(0);
+        if size_bytes == 0 {
+            return Err(Errno::INVAL);
+        }
+        let config = self.heap_config(heap).ok_or(Errno::BADF)?.clone();
+        self.check_quota(size_bytes)?;
+        let in_heap: u64 = self
+            .buffers
+            .values()
+            .filter(|buffer| buffer.exporter == Exporter::Heap(heap))
+            .map(|buffer| buffer.size_bytes)
+            .sum();
+        let heap_limit = config.size_bytes.unwrap_or(u64::MAX);
+        if in_heap.checked_add(size_bytes).is_none_or(|sum| sum > heap_limit) {
+            return Err(Errno::NOMEM);
+        }
+        let backing = if config.mmap.refuses_gup() { Backing::Secret } else { Backing::Memfd };
+        Ok(self.insert_buffer(Buffer {
+            exporter: Exporter::Heap(heap),
+            exp_name: config.name,
+            name: None,
+            size_bytes,
+            access,
+            backing,
+            inode: Inode::default(),
+            pid,
+            resv: super::Resv::default(),
+            cow: config.cow,
+        }))
+    }
+
+    /// Whether the device's quotas admit one more buffer of `size_bytes`.
+    ///
+    /// # Errors
+    /// EMFILE: too many buffers. ENOMEM: too many bytes.
+    pub(super) fn check_quota(&self, size_bytes: u64) -> Result<(), Errno> {
+        if self.buffers.len() >= self.limits.buffers {
+            return Err(Errno::MFILE);
+        }
+        if self.bytes().checked_add(size_bytes).is_none_or(|sum| sum > self.limits.bytes) {
+            return Err(Errno::NOMEM);
+        }
+        Ok(())
+    }
+
+    pub(super) fn insert_buffer(&mut self, buffer: Buffer) -> BufferId {
+        assert!(buffer.size_bytes > 0 && buffer.size_bytes.is_multiple_of(PAGE_SIZE));
+        let id = BufferId(self.take_id());
+        self.buffers.insert(id, buffer);
+        id
+    }
+}

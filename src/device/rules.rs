@@ -1,0 +1,311 @@
+//! Heaps by rule: `--heap NAME[:SIZE][,rule=value...]` and the same as TOML.
+//!
+//! The rules have the names that a litmus test's `exporter` block uses, so that a program can be
+//! run under the rule that a test asks about.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+/// How a heap's buffers are mapped, which decides what get_user_pages answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MmapKind {
+    /// VM_PFNMAP: get_user_pages is EFAULT. Every exporter in the tree today.
+    Pfnmap,
+    /// VM_MIXEDMAP with special PTEs: EFAULT too where the architecture has pte_special.
+    MixedmapInsertPfn,
+    /// VM_MIXEDMAP with vm_insert_page: get_user_pages succeeds and the pin can go stale.
+    MixedmapInsertPage,
+    /// An ordinary shmem file: get_user_pages succeeds.
+    Shmem,
+}
+
+impl MmapKind {
+    /// Every value, as it is spelled.
+    pub const WORDS: [(&'static str, Self); 4] = [
+        ("pfnmap", Self::Pfnmap),
+        ("mixedmap-insert-pfn", Self::MixedmapInsertPfn),
+        ("mixedmap-insert-page", Self::MixedmapInsertPage),
+        ("shmem", Self::Shmem),
+    ];
+
+    /// Whether get_user_pages through the mapping fails.
+    pub fn refuses_gup(self) -> bool {
+        matches!(self, Self::Pfnmap | Self::MixedmapInsertPfn)
+    }
+}
+
+/// What a MAP_PRIVATE mapping of a buffer gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cow {
+    /// EINVAL, as udmabuf, vgem, CMA and TTM answer.
+    Reject,
+    /// A copy on write that no device will ever see.
+    Allow,
+}
+
+impl Cow {
+    /// Every value, as it is spelled.
+    pub const WORDS: [(&'static str, Self); 2] = [("reject", Self::Reject), ("allow", Self::Allow)];
+}
+
+macro_rules! spelled {
+    ($($ty:ty),*) => {$(
+        impl fmt::Display for $ty {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let word = Self::WORDS.iter().find(|(_, value)| value == self);
+                f.write_str(word.map_or("?", |(word, _)| word))
+            }
+        }
+    )*};
+}
+
+spelled!(MmapKind, Cow);
+
+/// One heap as the user asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeapConfig {
+    /// Name under /dev/dma_heap.
+    pub name: String,
+    /// Most bytes of all its buffers together; `None` is bounded by the device's quota alone.
+    pub size_bytes: Option<u64>,
+    /// Rule `mmap`.
+    pub mmap: MmapKind,
+    /// Rule `cow`.
+    pub cow: Cow,
+}
+
+/// Why a heap could not be configured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeapError {
+    /// The name is empty or would leave /dev/dma_heap.
+    #[error("`{0}` is no heap name: use letters, digits, `_`, `-`, `.` and `,`")]
+    Name(String),
+    /// The size is not a number with a unit.
+    #[error("`{0}` is no size: write bytes, or a number followed by K, M or G")]
+    Size(String),
+    /// A part is not `rule=value`.
+    #[error("`{0}` is no rule: write rule=value, for example mmap=pfnmap")]
+    Syntax(String),
+    /// No such rule.
+    #[error("a running heap has no rule `{rule}`{}; it has: mmap, cow", hint(rule, &RULES))]
+    UnknownRule {
+        /// What was written.
+        rule: String,
+    },
+    /// The rule does not take this value.
+    #[error("rule `{rule}` does not take `{value}`; it takes: {allowed}")]
+    UnknownValue {
+        /// The rule.
+        rule: String,
+        /// What was written.
+        value: String,
+        /// What could be written.
+        allowed: String,
+    },
+    /// Two heaps of one name.
+    #[error("heap `{0}` is configured twice")]
+    Duplicate(String),
+    /// The TOML file does not parse.
+    #[error("{0}")]
+    Toml(String),
+}
+
+/// The rules that a running heap has.
+const RULES: [&str; 2] = ["mmap", "cow"];
+
+fn hint(word: &str, known: &[&str]) -> String {
+    known
+        .iter()
+        .find(|name| strsim::damerau_levenshtein(word, name) <= 1)
+        .map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"))
+}
+
+/// Longest heap name; the kernel has no limit but a device node's name has.
+const NAME_MAX: usize = 64;
+
+impl HeapConfig {
+    /// A heap with today's rules: `mmap=pfnmap`, `cow=reject`.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), size_bytes: None, mmap: MmapKind::Pfnmap, cow: Cow::Reject }
+    }
+
+    /// Sets one rule by name.
+    ///
+    /// # Errors
+    /// The rule or its value is unknown.
+    pub fn set(&mut self, rule: &str, value: &str) -> Result<(), HeapError> {
+        match rule {
+            "mmap" => self.mmap = lookup(rule, value, &MmapKind::WORDS)?,
+            "cow" => self.cow = lookup(rule, value, &Cow::WORDS)?,
+            _ => return Err(HeapError::UnknownRule { rule: rule.to_owned() }),
+        }
+        Ok(())
+    }
+
+    fn named(name: &str) -> Result<Self, HeapError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ',');
+        let dots = name.chars().all(|c| c == '.');
+        if name.is_empty() || dots || name.len() > NAME_MAX || !name.chars().all(allowed) {
+            return Err(HeapError::Name(name.to_owned()));
+        }
+        Ok(Self::new(name))
+    }
+}
+
+fn lookup<T: Copy>(rule: &str, value: &str, words: &[(&str, T)]) -> Result<T, HeapError> {
+    words.iter().find(|(word, _)| *word == value).map(|&(_, found)| found).ok_or_else(|| {
+        let allowed: Vec<&str> = words.iter().map(|&(word, _)| word).collect();
+        HeapError::UnknownValue {
+            rule: rule.to_owned(),
+            value: value.to_owned(),
+            allowed: allowed.join(", "),
+        }
+    })
+}
+
+impl FromStr for HeapConfig {
+    type Err = HeapError;
+
+    fn from_str(text: &str) -> Result<Self, HeapError> {
+        // A heap's name may hold commas, as `linux,cma` does; the first part that looks like a
+        // rule ends it.
+        let looks_like_rule = |part: &str| part.contains('=') || !hint(part, &RULES).is_empty();
+        let mut rules_at = text.len();
+        for (at, _) in text.match_indices(',') {
+            let part = text[at + 1..].split(',').next().unwrap_or_default();
+            if looks_like_rule(part) {
+                rules_at = at;
+                break;
+            }
+        }
+        let parts = text[rules_at..].split(',').skip(1);
+        let head = &text[..rules_at];
+        let (name, size) = head.split_once(':').map_or((head, None), |(n, s)| (n, Some(s)));
+        let mut heap = Self::named(name)?;
+        heap.size_bytes = size.map(parse_size).transpose()?;
+        for part in parts {
+            let (rule, value) =
+                part.split_once('=').ok_or_else(|| HeapError::Syntax(part.to_owned()))?;
+            heap.set(rule.trim(), value.trim())?;
+        }
+        Ok(heap)
+    }
+}
+
+/// Parses bytes, or a number followed by K, M or G (powers of 1024).
+///
+/// # Errors
+/// The text is no number, has another unit, or does not fit 64 bits.
+pub fn parse_size(text: &str) -> Result<u64, HeapError> {
+    let error = || HeapError::Size(text.to_owned());
+    let digits = text.trim_end_matches(['K', 'M', 'G', 'k', 'm', 'g', 'i', 'B']);
+    let shift = match text[digits.len()..].trim_end_matches('B').trim_end_matches('i') {
+        "" if digits.len() == text.len() => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        _ => return Err(error()),
+    };
+    let number: u64 = digits.parse().map_err(|_| error())?;
+    number.checked_mul(1 << shift).ok_or_else(error)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TomlFile {
+    heap: Vec<TomlHeap>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TomlHeap {
+    name: String,
+    size: Option<String>,
+    mmap: Option<MmapKind>,
+    cow: Option<Cow>,
+}
+
+/// Reads heaps from TOML: `[[heap]]` tables with `name` and, optionally, `size`, `mmap`, `cow`.
+///
+/// # Errors
+/// The text is no TOML, or a heap in it is not valid.
+pub fn heaps_from_toml(text: &str) -> Result<Vec<HeapConfig>, HeapError> {
+    let file: TomlFile =
+        toml::from_str(text).map_err(|error| HeapError::Toml(error.to_string()))?;
+    let heaps = file.heap.into_iter().map(|entry| {
+        let mut heap = HeapConfig::named(&entry.name)?;
+        heap.size_bytes = entry.size.as_deref().map(parse_size).transpose()?;
+        heap.mmap = entry.mmap.unwrap_or(heap.mmap);
+        heap.cow = entry.cow.unwrap_or(heap.cow);
+        Ok(heap)
+    });
+    distinct(heaps.collect::<Result<_, _>>()?)
+}
+
+/// Checks that no two heaps have one name.
+///
+/// # Errors
+/// Two do.
+pub fn distinct(heaps: Vec<HeapConfig>) -> Result<Vec<HeapConfig>, HeapError> {
+    for (index, heap) in heaps.iter().enumerate() {
+        if heaps[..index].iter().any(|other| other.name == heap.name) {
+            return Err(HeapError::Duplicate(heap.name.clone()));
+        }
+    }
+    Ok(heaps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expect: &str) {
+        let got = match text.parse::<HeapConfig>() {
+            Ok(heap) => {
+                format!("{} {:?} {} {}", heap.name, heap.size_bytes, heap.mmap, heap.cow)
+            }
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(got, expect, "{text}");
+    }
+
+    #[test]
+    fn heap_specs() {
+        check("system", "system None pfnmap reject");
+        check("linux,cma", "linux,cma None pfnmap reject");
+        check("linux,cma:1M,cow=allow", "linux,cma Some(1048576) pfnmap allow");
+        check("cma:64M", "cma Some(67108864) pfnmap reject");
+        check("x:4KiB,mmap=mixedmap-insert-page", "x Some(4096) mixedmap-insert-page reject");
+        check("x,cow=allow,mmap=shmem", "x None shmem allow");
+        check("x:4T", "`4T` is no size: write bytes, or a number followed by K, M or G");
+        check(
+            "x:99999999999G",
+            "`99999999999G` is no size: write bytes, or a number followed by K, M or G",
+        );
+        check(
+            "x,mmpa=pfnmap",
+            "a running heap has no rule `mmpa` (did you mean `mmap`?); it has: mmap, cow",
+        );
+        check(
+            "x,mmap=foo",
+            "rule `mmap` does not take `foo`; it takes: pfnmap, mixedmap-insert-pfn, mixedmap-insert-page, shmem",
+        );
+        check("x,mmap", "`mmap` is no rule: write rule=value, for example mmap=pfnmap");
+        check("..", "`..` is no heap name: use letters, digits, `_`, `-`, `.` and `,`");
+        check("a/b", "`a/b` is no heap name: use letters, digits, `_`, `-`, `.` and `,`");
+    }
+
+    #[test]
+    fn toml_heaps() {
+        let text = "[[heap]]\nname = 'system'\nsize = '1M'\n[[heap]]\nname = 'b'\nmmap = 'shmem'\n";
+        let heaps = heaps_from_toml(text).unwrap();
+        assert_eq!(heaps[0].size_bytes, Some(1 << 20));
+        assert_eq!(heaps[1].mmap, MmapKind::Shmem);
+        assert!(heaps_from_toml("[[heap]]\nname='a'\n[[heap]]\nname='a'").is_err());
+        assert!(heaps_from_toml("[[heap]]\nname='a'\nmmmap='shmem'").is_err());
+    }
+}

@@ -1,0 +1,52 @@
+//! Quotas and counters.
+
+use serde::Serialize;
+
+/// Bounds of a device; what exceeds one gets the errno that the kernel gives for the shortage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of all buffers: beyond it ALLOC answers ENOMEM.
+    pub bytes: u64,
+    /// Most buffers: beyond it ALLOC answers EMFILE.
+    pub buffers: usize,
+    /// Most sync files, and most sw_sync timelines: beyond it ENOMEM.
+    pub sync_files: usize,
+    /// Most fences that wait on one timeline: beyond it ENOMEM.
+    pub timeline_fences: usize,
+    /// Most fences on one buffer or in one sync file: beyond it ENOMEM.
+    pub fences: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bytes: 1 << 30,
+            buffers: 65_536,
+            sync_files: 4096,
+            timeline_fences: 65_536,
+            fences: 256,
+        }
+    }
+}
+
+/// What a device did since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Buffers allocated.
+    pub buffers: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Buffers whose last reference is known to be gone.
+    pub released: u64,
+    /// Sync files created.
+    pub sync_files: u64,
+    /// ioctls answered, errors included.
+    pub ioctls: u64,
+    /// ioctls answered with an errno.
+    pub ioctl_errors: u64,
+    /// Buffers of a pfnmap heap that got ordinary memory because locked memory ran out.
+    pub pfnmap_fallbacks: u64,
+    /// Buffers still held as the program exited; `None` where its exit was not trapped, which is
+    /// so without `--strict`.
+    pub held_at_exit: Option<u64>,
+}

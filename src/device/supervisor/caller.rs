@@ -1,0 +1,145 @@
+//! A calling thread's memory and files, reached from outside.
+//!
+//! Everything is copied once; the caller's other threads may change what is behind a pointer at
+//! any time, and what was copied is what counts. After the last copy the supervisor asks whether
+//! the notification is still valid before it acts on what it read.
+
+use std::collections::BTreeMap;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use nix::unistd::Pid;
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+
+use crate::uapi::PAGE_SIZE;
+
+/// Most pidfds kept; when there are more, all are dropped and opened again as needed.
+const PIDFDS_MAX: usize = 256;
+
+/// PIDFD_THREAD (6.9): a pidfd for a thread that leads no process.
+const PIDFD_THREAD: u32 = 0o200;
+
+/// pidfds of the threads that called lately. One of a dead process answers ESRCH for ever, so a
+/// process id used again can't be mistaken for its first owner.
+#[derive(Debug, Default)]
+pub struct Callers {
+    pidfds: BTreeMap<i32, OwnedFd>,
+}
+
+fn errno(error: nix::errno::Errno) -> Errno {
+    Errno::from_raw_os_error(error as i32)
+}
+
+fn address(addr: u64) -> Result<usize, Errno> {
+    usize::try_from(addr).map_err(|_| Errno::FAULT)
+}
+
+/// Copies `len` bytes from the caller.
+///
+/// # Errors
+/// EFAULT: some of it is not mapped or not readable. EPERM: the caller is not dumpable.
+pub fn read(tid: i32, addr: u64, len: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; len];
+    if len == 0 {
+        return Ok(bytes);
+    }
+    let remote = [RemoteIoVec { base: address(addr)?, len }];
+    let copied = process_vm_readv(Pid::from_raw(tid), &mut [IoSliceMut::new(&mut bytes)], &remote)
+        .map_err(errno)?;
+    if copied == len { Ok(bytes) } else { Err(Errno::FAULT) }
+}
+
+/// Copies a C string from the caller, without its terminator; `max` bytes if it is longer.
+///
+/// # Errors
+/// EFAULT: it runs into memory that is not mapped before its terminator.
+pub fn read_text(tid: i32, addr: u64, max: usize) -> Result<Vec<u8>, Errno> {
+    let mut text = Vec::new();
+    let mut at = addr;
+    while text.len() < max {
+        // Up to the end of the page: the next one may not exist.
+        let in_page = usize::try_from(PAGE_SIZE - at % PAGE_SIZE).unwrap_or(1);
+        let chunk = read(tid, at, in_page.min(max - text.len()))?;
+        if let Some(end) = chunk.iter().position(|&byte| byte == 0) {
+            text.extend_from_slice(&chunk[..end]);
+            return Ok(text);
+        }
+        at = at.checked_add(chunk.len() as u64).ok_or(Errno::FAULT)?;
+        text.extend(chunk);
+    }
+    Ok(text)
+}
+
+/// Copies bytes to the caller, honouring the protection of its pages.
+///
+/// # Errors
+/// EFAULT: some of it is not mapped or not writable.
+pub fn write(tid: i32, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let remote = [RemoteIoVec { base: address(addr)?, len: bytes.len() }];
+    let copied =
+        process_vm_writev(Pid::from_raw(tid), &[IoSlice::new(bytes)], &remote).map_err(errno)?;
+    if copied == bytes.len() { Ok(()) } else { Err(Errno::FAULT) }
+}
+
+/// One line of /proc/TID/status.
+pub fn status(tid: i32, key: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
+}
+
+/// The process that a thread belongs to.
+pub fn tgid(tid: i32) -> Option<i32> {
+    status(tid, "Tgid")?.parse().ok()
+}
+
+/// Whether a signal that it does not block waits for the thread.
+pub fn has_signal(tid: i32) -> bool {
+    let mask =
+        |key| status(tid, key).and_then(|text| u64::from_str_radix(&text, 16).ok()).unwrap_or(0);
+    (mask("SigPnd") | mask("ShdPnd")) & !mask("SigBlk") & !mask("SigIgn") != 0
+}
+
+impl Callers {
+    /// A copy of the caller's file descriptor.
+    ///
+    /// # Errors
+    /// EBADF: it is not open. EPERM: the caller is not dumpable. ESRCH: the caller is gone.
+    pub fn file(&mut self, tid: i32, fd: i32) -> Result<OwnedFd, Errno> {
+        if let Some(pidfd) = self.pidfds.get(&tid) {
+            match getfd(pidfd.as_fd(), fd) {
+                Err(Errno::SRCH) => {}
+                result => return result,
+            }
+        }
+        let pidfd = open_pidfd(tid)?;
+        let result = getfd(pidfd.as_fd(), fd);
+        if self.pidfds.len() >= PIDFDS_MAX {
+            self.pidfds.clear();
+        }
+        self.pidfds.insert(tid, pidfd);
+        result
+    }
+}
+
+fn open_pidfd(tid: i32) -> Result<OwnedFd, Errno> {
+    let open = |id, flags| {
+        let pid = rustix::process::Pid::from_raw(id).ok_or(Errno::SRCH)?;
+        rustix::process::pidfd_open(pid, flags)
+    };
+    open(tid, PidfdFlags::empty())
+        .or_else(|_| open(tid, PidfdFlags::from_bits_retain(PIDFD_THREAD)))
+        .or_else(|_| open(tgid(tid).ok_or(Errno::SRCH)?, PidfdFlags::empty()))
+}
+
+fn getfd(pidfd: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd, Errno> {
+    if fd < 0 {
+        return Err(Errno::BADF);
+    }
+    rustix::process::pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty())
+}

@@ -1,0 +1,144 @@
+//! epoll_ctl on a dma-buf.
+//!
+//! The file behind a buffer has no poll operation, so the kernel answers EPERM. Instead a socket
+//! that is as ready as the buffer is registered, under the caller's own event data.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use super::{Answer, Supervisor, caller, int, lock};
+use crate::device::{BufferId, Object};
+use crate::sys::notify::Call;
+
+/// Most registrations at once; the next one is answered ENOSPC, as past max_user_watches.
+const PROXIES_MAX: usize = 1024;
+
+/// A socket that stands for a buffer in one epoll instance.
+#[derive(Debug)]
+struct Proxy {
+    socket: OwnedFd,
+    peer: OwnedFd,
+    buffer: BufferId,
+    ready: (bool, bool),
+}
+
+/// Proxies by process, epoll descriptor and buffer descriptor.
+#[derive(Debug, Default)]
+pub(super) struct Proxies {
+    table: BTreeMap<(i32, i32, i32), Proxy>,
+}
+
+impl Proxy {
+    fn new(buffer: BufferId) -> Result<Self, Errno> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (socket, peer) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        Ok(Self { socket, peer, buffer, ready: (false, true) })
+    }
+
+    /// Makes the socket readable and writable as told.
+    fn set(&mut self, ready: (bool, bool)) {
+        let mut sink = [0u8; 4096];
+        if ready.0 != self.ready.0 {
+            if ready.0 {
+                let _ = rustix::net::send(&self.peer, &[1], SendFlags::DONTWAIT);
+            } else {
+                let _ = rustix::net::recv(&self.socket, &mut sink, RecvFlags::DONTWAIT);
+            }
+        }
+        if ready.1 != self.ready.1 {
+            // Until the socket's buffer is full, or empty again.
+            if ready.1 {
+                while rustix::net::recv(&self.peer, &mut sink, RecvFlags::DONTWAIT)
+                    .is_ok_and(|(got, _)| got > 0)
+                {}
+            } else {
+                while rustix::net::send(&self.socket, &sink, SendFlags::DONTWAIT).is_ok() {}
+            }
+        }
+        self.ready = ready;
+    }
+}
+
+impl Supervisor {
+    pub(super) fn epoll_ctl(&mut self, call: &Call) -> Answer {
+        let [epfd, op, fd, event, ..] = call.args;
+        let Some((Object::Buffer(buffer), _)) = self.object(call.tid, int(fd)) else {
+            return Answer::Native;
+        };
+        self.epoll_ctl_buffer(call, (int(epfd), int(fd)), int(op), event, buffer).into()
+    }
+
+    fn epoll_ctl_buffer(
+        &mut self,
+        call: &Call,
+        (epfd, fd): (i32, i32),
+        op: i32,
+        event: u64,
+        buffer: BufferId,
+    ) -> Result<Answer, Errno> {
+        let epoll = self.callers.file(call.tid, epfd)?;
+        let key = (caller::tgid(call.tid).ok_or(Errno::SRCH)?, epfd, fd);
+        if op == libc::EPOLL_CTL_DEL {
+            let proxy = self.epolls.table.remove(&key).ok_or(Errno::NOENT)?;
+            epoll::delete(&epoll, &proxy.socket)?;
+            return Ok(Answer::Value(0));
+        }
+        // struct epoll_event is packed: events u32, data u64.
+        let bytes = caller::read(call.tid, event, 12)?;
+        let (Some(events), Some(data)) = (bytes.first_chunk(), bytes[4..].first_chunk()) else {
+            return Err(Errno::FAULT);
+        };
+        let flags = epoll::EventFlags::from_bits_retain(u32::from_ne_bytes(*events));
+        let data = epoll::EventData::new_u64(u64::from_ne_bytes(*data));
+        match op {
+            libc::EPOLL_CTL_MOD => {
+                let proxy = self.epolls.table.get(&key).ok_or(Errno::NOENT)?;
+                epoll::modify(&epoll, &proxy.socket, data, flags)?;
+            }
+            libc::EPOLL_CTL_ADD => {
+                if let Some(proxy) = self.epolls.table.get(&key)
+                    && proxy.buffer == buffer
+                {
+                    epoll::add(&epoll, &proxy.socket, data, flags)?;
+                    return Ok(Answer::Value(0));
+                }
+                if self.epolls.table.len() >= PROXIES_MAX {
+                    return Err(Errno::NOSPC);
+                }
+                let mut proxy = Proxy::new(buffer)?;
+                proxy.set(self.readiness(buffer));
+                epoll::add(&epoll, proxy.socket.as_fd(), data, flags)?;
+                self.epolls.table.insert(key, proxy);
+            }
+            _ => return Err(Errno::INVAL),
+        }
+        Ok(Answer::Value(0))
+    }
+
+    fn readiness(&self, buffer: BufferId) -> (bool, bool) {
+        let shared = lock(&self.shared);
+        let device = &shared.device;
+        device.buffer(buffer).map_or((true, true), |buffer| buffer.readiness(device))
+    }
+
+    /// Brings the proxies up to date and drops those whose buffer is gone.
+    pub(super) fn refresh_epolls(&mut self) {
+        if self.epolls.table.is_empty() {
+            return;
+        }
+        let shared = lock(&self.shared);
+        let device = &shared.device;
+        self.epolls.table.retain(|_, proxy| match device.buffer(proxy.buffer) {
+            Some(buffer) => {
+                proxy.set(buffer.readiness(device));
+                true
+            }
+            None => false,
+        });
+    }
+}

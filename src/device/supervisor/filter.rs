@@ -1,0 +1,115 @@
+//! Which system calls each level hands over.
+
+use crate::sys::seccomp::{ArgTest, Filter};
+use crate::uapi::{dma_buf, dma_heap, sw_sync, sync_file, udmabuf};
+
+/// How much of the kernel's behaviour is answered by the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// What a working program needs: opens and stats by path, the ioctls by number, shared
+    /// mappings, seeks to the size, epoll_ctl.
+    Needed,
+    /// Every call that could tell a buffer from the file behind it.
+    Strict,
+}
+
+const AT_EMPTY_PATH: u32 = 0x1000;
+
+/// ioctls that are handed over at [`Level::Needed`], by type letter and number whatever their size:
+/// the size of ALLOC's argument may change, and the kernel takes it from the command.
+const COMMANDS: [u32; 12] = [
+    dma_heap::ALLOC,
+    dma_buf::SYNC,
+    dma_buf::SET_NAME_B,
+    dma_buf::EXPORT_SYNC_FILE,
+    dma_buf::IMPORT_SYNC_FILE,
+    sync_file::MERGE,
+    sync_file::FILE_INFO,
+    sync_file::SET_DEADLINE,
+    sw_sync::CREATE_FENCE,
+    sw_sync::INC,
+    udmabuf::CREATE,
+    udmabuf::CREATE_LIST,
+];
+
+/// Type letter and number of a command.
+const TYPE_AND_NR: u32 = 0xffff;
+
+/// Calls that name a file by path, in both levels.
+const BY_PATH: [i64; 14] = [
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_access,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+    libc::SYS_getxattr,
+    libc::SYS_lgetxattr,
+    libc::SYS_listxattr,
+    libc::SYS_llistxattr,
+];
+
+/// Calls on a descriptor or an address, and the end of a process, that only [`Level::Strict`] hands over.
+const STRICT: [i64; 30] = [
+    libc::SYS_ioctl,
+    libc::SYS_mmap,
+    libc::SYS_lseek,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+    libc::SYS_sendfile,
+    libc::SYS_splice,
+    libc::SYS_copy_file_range,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_fcntl,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_exit_group,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+];
+
+fn test(arg: u8, mask: u32, any_of: &[u32]) -> ArgTest {
+    ArgTest { arg, mask, any_of: any_of.to_vec() }
+}
+
+/// The filter of a level.
+pub fn filter(level: Level) -> Filter {
+    let mut filter = Filter::default();
+    for nr in BY_PATH {
+        filter.always(nr);
+    }
+    filter.always(libc::SYS_epoll_ctl);
+    filter
+        .when(libc::SYS_newfstatat, vec![test(3, AT_EMPTY_PATH, &[0])])
+        .when(libc::SYS_statx, vec![test(2, AT_EMPTY_PATH, &[0])])
+        .when(libc::SYS_ioctl, vec![test(1, TYPE_AND_NR, &COMMANDS.map(|cmd| cmd & TYPE_AND_NR))])
+        // MAP_SHARED or MAP_SHARED_VALIDATE of a descriptor that is not negative.
+        .when(libc::SYS_mmap, vec![test(3, 0xf, &[1, 3]), test(4, 1 << 31, &[0])])
+        // SEEK_SET and SEEK_END of 0: how programs ask a dma-buf for its size.
+        .when(libc::SYS_lseek, vec![test(1, u32::MAX, &[0]), test(2, u32::MAX, &[0, 2])]);
+    if level == Level::Strict {
+        for nr in STRICT {
+            filter.always(nr);
+        }
+    }
+    filter
+}

@@ -1,0 +1,212 @@
+//! ioctl: fetch what the device wants, do what it decides.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::{Answer, Files, Shared, Supervisor, caller, int, lock, now_ns, pending::Waiting, uint};
+use crate::device::{
+    Action, Backing, Device, Exporter, FdAnswer, FileFact, Inode, Install, Ioctl, Object, Reply,
+    Want,
+};
+use crate::sys::notify::Call;
+
+impl Supervisor {
+    pub(super) fn ioctl(&mut self, call: &Call) -> Answer {
+        let [fd, cmd, arg, ..] = call.args;
+        let Some((object, file)) = self.object(call.tid, int(fd)) else { return Answer::Native };
+        if crate::sys::backing::brand_of(file.as_fd()) == crate::sys::backing::BRAND_PATH {
+            return Answer::Fail(Errno::BADF);
+        }
+        let mut request = Ioctl::new(object, uint(cmd), arg);
+        request.pid = call.tid;
+        match self.fetch(call, &mut request) {
+            Ok(memfd) => self.decide(call, request, memfd),
+            Err(errno) => Answer::Fail(errno),
+        }
+    }
+
+    /// Fetches everything that the request wants; returns the first memfd among its files, which
+    /// a udmabuf is made of.
+    fn fetch(&mut self, call: &Call, request: &mut Ioctl) -> Result<Option<OwnedFd>, Errno> {
+        let mut memfd = None;
+        loop {
+            let want = lock(&self.shared).device.wants(request);
+            match want {
+                None => return Ok(memfd),
+                Some(Want::Memory { addr, len }) => {
+                    request.memory.push(caller::read(call.tid, addr, len)?);
+                }
+                Some(Want::Text { addr, max }) => {
+                    request.memory.push(caller::read_text(call.tid, addr, max)?);
+                }
+                Some(Want::Files(fds)) => {
+                    let mut facts = Vec::with_capacity(fds.len());
+                    for fd in fds {
+                        let (fact, file) = self.file_fact(call, fd);
+                        if matches!(fact, FileFact::Memfd { .. }) && memfd.is_none() {
+                            memfd = file;
+                        }
+                        facts.push(fact);
+                    }
+                    request.files = Some(facts);
+                }
+            }
+        }
+    }
+
+    fn file_fact(&mut self, call: &Call, fd: i32) -> (FileFact, Option<OwnedFd>) {
+        let Ok(file) = self.callers.file(call.tid, fd) else { return (FileFact::Bad, None) };
+        if let Some(object) = lock(&self.shared).files.object(file.as_fd()) {
+            return (FileFact::Ours(object), None);
+        }
+        let seals = rustix::fs::fcntl_get_seals(&file);
+        let (Ok(seals), Ok(stat)) = (seals, rustix::fs::fstat(&file)) else {
+            return (FileFact::Other, None);
+        };
+        let fact = FileFact::Memfd {
+            seals: seals.bits(),
+            size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
+            inode: Inode { dev: stat.st_dev, ino: stat.st_ino },
+        };
+        (fact, Some(file))
+    }
+
+    /// Asks the device and carries its action out. Also the way back in for a call that waited.
+    pub(super) fn decide(
+        &mut self,
+        call: &Call,
+        mut request: Ioctl,
+        memfd: Option<OwnedFd>,
+    ) -> Answer {
+        if !self.listener.id_valid(call.id) {
+            return Answer::Sent;
+        }
+        request.now_ns = now_ns();
+        let mut shared = lock(&self.shared);
+        shared.device.trace.at("", call.tid, request.now_ns);
+        let mut action = shared.device.ioctl(&request);
+        let full = matches!(action, Action::Fail(Errno::NOMEM | Errno::MFILE));
+        if full || shared.files.sweep_due() {
+            let Shared { device, files } = &mut *shared;
+            files.sweep(device);
+            if full {
+                action = device.ioctl(&request);
+            }
+        }
+        match action {
+            Action::Fail(errno) => Answer::Fail(errno),
+            Action::Native => Answer::Native,
+            Action::Wait(fences) => {
+                drop(shared);
+                Answer::Later(Waiting::Ioctl { request, fences })
+            }
+            Action::Reply(reply) => {
+                let Shared { device, files } = &mut *shared;
+                files.signal_sync_files(device);
+                drop(shared);
+                self.reply(call, &reply).into()
+            }
+            Action::Install(install) => {
+                drop(shared);
+                self.install(call, &install, memfd)
+            }
+        }
+    }
+
+    fn reply(&self, call: &Call, reply: &Reply) -> Result<Answer, Errno> {
+        for write in &reply.writes {
+            caller::write(call.tid, write.addr, &write.bytes)?;
+        }
+        Ok(Answer::Value(reply.value))
+    }
+
+    /// Makes the object's file, puts it into the caller's table and tells its number. What fails
+    /// on the way leaves nothing behind, but for one race: if another thread unmaps the argument
+    /// between the two writes, the descriptor stays and the call answers EFAULT.
+    fn install(&mut self, call: &Call, install: &Install, memfd: Option<OwnedFd>) -> Answer {
+        let structure = &install.structure;
+        let result = caller::write(call.tid, structure.addr, &structure.bytes)
+            .and_then(|()| self.create(install.object, memfd));
+        let (file, inode, backing) = match result {
+            Ok(created) => created,
+            Err(errno) => return self.abandon(install.object, errno),
+        };
+        let send = matches!(install.answer, FdAnswer::Value);
+        let fd = match self.listener.add_fd(call.id, file.as_fd(), install.cloexec, send) {
+            Ok(fd) => fd,
+            Err(error) => {
+                let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+                return self.abandon(install.object, errno);
+            }
+        };
+        lock(&self.shared).device.installed(install.object, inode, backing);
+        match install.answer {
+            FdAnswer::Value => Answer::Sent,
+            FdAnswer::Field(at) => {
+                let mut bytes = structure.bytes.clone();
+                if let Some(field) = bytes.get_mut(at..at + 4) {
+                    field.copy_from_slice(&fd.to_ne_bytes());
+                }
+                match caller::write(call.tid, structure.addr, &bytes) {
+                    Ok(()) => Answer::Value(0),
+                    Err(errno) => Answer::Fail(errno),
+                }
+            }
+        }
+    }
+
+    fn abandon(&self, object: Object, errno: Errno) -> Answer {
+        let mut shared = lock(&self.shared);
+        shared.device.abandon(object);
+        shared.files.forget(object);
+        Answer::Fail(errno)
+    }
+
+    /// Makes the file of an object that the device has just decided on.
+    fn create(
+        &self,
+        object: Object,
+        memfd: Option<OwnedFd>,
+    ) -> Result<(OwnedFd, Inode, Backing), Errno> {
+        let mut shared = lock(&self.shared);
+        let Shared { device, files } = &mut *shared;
+        let id = match object {
+            Object::Buffer(id) => id,
+            Object::SyncFile(id) => {
+                let file = files.create_sync_file(id, device.sync_file_signalled(id))?;
+                return Ok((file, Inode::default(), Backing::Foreign));
+            }
+            Object::Heap(_) | Object::Udmabuf | Object::Timeline(_) => return Err(Errno::NOENT),
+        };
+        let buffer = device.buffer(id).ok_or(Errno::NOENT)?.clone();
+        if let Exporter::Udmabuf { .. } = buffer.exporter {
+            let memfd = memfd.ok_or(Errno::BADFD)?;
+            let (file, inode) = files.create_udmabuf(object, memfd.as_fd())?;
+            return Ok((file, inode, Backing::Foreign));
+        }
+        // The new buffer is counted already, with the backing that it asks for.
+        let fits = |device: &Device, files: &Files| {
+            device.bytes_backed_by(Backing::Secret) <= files.secret_bytes_max
+        };
+        if !fits(device, files) && files.sweep_worthwhile() {
+            files.sweep(device);
+        }
+        let fits = fits(device, files);
+        let (file, backing, inode) = files.create_buffer(object, &buffer, fits)?;
+        if backing != buffer.backing {
+            self.warn_fallback(device);
+        }
+        Ok((file, inode, backing))
+    }
+
+    fn warn_fallback(&self, device: &mut Device) {
+        device.stats.pfnmap_fallbacks += 1;
+        if device.stats.pfnmap_fallbacks == 1 && !self.quiet {
+            anstream::eprintln!(
+                "driftheap: a buffer of a pfnmap heap got ordinary memory, so get_user_pages will \
+                 succeed on it: locked memory ran out (raise `ulimit -l`) or memfd_secret is off"
+            );
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The supervisor: runs a program, unchanged and unprivileged, so that it sees the device.
+//!
+//! The program starts under a seccomp filter ([`filter`]) whose user notifications arrive here.
+//! For each trapped call:
+//!
+//! 1. Copy what the call points to, once ([`caller`]).
+//! 2. Find out whether it concerns us: by path ([`crate::device::path`]) or by the inode behind a
+//!    descriptor ([`files`]). If not, let the kernel execute it.
+//! 3. Ask the [`Device`], check that the caller is still in the call, and do what it says.
+//!
+//! One thread does all this; a call that has to wait for a fence is put aside ([`pending`]). The
+//! filter is inherited by every child and kept over exec, so the whole tree of processes is
+//! supervised, and the supervisor stays until the last of them is gone.
+//!
+//! **Differs from Linux**: a decision is made on copied arguments, and a call that is let through
+//! is executed on what is there then. This is a device for testing, no sandbox.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use super::path::Node;
+use super::{Device, Object};
+use crate::sys::notify::{Call, Listener};
+
+pub mod caller;
+mod epoll;
+pub mod files;
+pub mod filter;
+mod ioctls;
+mod paths;
+mod pending;
+mod run;
+mod strict;
+
+pub use filter::Level;
+pub use run::{Config, Ended, Exit, RunError, run};
+
+use caller::Callers;
+use files::Files;
+use pending::Pending;
+
+/// A device and its files, shared with the control socket's thread.
+#[derive(Debug)]
+pub struct Shared {
+    /// The device.
+    pub device: Device,
+    /// Its files.
+    pub files: Files,
+}
+
+/// Takes the lock; a panic elsewhere does not make the device unusable.
+pub fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a handler decided.
+#[derive(Debug)]
+enum Answer {
+    /// Return a value.
+    Value(i64),
+    /// Fail.
+    Fail(Errno),
+    /// Let the kernel execute the call.
+    Native,
+    /// The listener was already told, or there is nobody left to tell.
+    Sent,
+    /// Put aside.
+    Later(pending::Waiting),
+}
+
+impl From<Errno> for Answer {
+    fn from(errno: Errno) -> Self {
+        Self::Fail(errno)
+    }
+}
+
+impl From<Result<Self, Errno>> for Answer {
+    fn from(result: Result<Self, Errno>) -> Self {
+        result.unwrap_or_else(Self::Fail)
+    }
+}
+
+impl From<super::Verdict> for Answer {
+    fn from(verdict: super::Verdict) -> Self {
+        match verdict {
+            super::Verdict::Fail(errno) => Self::Fail(errno),
+            super::Verdict::Value(value) => Self::Value(value),
+            super::Verdict::Native => Self::Native,
+        }
+    }
+}
+
+/// Serves the calls of one tree of processes.
+#[derive(Debug)]
+struct Supervisor {
+    listener: Listener,
+    shared: Arc<Mutex<Shared>>,
+    callers: Callers,
+    pending: Pending,
+    epolls: epoll::Proxies,
+    main_pid: i32,
+    quiet: bool,
+}
+
+/// Low 32 bits of an argument, as the kernel truncates to `int`.
+fn int(arg: u64) -> i32 {
+    uint(arg).cast_signed()
+}
+
+/// Low 32 bits of an argument, as the kernel truncates to `unsigned int`.
+fn uint(arg: u64) -> u32 {
+    u32::try_from(arg & u64::from(u32::MAX)).unwrap_or(u32::MAX)
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+pub fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+impl Supervisor {
+    /// Takes one trapped call and answers it or puts it aside.
+    fn serve(&mut self) {
+        // ENOENT: the caller was killed before its call was read.
+        let Ok(call) = self.listener.recv() else { return };
+        let answer = self.answer(&call);
+        self.send(call, answer);
+    }
+
+    fn send(&mut self, call: Call, answer: Answer) {
+        // An error means that the caller is gone, and with it whoever wanted the answer.
+        let sent = match answer {
+            Answer::Value(value) => self.listener.reply(call.id, Ok(value)),
+            Answer::Fail(errno) => self.listener.reply(call.id, Err(errno)),
+            Answer::Native => self.listener.resume(call.id),
+            Answer::Sent => Ok(()),
+            Answer::Later(waiting) => {
+                if let Err(errno) = self.pending.push(call, waiting) {
+                    self.send(call, Answer::Fail(errno));
+                }
+                Ok(())
+            }
+        };
+        drop(sent);
+    }
+
+    fn answer(&mut self, call: &Call) -> Answer {
+        let [a0, a1, a2, a3, ..] = call.args;
+        let cwd = libc::AT_FDCWD;
+        match call.nr {
+            libc::SYS_open => self.open(call, cwd, a0, uint(a1)),
+            libc::SYS_openat => self.open(call, int(a0), a1, uint(a2)),
+            libc::SYS_openat2 => self.openat2(call),
+            libc::SYS_stat => self.stat_path(call, cwd, a0, a1),
+            libc::SYS_lstat => self.lstat(call, a0, a1),
+            libc::SYS_newfstatat => self.newfstatat(call),
+            libc::SYS_statx => self.statx(call),
+            libc::SYS_access => self.access(call, cwd, a0, uint(a1)),
+            libc::SYS_faccessat | libc::SYS_faccessat2 => self.access(call, int(a0), a1, uint(a2)),
+            libc::SYS_getxattr
+            | libc::SYS_lgetxattr
+            | libc::SYS_listxattr
+            | libc::SYS_llistxattr => match self.node(call, cwd, a0) {
+                Some(Node::FdInfo { .. } | Node::FdLink { .. }) | None => Answer::Native,
+                Some(_) => Answer::Fail(Errno::OPNOTSUPP),
+            },
+            libc::SYS_ioctl => self.ioctl(call),
+            libc::SYS_mmap => self.mmap(call),
+            libc::SYS_epoll_ctl => self.epoll_ctl(call),
+            libc::SYS_exit_group => self.exit_group(call),
+            libc::SYS_readlink => self.readlink(call, cwd, a0, a1, a2),
+            libc::SYS_readlinkat => self.readlink(call, int(a0), a1, a2, a3),
+            _ => self.strict(call),
+        }
+    }
+
+    /// The object behind a descriptor of the caller, if it is ours. A caller that can't be looked
+    /// into has no object of ours.
+    fn object(&mut self, tid: i32, fd: i32) -> Option<(Object, std::os::fd::OwnedFd)> {
+        let file = self.callers.file(tid, fd).ok()?;
+        let object = lock(&self.shared).files.object(std::os::fd::AsFd::as_fd(&file))?;
+        Some((object, file))
+    }
+
+    /// Counts what the main program still holds as it exits.
+    fn exit_group(&mut self, call: &Call) -> Answer {
+        let thread = format!("/proc/{}/task/{}", self.main_pid, call.tid);
+        if call.tid == self.main_pid || std::fs::exists(thread).unwrap_or(false) {
+            let shared = &mut *lock(&self.shared);
+            shared.files.sweep(&mut shared.device);
+            let held = u64::try_from(shared.device.buffers().count()).unwrap_or(u64::MAX);
+            shared.device.stats.held_at_exit = Some(held);
+        }
+        Answer::Native
+    }
+}

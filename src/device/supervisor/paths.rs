@@ -1,0 +1,303 @@
+//! Calls that name a file by path: open, stat, access.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Answer, Supervisor, caller, files, int, lock, uint};
+use crate::device::path::{Node, PATH_MAX};
+use crate::device::{Call as FileCall, HeapId, Object, Verdict};
+use crate::sys::notify::Call;
+use crate::uapi::stat::{STATX_BASIC_STATS, Stat, Statx};
+
+const S_IFCHR: u32 = 0o020_000;
+const S_IFDIR: u32 = 0o040_000;
+
+/// Major number that stat shows for our nodes; the kernel gives the real ones a dynamic number.
+const MAJOR: u32 = 249;
+
+/// What stat says about a node: mode and device minor.
+fn mode_of(node: Node) -> Option<(u32, u32)> {
+    match node {
+        Node::Directory => Some((S_IFDIR | 0o755, 0)),
+        Node::Heap(HeapId(id)) => Some((S_IFCHR | 0o666, u32::try_from(id).unwrap_or(0))),
+        Node::Udmabuf => Some((S_IFCHR | 0o666, 200)),
+        Node::SwSync => Some((S_IFCHR | 0o666, 201)),
+        Node::FdInfo { .. } | Node::FdLink { .. } => None,
+    }
+}
+
+impl Supervisor {
+    /// The node that a path names, if it is ours.
+    pub(super) fn node(&self, call: &Call, dirfd: i32, addr: u64) -> Option<Node> {
+        // A path that can't be read here is the kernel's to judge.
+        let path = caller::read_text(call.tid, addr, PATH_MAX).ok()?;
+        let shared = lock(&self.shared);
+        if !shared.device.may_be_ours(&path) {
+            return None;
+        }
+        if path.first() == Some(&b'/') {
+            return shared.device.node(&path);
+        }
+        let tid = call.tid;
+        let base = match dirfd {
+            libc::AT_FDCWD => format!("/proc/{tid}/cwd"),
+            fd => format!("/proc/{tid}/fd/{fd}"),
+        };
+        let stat = rustix::fs::stat(&base).ok()?;
+        let inode = crate::device::Inode { dev: stat.st_dev, ino: stat.st_ino };
+        let base = if shared.files.is_directory(inode) {
+            "/dev/dma_heap".into()
+        } else {
+            std::fs::read_link(&base).ok()?
+        };
+        let whole = [base.as_os_str().as_bytes(), b"/", &path].concat();
+        shared.device.node(&whole)
+    }
+
+    pub(super) fn openat2(&mut self, call: &Call) -> Answer {
+        let [dirfd, path, how, size, ..] = call.args;
+        if size < 24 {
+            return Answer::Native;
+        }
+        // struct open_how begins with `u64 flags`.
+        let Ok(bytes) = caller::read(call.tid, how, 8) else { return Answer::Native };
+        let flags = bytes.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+        self.open(call, int(dirfd), path, uint(flags))
+    }
+
+    pub(super) fn open(&mut self, call: &Call, dirfd: i32, path: u64, flags: u32) -> Answer {
+        let Some(node) = self.node(call, dirfd, path) else { return Answer::Native };
+        if !self.listener.id_valid(call.id) {
+            return Answer::Sent;
+        }
+        let flags = OFlags::from_bits_retain(flags);
+        let opened = match node {
+            Node::FdInfo { pid, fd } => return self.open_fdinfo(call, pid, fd),
+            Node::FdLink { pid, fd } => return self.open_fd_link(call, pid, fd),
+            Node::Directory => self.open_directory(flags),
+            Node::Heap(heap) => self.open_node(call, Some(Object::Heap(heap)), flags),
+            Node::Udmabuf => self.open_node(call, Some(Object::Udmabuf), flags),
+            Node::SwSync => self.open_node(call, None, flags),
+        };
+        match opened {
+            Ok(file) => self.deliver(call, &file, flags.contains(OFlags::CLOEXEC)),
+            Err(errno) => Answer::Fail(errno),
+        }
+    }
+
+    /// Installs `file` as the call's result.
+    fn deliver(&self, call: &Call, file: &OwnedFd, cloexec: bool) -> Answer {
+        match self.listener.add_fd(call.id, file.as_fd(), cloexec, true) {
+            Ok(_) => Answer::Sent,
+            Err(error) => {
+                Answer::Fail(error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
+            }
+        }
+    }
+
+    /// Opens a device; `None` is sw_sync, of which each open is a timeline of its own.
+    fn open_node(
+        &self,
+        call: &Call,
+        object: Option<Object>,
+        flags: OFlags,
+    ) -> Result<OwnedFd, Errno> {
+        if flags.contains(OFlags::CREATE | OFlags::EXCL) {
+            return Err(Errno::EXIST);
+        }
+        if flags.contains(OFlags::DIRECTORY) {
+            return Err(Errno::NOTDIR);
+        }
+        let mut shared = lock(&self.shared);
+        let keep = OFlags::RWMODE | OFlags::PATH | OFlags::NONBLOCK | OFlags::APPEND;
+        let failed = |error: std::io::Error| {
+            error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+        };
+        match object {
+            Some(object) => shared.files.open_device(object, flags & keep).map_err(failed),
+            None => {
+                let comm = caller::status(call.tid, "Name").unwrap_or_default();
+                let timeline = Object::Timeline(shared.device.open_timeline(&comm)?);
+                shared.files.create_timeline(timeline).map_err(failed)
+            }
+        }
+    }
+
+    fn open_directory(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
+        if flags.contains(OFlags::CREATE) || flags & OFlags::RWMODE != OFlags::RDONLY {
+            return Err(Errno::ISDIR);
+        }
+        let mut shared = lock(&self.shared);
+        let super::Shared { device, files } = &mut *shared;
+        let path = files.directory(device).map_err(|_| Errno::IO)?;
+        let keep = OFlags::PATH | OFlags::NOATIME | OFlags::NONBLOCK;
+        let flags = flags & keep | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty())
+    }
+
+    /// A buffer's fdinfo, in the kernel's format.
+    fn open_fdinfo(&mut self, call: &Call, pid: Option<i32>, fd: i32) -> Answer {
+        let Ok(file) = self.callers.file(pid.unwrap_or(call.tid), fd) else {
+            return Answer::Native;
+        };
+        let text = {
+            let shared = lock(&self.shared);
+            let Some(Object::Buffer(id)) = shared.files.object(file.as_fd()) else {
+                return Answer::Native;
+            };
+            let Some(buffer) = shared.device.buffer(id) else { return Answer::Native };
+            let cloexec =
+                std::fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", pid.unwrap_or(call.tid)))
+                    .unwrap_or_default();
+            let field = |key: &str| {
+                let line = cloexec.lines().find_map(|line| line.strip_prefix(key));
+                line.map_or("0", str::trim).to_owned()
+            };
+            let shown = u32::from_str_radix(&field("flags:"), 8).unwrap_or(0);
+            let flags = shown & !0o100_003 | buffer.access.mode;
+            buffer.fdinfo(flags, field("mnt_id:").parse().unwrap_or(0), 1)
+        };
+        match files::sealed("fdinfo", text.as_bytes())
+            .and_then(|whole| crate::sys::backing::reopen(whole.as_fd(), OFlags::RDONLY))
+        {
+            Ok(file) => self.deliver(call, &file, true),
+            Err(_) => Answer::Native,
+        }
+    }
+
+    /// Opening /proc/PID/fd/N anew: ENXIO for a dma-buf, as for any anonymous file.
+    fn open_fd_link(&mut self, call: &Call, pid: Option<i32>, fd: i32) -> Answer {
+        let Ok(file) = self.callers.file(pid.unwrap_or(call.tid), fd) else {
+            return Answer::Native;
+        };
+        let shared = lock(&self.shared);
+        match shared.files.object(file.as_fd()) {
+            Some(object) => match shared.device.call(object, FileCall::Reopen) {
+                Verdict::Fail(errno) => Answer::Fail(errno),
+                Verdict::Value(_) | Verdict::Native => Answer::Native,
+            },
+            None => Answer::Native,
+        }
+    }
+
+    pub(super) fn stat_path(&mut self, call: &Call, dirfd: i32, path: u64, buf: u64) -> Answer {
+        let Some(node) = self.node(call, dirfd, path) else { return Answer::Native };
+        if let Node::FdLink { pid, fd } = node {
+            return self.fstat(call, pid.unwrap_or(call.tid), fd, buf);
+        }
+        let Some((mode, minor)) = mode_of(node) else { return Answer::Native };
+        let stat = Stat { mode, rdev: rustix::fs::makedev(MAJOR, minor), ..blank_stat() };
+        caller::write(call.tid, buf, &stat.to_bytes()).map(|()| Answer::Value(0)).into()
+    }
+
+    /// lstat differs for the links of /proc/PID/fd only, which are the kernel's to describe.
+    pub(super) fn lstat(&mut self, call: &Call, path: u64, buf: u64) -> Answer {
+        match self.node(call, libc::AT_FDCWD, path) {
+            Some(Node::FdLink { .. }) => Answer::Native,
+            _ => self.stat_path(call, libc::AT_FDCWD, path, buf),
+        }
+    }
+
+    pub(super) fn newfstatat(&mut self, call: &Call) -> Answer {
+        let [dirfd, path, buf, flags, ..] = call.args;
+        let follows = uint(flags) & NO_FOLLOW == 0;
+        if !follows && matches!(self.node(call, int(dirfd), path), Some(Node::FdLink { .. })) {
+            return Answer::Native;
+        }
+        if uint(flags) & EMPTY_PATH != 0 && self.is_empty_path(call, path) {
+            return self.fstat(call, call.tid, int(dirfd), buf);
+        }
+        self.stat_path(call, int(dirfd), path, buf)
+    }
+
+    pub(super) fn statx(&mut self, call: &Call) -> Answer {
+        let [dirfd, path, flags, _mask, buf, _] = call.args;
+        if uint(flags) & EMPTY_PATH != 0 && self.is_empty_path(call, path) {
+            return self.fstatx(call, call.tid, int(dirfd), buf);
+        }
+        let Some(node) = self.node(call, int(dirfd), path) else { return Answer::Native };
+        if let Node::FdLink { pid, fd } = node {
+            if uint(flags) & NO_FOLLOW != 0 {
+                return Answer::Native;
+            }
+            return self.fstatx(call, pid.unwrap_or(call.tid), fd, buf);
+        }
+        let Some((mode, minor)) = mode_of(node) else { return Answer::Native };
+        let statx = Statx { rdev_major: MAJOR, rdev_minor: minor, ..blank_statx(mode) };
+        caller::write(call.tid, buf, &statx.to_bytes()).map(|()| Answer::Value(0)).into()
+    }
+
+    fn is_empty_path(&self, call: &Call, path: u64) -> bool {
+        path == 0 || caller::read(call.tid, path, 1).is_ok_and(|byte| byte == [0])
+    }
+
+    pub(super) fn access(&self, call: &Call, dirfd: i32, path: u64, mode: u32) -> Answer {
+        const R_OK_W_OK_X_OK: u32 = 7;
+        const X_OK: u32 = 1;
+        const W_OK: u32 = 2;
+        let Some(node) = self.node(call, dirfd, path) else { return Answer::Native };
+        if mode & !R_OK_W_OK_X_OK != 0 {
+            return Answer::Fail(Errno::INVAL);
+        }
+        let denied = match node {
+            Node::Directory => W_OK,
+            Node::Heap(_) | Node::Udmabuf | Node::SwSync => X_OK,
+            Node::FdInfo { .. } | Node::FdLink { .. } => return Answer::Native,
+        };
+        if mode & denied != 0 { Answer::Fail(Errno::ACCESS) } else { Answer::Value(0) }
+    }
+}
+
+/// AT_SYMLINK_NOFOLLOW.
+const NO_FOLLOW: u32 = 0x100;
+
+/// AT_EMPTY_PATH.
+const EMPTY_PATH: u32 = 0x1000;
+
+/// A `struct stat` with nothing but one link and the page as block size.
+pub(super) fn blank_stat() -> Stat {
+    Stat {
+        dev: 5,
+        ino: 1,
+        nlink: 1,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        pad: 0,
+        rdev: 0,
+        size: 0,
+        blksize: 4096,
+        blocks: 0,
+        atime: [0; 16],
+        mtime: [0; 16],
+        ctime: [0; 16],
+        unused: [0; 24],
+    }
+}
+
+/// A `struct statx` with nothing but the mode, one link and the page as block size.
+pub(super) fn blank_statx(mode: u32) -> Statx {
+    Statx {
+        mask: STATX_BASIC_STATS,
+        blksize: 4096,
+        attributes: 0,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        mode: u16::try_from(mode).unwrap_or(0),
+        pad: 0,
+        ino: 1,
+        size: 0,
+        blocks: 0,
+        attributes_mask: 0,
+        times: [0; 64],
+        rdev_major: 0,
+        rdev_minor: 0,
+        dev_major: 0,
+        dev_minor: 5,
+        rest: [0; 112],
+    }
+}

@@ -1,0 +1,292 @@
+//! Starts a program, serves it until the last of its processes is gone, passes its status on.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::filter::{Level, filter};
+use super::pending::{Pending, TICK_MS};
+use super::{Callers, Files, Shared, Supervisor, epoll, lock};
+use crate::device::{Device, HeapConfig, Limits, Stats};
+use crate::sys::supervise::{Child, spawn};
+
+/// What to run, and how.
+#[derive(Debug)]
+pub struct Config {
+    /// Program and arguments.
+    pub argv: Vec<CString>,
+    /// Heaps to offer.
+    pub heaps: Vec<HeapConfig>,
+    /// Quotas.
+    pub limits: Limits,
+    /// Which calls are handed over.
+    pub level: Level,
+    /// Print nothing but errors.
+    pub quiet: bool,
+}
+
+/// How the program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Its wait status.
+    pub status: Ended,
+    /// What the device did meanwhile.
+    pub stats: Stats,
+}
+
+/// A process's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It exited with this status.
+    Exited(i32),
+    /// A signal killed it.
+    Signalled(Signal),
+}
+
+/// Why a program could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// This build knows no system call numbers of the machine.
+    #[error(
+        "`driftheap run` works on x86_64 only so far: the list of system calls to trap is that of x86_64"
+    )]
+    Architecture,
+    /// The page size is not 4 KiB.
+    #[error("this machine's pages have {0} bytes; the device needs 4096")]
+    PageSize(usize),
+    /// A file or a signal descriptor could not be made.
+    #[error("can't set up the device: {0}")]
+    Setup(io::Error),
+    /// fork, or the filter.
+    #[error("can't start a supervised process: {0}{hint}", hint = remedy(.0))]
+    Spawn(io::Error),
+    /// exec failed.
+    #[error("can't execute `{program}`: {error}")]
+    Exec {
+        /// What was to be executed.
+        program: String,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "; it already runs under a seccomp supervisor (another driftheap, or a container \
+             runtime with a notifier), and there can be only one: run driftheap outside of it"
+        }
+        Some(libc::EINVAL | libc::ENOSYS) => {
+            "; seccomp user notification needs Linux 5.14 or later with CONFIG_SECCOMP_FILTER"
+        }
+        Some(libc::EPERM) => "; a sandbox forbids seccomp(2): allow it in the sandbox's profile",
+        _ => "",
+    }
+}
+
+/// Signals that are passed on to the program.
+const FORWARDED: [Signal; 6] = [
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// Runs the program to its end. `started` is called once, when it runs, with the shared device:
+/// the place to start a control socket's thread.
+///
+/// Call it from a process with one thread only.
+///
+/// # Errors
+/// The program could not be started; see [`RunError`].
+pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<Exit, RunError> {
+    let page = rustix::param::page_size();
+    if page != 4096 {
+        return Err(RunError::PageSize(page));
+    }
+    let program = filter(config.level).assemble().ok_or(RunError::Architecture)?;
+    raise_limit(rustix::process::Resource::Memlock);
+    crate::sys::backing::ignore_lease_breaks();
+    let device = Device::new(config.heaps, config.limits);
+    let files = Files::new(&device, locked_bytes_max()).map_err(RunError::Setup)?;
+    let shared = Arc::new(Mutex::new(Shared { device, files }));
+    let (signals, old_mask) = block_signals().map_err(RunError::Setup)?;
+    // Orphans of the program become ours, so that nobody is left unreaped.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+    let child = spawn(&config.argv, &program, &old_mask).map_err(RunError::Spawn)?;
+    let Child { pid, listener, exec_status } = child;
+    raise_limit(rustix::process::Resource::Nofile);
+    listener.wake_synchronously();
+    started(&shared);
+    let mut supervisor = Supervisor {
+        listener,
+        shared: Arc::clone(&shared),
+        callers: Callers::default(),
+        pending: Pending::default(),
+        epolls: epoll::Proxies::default(),
+        main_pid: pid,
+        quiet: config.quiet,
+    };
+    let status = supervisor.run(&signals, exec_status, &config.argv)?;
+    let mut guard = lock(&shared);
+    let Shared { device, files } = &mut *guard;
+    files.sweep(device);
+    Ok(Exit { status, stats: device.stats })
+}
+
+/// Raises a soft limit to the hard one. The program inherits what is raised before it starts:
+/// locked memory, which its buffers count against, and not descriptors, which only we need.
+fn raise_limit(resource: rustix::process::Resource) {
+    let mut limit = rustix::process::getrlimit(resource);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(resource, limit);
+}
+
+/// Bytes of memfd_secret that the program may map: its RLIMIT_MEMLOCK, or all with CAP_IPC_LOCK.
+fn locked_bytes_max() -> u64 {
+    const CAP_IPC_LOCK: u64 = 1 << 14;
+    let effective = super::caller::status(std::process::id().cast_signed(), "CapEff")
+        .and_then(|text| u64::from_str_radix(&text, 16).ok())
+        .unwrap_or(0);
+    if effective & CAP_IPC_LOCK != 0 {
+        return u64::MAX;
+    }
+    rustix::process::getrlimit(rustix::process::Resource::Memlock).current.unwrap_or(u64::MAX)
+}
+
+fn block_signals() -> io::Result<(SignalFd, SigSet)> {
+    let mut set = SigSet::empty();
+    for signal in FORWARDED {
+        set.add(signal);
+    }
+    set.add(Signal::SIGCHLD);
+    let mut old = SigSet::empty();
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut old))?;
+    Ok((SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?, old))
+}
+
+impl Supervisor {
+    /// Serves until every supervised process is gone; returns the main one's end.
+    fn run(
+        &mut self,
+        signals: &SignalFd,
+        exec_status: OwnedFd,
+        argv: &[CString],
+    ) -> Result<Ended, RunError> {
+        let mut exec_status = Some(exec_status);
+        let mut ended = None;
+        let mut failed = None;
+        loop {
+            let ready = self.wait(signals, exec_status.as_ref());
+            if ready.signal {
+                self.handle_signals(signals, &mut ended);
+            }
+            if ready.exec
+                && let Some(status) = exec_status.take()
+            {
+                failed = exec_error(&status);
+            }
+            if ready.call {
+                self.serve();
+            }
+            if !self.pending.is_empty() {
+                self.look_at_pending();
+            }
+            if ready.call {
+                self.refresh_epolls();
+            }
+            if ready.gone {
+                // All users of the filter are gone, so they are zombies or reaped already.
+                self.reap_all(&mut ended);
+                let program = argv.first().map_or(Default::default(), |arg| arg.to_string_lossy());
+                return match failed {
+                    Some(error) => Err(RunError::Exec { program: program.into_owned(), error }),
+                    None => Ok(ended.unwrap_or(Ended::Exited(0))),
+                };
+            }
+        }
+    }
+
+    fn wait(&self, signals: &SignalFd, exec_status: Option<&OwnedFd>) -> Ready {
+        let mut fds = vec![
+            PollFd::new(&self.listener, PollFlags::IN),
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+        ];
+        fds.extend(exec_status.map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let tick = Timespec { tv_sec: 0, tv_nsec: TICK_MS * 1_000_000 };
+        let timeout = (!self.pending.is_empty()).then_some(&tick);
+        if rustix::event::poll(&mut fds, timeout).is_err() {
+            return Ready::default();
+        }
+        let listener = fds[0].revents();
+        Ready {
+            call: listener.contains(PollFlags::IN),
+            gone: listener.contains(PollFlags::HUP) && !listener.contains(PollFlags::IN),
+            signal: !fds[1].revents().is_empty(),
+            exec: fds.get(2).is_some_and(|fd| !fd.revents().is_empty()),
+        }
+    }
+
+    fn handle_signals(&self, signals: &SignalFd, ended: &mut Option<Ended>) {
+        while let Ok(Some(info)) = signals.read_signal() {
+            let Ok(number) = i32::try_from(info.ssi_signo) else { continue };
+            let Ok(signal) = Signal::try_from(number) else { continue };
+            if signal == Signal::SIGCHLD {
+                self.reap(ended, WaitPidFlag::WNOHANG);
+                continue;
+            }
+            // The terminal's own signals went to the whole foreground group already.
+            let from_kernel = info.ssi_code > 0;
+            if !from_kernel && ended.is_none() {
+                let _ = nix::sys::signal::kill(Pid::from_raw(self.main_pid), signal);
+            }
+        }
+    }
+
+    /// Reaps what has ended and notes the main process's end.
+    fn reap(&self, ended: &mut Option<Ended>, flags: WaitPidFlag) -> bool {
+        loop {
+            let end = match nix::sys::wait::waitpid(None, Some(flags)) {
+                Ok(WaitStatus::Exited(pid, status)) => (pid, Ended::Exited(status)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ended::Signalled(signal)),
+                Ok(WaitStatus::StillAlive) | Err(_) => return false,
+                Ok(_) => continue,
+            };
+            if end.0.as_raw() == self.main_pid {
+                *ended = Some(end.1);
+            }
+            if !flags.contains(WaitPidFlag::WNOHANG) {
+                return true;
+            }
+        }
+    }
+
+    /// Waits for every child that is left; all of them have ended or are about to.
+    fn reap_all(&self, ended: &mut Option<Ended>) {
+        while self.reap(ended, WaitPidFlag::empty()) {}
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Ready {
+    call: bool,
+    gone: bool,
+    signal: bool,
+    exec: bool,
+}
+
+/// The errno that the child sent instead of executing the program; `None` if it did execute it.
+fn exec_error(status: &OwnedFd) -> Option<io::Error> {
+    let mut errno = [0; 4];
+    let (got, _) = rustix::net::recv(status, &mut errno, rustix::net::RecvFlags::empty()).ok()?;
+    (got == errno.len()).then(|| io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+}

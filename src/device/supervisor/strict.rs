@@ -1,0 +1,381 @@
+//! Calls on a descriptor or an address: mmap and lseek always, the rest under `--strict`.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use super::paths::{blank_stat, blank_statx};
+use super::pending::Waiting;
+use super::{Answer, Supervisor, caller, int, lock, now_ns, uint};
+use crate::device::buffer::MmapArgs;
+use crate::device::path::Node;
+use crate::device::{Buffer, BufferId, Call as FileCall, Inode, Object};
+use crate::sys::notify::Call;
+use crate::uapi::dma_buf::MAGIC;
+use crate::uapi::stat::Statfs;
+
+/// Most descriptors of a poll that is answered here; a longer one is the kernel's.
+const POLL_FDS_MAX: usize = 1024;
+
+/// A poll that waits.
+#[derive(Debug)]
+pub(super) struct PollCall {
+    addr: u64,
+    entries: Vec<PollEntry>,
+    deadline_ns: Option<u64>,
+}
+
+#[derive(Debug)]
+struct PollEntry {
+    fd: i32,
+    events: u16,
+    file: Option<OwnedFd>,
+    buffer: Option<BufferId>,
+}
+
+impl Supervisor {
+    pub(super) fn mmap(&mut self, call: &Call) -> Answer {
+        const MAP_ANONYMOUS: u32 = 0x20;
+        let [_, len, prot, flags, fd, offset] = call.args;
+        if uint(flags) & MAP_ANONYMOUS != 0 {
+            return Answer::Native;
+        }
+        let args = MmapArgs { len, prot: uint(prot), flags: uint(flags), offset };
+        self.file_call(call, fd, FileCall::Mmap(args))
+    }
+
+    /// Answers a call on a descriptor that needs no more than the device's word.
+    fn file_call(&mut self, call: &Call, fd: u64, file_call: FileCall) -> Answer {
+        match self.object(call.tid, int(fd)) {
+            Some((object, _)) => lock(&self.shared).device.call(object, file_call).into(),
+            None => Answer::Native,
+        }
+    }
+
+    /// The answer for a call's first descriptor or, if that is not ours, for its second.
+    fn unless_ours(&mut self, first: Answer, call: &Call, second: u64) -> Answer {
+        if matches!(first, Answer::Native) {
+            return self.file_call(call, second, FileCall::Stream);
+        }
+        first
+    }
+
+    pub(super) fn strict(&mut self, call: &Call) -> Answer {
+        let [a0, a1, a2, ..] = call.args;
+        match call.nr {
+            libc::SYS_lseek => {
+                let seek = FileCall::Lseek { offset: a1.cast_signed(), whence: uint(a2) };
+                self.file_call(call, a0, seek)
+            }
+            libc::SYS_fstat => self.fstat(call, call.tid, int(a0), a1),
+            libc::SYS_fstatfs => self.fstatfs(call, int(a0), a1),
+            libc::SYS_read | libc::SYS_write | libc::SYS_readv | libc::SYS_writev => {
+                self.file_call(call, a0, FileCall::Stream)
+            }
+            libc::SYS_pread64
+            | libc::SYS_pwrite64
+            | libc::SYS_preadv
+            | libc::SYS_pwritev
+            | libc::SYS_preadv2
+            | libc::SYS_pwritev2 => self.file_call(call, a0, FileCall::Positional),
+            libc::SYS_sendfile => {
+                let source = self.file_call(call, a1, FileCall::Positional);
+                self.unless_ours(source, call, a0)
+            }
+            libc::SYS_splice | libc::SYS_copy_file_range => {
+                let source = self.file_call(call, a0, FileCall::Stream);
+                self.unless_ours(source, call, a2)
+            }
+            libc::SYS_ftruncate => self.file_call(call, a0, FileCall::Ftruncate),
+            libc::SYS_fallocate => self.file_call(call, a0, FileCall::Fallocate),
+            libc::SYS_fsync | libc::SYS_fdatasync => self.file_call(call, a0, FileCall::Fsync),
+            libc::SYS_fcntl => self.fcntl(call),
+            libc::SYS_poll => self.poll(call, a0, a1, poll_timeout(int(a2))),
+            libc::SYS_ppoll => {
+                let timeout = self.ppoll_timeout(call, a2);
+                self.poll(call, a0, a1, timeout)
+            }
+            libc::SYS_madvise => self.madvise(call),
+            libc::SYS_mremap => self.mremap(call),
+            _ => Answer::Native,
+        }
+    }
+
+    /// The buffer behind a descriptor, with the file's own stat.
+    fn buffer(&mut self, call: &Call, fd: i32) -> Option<(Buffer, OwnedFd)> {
+        let (object, file) = self.object(call.tid, fd)?;
+        let Object::Buffer(id) = object else { return None };
+        let buffer = lock(&self.shared).device.buffer(id)?.clone();
+        Some((buffer, file))
+    }
+
+    /// A dma-buf's inode has mode 0600 and no type bits (`alloc_anon_inode`).
+    pub(super) fn fstat(&mut self, call: &Call, tid: i32, fd: i32, buf: u64) -> Answer {
+        let Some((object, file)) = self.object(tid, fd) else { return Answer::Native };
+        let Ok(own) = rustix::fs::fstat(&file) else { return Answer::Native };
+        let mut stat = blank_stat();
+        (stat.dev, stat.ino, stat.uid, stat.gid) = (own.st_dev, own.st_ino, own.st_uid, own.st_gid);
+        let (mode, size) = self.mode_and_size(object);
+        stat.mode = mode;
+        stat.size = size.cast_signed();
+        stat.blocks = (size / 512).cast_signed();
+        if mode & 0o170_000 != 0 {
+            stat.rdev = rustix::fs::makedev(249, 0);
+        }
+        caller::write(call.tid, buf, &stat.to_bytes()).map(|()| Answer::Value(0)).into()
+    }
+
+    pub(super) fn fstatx(&mut self, call: &Call, tid: i32, fd: i32, buf: u64) -> Answer {
+        let Some((object, file)) = self.object(tid, fd) else { return Answer::Native };
+        let Ok(own) = rustix::fs::fstat(&file) else { return Answer::Native };
+        let (mode, size) = self.mode_and_size(object);
+        let mut statx = blank_statx(mode);
+        (statx.uid, statx.gid, statx.ino) = (own.st_uid, own.st_gid, own.st_ino);
+        statx.dev_major = rustix::fs::major(own.st_dev);
+        statx.dev_minor = rustix::fs::minor(own.st_dev);
+        statx.size = size;
+        statx.blocks = size / 512;
+        caller::write(call.tid, buf, &statx.to_bytes()).map(|()| Answer::Value(0)).into()
+    }
+
+    fn mode_and_size(&self, object: Object) -> (u32, u64) {
+        match object {
+            Object::Buffer(id) => {
+                let shared = lock(&self.shared);
+                (0o600, shared.device.buffer(id).map_or(0, |buffer| buffer.size_bytes))
+            }
+            Object::SyncFile(_) => (0o600, 0),
+            Object::Heap(_) | Object::Udmabuf | Object::Timeline(_) => (0o020_666, 0),
+        }
+    }
+
+    fn fstatfs(&mut self, call: &Call, fd: i32, buf: u64) -> Answer {
+        if self.buffer(call, fd).is_none() {
+            return Answer::Native;
+        }
+        let statfs = Statfs {
+            kind: MAGIC,
+            bsize: 4096,
+            counts: [0; 48],
+            namelen: 255,
+            frsize: 4096,
+            rest: [0; 40],
+        };
+        caller::write(call.tid, buf, &statfs.to_bytes()).map(|()| Answer::Value(0)).into()
+    }
+
+    /// F_GETFL shows the access mode that ALLOC was asked for; seals are for shmem only.
+    fn fcntl(&mut self, call: &Call) -> Answer {
+        const F_ADD_SEALS: i32 = 1033;
+        const F_GET_SEALS: i32 = 1034;
+        let [fd, cmd, ..] = call.args;
+        match int(cmd) {
+            libc::F_GETFL => {
+                let Some((buffer, file)) = self.buffer(call, int(fd)) else {
+                    return Answer::Native;
+                };
+                let Ok(flags) = rustix::fs::fcntl_getfl(&file) else { return Answer::Native };
+                // secretmem opens with O_LARGEFILE, which anon_inode files do not have.
+                let own = flags.bits() & !(3 | 0o100_000);
+                Answer::Value(i64::from(own | buffer.access.mode))
+            }
+            F_ADD_SEALS | F_GET_SEALS => self.file_call(call, fd, FileCall::Seals),
+            _ => Answer::Native,
+        }
+    }
+
+    /// The buffer whose mapping holds address `addr`.
+    fn mapped_buffer(&self, call: &Call, addr: u64) -> Option<Object> {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", call.tid)).ok()?;
+        let inode = maps.lines().find_map(|line| mapping_inode(line, addr))?;
+        lock(&self.shared).files.by_inode(inode)
+    }
+
+    /// A VM_PFNMAP or VM_IO mapping refuses advice that would drop or populate pages.
+    fn madvise(&mut self, call: &Call) -> Answer {
+        const REMOVE: i32 = 9;
+        // DONTNEED, FREE, REMOVE, WIPEONFORK, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE,
+        // DONTNEED_LOCKED, COLLAPSE.
+        const REFUSED: [i32; 10] = [4, 8, REMOVE, 18, 20, 21, 22, 23, 24, 25];
+        let [addr, _, advice, ..] = call.args;
+        let advice = int(advice);
+        if !REFUSED.contains(&advice) {
+            return Answer::Native;
+        }
+        match self.mapped_buffer(call, addr) {
+            Some(Object::Buffer(_)) if advice == REMOVE => Answer::Fail(Errno::NODEV),
+            Some(Object::Buffer(_)) => Answer::Fail(Errno::INVAL),
+            _ => Answer::Native,
+        }
+    }
+
+    /// VM_DONTEXPAND: growing is EFAULT; VM_PFNMAP: MREMAP_DONTUNMAP is EINVAL.
+    fn mremap(&mut self, call: &Call) -> Answer {
+        const MREMAP_DONTUNMAP: u64 = 4;
+        const PAGE: u64 = 4096;
+        let [addr, old_len, new_len, flags, ..] = call.args;
+        let grows = new_len.div_ceil(PAGE) > old_len.div_ceil(PAGE);
+        if !grows && flags & MREMAP_DONTUNMAP == 0 {
+            return Answer::Native;
+        }
+        match self.mapped_buffer(call, addr) {
+            Some(Object::Buffer(_)) if flags & MREMAP_DONTUNMAP != 0 => Answer::Fail(Errno::INVAL),
+            Some(Object::Buffer(_)) => Answer::Fail(Errno::FAULT),
+            _ => Answer::Native,
+        }
+    }
+
+    /// The link of /proc/PID/fd/N: `/dmabuf:NAME`.
+    pub(super) fn readlink(
+        &mut self,
+        call: &Call,
+        dirfd: i32,
+        path: u64,
+        buf: u64,
+        len: u64,
+    ) -> Answer {
+        let (pid, fd) = match self.node(call, dirfd, path) {
+            Some(Node::FdLink { pid, fd }) => (pid, fd),
+            Some(Node::FdInfo { .. }) | None => return Answer::Native,
+            Some(_) => return Answer::Fail(Errno::INVAL),
+        };
+        let Ok(file) = self.callers.file(pid.unwrap_or(call.tid), fd) else {
+            return Answer::Native;
+        };
+        let link = {
+            let shared = lock(&self.shared);
+            let Some(Object::Buffer(id)) = shared.files.object(file.as_fd()) else {
+                return Answer::Native;
+            };
+            let Some(buffer) = shared.device.buffer(id) else { return Answer::Native };
+            buffer.link()
+        };
+        if int(len) <= 0 {
+            return Answer::Fail(Errno::INVAL);
+        }
+        let cut = link.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+        let value = i64::try_from(cut).unwrap_or(0);
+        caller::write(call.tid, buf, &link[..cut]).map(|()| Answer::Value(value)).into()
+    }
+
+    fn ppoll_timeout(&self, call: &Call, addr: u64) -> Option<u64> {
+        if addr == 0 {
+            return None;
+        }
+        let bytes = caller::read(call.tid, addr, 16).unwrap_or_else(|_| vec![0; 16]);
+        let word =
+            |at: usize| bytes[at..].first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+        Some(word(0).saturating_mul(1_000_000_000).saturating_add(word(8)))
+    }
+
+    /// poll: the kernel's, unless it names a buffer that is busy.
+    fn poll(&mut self, call: &Call, addr: u64, count: u64, timeout_ns: Option<u64>) -> Answer {
+        let Ok(count) = usize::try_from(count) else { return Answer::Native };
+        if count == 0 || count > POLL_FDS_MAX {
+            return Answer::Native;
+        }
+        let Ok(bytes) = caller::read(call.tid, addr, count * 8) else { return Answer::Native };
+        let mut busy = false;
+        let mut entries = Vec::with_capacity(count);
+        for entry in bytes.chunks_exact(8) {
+            let (Some(fd), Some(events)) = (entry.first_chunk(), entry[4..].first_chunk()) else {
+                return Answer::Native;
+            };
+            let (fd, events) = (i32::from_ne_bytes(*fd), u16::from_ne_bytes(*events));
+            let file = self.callers.file(call.tid, fd).ok();
+            let shared = lock(&self.shared);
+            let object = file.as_ref().and_then(|file| shared.files.object(file.as_fd()));
+            let buffer = match object {
+                Some(Object::Buffer(id)) => Some(id),
+                _ => None,
+            };
+            let device = &shared.device;
+            busy |= buffer
+                .and_then(|id| device.buffer(id))
+                .is_some_and(|buffer| buffer.readiness(device) != (true, true));
+            entries.push(PollEntry { fd, events, file, buffer });
+        }
+        if !busy {
+            return Answer::Native;
+        }
+        let deadline_ns = timeout_ns.map(|timeout| now_ns().saturating_add(timeout));
+        self.poll_again(call, PollCall { addr, entries, deadline_ns })
+    }
+
+    /// One look at everything that a waiting poll names.
+    pub(super) fn poll_again(&mut self, call: &Call, poll: PollCall) -> Answer {
+        let mut ready = 0;
+        let mut bytes = Vec::with_capacity(poll.entries.len() * 8);
+        for entry in &poll.entries {
+            let revents = self.poll_entry(entry);
+            ready += i64::from(revents != 0);
+            bytes.extend(entry.fd.to_ne_bytes());
+            bytes.extend(entry.events.to_ne_bytes());
+            bytes.extend(revents.to_ne_bytes());
+        }
+        if ready == 0 && poll.deadline_ns.is_none_or(|deadline| now_ns() < deadline) {
+            return Answer::Later(Waiting::Poll(poll));
+        }
+        caller::write(call.tid, poll.addr, &bytes).map(|()| Answer::Value(ready)).into()
+    }
+
+    fn poll_entry(&self, entry: &PollEntry) -> u16 {
+        const IN: u16 = 0x1;
+        const OUT: u16 = 0x4;
+        const NVAL: u16 = 0x20;
+        if entry.fd < 0 {
+            return 0;
+        }
+        if let Some(id) = entry.buffer {
+            let shared = lock(&self.shared);
+            let device = &shared.device;
+            let (read, write) =
+                device.buffer(id).map_or((true, true), |buffer| buffer.readiness(device));
+            return (if read { IN } else { 0 } | if write { OUT } else { 0 }) & entry.events;
+        }
+        let Some(file) = &entry.file else { return NVAL };
+        let mut fds = [PollFd::new(file, PollFlags::from_bits_retain(entry.events))];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match rustix::event::poll(&mut fds, Some(&now)) {
+            Ok(_) => fds[0].revents().bits(),
+            Err(_) => NVAL,
+        }
+    }
+}
+
+/// poll's timeout; `None` is for ever.
+fn poll_timeout(ms: i32) -> Option<u64> {
+    u64::try_from(ms).ok().map(|ms| ms * 1_000_000)
+}
+
+/// The inode of a line of /proc/PID/maps, if the mapping holds `addr`.
+fn mapping_inode(line: &str, addr: u64) -> Option<Inode> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let start = u64::from_str_radix(start, 16).ok()?;
+    let end = u64::from_str_radix(end, 16).ok()?;
+    if !(start..end).contains(&addr) {
+        return None;
+    }
+    let (major, minor) = fields.nth(2)?.split_once(':')?;
+    let major = u32::from_str_radix(major, 16).ok()?;
+    let minor = u32::from_str_radix(minor, 16).ok()?;
+    let ino = fields.next()?.parse().ok()?;
+    Some(Inode { dev: rustix::fs::makedev(major, minor), ino })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_lines() {
+        let line = "7f0000000000-7f0000002000 rw-s 00001000 00:0e 32534    /secretmem (deleted)";
+        let inode = Inode { dev: rustix::fs::makedev(0, 14), ino: 32534 };
+        assert_eq!(mapping_inode(line, 0x7f00_0000_1fff), Some(inode));
+        assert_eq!(mapping_inode(line, 0x7f00_0000_2000), None);
+        assert_eq!(mapping_inode("", 0), None);
+        assert_eq!(mapping_inode("7f-80 rw-s", 0x7f), None);
+    }
+}

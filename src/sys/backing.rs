@@ -1,0 +1,119 @@
+//! Files that stand behind dma-bufs.
+//!
+//! A pfnmap heap's buffer is a memfd_secret file (mm/secretmem.c): get_user_pages on its mappings
+//! answers EFAULT, as on VM_PFNMAP, since `vma_is_secretmem` is refused in `check_vma_flags`. Any
+//! other buffer is an ordinary memfd, whose pages anyone can pin.
+//!
+//! The supervisor keeps no reference to a buffer, so that its memory goes when the program's last
+//! descriptor and mapping go. To know when, [`mark`] leaves a lease or a lock on the open file:
+//! /proc/locks names its inode exactly as long as the open file exists.
+#![allow(unsafe_code, reason = "memfd_secret(2) and F_SETSIG have no safe wrapper")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+
+/// Creates an empty memfd_secret file, close-on-exec.
+///
+/// # Errors
+/// ENOSYS: CONFIG_SECRETMEM is off, or the machine was booted with secretmem.enable=0, or a
+/// sandbox forbids the call.
+pub fn secret() -> io::Result<OwnedFd> {
+    // SAFETY: the call takes scalars only.
+    let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
+    let fd = i32::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just created this descriptor and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Creates an empty memfd that can be sealed, close-on-exec.
+///
+/// # Errors
+/// EMFILE or ENFILE: the supervisor or the system is out of descriptors.
+pub fn memfd(name: &str) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // vm.memfd_noexec may demand an explicit choice; older kernels do not know the flag.
+    Ok(rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
+        .or_else(|_| rustix::fs::memfd_create(name, flags))?)
+}
+
+/// Opens the file behind `fd` anew, with its own access mode and offset.
+///
+/// # Errors
+/// ENXIO: the file can't be opened again (memfd_secret). EACCES: /proc is not mounted or hidden.
+pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// First byte that [`mark`] locks: where no program's own locks lie.
+pub const MARK_OFFSET: i64 = 1 << 62;
+
+/// Leaves a lease on the open file itself, which /proc/locks lists until the file's last
+/// descriptor, mapping and in-flight SCM_RIGHTS copy are gone. Unlike a lock it never conflicts
+/// with the program's own locks. Only a regular file with one opener can have it; others get an
+/// open-file-description lock, with `slot` telling open files of one inode apart.
+///
+/// Whoever opens a file with a lease makes the kernel send SIGIO to this process: ignore it with
+/// [`ignore_lease_breaks`].
+///
+/// # Errors
+/// ENOLCK: the kernel has no memory for a lock.
+pub fn mark(fd: BorrowedFd<'_>, writable: bool, slot: u8) -> io::Result<()> {
+    // The kernel counts writers of files that were opened, not of those it made itself, so which
+    // of the two leases it grants depends on where the file comes from.
+    for lease in [libc::F_WRLCK, libc::F_RDLCK] {
+        // SAFETY: F_SETLEASE takes its argument by value; `fd` is open.
+        if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, lease) } == 0 {
+            return Ok(());
+        }
+    }
+    let kind = if writable { libc::F_WRLCK } else { libc::F_RDLCK };
+    let lock = libc::flock {
+        l_type: i16::try_from(kind).map_err(|_| io::ErrorKind::InvalidInput)?,
+        l_whence: i16::try_from(libc::SEEK_SET).map_err(|_| io::ErrorKind::InvalidInput)?,
+        l_start: MARK_OFFSET + i64::from(slot),
+        l_len: 1,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock))?;
+    Ok(())
+}
+
+/// F_SETSIG and F_GETSIG of `<asm-generic/fcntl.h>`.
+const F_SETSIG: libc::c_int = 10;
+const F_GETSIG: libc::c_int = 11;
+
+/// Makes SIGIO harmless, which the kernel sends when a file with a lease is opened again.
+pub fn ignore_lease_breaks() {
+    // SAFETY: sets a disposition that involves no handler.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+}
+
+/// Brand of an open file that stands for one opened with O_PATH.
+pub const BRAND_PATH: u8 = 34;
+
+/// Brands that [`brand`] can leave: real-time signal numbers.
+pub const BRANDS: std::ops::RangeInclusive<u8> = 35..=64;
+
+/// Brands one open file of an inode that has several: a udmabuf shares its inode with the memfd
+/// that it is made of. F_SETSIG is kept per open file and has no effect without O_ASYNC.
+///
+/// # Errors
+/// EINVAL: `brand` is no signal number.
+pub fn brand(fd: BorrowedFd<'_>, brand: u8) -> io::Result<()> {
+    // SAFETY: F_SETSIG takes its argument by value; `fd` is open.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, libc::c_int::from(brand)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The brand of this open file; 0 without one.
+pub fn brand_of(fd: BorrowedFd<'_>) -> u8 {
+    // SAFETY: F_GETSIG takes no argument; `fd` is open.
+    let signal = unsafe { libc::fcntl(fd.as_raw_fd(), F_GETSIG) };
+    u8::try_from(signal).unwrap_or(0)
+}

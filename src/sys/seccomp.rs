@@ -1,0 +1,229 @@
+//! A seccomp filter that hands chosen system calls to a supervisor.
+//!
+//! [`Filter`] is data: which calls, and for which arguments. [`Filter::assemble`] turns it into
+//! classic BPF, and [`install`] loads it into the calling thread and returns the listener
+//! (`SECCOMP_FILTER_FLAG_NEW_LISTENER`, kernel/seccomp.c). A call that no rule names costs the
+//! filter's evaluation only, and not even that where the kernel caches "always allowed" by number
+//! (`seccomp_cache_prepare`, since 5.11).
+//!
+//! Calls of another architecture (32-bit programs on x86_64, the x32 ABI) are let through
+//! unsupervised: such a program does not see the device.
+#![allow(unsafe_code, reason = "prctl(2) and seccomp(2) are raw system calls")]
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+/// What a rule asks of one argument's low 32 bits: after masking, it is one of the values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArgTest {
+    /// Which argument, 0 to 5.
+    pub arg: u8,
+    /// Bits that count.
+    pub mask: u32,
+    /// Accepted values of those bits.
+    pub any_of: Vec<u32>,
+}
+
+/// One system call to hand over when all of its argument tests hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// System call number. A filter holds at most one rule for each.
+    pub nr: u32,
+    /// Tests that must all hold; none means always.
+    pub tests: Vec<ArgTest>,
+}
+
+/// The system calls that go to the supervisor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    rules: Vec<Rule>,
+}
+
+/// AUDIT_ARCH of this build; `None` where the device's system call numbers are not known.
+#[cfg(target_arch = "x86_64")]
+const AUDIT_ARCH: Option<u32> = Some(0xc000_003e);
+/// AUDIT_ARCH of this build; `None` where the device's system call numbers are not known.
+#[cfg(not(target_arch = "x86_64"))]
+const AUDIT_ARCH: Option<u32> = None;
+
+const X32_SYSCALL_BIT: u32 = 0x4000_0000;
+
+const LOAD: u16 = 0x20;
+const AND: u16 = 0x54;
+const JUMP_EQ: u16 = 0x15;
+const JUMP_GE: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+const RET_ALLOW: u32 = 0x7fff_0000;
+const RET_USER_NOTIF: u32 = 0x7fc0_0000;
+
+/// Offsets within `struct seccomp_data`.
+const DATA_NR: u32 = 0;
+const DATA_ARCH: u32 = 4;
+const DATA_ARGS: u32 = 16;
+
+fn op(code: u16, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code, jt: 0, jf: 0, k }
+}
+
+fn jump(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter { code, jt, jf, k }
+}
+
+impl Filter {
+    /// Adds a call that is handed over whatever its arguments.
+    pub fn always(&mut self, nr: i64) -> &mut Self {
+        self.when(nr, Vec::new())
+    }
+
+    /// Adds a call that is handed over when all `tests` hold; replaces an earlier rule for it.
+    pub fn when(&mut self, nr: i64, tests: Vec<ArgTest>) -> &mut Self {
+        let nr = u32::try_from(nr).expect("system call numbers are small and positive");
+        self.rules.retain(|rule| rule.nr != nr);
+        self.rules.push(Rule { nr, tests });
+        self
+    }
+
+    /// The rules, in the order in which the program tests them.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// The BPF program, or `None` on an architecture that the device does not know.
+    ///
+    /// A jump reaches 255 instructions, so a rule's tests must fit in that; each rule's block
+    /// asserts it.
+    pub fn assemble(&self) -> Option<Vec<libc::sock_filter>> {
+        let arch = AUDIT_ARCH?;
+        let mut program = vec![
+            op(LOAD, DATA_ARCH),
+            jump(JUMP_EQ, arch, 1, 0),
+            op(RETURN, RET_ALLOW),
+            op(LOAD, DATA_NR),
+            jump(JUMP_GE, X32_SYSCALL_BIT, 0, 1),
+            op(RETURN, RET_ALLOW),
+        ];
+        for rule in &self.rules {
+            let block = Self::block(&rule.tests);
+            let skip = u8::try_from(block.len()).expect("a rule's block fits one jump");
+            program.push(jump(JUMP_EQ, rule.nr, 0, skip));
+            program.extend(block);
+        }
+        program.push(op(RETURN, RET_ALLOW));
+        Some(program)
+    }
+
+    /// Straight-line code that ends in a verdict: hand over if all tests hold, else allow.
+    fn block(tests: &[ArgTest]) -> Vec<libc::sock_filter> {
+        let mut block = Vec::new();
+        for test in tests {
+            block.push(op(LOAD, DATA_ARGS + 8 * u32::from(test.arg)));
+            block.push(op(AND, test.mask));
+            let values = u8::try_from(test.any_of.len()).expect("few values a test");
+            for (index, &value) in (0u8..).zip(&test.any_of) {
+                // On a match, over the remaining values and the verdict behind them.
+                block.push(jump(JUMP_EQ, value, values - index, 0));
+            }
+            block.push(op(RETURN, RET_ALLOW));
+        }
+        block.push(op(RETURN, RET_USER_NOTIF));
+        block
+    }
+}
+
+/// Loads `program` into the calling thread and returns the listener, which is close-on-exec.
+///
+/// Sets no_new_privs first: without CAP_SYS_ADMIN the kernel asks for it, and it means that
+/// setuid programs started from here gain nothing. Safe to call between fork and exec: no
+/// allocation, no lock.
+///
+/// # Errors
+/// EBUSY: a filter with a listener is already in place (a supervisor in a supervisor). EINVAL or
+/// ENOSYS: the kernel is older than 5.9 or built without CONFIG_SECCOMP_FILTER. EACCES is not
+/// possible after no_new_privs.
+pub fn install(program: &[libc::sock_filter]) -> io::Result<OwnedFd> {
+    // SAFETY: PR_SET_NO_NEW_PRIVS takes scalars only and affects this thread alone.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let len = libc::c_ushort::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    let flags =
+        libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    // WAIT_KILLABLE_RECV (5.19) keeps a signal from restarting a call whose fd is installed.
+    load(flags, &fprog).or_else(|_| load(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER, &fprog))
+}
+
+fn load(flags: libc::c_ulong, fprog: &libc::sock_fprog) -> io::Result<OwnedFd> {
+    // SAFETY: `fprog` points to `len` instructions that outlive the call; the kernel copies them
+    // and never writes through the pointer.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const *fprog)
+    };
+    let fd = i32::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just created this listener and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Interprets the subset of classic BPF that [`Filter::assemble`] emits.
+    fn verdict(program: &[libc::sock_filter], arch: u32, nr: u32, args: [u64; 6]) -> u32 {
+        let mut pc = 0;
+        let mut acc = 0u32;
+        loop {
+            let insn = program[pc];
+            pc += 1;
+            match insn.code {
+                LOAD if insn.k == DATA_NR => acc = nr,
+                LOAD if insn.k == DATA_ARCH => acc = arch,
+                LOAD => {
+                    acc = u32::try_from(args[(insn.k as usize - 16) / 8] & 0xffff_ffff).unwrap()
+                }
+                AND => acc &= insn.k,
+                JUMP_EQ => pc += usize::from(if acc == insn.k { insn.jt } else { insn.jf }),
+                JUMP_GE => pc += usize::from(if acc >= insn.k { insn.jt } else { insn.jf }),
+                RETURN => return insn.k,
+                code => panic!("unexpected instruction {code:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn verdicts() {
+        let arch = AUDIT_ARCH.unwrap();
+        let mut filter = Filter::default();
+        filter.always(2).when(16, vec![ArgTest { arg: 1, mask: u32::MAX, any_of: vec![7, 9, 11] }]);
+        filter.when(
+            9,
+            vec![
+                ArgTest { arg: 3, mask: 0xf, any_of: vec![1, 3] },
+                ArgTest { arg: 4, mask: 1 << 31, any_of: vec![0] },
+            ],
+        );
+        let program = filter.assemble().unwrap();
+        let fd_none = u64::MAX;
+        for (arch, nr, args, trapped) in [
+            (arch, 2, [0; 6], true),
+            (arch, 3, [0; 6], false),
+            (0x4000_0003, 2, [0; 6], false),
+            (arch, 2 | X32_SYSCALL_BIT, [0; 6], false),
+            (arch, 16, [0, 7, 0, 0, 0, 0], true),
+            (arch, 16, [0, 9, 0, 0, 0, 0], true),
+            (arch, 16, [0, 11 | 1 << 32, 0, 0, 0, 0], true),
+            (arch, 16, [0, 8, 0, 0, 0, 0], false),
+            (arch, 9, [0, 0, 0, 0x11, 3, 0], true),
+            (arch, 9, [0, 0, 0, 0x23, 3, 0], true),
+            (arch, 9, [0, 0, 0, 0x02, 3, 0], false),
+            (arch, 9, [0, 0, 0, 0x21, fd_none, 0], false),
+        ] {
+            let expect = if trapped { RET_USER_NOTIF } else { RET_ALLOW };
+            assert_eq!(verdict(&program, arch, nr, args), expect, "{arch:#x} {nr} {args:x?}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Real programs, unmodified, on the device: C, Python, the crates dma-heap and dma-buf, eight
+//! threads, and the kernel's own selftests.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod device_kit;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use device_kit::{User, available, bounded, install, run, stage, text, users};
+
+const LEVELS: [&[&str]; 2] = [&["-q"], &["-q", "--strict"]];
+
+/// Runs `program` at every level as every user and demands success and `expect` in its output.
+fn check(stage: &Path, program: &[&str], expect: &str) {
+    for user in users() {
+        for level in LEVELS {
+            let output = run(stage, user, level, program);
+            let text = text(&output);
+            assert!(output.status.success(), "{program:?} {level:?} {user:?}: {text}");
+            assert!(text.contains(expect), "{program:?} {level:?} {user:?}: {text}");
+        }
+    }
+}
+
+/// Compiles a C file; `None` and a SKIP without a compiler.
+fn compile(stage: &Path, flags: &[&str]) -> Option<PathBuf> {
+    let out = stage.join(format!("client{}", flags.join("")));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/client.c");
+    let mut command = Command::new("cc");
+    command.args(flags).arg("-o").arg(&out).arg(source);
+    if Command::new("cc").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("SKIP: no C compiler called cc");
+        return None;
+    }
+    let output = bounded(command);
+    assert!(output.status.success(), "{}", text(&output));
+    Some(out)
+}
+
+#[test]
+fn c_client() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    for flags in [&[][..], &["-static"]] {
+        let Some(client) = compile(stage.path(), flags) else { return };
+        check(stage.path(), &[client.to_str().unwrap()], "child: ok");
+    }
+}
+
+/// The same program fails or succeeds at O_DIRECT by the heap's rule alone.
+#[test]
+fn the_rule_decides_direct_io() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let Some(client) = compile(stage.path(), &["-static"]) else { return };
+    let client = client.to_str().unwrap();
+    let insert_page = ["-q", "--heap", "system,mmap=mixedmap-insert-page"];
+    for user in users() {
+        let ok = |options: &[&str], program: &[&str]| {
+            run(stage.path(), user, options, program).status.success()
+        };
+        assert!(ok(&["-q"], &[client]), "pfnmap: EFAULT");
+        assert!(ok(&insert_page, &[client, "gup-succeeds"]), "insert_page: success");
+        assert!(!ok(&insert_page, &[client]), "the client notices that EFAULT is missing");
+    }
+}
+
+#[test]
+fn python_client() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let python = ["/usr/bin/python3", "python3"].into_iter().find(|python| {
+        Command::new(python).arg("-V").stdout(Stdio::null()).status().is_ok_and(|s| s.success())
+    });
+    let Some(python) = python else {
+        eprintln!("SKIP: no python3");
+        return;
+    };
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/client.py");
+    let script = install(stage.path(), &source, "client.py");
+    let script = script.to_str().unwrap();
+    for user in users() {
+        for level in LEVELS {
+            let probe = run(stage.path(), user, level, &[python, "-c", "import mmap"]);
+            if !probe.status.success() {
+                eprintln!("SKIP: {python} can't be executed as {user:?}");
+                continue;
+            }
+            let output = run(stage.path(), user, level, &[python, script]);
+            assert!(text(&output).contains("python client ok"), "{level:?}: {}", text(&output));
+        }
+    }
+}
+
+/// Runs one ignored test of this file under the device.
+fn check_inside(name: &str) {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let own = install(stage.path(), &std::env::current_exe().unwrap(), "clients");
+    let program = [own.to_str().unwrap(), "--ignored", "--exact", name, "--nocapture"];
+    check(stage.path(), &program, "1 passed");
+}
+
+#[test]
+fn crates() {
+    check_inside("inside_crates");
+}
+
+#[test]
+#[ignore = "run under the device by `crates`"]
+fn inside_crates() {
+    let heap = dma_heap::Heap::new(dma_heap::HeapKind::System).unwrap();
+    let buffer: dma_buf::DmaBuf = heap.allocate(16384).unwrap().into();
+    let mut mapped = buffer.memory_map().unwrap();
+    let fill = |bytes: &mut [u8], value: Option<u8>| {
+        bytes.fill(value.unwrap_or(0));
+        Ok(())
+    };
+    mapped.write(fill, Some(0xa5)).unwrap();
+    let count =
+        |bytes: &[u8], _: Option<()>| Ok(bytes.iter().filter(|&&byte| byte == 0xa5).count());
+    assert_eq!(mapped.read(count, None).unwrap(), 16384);
+}
+
+#[test]
+fn eight_threads() {
+    check_inside("inside_eight_threads");
+}
+
+#[test]
+#[ignore = "run under the device by `eight_threads`"]
+fn inside_eight_threads() {
+    use std::os::fd::AsRawFd as _;
+    const THREADS: u8 = 8;
+    const ROUNDS: usize = 100;
+    let heap = dma_heap::Heap::new(dma_heap::HeapKind::System).unwrap();
+    let worker = |thread: u8| {
+        let heap = &heap;
+        move || {
+            for round in 0..ROUNDS {
+                let pages = 1 + round % 3;
+                let fd = heap.allocate(pages * 4096).unwrap();
+                assert!(fd.as_raw_fd() > 2);
+                let size = rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0)).unwrap();
+                assert_eq!(size, pages as u64 * 4096);
+                let mut mapped = dma_buf::DmaBuf::from(fd).memory_map().unwrap();
+                let fill = |bytes: &mut [u8], _: Option<()>| {
+                    assert!(bytes.iter().all(|&byte| byte == 0), "memory comes zeroed");
+                    bytes.fill(thread);
+                    Ok(())
+                };
+                mapped.write(fill, None).unwrap();
+                let same =
+                    |bytes: &[u8], _: Option<()>| Ok(bytes.iter().all(|&byte| byte == thread));
+                assert!(mapped.read(same, None).unwrap(), "nobody else has this memory");
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..=THREADS).map(|n| scope.spawn(worker(n))).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+/// dmabuf-heap, udmabuf and sync from tools/testing/selftests, built by tools/selftests/fetch.
+#[test]
+fn kernel_selftests() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let built = std::env::var_os("DRIFTHEAP_SELFTESTS").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/selftests"),
+        PathBuf::from,
+    );
+    for (name, expect) in [
+        ("dmabuf-heap", "Testing expected error cases:  OK"),
+        ("udmabuf", "udmabuf: ok"),
+        ("synctest", "fail:0"),
+    ] {
+        let from = built.join(name);
+        if !from.exists() {
+            eprintln!("SKIP {name}: not built, run tools/selftests/fetch");
+            continue;
+        }
+        let test = install(stage.path(), &from, name);
+        let program = [test.to_str().unwrap()];
+        if name == "synctest" {
+            // Half a million ioctls: once is enough.
+            let output = run(stage.path(), User::Own, &["-q"], &program);
+            assert!(text(&output).contains(expect), "{}", text(&output));
+            continue;
+        }
+        check(stage.path(), &program, expect);
+    }
+}

@@ -1,0 +1,185 @@
+//! The request handler alone: recorded requests replayed, truncated at every length and mutated.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use driftheap::device::{
+    Action, Backing, Device, FdAnswer, FileFact, HeapConfig, Inode, Ioctl, Limits, Object,
+};
+use driftheap::uapi::dma_buf::{self, SyncFileArg};
+use driftheap::uapi::dma_heap::{ALLOC, AllocationData};
+use driftheap::uapi::sw_sync::{CREATE_FENCE, CreateFence, INC};
+use driftheap::uapi::sync_file::{FILE_INFO, FileInfo, MERGE, MergeData};
+use driftheap::uapi::udmabuf::{CREATE, Create};
+use rustix::io::Errno;
+
+fn device() -> (Device, Object) {
+    let limits = Limits { buffers: 64, bytes: 1 << 24, sync_files: 64, ..Limits::default() };
+    let device = Device::new(vec![HeapConfig::new("system")], limits);
+    let heap = Object::Heap(device.heap("system").unwrap());
+    (device, heap)
+}
+
+/// Makes the object of an [`Action::Install`] exist, as a transport does.
+fn install(device: &mut Device, request: &Ioctl) -> Object {
+    let Action::Install(install) = device.ioctl(request) else { panic!("refused: {request:?}") };
+    device.installed(install.object, Inode { dev: 1, ino: 7 }, Backing::Memfd);
+    install.object
+}
+
+fn alloc(heap: Object, len: u64) -> Ioctl {
+    let ask = AllocationData { len, fd: 0, fd_flags: 2, heap_flags: 0 };
+    Ioctl::new(heap, ALLOC, 0x1000).with_memory(ask.to_bytes())
+}
+
+fn fence(timeline: Object, value: u32) -> Ioctl {
+    let ask = CreateFence { value, name: [0; 32], fence: 0 };
+    Ioctl::new(timeline, CREATE_FENCE, 0x1000).with_memory(ask.to_bytes())
+}
+
+/// One session: every kind of request on every kind of object, in bytes.
+fn recording() -> (Vec<Vec<u8>>, Device) {
+    let (mut device, heap) = device();
+    let timeline = Object::Timeline(device.open_timeline("test").unwrap());
+    let mut log = Vec::new();
+    let mut record = |device: &mut Device, request: &Ioctl| {
+        log.push(request.encode());
+        device.ioctl(request)
+    };
+    record(&mut device, &alloc(heap, 5000));
+    let buffer = install(&mut device, &alloc(heap, 4096));
+    let sync = install(&mut device, &fence(timeline, 1));
+    let arg = SyncFileArg { flags: 3, fd: 5 };
+    let facts = vec![FileFact::Ours(sync)];
+    let memfd = FileFact::Memfd { seals: 2, size_bytes: 8192, inode: Inode { dev: 1, ino: 9 } };
+    let create = Create { memfd: 3, flags: 0, offset: 0, size: 8192 };
+    let merge = MergeData { name: [b'm'; 32], fd2: 5, fence: 0, flags: 0, pad: 0 };
+    let info = FileInfo {
+        name: [0; 32],
+        status: 0,
+        flags: 0,
+        num_fences: 4,
+        pad: 0,
+        sync_fence_info: 0x2000,
+    };
+    for request in [
+        Ioctl::new(buffer, dma_buf::SYNC, 0x1000).with_memory(3u64.to_ne_bytes()),
+        Ioctl::new(buffer, dma_buf::SET_NAME_B, 0x1000).with_memory(*b"camera"),
+        Ioctl::new(buffer, dma_buf::EXPORT_SYNC_FILE, 0x1000).with_memory(arg.to_bytes()),
+        Ioctl::new(buffer, dma_buf::IMPORT_SYNC_FILE, 0x1000)
+            .with_memory(arg.to_bytes())
+            .with_files(facts.clone()),
+        Ioctl::new(sync, MERGE, 0x1000).with_memory(merge.to_bytes()).with_files(facts),
+        Ioctl::new(sync, FILE_INFO, 0x1000).with_memory(info.to_bytes()),
+        Ioctl::new(buffer, dma_buf::SYNC, 0x1000).with_memory(1u64.to_ne_bytes()),
+        fence(timeline, 9),
+        Ioctl::new(timeline, INC, 0x1000).with_memory(10u32.to_ne_bytes()),
+        Ioctl::new(Object::Udmabuf, CREATE, 0x1000)
+            .with_memory(create.to_bytes())
+            .with_files(vec![memfd]),
+        Ioctl::new(heap, 0x5401, 0x1000),
+    ] {
+        record(&mut device, &request);
+    }
+    (log, device)
+}
+
+#[test]
+fn requests_survive_their_byte_form() {
+    let (log, _) = recording();
+    assert_eq!(log.len(), 12);
+    for bytes in log {
+        let (request, rest) = Ioctl::decode(&bytes).unwrap();
+        assert!(rest.is_empty());
+        assert_eq!(request.encode(), bytes);
+    }
+}
+
+#[test]
+fn truncated_requests_are_no_requests() {
+    for bytes in recording().0 {
+        for len in 0..bytes.len() {
+            assert_eq!(Ioctl::decode(&bytes[..len]), None, "{len} of {} bytes", bytes.len());
+        }
+    }
+}
+
+/// A transport that fetched less than was asked for gets EFAULT or another errno, never a
+/// decision on bytes that are not there.
+#[test]
+fn truncated_memory_is_refused() {
+    let (log, mut device) = recording();
+    let mut refused = 0;
+    for bytes in log {
+        let (whole, _) = Ioctl::decode(&bytes).unwrap();
+        let Some(piece) = whole.memory.first() else { continue };
+        let text = matches!(whole.cmd, dma_buf::SET_NAME_A | dma_buf::SET_NAME_B);
+        for len in (0..piece.len()).filter(|_| !text) {
+            let mut request = whole.clone();
+            request.memory[0].truncate(len);
+            let before = device.buffers().count();
+            let action = device.ioctl(&request);
+            assert!(matches!(action, Action::Fail(_)), "{len} bytes of {whole:?}: {action:?}");
+            refused += 1;
+            assert_eq!(device.buffers().count(), before);
+        }
+    }
+    assert!(refused > 200, "{refused}");
+}
+
+#[test]
+fn the_argument_is_copied_once() {
+    let (mut device, heap) = device();
+    let mut request = alloc(heap, 4096);
+    assert_eq!(device.wants(&request), None, "nothing more is fetched");
+    let Action::Install(install) = device.ioctl(&request) else { panic!() };
+    assert_eq!(install.answer, FdAnswer::Field(8));
+    assert_eq!(install.structure.bytes, request.memory[0], "only the fd field changes");
+    request.memory.clear();
+    assert!(device.wants(&request).is_some());
+    assert_eq!(device.ioctl(&request), Action::Fail(Errno::FAULT));
+}
+
+#[test]
+fn a_failed_installation_leaves_nothing() {
+    let (mut device, heap) = device();
+    let Action::Install(install) = device.ioctl(&alloc(heap, 4096)) else { panic!() };
+    assert_eq!(device.bytes(), 4096);
+    device.abandon(install.object);
+    assert_eq!((device.bytes(), device.stats.buffers), (0, 0));
+}
+
+#[test]
+fn quotas() {
+    let (mut device, heap) = device();
+    for _ in 0..64 {
+        install(&mut device, &alloc(heap, 4096));
+    }
+    assert_eq!(device.ioctl(&alloc(heap, 4096)), Action::Fail(Errno::MFILE));
+    let (mut device, heap) = self::device();
+    assert_eq!(device.ioctl(&alloc(heap, (1 << 24) + 1)), Action::Fail(Errno::NOMEM));
+    install(&mut device, &alloc(heap, 1 << 24));
+    assert_eq!(device.ioctl(&alloc(heap, 1)), Action::Fail(Errno::NOMEM));
+}
+
+proptest::proptest! {
+    /// No request, however mutated, panics the handler, and its quotas hold.
+    #[test]
+    fn mutated_requests(
+        seed in proptest::collection::vec((0usize..12, 0usize..400, 0u8..=255), 1..60),
+    ) {
+        let (log, mut device) = recording();
+        for (index, at, byte) in seed {
+            let mut bytes = log[index].clone();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            if let Some((request, _)) = Ioctl::decode(&bytes) {
+                drop(device.wants(&request));
+                if let Action::Install(install) = device.ioctl(&request) {
+                    device.installed(install.object, Inode { dev: 1, ino: 8 }, Backing::Memfd);
+                }
+            }
+            device.collect_fences();
+        }
+        assert!(device.bytes() <= 1 << 24);
+        assert!(device.buffers().count() <= 64);
+    }
+}
