@@ -379,4 +379,23 @@ exists (hazard any)
         let none = Explorer::new(&scenario, search.limits, search.reduction, 1).explore().unwrap();
         assert!(none.outcomes.keys().all(|outcome| outcome.hazards == 0));
     }
+
+    #[test]
+    fn what_no_rule_prevents_is_not_said_to_be_prevented() {
+        let text = "DMABUF t
+exporter gpu {}
+importer codec {}
+buffer A { exporter = gpu }
+P0 device importer codec {
+    attach t = A dynamic
+    map s = t
+    dma_write s[0] = 7
+}
+exists (hazard unfenced-access)
+";
+        let test = parse("t.litmus", text, &ModelRules).unwrap_or_else(|e| panic!("{}", e[0]));
+        let kind = HazardKind::UnfencedAccess;
+        let found = preventions(&test, &test.variants[0], text, kind, &Search::default(), 9);
+        assert!(found.is_empty(), "{found:?}");
+    }
 }

@@ -30,8 +30,20 @@ pub(super) struct Subject {
     vma: Option<(VmaId, u8)>,
     pins: BTreeSet<PinId>,
     sg: Option<SgId>,
+    /// The step (from 0) in which a device translated the address for the access.
+    translated: Option<usize>,
     /// First line of the history that may be about frames and pages.
     from: usize,
+}
+
+impl Subject {
+    /// Whether `handle` is the way of the access.
+    fn is_through(&self, handle: Handle) -> bool {
+        match handle {
+            Handle::Pin(pin) => self.pins.contains(&pin),
+            Handle::Sg(sg) => self.sg == Some(sg),
+        }
+    }
 }
 
 impl Teller<'_> {
@@ -62,6 +74,7 @@ impl Teller<'_> {
             vma: None,
             pins: BTreeSet::new(),
             sg: None,
+            translated: None,
             from: 0,
         };
         match hazard.via {
@@ -110,6 +123,13 @@ impl Teller<'_> {
         if hazard.kind == HazardKind::LostWrite && matches!(hazard.via, Via::Exporter(_)) {
             self.lost_way(replay, &mut subject, at);
         }
+        let starts = |event: &Event| {
+            event.effects.iter().any(|effect| match *effect {
+                Effect::DmaStarted(handle, ..) => subject.is_through(handle),
+                _ => false,
+            })
+        };
+        subject.translated = replay.events[..=at].iter().rposition(starts);
         subject.from = self.made_at(replay, &subject, at);
         subject
     }
@@ -190,6 +210,10 @@ impl Teller<'_> {
         effect: &Effect,
     ) -> Option<String> {
         let event = &replay.events[index];
+        // Earlier accesses through the same way are another story.
+        if matches!(effect, Effect::DmaStarted(..)) && subject.translated != Some(index) {
+            return None;
+        }
         let what = self.way(subject, event, effect).or_else(|| {
             (index >= subject.from).then(|| self.fate(subject, event, effect)).flatten()
         });
@@ -289,14 +313,9 @@ impl Teller<'_> {
                     let note = if ignored { "; the importer ignores it" } else { "" };
                     format!("move_notify called{note}")
                 }),
-            Effect::DmaStarted(handle, _, frame, _) => {
-                let ours = match handle {
-                    Handle::Pin(pin) => subject.pins.contains(&pin),
-                    Handle::Sg(sg) => subject.sg == Some(sg),
-                };
-                (ours && subject.frames.contains(&frame))
-                    .then(|| format!("address translated to {}", self.frame(frame)))
-            }
+            Effect::DmaStarted(handle, _, frame, _) => (subject.is_through(handle)
+                && subject.frames.contains(&frame))
+            .then(|| format!("address translated to {}", self.frame(frame))),
             _ => None,
         }
     }
