@@ -5,6 +5,7 @@
 
 mod check;
 mod complete;
+mod ctl;
 mod doctor;
 mod explain;
 mod fmt;
@@ -115,6 +116,7 @@ enum Verb {
     Fmt(fmt::FmtArgs),
     Completions(complete::CompletionsArgs),
     Run(run::RunArgs),
+    Ctl(ctl::CtlArgs),
 }
 
 /// How far and how to search.
@@ -177,6 +179,7 @@ fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
         Some(Verb::Fmt(args)) => fmt::run(&args, out),
         Some(Verb::Completions(args)) => complete::run(&args, out),
         Some(Verb::Run(args)) => Ok(run::run(args, out)),
+        Some(Verb::Ctl(args)) => ctl::run(&args, out),
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
+use driftheap::device::control::{Control, default_path};
 use driftheap::device::rules::{distinct, heaps_from_toml, parse_size};
 use driftheap::device::supervisor::{self, Config, Exit as Ran, Level};
 use driftheap::device::{HeapConfig, Limits};
@@ -41,6 +42,9 @@ pub(crate) struct RunArgs {
     /// Most buffers; beyond it ALLOC answers EMFILE.
     #[arg(long, value_name = "N", default_value_t = 65_536)]
     max_buffers: usize,
+    /// Where `driftheap ctl` finds this device [default: a directory of yours, see `ctl`].
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// Program and its arguments.
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     command: Vec<OsString>,
@@ -88,7 +92,21 @@ fn supervise(args: RunArgs, quiet: bool) -> anyhow::Result<Ran> {
         level: if args.strict { Level::Strict } else { Level::Needed },
         quiet,
     };
-    Ok(supervisor::run(config, |_| {})?)
+    let mut control = None;
+    let mut failed = None;
+    let ran = supervisor::run(config, |shared| {
+        let path = args.control.clone().map_or_else(|| default_path(std::process::id()), Ok);
+        match path.and_then(|path| Control::serve(&path, shared)) {
+            Ok(serving) => control = Some(serving),
+            Err(error) => failed = Some(error),
+        }
+    });
+    // A socket that was asked for by name has to exist; the default one is a convenience.
+    if let (Some(error), Some(path)) = (failed, &args.control) {
+        anstream::eprintln!("driftheap: no control socket at {}: {error}", path.display());
+    }
+    drop(control);
+    Ok(ran?)
 }
 
 fn summarise(exit: &Ran) {

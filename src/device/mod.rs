@@ -34,6 +34,7 @@ use std::collections::BTreeMap;
 
 pub mod buffer;
 pub mod calls;
+pub mod control;
 pub mod cuse;
 pub mod fence;
 pub mod heap;

@@ -307,6 +307,16 @@ fn orphan() -> String {
     format!("alloc {alloc} fd {} open {}", arg.fd, e(open("/etc/passwd", 0)))
 }
 
+/// Holds two buffers, one of them named, until a signal comes.
+fn hold() -> String {
+    let named = buffer(2);
+    let mut label = *b"camera\0";
+    let _ = call(libc::SYS_ioctl, &[named, SET_NAME_B, ptr(&mut label)]);
+    let _ = buffer(1);
+    let _ = call(libc::SYS_pause, &[]);
+    "woken".into()
+}
+
 fn main() {
     let mut args = std::env::args().skip(1);
     let mode = args.next().unwrap_or_default();
@@ -321,6 +331,7 @@ fn main() {
         "bomb" => fork_bomb(),
         "bytes" => byte_quota(),
         "orphan" => orphan(),
+        "hold" => hold(),
         _ => "unknown mode".into(),
     };
     println!("{counted}");

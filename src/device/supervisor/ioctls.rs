@@ -84,7 +84,7 @@ impl Supervisor {
         }
         request.now_ns = now_ns();
         let mut shared = lock(&self.shared);
-        shared.device.trace.at("", call.tid, request.now_ns);
+        shared.device.trace.at("<...>", call.tid, request.now_ns);
         let mut action = shared.device.ioctl(&request);
         let full = matches!(action, Action::Fail(Errno::NOMEM | Errno::MFILE));
         if full || shared.files.sweep_due() {

@@ -27,6 +27,7 @@ pub mod caller;
 mod epoll;
 pub mod files;
 pub mod filter;
+pub mod holders;
 mod ioctls;
 mod paths;
 mod pending;

@@ -1,0 +1,282 @@
+//! The control socket: what `driftheap ctl` asks a running device.
+//!
+//! A Unix seqpacket socket of mode 0600. A client sends one packet, a [`Query`] as JSON, and gets
+//! the answer as text in packets of at most [`PACKET_BYTES_MAX`] until the connection is closed.
+//! Who is neither our user nor root, by SO_PEERCRED, gets nothing.
+//!
+//! Bounds: [`CLIENTS_MAX`] clients at once, [`CLIENT_TIME_MAX`] for each.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
+
+use super::supervisor::holders::{Holder, holders};
+use super::supervisor::{Shared, lock};
+use super::{Backing, Buffer, Inode};
+
+/// Most bytes of one packet.
+pub const PACKET_BYTES_MAX: usize = 16 * 1024;
+/// Most clients that are served at once; more wait.
+pub const CLIENTS_MAX: usize = 8;
+/// A client that takes longer is dropped.
+pub const CLIENT_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// One line for each buffer.
+    List,
+    /// The kernel's bufinfo, or one buffer's fdinfo.
+    Info,
+    /// Counters.
+    Stats,
+    /// The last events, as ftrace prints them.
+    Trace,
+}
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    /// What.
+    pub verb: Verb,
+    /// Inode of the buffer that [`Verb::Info`] is about; all of them without.
+    pub ino: Option<u64>,
+    /// Answer in JSON.
+    pub json: bool,
+}
+
+/// A buffer as `--json` shows it.
+#[derive(Debug, Serialize)]
+struct BufferView<'a> {
+    ino: u64,
+    size: u64,
+    exp_name: &'a str,
+    name: Option<String>,
+    pid: i32,
+    backing: &'static str,
+    holders: &'a [Holder],
+}
+
+/// Where a device's socket lies unless it is told otherwise: a directory of ours alone.
+///
+/// # Errors
+/// The directory can't be made, or is not ours alone.
+pub fn default_path(pid: u32) -> io::Result<PathBuf> {
+    let directory = default_directory();
+    match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let meta = std::fs::symlink_metadata(&directory)?;
+    let ours = meta.uid() == rustix::process::geteuid().as_raw();
+    if !meta.is_dir() || !ours || meta.mode() & 0o077 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("{} is not a directory of yours alone (mode 0700)", directory.display()),
+        ));
+    }
+    Ok(directory.join(format!("{pid}.sock")))
+}
+
+/// The directory of [`default_path`].
+pub fn default_directory() -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let uid = rustix::process::geteuid().as_raw();
+    match runtime.filter(|path| path.is_dir()) {
+        Some(runtime) => runtime.join("driftheap"),
+        None => std::env::temp_dir().join(format!("driftheap-control-{uid}")),
+    }
+}
+
+/// A socket that is served; it is removed when this is dropped.
+#[derive(Debug)]
+pub struct Control {
+    path: PathBuf,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // Somebody else may have removed it, which is as good.
+        let _ = rustix::fs::unlink(&self.path);
+    }
+}
+
+impl Control {
+    /// Serves `shared` at `path` from a thread of its own, until the process ends.
+    ///
+    /// # Errors
+    /// The path exists already or can't be written, or no thread can be started.
+    pub fn serve(path: &Path, shared: &Arc<Mutex<Shared>>) -> io::Result<Self> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let listener = {
+            let _guard = runtime.enter();
+            // So that the socket never exists with more than mode 0600.
+            let before = rustix::process::umask(rustix::fs::Mode::from_bits_retain(0o177));
+            let listener = UnixSeqpacketListener::bind(path);
+            rustix::process::umask(before);
+            listener?
+        };
+        let shared = Arc::clone(shared);
+        std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || runtime.block_on(accept(listener, shared)))?;
+        Ok(Self { path: path.to_owned() })
+    }
+}
+
+async fn accept(mut listener: UnixSeqpacketListener, shared: Arc<Mutex<Shared>>) {
+    let slots = Arc::new(tokio::sync::Semaphore::new(CLIENTS_MAX));
+    while let Ok(client) = listener.accept().await {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            // A client that is slow or gone concerns nobody else.
+            drop(tokio::time::timeout(CLIENT_TIME_MAX, client_served(client, &shared)).await);
+            drop(slot);
+        });
+    }
+}
+
+async fn client_served(client: UnixSeqpacket, shared: &Mutex<Shared>) -> io::Result<()> {
+    let peer = client.peer_cred()?.uid();
+    let trusted = peer == 0 || peer == rustix::process::geteuid().as_raw();
+    let mut packet = vec![0; PACKET_BYTES_MAX];
+    let len = client.recv(&mut packet).await?.bytes_read();
+    let answer = match serde_json::from_slice(&packet[..len]) {
+        _ if !trusted => "refused: only its own user and root may ask\n".into(),
+        Ok(query) => answer(&query, shared),
+        Err(error) => format!("not a query: {error}\n"),
+    };
+    for chunk in answer.as_bytes().chunks(PACKET_BYTES_MAX) {
+        client.send(chunk).await?;
+    }
+    Ok(())
+}
+
+/// Answers one query.
+pub fn answer(query: &Query, shared: &Mutex<Shared>) -> String {
+    let inodes: Vec<Inode> = {
+        let shared = &mut *lock(shared);
+        shared.files.sweep(&mut shared.device);
+        shared.device.buffers().map(|(_, buffer)| buffer.inode).collect()
+    };
+    // The walk through /proc is long; the device goes on meanwhile.
+    let held = match query.verb {
+        Verb::List | Verb::Info => holders(&inodes),
+        Verb::Stats | Verb::Trace => Default::default(),
+    };
+    let of = |buffer: &Buffer| held.get(&buffer.inode).map_or(&[][..], Vec::as_slice);
+    let shared = lock(shared);
+    let device = &shared.device;
+    match (query.verb, query.json) {
+        (Verb::Stats, true) => json(&device.stats),
+        (Verb::Stats, false) => stats_text(&shared),
+        (Verb::Trace, true) => json(&device.trace.lines().collect::<Vec<_>>()),
+        (Verb::Trace, false) => {
+            let head = format!("# tracer: nop\n# {} events dropped\n", device.trace.dropped());
+            device.trace.lines().fold(head, |text, line| text + line + "\n")
+        }
+        (Verb::List | Verb::Info, true) => {
+            let views = device.buffers().map(|(_, buffer)| buffer);
+            let views = views.filter(|buffer| query.ino.is_none_or(|ino| ino == buffer.inode.ino));
+            json(&views.map(|buffer| view(buffer, of(buffer))).collect::<Vec<_>>())
+        }
+        (Verb::List, false) => list_text(device.buffers().map(|(_, b)| (b, of(b)))),
+        (Verb::Info, false) => match query.ino {
+            None => device.bufinfo(|buffer| count(of(buffer))),
+            Some(ino) => match device.buffers().find(|(_, buffer)| buffer.inode.ino == ino) {
+                Some((_, buffer)) => info_text(buffer, of(buffer)),
+                None => format!("no buffer has inode {ino}: see `driftheap ctl list`\n"),
+            },
+        },
+    }
+}
+
+fn count(holders: &[Holder]) -> u64 {
+    u64::try_from(holders.len()).unwrap_or(u64::MAX)
+}
+
+fn json<T: Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_else(|error| error.to_string()) + "\n"
+}
+
+fn backing(buffer: &Buffer) -> &'static str {
+    match buffer.backing {
+        Backing::Secret => "memfd_secret",
+        Backing::Memfd => "memfd",
+        Backing::Foreign => "caller's memfd",
+    }
+}
+
+fn view<'a>(buffer: &'a Buffer, holders: &'a [Holder]) -> BufferView<'a> {
+    BufferView {
+        ino: buffer.inode.ino,
+        size: buffer.size_bytes,
+        exp_name: &buffer.exp_name,
+        name: buffer.name_text(),
+        pid: buffer.pid,
+        backing: backing(buffer),
+        holders,
+    }
+}
+
+fn list_text<'a>(buffers: impl Iterator<Item = (&'a Buffer, &'a [Holder])>) -> String {
+    let mut text = format!(
+        "{:>10} {:>12} {:<16} {:<14} {:>7} {:>5}  name\n",
+        "ino", "size", "exp_name", "backing", "pid", "count"
+    );
+    for (buffer, holders) in buffers {
+        text += &format!(
+            "{:>10} {:>12} {:<16} {:<14} {:>7} {:>5}  {}\n",
+            buffer.inode.ino,
+            buffer.size_bytes,
+            buffer.exp_name,
+            backing(buffer),
+            buffer.pid,
+            holders.len(),
+            buffer.name_text().unwrap_or_default()
+        );
+    }
+    text
+}
+
+fn info_text(buffer: &Buffer, holders: &[Holder]) -> String {
+    let mut text = buffer.fdinfo(buffer.access.mode, 0, count(holders));
+    for holder in holders {
+        text += &format!("holder:\t{} {} fd {}\n", holder.pid, holder.comm, holder.fd);
+    }
+    text
+}
+
+fn stats_text(shared: &Shared) -> String {
+    let (device, stats) = (&shared.device, &shared.device.stats);
+    let limits = device.limits();
+    format!(
+        "buffers\t{} now, {} ever, {} released, at most {}\n\
+         bytes\t{} now, {} ever, at most {}\n\
+         sync files\t{} ever\n\
+         ioctls\t{} ({} failed)\n\
+         pfnmap\t{} bytes now, at most {}, {} buffers went without\n",
+        device.buffers().count(),
+        stats.buffers,
+        stats.released,
+        limits.buffers,
+        device.bytes(),
+        stats.bytes,
+        limits.bytes,
+        stats.sync_files,
+        stats.ioctls,
+        stats.ioctl_errors,
+        device.bytes_backed_by(Backing::Secret),
+        shared.files.secret_bytes_max,
+        stats.pfnmap_fallbacks,
+    )
+}
