@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use rustix::thread::CpuSet;
 
 use super::conduct::Conduct;
@@ -13,6 +15,9 @@ use super::store::Arenas;
 use super::team::{Abilities, Team, WITNESS};
 use crate::litmus::scenario::Scenario;
 use crate::sys::process;
+
+/// The least RLIMIT_NOFILE of an executor: arenas, links, rings and pipes of six actors.
+const FDS_MIN: u64 = 64;
 
 /// How an executor is to work.
 #[derive(Debug, Clone)]
@@ -84,8 +89,17 @@ impl Executor {
     /// Makes the arenas and starts a first actor, which tells what can be done here.
     ///
     /// # Errors
-    /// [`ExecError`] when there is no memory, no process or no fd, or the program is no actor.
+    /// [`ExecError`] when there is no memory, no process, fewer than 64 fds may be open, or the
+    /// program is no actor.
     pub fn new(options: ExecOptions) -> Result<Self, ExecError> {
+        // With fewer, an actor would lack a mechanism half-way and show something else.
+        if getrlimit(Resource::Nofile).current.is_some_and(|fds| fds < FDS_MIN) {
+            return Err(ExecError::Host {
+                what: "an executor with fewer than 64 file descriptors",
+                errno: Errno::MFILE,
+                remedy: "raise `ulimit -n` to 64 or more",
+            });
+        }
         let affinity = pin(options.pin_cpu);
         let arenas = Arenas::create(options.hide.memfd_secret)?;
         let mut team = Team::new(options.program.clone(), options.timeout, options.hide);
