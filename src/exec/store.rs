@@ -77,6 +77,9 @@ impl Arenas {
         };
         let secrets: Result<Vec<_>, _> = (0..PLACEMENTS).map(|_| secret()).collect();
         let no_secret = secrets.as_ref().err().copied();
+        if no_secret == Some(SecretError::NoFd) {
+            return Err(ArenaError::NoFd);
+        }
         all.extend(secrets.unwrap_or_default());
         Ok(Self { all, no_secret })
     }

@@ -65,6 +65,8 @@ pub(super) struct Team {
     /// Spawned actors whose place a forked child has taken for now.
     displaced: Vec<(usize, Actor)>,
     pub(super) abilities: Abilities,
+    /// Whether an actor has told its abilities.
+    is_known: bool,
 }
 
 impl Team {
@@ -77,6 +79,7 @@ impl Team {
             forked: Vec::new(),
             displaced: Vec::new(),
             abilities: Abilities { userfaultfd: false, io_uring: false },
+            is_known: false,
         }
     }
 
@@ -107,14 +110,18 @@ impl Team {
             Ok((2, _)) if reply[0] == actor::HELLO => reply[1],
             _ => {
                 let how = ending(child.wait(Duration::from_millis(100)));
-                let doing = "begin".to_owned();
-                return Err(ExecError::Died { who: Self::name(index), pid, doing, how });
+                return Err(ExecError::Setup { who: Self::name(index), pid, how });
             }
         };
-        self.abilities = Abilities {
+        let abilities = Abilities {
             userfaultfd: has & actor::HAS_UFFD != 0,
             io_uring: has & actor::HAS_URING != 0 && !self.hide.io_uring,
         };
+        if self.is_known && abilities != self.abilities {
+            return Err(ExecError::Weaker { who: Self::name(index), pid });
+        }
+        self.abilities = abilities;
+        self.is_known = true;
         let peer = dup(child.pidfd())?;
         let caller = mailbox.into_caller(peer, Pace::OneCore);
         let actor = Actor::new(pid, Some(child), Some(link), caller);

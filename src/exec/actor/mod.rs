@@ -87,7 +87,7 @@ impl Actor {
         if memory.has_uffd() {
             has |= HAS_UFFD;
         }
-        if memory.with_scratch_page(|span| pins.probe(span)) {
+        if memory.with_scratch_page(|span| pins.probe(span))?? {
             has |= HAS_URING;
         }
         link.send(&[HELLO, has], &[])?;

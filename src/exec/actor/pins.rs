@@ -35,16 +35,17 @@ pub(super) struct Pins {
 }
 
 impl Pins {
-    /// Whether a buffer can be registered at all.
-    pub(super) fn probe(&mut self, span: Span<'_>) -> bool {
+    /// Whether a buffer can be registered at all. No fd left is an error, not an answer.
+    pub(super) fn probe(&mut self, span: Span<'_>) -> Result<bool, Errno> {
         match UringPin::register(span) {
             Ok(pin) => {
                 let mut pin = Box::new(pin);
                 let released = pin.release_pages().is_ok();
                 self.idle.push(pin);
-                released
+                Ok(released)
             }
-            Err(_) => false,
+            Err(errno @ (Errno::MFILE | Errno::NFILE)) => Err(errno),
+            Err(_) => Ok(false),
         }
     }
 
