@@ -37,6 +37,8 @@ enum What {
     Stats,
     /// The last events
     Trace,
+    /// Drop a buffer's page table entries in every process (`serve` only)
+    Zap,
 }
 
 /// Longest wait for a device that does not answer, in seconds.
@@ -48,7 +50,11 @@ pub(crate) fn run(args: &CtlArgs, out: &Out) -> anyhow::Result<Exit> {
         What::Info => Verb::Info,
         What::Stats => Verb::Stats,
         What::Trace => Verb::Trace,
+        What::Zap => Verb::Zap,
     };
+    if matches!(args.verb, What::Zap) && args.ino.is_none() {
+        bail!("say which buffer: `driftheap ctl zap INO`, with INO from `driftheap ctl list`");
+    }
     let path = match &args.socket {
         Some(path) => path.clone(),
         None => only_socket(&default_directory())?,

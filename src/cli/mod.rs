@@ -19,6 +19,7 @@ mod pool;
 mod real;
 mod replay;
 mod run;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -117,6 +118,7 @@ enum Verb {
     Completions(complete::CompletionsArgs),
     Run(run::RunArgs),
     Ctl(ctl::CtlArgs),
+    Serve(serve::ServeArgs),
 }
 
 /// How far and how to search.
@@ -180,6 +182,7 @@ fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
         Some(Verb::Completions(args)) => complete::run(&args, out),
         Some(Verb::Run(args)) => Ok(run::run(args, out)),
         Some(Verb::Ctl(args)) => ctl::run(&args, out),
+        Some(Verb::Serve(args)) => serve::run(args, out),
     }
 }
 

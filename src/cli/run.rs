@@ -3,11 +3,12 @@
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
 
-use driftheap::device::control::{Control, default_path};
+use driftheap::device::control::{Control, answer_supervised, default_path};
 use driftheap::device::rules::{distinct, heaps_from_toml, parse_size};
 use driftheap::device::supervisor::{self, Config, Exit as Ran, Level};
 use driftheap::device::{HeapConfig, Limits};
@@ -96,7 +97,10 @@ fn supervise(args: RunArgs, quiet: bool) -> anyhow::Result<Ran> {
     let mut failed = None;
     let ran = supervisor::run(config, |shared| {
         let path = args.control.clone().map_or_else(|| default_path(std::process::id()), Ok);
-        match path.and_then(|path| Control::serve(&path, shared)) {
+        match path.and_then(|path| {
+            let shared = Arc::clone(shared);
+            Control::serve(&path, Arc::new(move |query| answer_supervised(query, &shared)))
+        }) {
             Ok(serving) => control = Some(serving),
             Err(error) => failed = Some(error),
         }

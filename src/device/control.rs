@@ -6,6 +6,7 @@
 //!
 //! Bounds: [`CLIENTS_MAX`] clients at once, [`CLIENT_TIME_MAX`] for each.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -15,9 +16,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 
+use super::fuse::{Served, Zapper};
 use super::supervisor::holders::{Holder, holders};
 use super::supervisor::{Shared, lock};
-use super::{Backing, Buffer, Inode};
+use super::{Backing, Buffer, BufferId, Device, Inode};
 
 /// Most bytes of one packet.
 pub const PACKET_BYTES_MAX: usize = 16 * 1024;
@@ -38,7 +40,12 @@ pub enum Verb {
     Stats,
     /// The last events, as ftrace prints them.
     Trace,
+    /// Drop the page table entries of one buffer, everywhere.
+    Zap,
 }
+
+/// What answers queries.
+pub type Answerer = dyn Fn(&Query) -> String + Send + Sync;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,11 +116,11 @@ impl Drop for Control {
 }
 
 impl Control {
-    /// Serves `shared` at `path` from a thread of its own, until the process ends.
+    /// Serves `answerer` at `path` from a thread of its own, until the process ends.
     ///
     /// # Errors
     /// The path exists already or can't be written, or no thread can be started.
-    pub fn serve(path: &Path, shared: &Arc<Mutex<Shared>>) -> io::Result<Self> {
+    pub fn serve(path: &Path, answerer: Arc<Answerer>) -> io::Result<Self> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let listener = {
@@ -124,35 +131,34 @@ impl Control {
             rustix::process::umask(before);
             listener?
         };
-        let shared = Arc::clone(shared);
         std::thread::Builder::new()
             .name("control".into())
-            .spawn(move || runtime.block_on(accept(listener, shared)))?;
+            .spawn(move || runtime.block_on(accept(listener, answerer)))?;
         Ok(Self { path: path.to_owned() })
     }
 }
 
-async fn accept(mut listener: UnixSeqpacketListener, shared: Arc<Mutex<Shared>>) {
+async fn accept(mut listener: UnixSeqpacketListener, answerer: Arc<Answerer>) {
     let slots = Arc::new(tokio::sync::Semaphore::new(CLIENTS_MAX));
     while let Ok(client) = listener.accept().await {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let shared = Arc::clone(&shared);
+        let answerer = Arc::clone(&answerer);
         tokio::spawn(async move {
             // A client that is slow or gone concerns nobody else.
-            drop(tokio::time::timeout(CLIENT_TIME_MAX, client_served(client, &shared)).await);
+            drop(tokio::time::timeout(CLIENT_TIME_MAX, client_served(client, &*answerer)).await);
             drop(slot);
         });
     }
 }
 
-async fn client_served(client: UnixSeqpacket, shared: &Mutex<Shared>) -> io::Result<()> {
+async fn client_served(client: UnixSeqpacket, answerer: &Answerer) -> io::Result<()> {
     let peer = client.peer_cred()?.uid();
     let trusted = peer == 0 || peer == rustix::process::geteuid().as_raw();
     let mut packet = vec![0; PACKET_BYTES_MAX];
     let len = client.recv(&mut packet).await?.bytes_read();
     let answer = match serde_json::from_slice(&packet[..len]) {
         _ if !trusted => "refused: only its own user and root may ask\n".into(),
-        Ok(query) => answer(&query, shared),
+        Ok(query) => answerer(&query),
         Err(error) => format!("not a query: {error}\n"),
     };
     for chunk in answer.as_bytes().chunks(PACKET_BYTES_MAX) {
@@ -161,8 +167,8 @@ async fn client_served(client: UnixSeqpacket, shared: &Mutex<Shared>) -> io::Res
     Ok(())
 }
 
-/// Answers one query.
-pub fn answer(query: &Query, shared: &Mutex<Shared>) -> String {
+/// Answers one query about a supervised tree of programs.
+pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> String {
     let inodes: Vec<Inode> = {
         let shared = &mut *lock(shared);
         shared.files.sweep(&mut shared.device);
@@ -171,14 +177,42 @@ pub fn answer(query: &Query, shared: &Mutex<Shared>) -> String {
     // The walk through /proc is long; the device goes on meanwhile.
     let held = match query.verb {
         Verb::List | Verb::Info => holders(&inodes),
-        Verb::Stats | Verb::Trace => Default::default(),
+        Verb::Stats | Verb::Trace | Verb::Zap => BTreeMap::new(),
     };
-    let of = |buffer: &Buffer| held.get(&buffer.inode).map_or(&[][..], Vec::as_slice);
     let shared = lock(shared);
-    let device = &shared.device;
+    match query.verb {
+        Verb::Zap => "can't zap: the buffers of `driftheap run` are the program's own files; \
+                      `driftheap serve` keeps buffers that can be zapped\n"
+            .into(),
+        Verb::Stats if !query.json => {
+            stats_text(&shared.device)
+                + &format!("pfnmap\tat most {} bytes\n", shared.files.secret_bytes_max)
+        }
+        Verb::List | Verb::Info | Verb::Stats | Verb::Trace => show(query, &shared.device, &held),
+    }
+}
+
+/// Answers one query about a mount.
+pub fn answer_served(query: &Query, served: &Mutex<Served>, zapper: &Zapper) -> String {
+    if query.verb == Verb::Zap {
+        let wanted =
+            |(id, buffer): (BufferId, &Buffer)| (Some(buffer.inode.ino) == query.ino).then_some(id);
+        let id = super::fuse::lock(served).device.buffers().find_map(wanted);
+        return match id.map(|id| zapper.zap(id)) {
+            None => "no buffer has this inode: see `driftheap ctl list`\n".into(),
+            Some(Ok(())) => "zapped\n".into(),
+            Some(Err(error)) => format!("can't zap: {error}\n"),
+        };
+    }
+    show(query, &super::fuse::lock(served).device, &BTreeMap::new())
+}
+
+/// What a device tells about itself.
+fn show(query: &Query, device: &Device, held: &BTreeMap<Inode, Vec<Holder>>) -> String {
+    let of = |buffer: &Buffer| held.get(&buffer.inode).map_or(&[][..], Vec::as_slice);
     match (query.verb, query.json) {
         (Verb::Stats, true) => json(&device.stats),
-        (Verb::Stats, false) => stats_text(&shared),
+        (Verb::Stats, false) => stats_text(device),
         (Verb::Trace, true) => json(&device.trace.lines().collect::<Vec<_>>()),
         (Verb::Trace, false) => {
             let head = format!("# tracer: nop\n# {} events dropped\n", device.trace.dropped());
@@ -197,6 +231,7 @@ pub fn answer(query: &Query, shared: &Mutex<Shared>) -> String {
                 None => format!("no buffer has inode {ino}: see `driftheap ctl list`\n"),
             },
         },
+        (Verb::Zap, _) => String::new(),
     }
 }
 
@@ -256,15 +291,14 @@ fn info_text(buffer: &Buffer, holders: &[Holder]) -> String {
     text
 }
 
-fn stats_text(shared: &Shared) -> String {
-    let (device, stats) = (&shared.device, &shared.device.stats);
-    let limits = device.limits();
+fn stats_text(device: &Device) -> String {
+    let (stats, limits) = (&device.stats, device.limits());
     format!(
         "buffers\t{} now, {} ever, {} released, at most {}\n\
          bytes\t{} now, {} ever, at most {}\n\
          sync files\t{} ever\n\
          ioctls\t{} ({} failed)\n\
-         pfnmap\t{} bytes now, at most {}, {} buffers went without\n",
+         pfnmap\t{} bytes now, {} buffers went without\n",
         device.buffers().count(),
         stats.buffers,
         stats.released,
@@ -276,7 +310,6 @@ fn stats_text(shared: &Shared) -> String {
         stats.ioctls,
         stats.ioctl_errors,
         device.bytes_backed_by(Backing::Secret),
-        shared.files.secret_bytes_max,
         stats.pfnmap_fallbacks,
     )
 }

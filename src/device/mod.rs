@@ -2,7 +2,7 @@
 //!
 //! Kernel counterpart: drivers/dma-buf/{dma-heap,dma-buf,sync_file,sw_sync,udmabuf}.c of
 //! Linux 6.12 to 7.2. [`Device`] is the pure part: it makes no system call, reads no clock and
-//! touches no memory but its own. A transport (such as [`supervisor`]) does this for each
+//! touches no memory but its own. A transport ([`supervisor`] or [`fuse`]) does this for each
 //! request:
 //!
 //! 1. Ask [`Device::wants`] which of the caller's memory and files the request needs, fetch them
@@ -37,6 +37,7 @@ pub mod calls;
 pub mod control;
 pub mod cuse;
 pub mod fence;
+pub mod fuse;
 pub mod heap;
 pub mod ioctl;
 pub mod path;

@@ -22,7 +22,7 @@ fn size(len: u64) -> String {
     if let Err(errno) = ioctl(heap(), ALLOC, &mut arg) {
         return name(errno);
     }
-    format!("{} len {}", v(lseek(u64::from(arg.fd), 0, 2)), arg.len)
+    format!("{} len {}", v(buffer_fd(&arg).and_then(|fd| lseek(fd as u64, 0, 2))), arg.len)
 }
 
 fn with(arg: Alloc, cmd: u64) -> String {
@@ -42,7 +42,7 @@ fn bad_pointer(addr: u64) -> String {
 }
 
 fn opened(flags: i32) -> String {
-    match open("/dev/dma_heap/system", flags) {
+    match open(&heap_path("system"), flags) {
         Ok(fd) => e(ioctl(fd as u64, ALLOC, &mut plain())),
         Err(errno) => format!("open {}", name(errno)),
     }
@@ -68,33 +68,33 @@ fn stat_path(path: &str) -> String {
 }
 
 pub(crate) const ROWS: &[Row] = &[
-    row("heap.open-rdwr", "ok", || e(open("/dev/dma_heap/system", libc::O_RDWR))),
-    row("heap.open-missing", "ENOENT", || e(open("/dev/dma_heap/no-such-heap", libc::O_RDWR))),
-    row("heap.open-directory", "ENOTDIR", || e(open("/dev/dma_heap/system", libc::O_DIRECTORY))),
+    row("heap.open-rdwr", "ok", || e(open(&heap_path("system"), libc::O_RDWR))),
+    row("heap.open-missing", "ENOENT", || e(open(&heap_path("no-such-heap"), libc::O_RDWR))),
+    row("heap.open-directory", "ENOTDIR", || e(open(&heap_path("system"), libc::O_DIRECTORY))),
     row("heap.open-excl", "EEXIST", || {
-        e(open("/dev/dma_heap/system", libc::O_RDWR | libc::O_CREAT | libc::O_EXCL))
+        e(open(&heap_path("system"), libc::O_RDWR | libc::O_CREAT | libc::O_EXCL))
     }),
-    row("heap.stat", "character device", || stat_path("/dev/dma_heap/system")),
+    row("heap.stat", "character device", || stat_path(&heap_path("system"))),
     row("heap.stat-directory", "directory", || {
-        std::fs::metadata("/dev/dma_heap")
+        std::fs::metadata(heap_path(""))
             .map_or("none", |meta| if meta.is_dir() { "directory" } else { "other" })
             .into()
     }),
     row("heap.readdir", "system listed", || {
-        let found = std::fs::read_dir("/dev/dma_heap")
+        let found = std::fs::read_dir(heap_path(""))
             .map(|dir| dir.flatten().any(|entry| entry.file_name() == "system"));
         if found.unwrap_or(false) { "system listed".into() } else { "not listed".into() }
     }),
     row("heap.openat", "ok", || {
-        let Ok(dir) = open("/dev/dma_heap", libc::O_RDONLY | libc::O_DIRECTORY) else {
+        let Ok(dir) = open(&heap_path(""), libc::O_RDONLY | libc::O_DIRECTORY) else {
             return "no dir".into();
         };
         let mut path = *b"system\0";
         e(call(libc::SYS_openat, &[dir as u64, ptr(&mut path), 2, 0]))
     }),
     row("heap.access", "ok", || {
-        let mut path = *b"/dev/dma_heap/system\0";
-        e(call(libc::SYS_access, &[ptr(&mut path), 6]))
+        let mut path = format!("{}\0", heap_path("system")).into_bytes();
+        e(call(libc::SYS_access, &[ptr(path.as_mut_slice()), 6]))
     }),
     noted("heap.fstat", "character device", STRICT, || {
         stat_path(&format!("/proc/self/fd/{}", heap())).replace("mode 100777", "regular file")

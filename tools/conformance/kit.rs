@@ -80,8 +80,31 @@ pub(crate) fn open(path: &str, flags: i32) -> R {
     call(libc::SYS_openat, &[libc::AT_FDCWD as u64, ptr(path.as_mut_slice()), flags as u64, 0o600])
 }
 
+/// A path below the heaps' directory: /dev/dma_heap, or that of the mount that
+/// CONFORMANCE_MOUNT names.
+pub(crate) fn heap_path(name: &str) -> String {
+    format!("{}/dma_heap/{name}", mount().unwrap_or_else(|| "/dev".into()))
+}
+
+/// The mount whose buffers are files of their own, if that is what is asked.
+fn mount() -> Option<String> {
+    std::env::var("CONFORMANCE_MOUNT").ok()
+}
+
 pub(crate) fn heap() -> u64 {
-    open("/dev/dma_heap/system", libc::O_RDWR | libc::O_CLOEXEC).map_or(u64::MAX, |fd| fd as u64)
+    open(&heap_path("system"), libc::O_RDWR | libc::O_CLOEXEC).map_or(u64::MAX, |fd| fd as u64)
+}
+
+/// The file descriptor of a buffer that ALLOC answered; on a mount, its number is a file's name.
+pub(crate) fn buffer_fd(arg: &Alloc) -> R {
+    match mount() {
+        None => Ok(i64::from(arg.fd)),
+        Some(mount) => {
+            let path = format!("{mount}/buffers/{}", arg.fd);
+            let flags = arg.fd_flags & (3 | libc::O_CLOEXEC as u32);
+            open(&path, flags as i32)
+        }
+    }
 }
 
 pub(crate) fn ioctl<T>(fd: u64, cmd: u64, arg: &mut T) -> R {
@@ -92,9 +115,9 @@ pub(crate) fn ioctl<T>(fd: u64, cmd: u64, arg: &mut T) -> R {
 pub(crate) fn alloc(len: u64, fd_flags: u32) -> R {
     let mut arg = Alloc { len, fd_flags, ..Alloc::default() };
     let heap = heap();
-    let result = ioctl(heap, ALLOC, &mut arg);
+    let result = ioctl(heap, ALLOC, &mut arg).and_then(|_| buffer_fd(&arg));
     let _ = close(heap);
-    result.map(|_| i64::from(arg.fd))
+    result
 }
 
 /// A buffer of `pages` pages, readable and writable; exits the row if there is none.

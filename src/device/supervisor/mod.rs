@@ -39,6 +39,7 @@ pub use run::{Config, Ended, Exit, RunError, run};
 
 use caller::Callers;
 use files::Files;
+use filter::legacy;
 use pending::Pending;
 
 /// A device and its files, shared with the control socket's thread.
@@ -151,14 +152,14 @@ impl Supervisor {
         let [a0, a1, a2, a3, ..] = call.args;
         let cwd = libc::AT_FDCWD;
         match call.nr {
-            libc::SYS_open => self.open(call, cwd, a0, uint(a1)),
+            legacy::SYS_open => self.open(call, cwd, a0, uint(a1)),
             libc::SYS_openat => self.open(call, int(a0), a1, uint(a2)),
             libc::SYS_openat2 => self.openat2(call),
-            libc::SYS_stat => self.stat_path(call, cwd, a0, a1),
-            libc::SYS_lstat => self.lstat(call, a0, a1),
+            legacy::SYS_stat => self.stat_path(call, cwd, a0, a1),
+            legacy::SYS_lstat => self.lstat(call, a0, a1),
             libc::SYS_newfstatat => self.newfstatat(call),
             libc::SYS_statx => self.statx(call),
-            libc::SYS_access => self.access(call, cwd, a0, uint(a1)),
+            legacy::SYS_access => self.access(call, cwd, a0, uint(a1)),
             libc::SYS_faccessat | libc::SYS_faccessat2 => self.access(call, int(a0), a1, uint(a2)),
             libc::SYS_getxattr
             | libc::SYS_lgetxattr
@@ -171,7 +172,7 @@ impl Supervisor {
             libc::SYS_mmap => self.mmap(call),
             libc::SYS_epoll_ctl => self.epoll_ctl(call),
             libc::SYS_exit_group => self.exit_group(call),
-            libc::SYS_readlink => self.readlink(call, cwd, a0, a1, a2),
+            legacy::SYS_readlink => self.readlink(call, cwd, a0, a1, a2),
             libc::SYS_readlinkat => self.readlink(call, int(a0), a1, a2, a3),
             _ => self.strict(call),
         }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
+use super::filter::legacy;
 use super::paths::{blank_stat, blank_statx};
 use super::pending::Waiting;
 use super::{Answer, Supervisor, caller, int, lock, now_ns, uint};
@@ -91,7 +92,7 @@ impl Supervisor {
             libc::SYS_fallocate => self.file_call(call, a0, FileCall::Fallocate),
             libc::SYS_fsync | libc::SYS_fdatasync => self.file_call(call, a0, FileCall::Fsync),
             libc::SYS_fcntl => self.fcntl(call),
-            libc::SYS_poll => self.poll(call, a0, a1, poll_timeout(int(a2))),
+            legacy::SYS_poll => self.poll(call, a0, a1, poll_timeout(int(a2))),
             libc::SYS_ppoll => {
                 let timeout = self.ppoll_timeout(call, a2);
                 self.poll(call, a0, a1, timeout)

@@ -1,0 +1,218 @@
+//! `driftheap serve`: heaps and buffers as files of a FUSE mount.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use driftheap::device::control::{Control, answer_served, default_path};
+use driftheap::device::fuse::{DeviceFs, Served, Zapper};
+use driftheap::device::rules::parse_size;
+use driftheap::device::{Device, HeapConfig, Limits};
+use fuser::{MountOption, Session, SessionACL};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::{Exit, out::Out, run::heaps};
+
+/// Serve heaps and buffers as files, for several programs at once.
+///
+/// DIR/dma_heap/NAME takes DMA_HEAP_IOCTL_ALLOC and answers N in its field `fd`; the buffer is
+/// DIR/buffers/N, to be opened, mapped and synchronised. FUSE can't install a file in its caller,
+/// so a program has to know this; one that does not belongs under `driftheap run`.
+///
+/// Runs until SIGINT, SIGTERM or SIGHUP and unmounts whichever way it ends.
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// Empty directory to mount on
+    #[arg(long, value_name = "DIR")]
+    mount: PathBuf,
+    /// Heap to offer, may be repeated [default: system]
+    #[arg(long = "heap", value_name = "NAME[:SIZE]")]
+    heaps: Vec<HeapConfig>,
+    /// TOML file of [[heap]] tables
+    #[arg(long, value_name = "FILE", conflicts_with = "heaps")]
+    heaps_file: Option<PathBuf>,
+    /// Most bytes of all buffers; beyond it ALLOC answers ENOMEM
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    max_bytes: u64,
+    /// Most buffers; beyond it ALLOC answers EMFILE
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    max_buffers: usize,
+    /// Let every user open the files (root, or user_allow_other in /etc/fuse.conf)
+    #[arg(long)]
+    allow_other: bool,
+    /// Where `driftheap ctl` finds this device [default: a directory of yours]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Unmount when standard input ends: the watcher that a killed server leaves behind
+    #[arg(long, hide = true)]
+    unmount_at_eof: bool,
+}
+
+/// What the watcher is told when there is nothing left to unmount.
+const DONE: u8 = b'.';
+
+/// `f_type` of a FUSE mount.
+const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
+
+pub(crate) fn run(args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
+    if args.unmount_at_eof {
+        return Ok(watch(&args.mount));
+    }
+    check_fuse()?;
+    check_directory(&args.mount)?;
+    let limits = Limits { bytes: args.max_bytes, buffers: args.max_buffers, ..Limits::default() };
+    let device = Device::new(heaps(args.heaps, args.heaps_file.as_ref())?, limits);
+    let served = Arc::new(Mutex::new(Served::new(device)));
+    // Before any thread starts, so that all of them inherit it.
+    let signals = end_signals();
+    signals.thread_block().context("can't block signals")?;
+    let mut watcher = watcher(&args.mount)?;
+    let mounted = mount(&args.mount, Arc::clone(&served), args.allow_other)?;
+    let zapper = Zapper(mounted.notifier());
+    let path = args.control.map_or_else(|| default_path(std::process::id()), Ok);
+    let answered = Arc::clone(&served);
+    let control = path.and_then(|path| {
+        let answerer = move |query: &_| answer_served(query, &answered, &zapper);
+        Control::serve(&path, Arc::new(answerer))
+    });
+    if let Err(error) = &control {
+        out.note(&format!("driftheap: no control socket: {error}\n"));
+    }
+    if !out.quiet {
+        out.text(&format!("serving at {}\n", args.mount.display()))?;
+    }
+    let session = mounted.spawn().context("can't start the file system's thread")?;
+    // The mount may also go by somebody else's umount, which ends the thread.
+    wait(&signals, || session.guard.is_finished());
+    drop(control);
+    unmount(&args.mount);
+    if let Some(stdin) = &mut watcher.stdin {
+        // It may be gone already; then there is nothing to tell.
+        let _told = stdin.write_all(&[DONE]);
+    }
+    drop(watcher.stdin.take());
+    let _reaped = watcher.wait();
+    if !out.quiet {
+        let stats = driftheap::device::fuse::lock(&served).device.stats;
+        out.note(&format!(
+            "driftheap: {} buffers, {} bytes, {} ioctls ({} failed)\n",
+            stats.buffers, stats.bytes, stats.ioctls, stats.ioctl_errors
+        ));
+    }
+    Ok(Exit::Good)
+}
+
+fn end_signals() -> SigSet {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    set
+}
+
+/// Waits for a signal, looking now and then whether the mount is still there.
+fn wait(signals: &SigSet, ended: impl Fn() -> bool) {
+    use nix::sys::signalfd::{SfdFlags, SignalFd};
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    let Ok(fd) = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC) else { return };
+    let tick = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+    while !ended() {
+        let borrowed = std::os::fd::AsFd::as_fd(&fd);
+        let mut fds = [PollFd::from_borrowed_fd(borrowed, PollFlags::IN)];
+        if rustix::event::poll(&mut fds, Some(&tick)).is_ok_and(|ready| ready > 0) {
+            return;
+        }
+    }
+}
+
+/// Says what is wrong with /dev/fuse, and what can be done, before anything is started.
+fn check_fuse() -> anyhow::Result<()> {
+    let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/fuse") else {
+        return Ok(());
+    };
+    let remedy = if error.kind() == std::io::ErrorKind::PermissionDenied {
+        "run as root, or have root allow it (`chmod 666 /dev/fuse`, as most distributions do)"
+    } else {
+        "load the module (`modprobe fuse`), or pass it to the container (`--device /dev/fuse`)"
+    };
+    bail!("can't open /dev/fuse: {error}: {remedy}; `driftheap run` needs no FUSE");
+}
+
+fn check_directory(mount: &Path) -> anyhow::Result<()> {
+    let mut entries =
+        std::fs::read_dir(mount).with_context(|| format!("can't mount on {}", mount.display()))?;
+    if entries.next().is_some() {
+        bail!("can't mount on {}: the directory is not empty", mount.display());
+    }
+    Ok(())
+}
+
+fn mount(
+    mount: &Path,
+    served: Arc<Mutex<Served>>,
+    allow_other: bool,
+) -> anyhow::Result<Session<DeviceFs>> {
+    let mut config = fuser::Config::default();
+    config.mount_options.extend([
+        MountOption::FSName("driftheap".into()),
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        MountOption::NoExec,
+    ]);
+    config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
+    Session::new(DeviceFs::new(served), mount, &config).map_err(|error| {
+        let hint = if rustix::process::geteuid().is_root() {
+            ""
+        } else {
+            ": without root, fusermount3 (package fuse3) has to be installed, or run it in a \
+             namespace of your own, `unshare -Urm`"
+        };
+        anyhow::anyhow!("can't mount on {}: {error}{hint}", mount.display())
+    })
+}
+
+/// A process that unmounts when we die without having done it, even of SIGKILL: it learns that
+/// from the end of its standard input. It holds no descriptor of /dev/fuse, which would keep the
+/// connection and with it every blocked client alive.
+fn watcher(mount: &Path) -> anyhow::Result<Child> {
+    let own = std::env::current_exe().context("can't find driftheap's own executable")?;
+    Command::new(own)
+        .args(["serve", "--unmount-at-eof", "--mount"])
+        .arg(mount)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .context("can't start the process that unmounts after a crash")
+}
+
+fn watch(mount: &Path) -> Exit {
+    let mut byte = [0];
+    if std::io::stdin().read(&mut byte).is_ok_and(|got| got == 1 && byte[0] == DONE) {
+        return Exit::Good;
+    }
+    unmount(mount);
+    Exit::Differs
+}
+
+/// Detaches the mount, if it is still a FUSE mount; who holds files of it gets ENOTCONN once the
+/// server is gone.
+fn unmount(mount: &Path) {
+    // On a dead connection statfs answers ENOTCONN, which only a FUSE mount does.
+    let fuse = match rustix::fs::statfs(mount) {
+        Ok(statfs) => statfs.f_type == FUSE_SUPER_MAGIC,
+        Err(errno) => errno == rustix::io::Errno::NOTCONN,
+    };
+    if !fuse {
+        return;
+    }
+    let flags = rustix::mount::UnmountFlags::DETACH;
+    if rustix::mount::unmount(mount, flags).is_err() {
+        let _tried = Command::new("fusermount3").args(["-u", "-z"]).arg(mount).status();
+    }
+}

@@ -1,0 +1,260 @@
+//! `driftheap serve`: the mount against the conformance suite, its zap, and every way it can end.
+//!
+//! Needs /dev/fuse; without it, or without the right to open it, the tests print SKIP.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod device_kit;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use device_kit::{bounded, example, install, stage, text};
+
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+struct Mount {
+    child: Child,
+    stage: tempfile::TempDir,
+    dir: PathBuf,
+}
+
+/// Waits until `done`, which is an event and no duration; a minute is for slow machines.
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < WAIT_MAX, "waited a minute: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn is_mounted(dir: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.lines().any(|line| line.split(' ').nth(4) == dir.to_str())
+}
+
+impl Mount {
+    fn start() -> Option<Self> {
+        if let Err(error) = File::options().read(true).write(true).open("/dev/fuse") {
+            eprintln!("SKIP: /dev/fuse: {error}");
+            return None;
+        }
+        let stage = stage();
+        let dir = stage.path().join("mount");
+        std::fs::create_dir(&dir).unwrap();
+        let child = Command::new(stage.path().join("driftheap"))
+            .args(["serve", "--mount"])
+            .arg(&dir)
+            .arg("--control")
+            .arg(stage.path().join("sock"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mount = Self { child, stage, dir };
+        wait_for("the mount", || mount.dir.join("dma_heap/system").exists());
+        wait_for("the control socket", || mount.stage.path().join("sock").exists());
+        Some(mount)
+    }
+
+    fn ctl(&self, args: &[&str]) -> String {
+        let mut command = Command::new(self.stage.path().join("driftheap"));
+        command.arg("ctl").args(args).arg("--socket").arg(self.stage.path().join("sock"));
+        text(&bounded(command))
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Ends the server by a signal; nothing may be left mounted.
+    fn stop(self, signal: rustix::process::Signal) -> Output {
+        self.signal(signal);
+        let output = self.child.wait_with_output().unwrap();
+        wait_for("the unmount", || !is_mounted(&self.dir));
+        std::fs::remove_dir(&self.dir).unwrap();
+        output
+    }
+
+    /// A buffer by ALLOC, opened.
+    fn buffer(&self, len: u64) -> OwnedFd {
+        let before = self.numbers();
+        let kind = dma_heap::HeapKind::Custom(self.dir.join("dma_heap/system"));
+        let heap = dma_heap::Heap::new(kind).unwrap();
+        let answered = heap.allocate(usize::try_from(len).unwrap()).unwrap();
+        // The crate takes the number for a descriptor, which it is not here: do not let it close
+        // whatever of ours has that number.
+        let id = std::os::fd::IntoRawFd::into_raw_fd(answered);
+        assert!(!before.contains(&id.to_string()), "a new buffer");
+        let path = self.dir.join("buffers").join(id.to_string());
+        File::options().read(true).write(true).open(path).unwrap().into()
+    }
+
+    fn numbers(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.join("buffers")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+/// Why a mount can't give the answer of Linux, by the beginning of the row's name.
+const REASONS: [(&str, &str); 38] = [
+    ("heap.stat", "a FUSE file is a regular one: a device node needs CUSE"),
+    ("heap.fstat", "a FUSE file is a regular one: a device node needs CUSE"),
+    ("heap.ioctl-fionread", "the kernel answers FIONREAD on a regular file itself"),
+    ("heap.p", "a regular file has positions: EINVAL where a device answers ESPIPE"),
+    ("heap.lseek", "a regular file has positions"),
+    ("heap.mmap", "the kernel asks nobody before it maps a FUSE file"),
+    ("alloc.no-free-fd", "no descriptor is installed in the caller: it opens a second file"),
+    ("alloc.fd-0", "no descriptor is installed in the caller: it opens a second file"),
+    ("name.b-31", "a restricted FUSE ioctl carries a pointer's bytes, not what it points to"),
+    ("name.a-31", "a restricted FUSE ioctl carries a pointer's bytes, not what it points to"),
+    ("name.page-end", "the kernel copies eight bytes, across the end of the page"),
+    ("name.in-", "procfs prints what it knows of a FUSE file"),
+    ("name.link-", "procfs prints what it knows of a FUSE file"),
+    ("fdinfo.", "procfs prints what it knows of a FUSE file"),
+    ("lseek.", "lseek of a FUSE file is answered by the kernel"),
+    ("io.", "the kernel reads and writes a regular file in ways that never reach the server"),
+    ("file.reopen", "a FUSE file can be opened again"),
+    ("file.fstat", "a FUSE file is a regular one"),
+    ("file.statx", "a FUSE file is a regular one"),
+    ("export.", "no descriptor can be installed in the caller"),
+    ("import.", "there are no sync files without EXPORT_SYNC_FILE"),
+    ("merge.", "there are no sync files without EXPORT_SYNC_FILE"),
+    ("info.", "there are no sync files without EXPORT_SYNC_FILE"),
+    ("deadline.", "there are no sync files without EXPORT_SYNC_FILE"),
+    ("sync-file.", "there are no sync files without EXPORT_SYNC_FILE"),
+    ("wait.", "there are no fences without sync files"),
+    ("poll.", "there are no fences without sync files"),
+    ("mmap.shared-exec", "the mount is noexec"),
+    ("mmap.page-too-long", "the kernel asks nobody before it maps a FUSE file"),
+    ("mmap.byte-too-long", "the kernel asks nobody before it maps a FUSE file"),
+    ("mmap.offset-too-long", "the kernel asks nobody before it maps a FUSE file"),
+    ("mmap.past-the-end", "the kernel asks nobody before it maps a FUSE file"),
+    ("mmap.private", "the kernel asks nobody before it maps a FUSE file"),
+    ("mremap.", "the mapping is an ordinary one"),
+    ("madvise.", "the mapping is an ordinary one"),
+    ("pagemap", "the mapping is an ordinary one"),
+    ("smaps.", "the mapping is an ordinary one"),
+    ("gup.", "the pages are page cache, which can be pinned"),
+];
+
+#[test]
+fn the_mount_answers_like_linux_where_it_can() {
+    let Some(mount) = Mount::start() else { return };
+    let suite = install(mount.stage.path(), &example("conformance"), "conformance");
+    let mut command = Command::new(suite);
+    command.env("CONFORMANCE_MOUNT", &mount.dir);
+    let output = bounded(command);
+    let (mut right, mut wrong) = (0, Vec::new());
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let (id, answer, expect) = (fields[0], fields[1], fields[2]);
+        let reason = REASONS.iter().find(|(prefix, _)| id.starts_with(prefix));
+        if answer == expect {
+            right += 1;
+        } else if let Some((_, reason)) = reason {
+            eprintln!("not answered: {id}: {answer}, Linux {expect} ({reason})");
+        } else if !answer.starts_with("SKIP") {
+            wrong.push(format!("{id}: {answer}, Linux {expect}"));
+        }
+    }
+    eprintln!("the mount: {right} rows");
+    assert_eq!(wrong, Vec::<String>::new());
+    assert!(right >= 155, "{right}");
+    assert!(mount.ctl(&["stats"]).contains("buffers\t0 now"), "every buffer was released");
+    drop(mount.stop(rustix::process::Signal::TERM));
+}
+
+/// Two mappings through two open files; a zap between the accesses loses nothing, and both see
+/// one memory.
+#[test]
+fn zap_keeps_the_data() {
+    let Some(mount) = Mount::start() else { return };
+    let fd = mount.buffer(16384);
+    let number = mount.numbers().remove(0);
+    let path = mount.dir.join("buffers").join(&number);
+    let second: OwnedFd = File::options().read(true).write(true).open(path).unwrap().into();
+    let mut first = dma_buf::DmaBuf::from(fd).memory_map().unwrap();
+    let second = dma_buf::DmaBuf::from(second).memory_map().unwrap();
+    let ino =
+        mount.ctl(&["list"]).lines().nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    for round in 1..=20u8 {
+        let fill = |bytes: &mut [u8], value: Option<u8>| {
+            bytes.fill(value.unwrap_or(0));
+            Ok(())
+        };
+        first.write(fill, Some(round)).unwrap();
+        assert_eq!(mount.ctl(&["zap", &ino]), "zapped\n");
+        let same = |bytes: &[u8], _: Option<()>| Ok(bytes.iter().all(|&byte| byte == round));
+        assert!(second.read(same, None).unwrap(), "round {round}");
+        assert!(first.read(same, None).unwrap(), "round {round}");
+    }
+    assert!(mount.ctl(&["zap", "1"]).contains("no buffer has this inode"));
+    drop((first, second));
+    wait_for("the release", || mount.ctl(&["stats"]).contains("buffers\t0 now"));
+    drop(mount.stop(rustix::process::Signal::INT));
+}
+
+/// A buffer that nobody opened goes with the heap's file.
+#[test]
+fn an_unopened_buffer_does_not_stay() {
+    let Some(mount) = Mount::start() else { return };
+    let kind = dma_heap::HeapKind::Custom(mount.dir.join("dma_heap/system"));
+    let heap = dma_heap::Heap::new(kind).unwrap();
+    let answered = heap.allocate(4096).unwrap();
+    let _number = std::os::fd::IntoRawFd::into_raw_fd(answered);
+    assert_eq!(mount.numbers().len(), 1);
+    drop(heap);
+    wait_for("the release", || mount.numbers().is_empty());
+    drop(mount.stop(rustix::process::Signal::HUP));
+}
+
+/// Killed, with a client that holds a dirty mapping: the mount goes, the client does not hang.
+#[test]
+fn a_killed_server_leaves_no_mount_and_no_hanging_client() {
+    let Some(mount) = Mount::start() else { return };
+    let mut mapped = dma_buf::DmaBuf::from(mount.buffer(16384)).memory_map().unwrap();
+    let fill = |bytes: &mut [u8], _: Option<()>| {
+        bytes.fill(1);
+        Ok(())
+    };
+    mapped.write(fill, None).unwrap();
+    drop(mount.stop(rustix::process::Signal::KILL));
+    // munmap writes dirty pages back, which fails at once on an aborted connection.
+    drop(mapped);
+}
+
+#[test]
+fn clear_errors() {
+    let stage = stage();
+    let full = stage.path().join("full");
+    std::fs::create_dir(&full).unwrap();
+    std::fs::write(full.join("file"), "").unwrap();
+    let serve = |prefix: &[&str], dir: &Path| {
+        let binary = stage.path().join("driftheap").display().to_string();
+        let words: Vec<&str> =
+            prefix.iter().copied().chain([binary.as_str(), "serve", "--mount"]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(dir);
+        text(&bounded(command))
+    };
+    if File::options().read(true).write(true).open("/dev/fuse").is_ok() {
+        assert!(serve(&[], &full).contains("the directory is not empty"));
+        assert!(serve(&[], &stage.path().join("none")).contains("No such file or directory"));
+    }
+    let nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let mode = std::fs::metadata("/dev/fuse")
+        .map(|meta| std::os::unix::fs::PermissionsExt::mode(&meta.permissions()));
+    if rustix::process::geteuid().is_root() && mode.is_ok_and(|mode| mode & 0o006 == 0) {
+        let said = serve(&nobody, &full);
+        assert!(said.contains("can't open /dev/fuse: Permission denied"), "{said}");
+        assert!(said.contains("chmod 666 /dev/fuse"), "{said}");
+        assert!(said.contains("`driftheap run` needs no FUSE"), "{said}");
+    } else {
+        eprintln!("SKIP the permission error: needs root and a closed /dev/fuse");
+    }
+}
