@@ -8,7 +8,7 @@
 //! explore -> model                  all interleavings of a litmus program
 //! litmus  -> explore, model         the language, its diagnostics, verdicts
 //! sys     -> uapi                   all unsafe code
-//! exec    -> model, sys             the model's effects on real memory and real processes
+//! exec    -> litmus, model, sys     the model's effects on real memory and real processes
 //! device  -> model, sys, exec       transports: request -> action -> reply
 //! report  -> model, explore, litmus terminal and JSON: values in, text out
 //! ```

@@ -315,5 +315,5 @@ fn every_detector_fires_on_its_seed_and_is_silent_on_the_twin() {
 #[test]
 fn every_hazard_has_a_seed() {
     let seeded: BTreeSet<_> = SEEDS.iter().map(|seed| seed.kind).collect();
-    assert_eq!(seeded, HazardKind::ALL.into_iter().collect());
+    assert_eq!(seeded, HazardKind::ALL.iter().copied().collect());
 }

@@ -72,7 +72,10 @@ fn main() -> ExitCode {
             continue;
         }
         let before = leftovers();
-        let result = test().and_then(|()| {
+        // An assertion fails its test, not the run.
+        let result = std::panic::catch_unwind(test)
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked, see above")));
+        let result = result.and_then(|()| {
             let after = leftovers();
             ensure!(before == after, "left behind (fds, children): {before:?}, now {after:?}");
             Ok(())

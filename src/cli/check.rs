@@ -6,11 +6,13 @@ use clap::Args;
 use driftheap::litmus::scenario::Scenario;
 use driftheap::litmus::verdict::{JudgeError, Judgement, Search, judge};
 use driftheap::report::json::{self, VariantJson};
+use driftheap::report::real::{self, Real};
 use driftheap::report::verdicts::{self, Mark, Totals};
 use driftheap::report::{Answer, Table};
 
 use super::input::{self, Loaded};
 use super::out::{Out, is_broken_pipe};
+use super::real::{Reality, Replay};
 use super::{BROKEN_PIPE, Exit, SearchArgs, pool};
 
 /// Answer the questions of litmus files
@@ -25,6 +27,9 @@ use super::{BROKEN_PIPE, Exit, SearchArgs, pool};
 ///   states     distinct states visited
 ///   schedules  complete interleavings (with --reduce: representatives)
 ///   shortest   steps of the shortest schedule that shows it
+///   replayed   schedules carried out on real memory: the shortest to each outcome and hazard, and
+///              a seeded sample; `-` where this kernel can't, with the reason below the table
+///   agreed     of these, those in which every value, errno, signal and byte was the model's
 ///
 /// Examples:
 ///   driftheap check my.litmus
@@ -49,9 +54,14 @@ pub(crate) struct CheckArgs {
     ///
     /// Keys: test, variant, row, expected, observation, as_expected, positive, negative, states,
     /// transitions, schedules, hazards (kind: length of the shortest schedule to it), shortest
-    /// (the process of each step), outcomes, costs, complete, stopped.
+    /// (the process of each step), outcomes, costs, complete, stopped, replayed, agreed, skipped
+    /// (null or the reason), difference (null or both sides).
     #[arg(long)]
     json: bool,
+
+    /// Replay `all` schedules on real memory, N sampled ones a variant, or none (`off`)
+    #[arg(long, value_name = "all|N|off", default_value = "20")]
+    replay: Replay,
 
     /// Follow representatives only (partial-order reduction): the same answers, fewer states
     #[arg(long)]
@@ -77,7 +87,8 @@ pub(crate) fn run(args: &CheckArgs, out: &Out) -> anyhow::Result<Exit> {
         (true, false) => Style::Blocks,
         (false, false) => Style::Table,
     };
-    let (_, exit) = check(&loaded, &args.search.search(args.reduce), style, out)?;
+    let search = args.search.search(args.reduce);
+    let (_, exit) = check(&loaded, &search, style, args.replay, out)?;
     Ok(if bad { Exit::Input } else { exit })
 }
 
@@ -86,7 +97,7 @@ pub(crate) fn suite(out: &Out) -> anyhow::Result<Exit> {
     let (loaded, bad) = input::bundled(out);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let search = Search { threads, ..Search::default() };
-    let (totals, exit) = check(&loaded, &search, Style::Table, out)?;
+    let (totals, exit) = check(&loaded, &search, Style::Table, Replay::default(), out)?;
     if !out.quiet && totals.good() {
         out.text(
             "\nNext:\n  \
@@ -109,6 +120,7 @@ fn check(
     all: &[Loaded],
     search: &Search,
     style: Style,
+    replay: Replay,
     out: &Out,
 ) -> anyhow::Result<(Totals, Exit)> {
     let mut exit = Exit::Good;
@@ -126,7 +138,11 @@ fn check(
             }
         }
     }
-    let table = verdicts::table(jobs.iter().map(|job| &job.loaded.test), out.paint);
+    let mut reality = Reality::new(replay);
+    let mut table = verdicts::table(jobs.iter().map(|job| &job.loaded.test), out.paint);
+    if reality.is_some() {
+        real::columns().into_iter().for_each(|column| table.push(column));
+    }
     if style == Style::Table && !out.quiet && !jobs.is_empty() {
         out.text(&table.header())?;
     }
@@ -144,16 +160,18 @@ fn check(
     let printer = Printer { style, table, out };
     let done = |index: usize, result: Result<Judgement, JudgeError>| {
         out.clear_status();
-        let (mark, states) = printer.print(&jobs[index], &result)?;
+        let real = printer.replay(&jobs[index], &result, reality.as_mut());
+        let (mark, states) = printer.print(&jobs[index], &result, &real)?;
         totals.count(mark, states);
-        if mark.fails() {
+        if mark.fails() || real.fails() {
             exit = exit.max(Exit::Differs);
         }
         anyhow::Ok(())
     };
     let tick = |finished: usize| {
         let visited = states.load(Ordering::Relaxed);
-        out.status(&format!("{finished} of {} variants, {visited} states under way", jobs.len()));
+        let visited = if visited == 0 { String::new() } else { format!(", {visited} states") };
+        out.status(&format!("{finished} of {} variants{visited} ...", jobs.len()));
     };
     let abandoned = |error: &anyhow::Error| {
         if is_broken_pipe(error) {
@@ -164,8 +182,13 @@ fn check(
     let result = pool::ordered(&jobs, threads, work, done, tick, abandoned);
     out.clear_status();
     result?;
-    if style != Style::Json && !(out.quiet && totals.good()) {
-        out.text(&format!("\n{}", totals.summary(out.paint)))?;
+    let nothing_to_say = jobs.is_empty() || out.quiet && totals.good();
+    if style != Style::Json && !nothing_to_say {
+        let gap = if style == Style::Table { "\n" } else { "" };
+        out.text(&format!("{gap}{}", totals.summary(out.paint)))?;
+        if let Some(reality) = &reality {
+            out.text(&reality.totals.summary(out.paint))?;
+        }
     }
     Ok((totals, exit))
 }
@@ -176,12 +199,47 @@ struct Printer<'a> {
     out: &'a Out,
 }
 
+/// The second answer to a variant's question.
+enum Second {
+    /// It was not asked for, or the first could not be had.
+    NotAsked,
+    /// Real memory's.
+    Said(Real),
+    /// The executor failed, and said why.
+    Broke,
+}
+
+impl Second {
+    const fn fails(&self) -> bool {
+        matches!(self, Self::Broke | Self::Said(Real { difference: Some(_), .. }))
+    }
+}
+
 impl Printer<'_> {
+    /// Replay schedules of a variant that was judged.
+    fn replay(
+        &self,
+        job: &Job<'_>,
+        result: &Result<Judgement, JudgeError>,
+        reality: Option<&mut Reality>,
+    ) -> Second {
+        let (Ok(judgement), Some(reality)) = (result, reality) else { return Second::NotAsked };
+        let name = driftheap::report::full_name(&job.scenario.test, &job.scenario.variant);
+        match reality.replay(&name, &job.scenario, judgement) {
+            Ok(real) => Second::Said(real),
+            Err(error) => {
+                self.out.error(&format!("{name}: {error}"));
+                Second::Broke
+            }
+        }
+    }
+
     /// Print an answer; returns what it is worth, and its states.
     fn print(
         &self,
         job: &Job<'_>,
         result: &Result<Judgement, JudgeError>,
+        real: &Second,
     ) -> anyhow::Result<(Mark, u64)> {
         let scenario = &job.scenario;
         let test = &job.loaded.test;
@@ -205,12 +263,26 @@ impl Printer<'_> {
         let answer = Answer { test, scenario, judgement };
         let mark = Mark::of(&answer);
         let text = match self.style {
-            Style::Json => VariantJson::new(&answer).line(),
-            _ if self.out.quiet && !mark.fails() => String::new(),
-            Style::Table => self.table.row(&verdicts::cells(&answer)),
+            Style::Json => match real {
+                Second::Said(real) => VariantJson::new(&answer).with_real(real).line(),
+                Second::NotAsked | Second::Broke => VariantJson::new(&answer).line(),
+            },
+            _ if self.out.quiet && !mark.fails() && !real.fails() => String::new(),
+            Style::Table => {
+                let mut cells = verdicts::cells(&answer);
+                if let Second::Said(real) = real {
+                    cells.extend(real::cells(real));
+                }
+                self.table.row(&cells) + &verdicts::costs(&answer)
+            }
             Style::Blocks => format!("{}\n", verdicts::block(&answer, self.out.paint)),
         };
         self.out.text(&text)?;
+        if let (Second::Said(Real { difference: Some(difference), .. }), true) =
+            (real, self.style != Style::Json)
+        {
+            self.out.text(&format!("  {}: {difference}\n", answer.name()))?;
+        }
         if let (Style::Table, Some(stop)) = (self.style, &judgement.exploration.stopped) {
             self.out.text(&format!("  {}: {stop}\n", answer.name()))?;
         }

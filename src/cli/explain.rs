@@ -2,14 +2,13 @@
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
-use driftheap::litmus::ast::{Test, Variant, Verdict};
+use driftheap::litmus::ast::{Variant, Verdict};
 use driftheap::litmus::prevent::preventions;
 use driftheap::litmus::scenario::Scenario;
 use driftheap::litmus::verdict::{Judgement, Search, judge};
 use driftheap::model::HazardKind;
+use driftheap::report::json;
 use driftheap::report::story::{Prevented, Story};
-use driftheap::report::verdicts::hazard_words;
-use driftheap::report::{Answer, json};
 
 use super::input::{self, Loaded};
 use super::out::Out;
@@ -101,7 +100,7 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
     };
     let search = args.search.search(false);
     let chosen = choose(args, &loaded, scenarios, &search, out)?;
-    let Some((schedule, about)) = schedule(args, &loaded.test, &chosen)? else {
+    let Some((schedule, about)) = schedule(args, &chosen) else {
         let stopped = chosen.judgement.and_then(|judgement| judgement.exploration.stopped);
         let why = stopped.map_or_else(String::new, |stop| format!(": {stop}"));
         out.error(&format!("no schedule was found{why}"));
@@ -142,6 +141,7 @@ fn choose<'a>(
         None => None,
     };
     let mut first = None;
+    let mut seen: Vec<&str> = Vec::new();
     for (index, (variant, scenario)) in variants.iter().zip(scenarios).enumerate() {
         if wanted.is_some_and(|wanted| wanted != index) {
             continue;
@@ -155,26 +155,29 @@ fn choose<'a>(
             Some(kind) => judgement.hazards.contains_key(&kind),
             None => judgement.observation != Some(Verdict::Never),
         };
+        seen.extend(judgement.hazards.keys().map(|kind| kind.word()));
         let chosen = Chosen { variant, scenario, judgement: Some(judgement) };
         if telling {
             return Ok(chosen);
         }
         first.get_or_insert(chosen);
     }
+    if let Some(kind) = args.hazard {
+        seen.sort_unstable();
+        seen.dedup();
+        let seen = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
+        let what = args.variant.as_ref().map_or("no variant", |name| name.as_str());
+        bail!("{what} of {} shows {kind}; hazards that were seen: {seen}", loaded.test.name.text);
+    }
     first.context("the test has no variants")
 }
 
 /// The schedule to tell, and what it is an example of.
-fn schedule(
-    args: &ExplainArgs,
-    test: &Test,
-    chosen: &Chosen<'_>,
-) -> anyhow::Result<Option<(Vec<u8>, String)>> {
+fn schedule(args: &ExplainArgs, chosen: &Chosen<'_>) -> Option<(Vec<u8>, String)> {
     if let Some(schedule) = &args.schedule {
-        return Ok(Some((schedule.clone(), "The schedule that was asked for.".to_owned())));
+        return Some((schedule.clone(), "The schedule that was asked for.".to_owned()));
     }
-    let Some(judgement) = &chosen.judgement else { return Ok(None) };
-    let answer = Answer { test, scenario: &chosen.scenario, judgement };
+    let judgement = chosen.judgement.as_ref()?;
     let observation = judgement.observation.map_or("unknown", Verdict::word);
     let expected = chosen.scenario.expected;
     let expected = expected.map_or_else(String::new, |v| format!(" (expected {v})"));
@@ -183,25 +186,21 @@ fn schedule(
         judgement.positive, judgement.exploration.schedules, judgement.exploration.states
     );
     if let Some(kind) = args.hazard {
-        let Some(schedule) = judgement.hazards.get(&kind) else {
-            bail!(
-                "{} shows no {kind}; the hazards that some interleaving shows: {}",
-                answer.name(),
-                hazard_words(&answer)
-            );
-        };
-        let steps = schedule.len();
-        let about = format!("{verdict} Below, a shortest schedule to {kind}: {steps} steps.");
-        return Ok(Some((schedule.clone(), about)));
+        let schedule = judgement.hazards.get(&kind);
+        return schedule.map(|schedule| {
+            let steps = schedule.len();
+            let about = format!("{verdict} Below, a shortest schedule to {kind}: {steps} steps.");
+            (schedule.clone(), about)
+        });
     }
     if let Some(schedule) = &judgement.shortest {
         let steps = schedule.len();
         let about = format!("{verdict} Below, a shortest schedule that shows it: {steps} steps.");
-        return Ok(Some((schedule.clone(), about)));
+        return Some((schedule.clone(), about));
     }
     let any = judgement.exploration.outcomes.values().min_by_key(|stats| stats.shortest.len());
-    Ok(any.map(|stats| {
+    any.map(|stats| {
         let about = format!("{verdict} No schedule shows it; below, one that ends otherwise.");
         (stats.shortest.clone(), about)
-    }))
+    })
 }

@@ -58,7 +58,8 @@ pub(crate) fn run(args: &MatrixArgs, out: &Out) -> anyhow::Result<Exit> {
                 let text = if args.json {
                     json::line(&matrix)
                 } else {
-                    format!("{}\n", matrix.render(out.paint))
+                    let gap = if tests.is_empty() { "" } else { "\n" };
+                    format!("{gap}{}", matrix.render(out.paint))
                 };
                 out.text(&text)?;
                 tests.push((&loaded.test, loaded.text.as_str()));
@@ -74,7 +75,7 @@ pub(crate) fn run(args: &MatrixArgs, out: &Out) -> anyhow::Result<Exit> {
         match GupTable::new(&tests, &search) {
             Ok(None) => {}
             Ok(Some(table)) if args.json => out.text(&json::line(&table))?,
-            Ok(Some(table)) => out.text(&table.render(out.paint))?,
+            Ok(Some(table)) => out.text(&format!("\n{}", table.render(out.paint)))?,
             Err(error) => {
                 out.error(&format!("the get_user_pages table: {error}"));
                 exit = exit.max(Exit::Differs);

@@ -6,13 +6,18 @@
 mod check;
 mod complete;
 mod ctl;
+mod doctor;
 mod explain;
 mod fmt;
+mod hunt;
 mod input;
 mod list;
 mod matrix;
+mod one;
 mod out;
 mod pool;
+mod real;
+mod replay;
 mod run;
 mod serve;
 
@@ -104,7 +109,10 @@ enum When {
 enum Verb {
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Replay(replay::ReplayArgs),
+    Hunt(hunt::HuntArgs),
     Matrix(matrix::MatrixArgs),
+    Doctor(doctor::DoctorArgs),
     List(list::ListArgs),
     Fmt(fmt::FmtArgs),
     Completions(complete::CompletionsArgs),
@@ -165,6 +173,9 @@ fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
         None => check::suite(out),
         Some(Verb::Check(args)) => check::run(&args, out),
         Some(Verb::Explain(args)) => explain::run(&args, out),
+        Some(Verb::Replay(args)) => replay::run(&args, out),
+        Some(Verb::Hunt(args)) => hunt::run(&args, out),
+        Some(Verb::Doctor(args)) => doctor::run(&args, out),
         Some(Verb::Matrix(args)) => matrix::run(&args, out),
         Some(Verb::List(args)) => list::run(&args, out),
         Some(Verb::Fmt(args)) => fmt::run(&args, out),

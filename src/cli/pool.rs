@@ -8,7 +8,8 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(100);
 
 /// Do `work` on every job, on `threads` threads, and give each result to `done` on this thread, in
-/// the order of the jobs. `tick` is called now and then with the number of jobs that are done.
+/// the order of the jobs. `tick` is called with the number of jobs that are done whenever
+/// there was nothing new for a while.
 ///
 /// An error of `done` ends it: jobs that were not begun are dropped, `abandoned` is called, then
 /// those under way are waited for.
@@ -45,7 +46,7 @@ pub(crate) fn ordered<J: Sync, R: Send, E>(
                     finished += 1;
                     waiting.insert(index, result);
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => tick(finished),
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             while let Some(result) = waiting.remove(&at) {
@@ -56,7 +57,6 @@ pub(crate) fn ordered<J: Sync, R: Send, E>(
                 }
                 at += 1;
             }
-            tick(finished);
         }
     })
 }

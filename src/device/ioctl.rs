@@ -96,7 +96,7 @@ pub enum Want {
         /// Most bytes to read.
         max: usize,
     },
-    /// What these file descriptors of the caller are; set [`Ioctl::files`].
+    /// What these file descriptors of the caller are; set `Ioctl::files`.
     Files(Vec<i32>),
 }
 

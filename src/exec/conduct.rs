@@ -4,17 +4,19 @@
 //! or copying a frame, comparing) first sends what is queued, so that everything happens in the
 //! order of the effects.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "each question is about a few of the steps")]
+
 use super::command::{Answer, BATCH_MAX, Command, Place};
 use super::error::ExecError;
 use super::executor::{Executor, Sabotage};
 use super::plan::Plan;
-use super::report::{Disagreement, ReadBack, ReplayReport};
+use super::report::{Disagreement, ReplayReport};
 use super::store::Arenas;
-use super::team::{ACTORS_MAX, Team, WITNESS};
+use super::team::{ACTORS_MAX, Team};
 use crate::litmus::scenario::{Action, Event, Replay, Scenario, ScenarioState};
-use crate::model::{self, Errno, Hazard, HazardKind, Owner, Reply, Signal, Step, Target, Via};
+use crate::model::{self, Errno, Hazard, HazardKind, Reply, Signal, Step};
 use crate::sys::arena::ArenaError;
-use crate::units::{FrameId, PageId, VmaId};
+use crate::units::FrameId;
 
 /// What an answer has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,12 +66,12 @@ pub(super) struct Conduct<'a> {
     pub(super) scenario: &'a Scenario,
     pub(super) plan: &'a Plan,
     pub(super) sabotage: Option<Sabotage>,
-    report: ReplayReport,
+    pub(super) report: ReplayReport,
     /// Commands that the actor has not been sent yet.
     queue: Vec<Command>,
     expected: Vec<Expect>,
-    addressee: usize,
-    answers: Vec<Answer>,
+    pub(super) addressee: usize,
+    pub(super) answers: Vec<Answer>,
     /// The actor that holds each kernel pin.
     pub(super) holders: Vec<Option<usize>>,
     /// The transfer of each device.
@@ -78,9 +80,9 @@ pub(super) struct Conduct<'a> {
     pub(super) in_arena: Vec<bool>,
     /// What a trapped touch of a slot looks like, by actor.
     pub(super) traps: Vec<Vec<Signal>>,
-    position: usize,
+    pub(super) position: usize,
     /// The action under way, in words.
-    statement: String,
+    pub(super) statement: String,
 }
 
 impl<'a> Conduct<'a> {
@@ -117,16 +119,22 @@ impl<'a> Conduct<'a> {
         Ok(self.report)
     }
 
-    fn all(&mut self, replay: &Replay) -> Result<(), Halt> {
-        self.holders = vec![None; replay.before.model.pins.len()];
+    /// Memory as it is before the first action.
+    pub(super) fn prepare(&mut self, before: &model::State) -> Result<(), Halt> {
+        self.holders = vec![None; before.pins.len()];
         for frame in (0..self.scenario.world.frames()).map(FrameId::at) {
-            let value = replay.before.model.frames[frame.index()].value;
+            let value = before.frames[frame.index()].value;
             self.arenas.fill(self.plan.memory(frame), value)?;
             if self.plan.has_caches() {
                 // A line that was never filled holds nothing that anybody may see.
                 self.arenas.fill(self.plan.cache(frame), !value)?;
             }
         }
+        Ok(())
+    }
+
+    fn all(&mut self, replay: &Replay) -> Result<(), Halt> {
+        self.prepare(&replay.before.model)?;
         let mut before = &replay.before;
         for (position, event) in replay.events.iter().enumerate() {
             self.position = position;
@@ -145,8 +153,7 @@ impl<'a> Conduct<'a> {
         let instruction = &program.instructions[event.pc];
         let Action::Step(step) = &instruction.action else { return Ok(()) };
         let text = &program.statements[instruction.statement].text;
-        self.statement.clear();
-        self.statement.push_str(text);
+        text.clone_into(&mut self.statement);
         if event.reply == Reply::Signal(Signal::Oops) {
             let reason = format!("the kernel would BUG_ON at `{text}`: that can't be tried");
             return Err(Halt::Inexpressible(reason));
@@ -201,7 +208,7 @@ impl<'a> Conduct<'a> {
     }
 
     /// What a touch of a slot without an entry has to answer.
-    fn trap(&self, actor: usize, slot: u16) -> Expect {
+    pub(super) fn trap(&self, actor: usize, slot: u16) -> Expect {
         match self.sabotage {
             Some(Sabotage::NoFaults) => Expect::Done,
             _ => Expect::Signal(self.traps[actor][usize::from(slot)]),
@@ -209,7 +216,7 @@ impl<'a> Conduct<'a> {
     }
 
     /// What the model refuses, real memory has to refuse too.
-    fn refusals(&mut self, event: &Event, step: &Step) -> Result<(), Halt> {
+    pub(super) fn refusals(&mut self, event: &Event, step: &Step) -> Result<(), Halt> {
         if event.reply != Reply::Errno(Errno::Efault) {
             return Ok(());
         }
@@ -284,164 +291,13 @@ impl<'a> Conduct<'a> {
         }
     }
 
-    fn disagree(&self, what: &str, model: String, real: String) -> Halt {
+    pub(super) fn disagree(&self, what: &str, model: String, real: String) -> Halt {
         Halt::Disagreement(Disagreement {
             event: self.position,
             what: format!("`{}`: {what}", self.statement),
             model,
             real,
         })
-    }
-
-    /// Every frame in the arena holds what the model says.
-    fn look_at_frames(&mut self, model: &model::State) -> Result<(), Halt> {
-        for frame in (0..model.frames.len()).map(FrameId::at) {
-            if !self.in_arena[frame.index()] {
-                continue;
-            }
-            let entry = &model.frames[frame.index()];
-            self.compare(frame, "memory", self.plan.memory(frame), entry.value)?;
-            if entry.cached {
-                self.compare(frame, "cache line", self.plan.cache(frame), entry.cache_value)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn compare(&mut self, frame: FrameId, of: &str, place: Place, value: u8) -> Result<(), Halt> {
-        let real = self.arenas.look(place);
-        self.report.compared += 1;
-        if real == Answer::Value(value) {
-            return Ok(());
-        }
-        let name = self.scenario.names.frame(&self.scenario.world, frame);
-        let model = Answer::Value(value).describe();
-        Err(self.disagree(&format!("{of} of frame {name}"), model, real.describe()))
-    }
-
-    /// At the end: every mapping shows, to its process, what the model says, and traps where the
-    /// model has no entry.
-    fn look_at_mappings(&mut self, last: &ScenarioState) -> Result<(), Halt> {
-        let model = &last.model;
-        for (index, entry) in model.vmas.iter().enumerate() {
-            let vma = VmaId::at(index);
-            let actor = self.scenario.world.mm_of(vma).index();
-            for page in 0..self.scenario.world.vma_pages(vma) {
-                let Some(pte) = self.scenario.world.pte(vma, page) else { continue };
-                if entry.mapped & (1 << page) == 0 {
-                    continue;
-                }
-                let slot = self.plan.slot(vma, page);
-                let pte = &model.ptes[pte.index()];
-                if !pte.present() {
-                    if entry.buf.is_some() && entry.shared {
-                        let trap = self.trap(actor, slot);
-                        self.ask(actor, Command::Touch { slot, write: false }, trap)?;
-                    }
-                    continue;
-                }
-                let frame = &model.frames[pte.frame.index()];
-                let cached = self.plan.is_incoherent(vma) && frame.owner != Owner::Anon;
-                if entry.read && (!cached || frame.cached) {
-                    let value = if cached { frame.cache_value } else { frame.value };
-                    self.ask(actor, Command::Load { slot }, Expect::Value(value))?;
-                }
-            }
-        }
-        self.flush()
-    }
-
-    /// At the end: every buffer's bytes, through a path that no schedule has touched.
-    fn look_at_buffers(&mut self, last: &ScenarioState) -> Result<(), Halt> {
-        for (index, page) in last.model.pages.iter().enumerate() {
-            if page.frame.is_none() || !self.in_arena[page.frame.index()] {
-                continue;
-            }
-            let value = last.model.frames[page.frame.index()].value;
-            let real = self.arenas.look_afresh(self.plan.memory(page.frame))?;
-            self.report.compared += 1;
-            if real != Answer::Value(value) {
-                let name = self.scenario.names.page(&self.scenario.world, PageId::at(index));
-                let model = Answer::Value(value).describe();
-                return Err(self.disagree(&format!("bytes of {name}"), model, real.describe()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Really read what a hazard did.
-    fn read_back(&mut self, hazard: &Hazard, model: &model::State) -> Result<(), Halt> {
-        let world = &self.scenario.world;
-        let victim = match (hazard.kind, hazard.owner, hazard.target) {
-            (HazardKind::CrossBufferWrite, Owner::Page(page) | Owner::Shadow(page), _) => {
-                Some((self.scenario.names.page(world, page), hazard.frame, Some(page)))
-            }
-            (HazardKind::UseAfterFree, Owner::Free, _) if hazard.expected.is_none() => {
-                Some(("a free frame".to_owned(), hazard.frame, None))
-            }
-            (HazardKind::LostWrite, _, Some(Target::Page(page))) => {
-                let frame = model.pages[page.index()].frame;
-                frame.is_some().then(|| (self.scenario.names.page(world, page), frame, Some(page)))
-            }
-            _ => None,
-        };
-        if let Some((what, frame, page)) = victim {
-            let expected = page.map(|page| model.pages[page.index()].ghost);
-            return self.witness(hazard.kind, what, frame, expected);
-        }
-        // A read: what it returned was compared already, and is what it really returned.
-        if let (Some(found), Some(expected)) = (hazard.value, hazard.expected)
-            && matches!(hazard.via, Via::Vma(..) | Via::Device(..))
-        {
-            self.report.corrupted.push(ReadBack {
-                event: self.position,
-                kind: hazard.kind,
-                what: format!(
-                    "{} `{}`",
-                    self.scenario.names.via(world, hazard.via),
-                    self.statement
-                ),
-                frame: self.scenario.names.frame(world, hazard.frame),
-                found,
-                expected: Some(expected),
-                pid: self.team.pid(hazard.actor.index()).unwrap_or(0),
-            });
-        }
-        Ok(())
-    }
-
-    fn witness(
-        &mut self,
-        kind: HazardKind,
-        what: String,
-        frame: FrameId,
-        expected: Option<u8>,
-    ) -> Result<(), Halt> {
-        if !self.in_arena[frame.index()] {
-            return Ok(());
-        }
-        self.flush()?;
-        self.team.start(WITNESS, self.arenas)?;
-        let place = self.plan.memory(frame);
-        self.team.call(WITNESS, &[Command::Witness { place }], &mut self.answers)?;
-        let found = match self.answers.first() {
-            Some(Answer::Value(found)) => *found,
-            Some(other) => {
-                let real = other.describe();
-                return Err(self.disagree(&what, "one byte all over the page".to_owned(), real));
-            }
-            None => return Ok(()),
-        };
-        self.report.corrupted.push(ReadBack {
-            event: self.position,
-            kind,
-            what,
-            frame: self.scenario.names.frame(&self.scenario.world, frame),
-            found,
-            expected,
-            pid: self.team.pid(WITNESS).unwrap_or(0),
-        });
-        Ok(())
     }
 }
 

@@ -1,5 +1,7 @@
 //! Each effect of the model as what it does to real memory.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "each function is about a few of the effects")]
+
 use super::command::{Command, Place};
 use super::conduct::{Conduct, Expect, Flight, Halt};
 use super::executor::Sabotage;

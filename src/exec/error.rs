@@ -53,16 +53,16 @@ pub enum ExecError {
     Schedule(#[from] ReplayError),
     /// An actor could not be started.
     #[error("an actor process could not be started: {0}")]
-    Spawn(#[from] SpawnError),
+    Spawn(SpawnError),
     /// Its mailbox could not be made.
     #[error("no mailbox for an actor: {0}")]
-    Mailbox(#[from] MailboxError),
+    Mailbox(MailboxError),
     /// Its link failed.
     #[error("the link to an actor failed: {0}")]
-    Link(#[from] LinkError),
+    Link(LinkError),
     /// An arena could not be made or used.
     #[error("an arena failed: {0}")]
-    Arena(#[from] ArenaError),
+    Arena(ArenaError),
     /// A system call that needs nothing from an actor failed.
     #[error("{what} failed: {errno}; {remedy}")]
     Host {
@@ -118,6 +118,30 @@ pub enum ExecError {
         /// What to do, with its own separator.
         hint: &'static str,
     },
+    /// An actor could not begin.
+    #[error(
+        "{who} (process {pid}) could not set itself up ({how}): raise `ulimit -n` and `ulimit -l`; \
+         or the program is no driftheap of this version"
+    )]
+    Setup {
+        /// Which actor.
+        who: String,
+        /// Its process.
+        pid: u32,
+        /// How it ended.
+        how: String,
+    },
+    /// An actor can do less than the first one could, or more.
+    #[error(
+        "{who} (process {pid}) has other mechanisms than the first actor had: locked memory, \
+         processes or a limit ran out meanwhile; raise `ulimit -l`, or run again"
+    )]
+    Weaker {
+        /// Which actor.
+        who: String,
+        /// Its process.
+        pid: u32,
+    },
     /// The actor's answer is none.
     #[error("{who} (process {pid}) answered nonsense: is it the same version of driftheap?")]
     Protocol {
@@ -127,6 +151,18 @@ pub enum ExecError {
         pid: u32,
     },
 }
+
+// Not sources: each message holds its cause already, and a chain would say it twice.
+macro_rules! cause {
+    ($($variant:ident($cause:ty)),+) => {
+        $(impl From<$cause> for ExecError {
+            fn from(cause: $cause) -> Self {
+                Self::$variant(cause)
+            }
+        })+
+    };
+}
+cause!(Spawn(SpawnError), Mailbox(MailboxError), Link(LinkError), Arena(ArenaError));
 
 /// What to do about an errno that stops an actor.
 pub(super) fn hint(errno: Errno) -> &'static str {

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use rustix::thread::CpuSet;
 
 use super::conduct::Conduct;
@@ -14,6 +16,9 @@ use super::team::{Abilities, Team, WITNESS};
 use crate::litmus::scenario::Scenario;
 use crate::sys::process;
 
+/// The least RLIMIT_NOFILE of an executor: arenas, links, rings and pipes of six actors.
+const FDS_MIN: u64 = 64;
+
 /// How an executor is to work.
 #[derive(Debug, Clone)]
 pub struct ExecOptions {
@@ -24,6 +29,8 @@ pub struct ExecOptions {
     /// The CPU that conductor and actors share; a switch between processes of one CPU is several
     /// times faster than waking another. None leaves them where they are.
     pub pin_cpu: Option<usize>,
+    /// Do as if these were missing, whatever the machine has.
+    pub hide: Hidden,
     /// Make the comparison fail: for tests of the comparison itself.
     pub sabotage: Option<Sabotage>,
 }
@@ -33,8 +40,20 @@ impl ExecOptions {
     #[must_use]
     pub fn new(program: PathBuf) -> Self {
         let pin_cpu = Some(rustix::thread::sched_getcpu());
-        Self { program, timeout: Duration::from_secs(10), pin_cpu, sabotage: None }
+        let timeout = Duration::from_secs(10);
+        Self { program, timeout, pin_cpu, hide: Hidden::default(), sabotage: None }
     }
+}
+
+/// Mechanisms to do without: to see what is lost, and that what is left is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hidden {
+    /// userfaultfd: touches then trap because nothing is mapped.
+    pub userfaultfd: bool,
+    /// `io_uring`: nothing can be pinned for writing.
+    pub io_uring: bool,
+    /// `memfd_secret`: pinning can't be refused.
+    pub memfd_secret: bool,
 }
 
 /// A wrong model, for tests: what the executor pretends the model said.
@@ -70,11 +89,20 @@ impl Executor {
     /// Makes the arenas and starts a first actor, which tells what can be done here.
     ///
     /// # Errors
-    /// [`ExecError`] when there is no memory, no process or no fd, or the program is no actor.
+    /// [`ExecError`] when there is no memory, no process, fewer than 64 fds may be open, or the
+    /// program is no actor.
     pub fn new(options: ExecOptions) -> Result<Self, ExecError> {
+        // With fewer, an actor would lack a mechanism half-way and show something else.
+        if getrlimit(Resource::Nofile).current.is_some_and(|fds| fds < FDS_MIN) {
+            return Err(ExecError::Host {
+                what: "an executor with fewer than 64 file descriptors",
+                errno: Errno::MFILE,
+                remedy: "raise `ulimit -n` to 64 or more",
+            });
+        }
         let affinity = pin(options.pin_cpu);
-        let arenas = Arenas::create()?;
-        let mut team = Team::new(options.program.clone(), options.timeout);
+        let arenas = Arenas::create(options.hide.memfd_secret)?;
+        let mut team = Team::new(options.program.clone(), options.timeout, options.hide);
         team.start(0, &arenas)?;
         Ok(Self { arenas, team, options, affinity })
     }

@@ -51,6 +51,8 @@ mod conduct;
 mod effects;
 mod error;
 mod executor;
+mod hunt;
+mod look;
 mod plan;
 mod report;
 mod store;
@@ -59,7 +61,8 @@ mod variant;
 
 pub use actor::main as actor_main;
 pub use error::{ExecError, Skip};
-pub use executor::{ExecOptions, Executor, Sabotage};
+pub use executor::{ExecOptions, Executor, Hidden, Sabotage};
+pub use hunt::{Histogram, HuntOptions, Tally, hunt, supports as hunt_supports};
 pub use report::{Disagreement, ReadBack, ReplayReport};
 pub use team::Abilities;
 pub use variant::{Replays, VariantReplay, replay_variant};

@@ -16,6 +16,8 @@
 //! `get_user_pages` then meets is an ordinary page, and so it is here; the architecture itself is
 //! not emulated. Huge entries are eight or fewer small ones that come and go together.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "each question is about a few of the steps")]
+
 use super::command::{PinHow, Place};
 use super::error::Skip;
 use super::store::{Arenas, FRAMES_MAX, PLACEMENTS};
@@ -290,6 +292,11 @@ impl<'a> Steps<'a> {
             let Step::GupFast { pin, vma, foll, .. } = **step else { continue };
             let how = self.pin_how(scenario, pin, vma, foll)?;
             if matches!(how, PinHow::Uring | PinHow::Force) && !abilities.io_uring {
+                if self.always_refused(scenario, vma) {
+                    // Whoever asks for such pages is refused.
+                    plans[pin.index()] = Some(PinHow::Vmsplice);
+                    continue;
+                }
                 return Err(Skip::cure(
                     "a pin for writing needs io_uring registered buffers",
                     "allow it with `sysctl kernel.io_uring_disabled=0`, and in the container's \
@@ -299,6 +306,12 @@ impl<'a> Steps<'a> {
             plans[pin.index()] = Some(how);
         }
         Ok(plans)
+    }
+
+    /// Whether `get_user_pages` refuses a VMA whatever happens.
+    fn always_refused(&self, scenario: &Scenario, vma: VmaId) -> bool {
+        let refused = |mmap: &Mmap| mmap.buf.is_some() && refuses_pins(scenario, mmap);
+        self.mmaps(vma).all(|mmap| mmap.shared && refused(mmap))
     }
 
     fn pin_how(
@@ -312,9 +325,7 @@ impl<'a> Steps<'a> {
         let (_, buf, private) = scenario.world.vma_shape(vma);
         let writable = self.mmaps(vma).any(|mmap| mmap.write);
         let forks = self.all.iter().any(|(_, step)| matches!(step, Step::Fork { .. }));
-        let refused = self
-            .mmaps(vma)
-            .all(|mmap| mmap.buf.is_some() && mmap.shared && refuses_pins(scenario, mmap));
+        let refused = self.always_refused(scenario, vma);
         let (mut users, mut writes) = (Vec::new(), false);
         for (process, step) in &self.all {
             if let Step::DmaStart { via: Handle::Pin(through), dir, .. } = step

@@ -63,15 +63,23 @@ pub(super) struct Arenas {
 
 impl Arenas {
     /// Make them. Memory is allocated as frames are used.
-    pub(super) fn create() -> Result<Self, ArenaError> {
+    pub(super) fn create(without_secret: bool) -> Result<Self, ArenaError> {
         let mut all = Vec::new();
         for _ in 0..PLACEMENTS {
             let arena = Arena::create(u32::from(ARENA_PAGES), PageKind::Base)?;
             all.push(Memory::Plain(arena));
         }
-        let secret = || SecretArena::create(u32::from(ARENA_PAGES)).map(Memory::Secret);
+        let secret = || {
+            if without_secret {
+                return Err(SecretError::Unavailable);
+            }
+            SecretArena::create(u32::from(ARENA_PAGES)).map(Memory::Secret)
+        };
         let secrets: Result<Vec<_>, _> = (0..PLACEMENTS).map(|_| secret()).collect();
         let no_secret = secrets.as_ref().err().copied();
+        if no_secret == Some(SecretError::NoFd) {
+            return Err(ArenaError::NoFd);
+        }
         all.extend(secrets.unwrap_or_default());
         Ok(Self { all, no_secret })
     }

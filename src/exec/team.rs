@@ -11,6 +11,7 @@ use rustix::process::{Pid, PidfdFlags};
 use super::actor;
 use super::command::{ANSWER_BYTES, Answer, BATCH_MAX, COMMAND_BYTES, Command};
 use super::error::{ExecError, ending, hint};
+use super::executor::Hidden;
 use super::store::Arenas;
 use crate::sys::link::Link;
 use crate::sys::mailbox::{CallError, Caller, MESSAGE_MAX_BYTES, Mailbox, Pace};
@@ -40,6 +41,16 @@ struct Actor {
     caller: Caller,
     /// Whether anything was asked of it since the last reset.
     used: bool,
+    /// What it was asked last.
+    asked: Vec<Command>,
+    /// Answers that came while nobody collected them.
+    kept: Option<Vec<Answer>>,
+}
+
+impl Actor {
+    fn new(pid: u32, child: Option<Child>, link: Option<Link>, caller: Caller) -> Self {
+        Self { pid, child, link, caller, used: false, asked: Vec::new(), kept: None }
+    }
 }
 
 /// All actors.
@@ -47,23 +58,28 @@ struct Actor {
 pub(super) struct Team {
     program: PathBuf,
     timeout: Duration,
+    hide: Hidden,
     actors: Vec<Option<Actor>>,
     /// Children that were forked, in this order, and who forked them.
     forked: Vec<(usize, usize)>,
     /// Spawned actors whose place a forked child has taken for now.
     displaced: Vec<(usize, Actor)>,
     pub(super) abilities: Abilities,
+    /// Whether an actor has told its abilities.
+    is_known: bool,
 }
 
 impl Team {
-    pub(super) fn new(program: PathBuf, timeout: Duration) -> Self {
+    pub(super) fn new(program: PathBuf, timeout: Duration, hide: Hidden) -> Self {
         Self {
             program,
             timeout,
+            hide,
             actors: (0..ACTORS_MAX).map(|_| None).collect(),
             forked: Vec::new(),
             displaced: Vec::new(),
             abilities: Abilities { userfaultfd: false, io_uring: false },
+            is_known: false,
         }
     }
 
@@ -87,36 +103,61 @@ impl Team {
         let mailbox = Mailbox::create()?;
         let mut fds: Vec<BorrowedFd<'_>> = vec![mailbox.as_fd()];
         fds.extend(arenas.fds());
-        link.send(&[actor::HELLO], &fds)?;
+        link.send(&[actor::HELLO, u8::from(!self.hide.userfaultfd)], &fds)?;
         let mut reply = [0; 8];
         let answered = link.receive(&mut reply, self.timeout);
         let has = match answered {
             Ok((2, _)) if reply[0] == actor::HELLO => reply[1],
             _ => {
                 let how = ending(child.wait(Duration::from_millis(100)));
-                let doing = "begin".to_owned();
-                return Err(ExecError::Died { who: Self::name(index), pid, doing, how });
+                return Err(ExecError::Setup { who: Self::name(index), pid, how });
             }
         };
-        self.abilities = Abilities {
+        let abilities = Abilities {
             userfaultfd: has & actor::HAS_UFFD != 0,
-            io_uring: has & actor::HAS_URING != 0,
+            io_uring: has & actor::HAS_URING != 0 && !self.hide.io_uring,
         };
+        if self.is_known && abilities != self.abilities {
+            return Err(ExecError::Weaker { who: Self::name(index), pid });
+        }
+        self.abilities = abilities;
+        self.is_known = true;
         let peer = dup(child.pidfd())?;
         let caller = mailbox.into_caller(peer, Pace::OneCore);
-        let actor = Actor { pid, child: Some(child), link: Some(link), caller, used: false };
+        let actor = Actor::new(pid, Some(child), Some(link), caller);
         self.actors[index] = Some(actor);
         Ok(())
     }
 
     /// Ask an actor for a batch, at most [`BATCH_MAX`] commands; an answer each.
+    ///
+    /// If it is still busy with what it was [posted](Self::post), that is finished first and its
+    /// answers are kept for [`try_collect`](Self::try_collect).
     pub(super) fn call(
         &mut self,
         index: usize,
         commands: &[Command],
         answers: &mut Vec<Answer>,
     ) -> Result<(), ExecError> {
-        debug_assert!(commands.len() <= BATCH_MAX);
+        if self.is_busy(index) {
+            let mut kept = Vec::new();
+            self.collect(index, self.timeout, &mut kept)?;
+            if let Some(actor) = &mut self.actors[index] {
+                actor.kept = Some(kept);
+            }
+        }
+        self.post(index, commands)?;
+        self.collect(index, self.timeout, answers)
+    }
+
+    /// Whether an actor has a request that was not answered yet.
+    pub(super) fn is_busy(&self, index: usize) -> bool {
+        self.actors[index].as_ref().is_some_and(|actor| actor.caller.is_outstanding())
+    }
+
+    /// Ask without waiting; the actor must not be [busy](Self::is_busy).
+    pub(super) fn post(&mut self, index: usize, commands: &[Command]) -> Result<(), ExecError> {
+        debug_assert!(commands.len() <= BATCH_MAX && !self.is_busy(index));
         let mut request = [0; MESSAGE_MAX_BYTES];
         for (bytes, command) in request.chunks_exact_mut(COMMAND_BYTES).zip(commands) {
             bytes.copy_from_slice(&command.encode());
@@ -125,12 +166,43 @@ impl Team {
             return Err(ExecError::Protocol { who: Self::name(index), pid: 0 });
         };
         actor.used = true;
+        actor.asked.clear();
+        actor.asked.extend_from_slice(commands);
+        actor.caller.post(&request[..commands.len() * COMMAND_BYTES]);
+        Ok(())
+    }
+
+    /// The answers to what was posted, if they are there.
+    pub(super) fn try_collect(
+        &mut self,
+        index: usize,
+        answers: &mut Vec<Answer>,
+    ) -> Result<bool, ExecError> {
+        if let Some(kept) = self.actors[index].as_mut().and_then(|actor| actor.kept.take()) {
+            *answers = kept;
+            return Ok(true);
+        }
+        match self.collect(index, Duration::ZERO, answers) {
+            Ok(()) => Ok(true),
+            Err(ExecError::Hung { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn collect(
+        &mut self,
+        index: usize,
+        timeout: Duration,
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), ExecError> {
+        let Some(actor) = &mut self.actors[index] else {
+            return Err(ExecError::Protocol { who: Self::name(index), pid: 0 });
+        };
         let pid = actor.pid;
         let mut reply = [0; MESSAGE_MAX_BYTES];
-        let length = commands.len() * COMMAND_BYTES;
-        let got = match actor.caller.call(&request[..length], &mut reply, self.timeout) {
+        let got = match actor.caller.collect(&mut reply, timeout) {
             Ok(got) => got,
-            Err(error) => return Err(self.lost(index, commands, error)),
+            Err(error) => return Err(self.lost(index, timeout, error)),
         };
         answers.clear();
         for chunk in reply[..got].chunks_exact(ANSWER_BYTES) {
@@ -138,10 +210,10 @@ impl Team {
             bytes.copy_from_slice(chunk);
             answers.extend(Answer::decode(bytes));
         }
-        if answers.len() != commands.len() {
+        if answers.len() != actor.asked.len() {
             return Err(ExecError::Protocol { who: Self::name(index), pid });
         }
-        for (answer, command) in answers.iter().zip(commands) {
+        for (answer, command) in answers.iter().zip(&actor.asked) {
             if let Answer::Failed(errno) = *answer {
                 let (who, doing) = (Self::name(index), describe(&[*command]));
                 return Err(ExecError::Actor { who, pid, doing, errno, hint: hint(errno) });
@@ -150,15 +222,14 @@ impl Team {
         Ok(())
     }
 
-    fn lost(&mut self, index: usize, commands: &[Command], error: CallError) -> ExecError {
+    fn lost(&mut self, index: usize, waited: Duration, error: CallError) -> ExecError {
         let who = Self::name(index);
-        let doing = describe(commands);
         let Some(actor) = &mut self.actors[index] else {
             return ExecError::Protocol { who, pid: 0 };
         };
-        let pid = actor.pid;
+        let (pid, doing) = (actor.pid, describe(&actor.asked));
         match error {
-            CallError::TimedOut => ExecError::Hung { who, pid, doing, waited: self.timeout },
+            CallError::TimedOut => ExecError::Hung { who, pid, doing, waited },
             CallError::PeerDied => {
                 let how = match &mut actor.child {
                     Some(child) => ending(child.wait(Duration::from_millis(100))),
@@ -185,7 +256,7 @@ impl Team {
             return Err(ExecError::Protocol { who: Self::name(parent), pid: 0 });
         };
         let caller = mailbox.into_caller(pidfd_of(pid)?, Pace::OneCore);
-        let actor = Actor { pid, child: None, link: None, caller, used: true };
+        let actor = Actor::new(pid, None, None, caller);
         if let Some(old) = self.actors[child].replace(actor) {
             self.displaced.push((child, old));
         }

@@ -183,8 +183,8 @@ pub fn changes(test: &Test, variant: &Variant) -> Vec<Change> {
     changes
 }
 
-/// Up to `max` changes under which `kind` never happens in `variant`, those first after which
-/// nothing else happens either.
+/// Up to `max` changes under which `kind` never happens in `variant`: those after which no other
+/// hazard happens either, or, if there are none, those that leave others.
 #[must_use]
 pub fn preventions(
     test: &Test,
@@ -216,6 +216,10 @@ pub fn preventions(
         found
     });
     found.sort_unstable();
+    // To swap one hazard for another is a last resort.
+    if found.iter().any(|(dirty, _)| !dirty) {
+        found.retain(|(dirty, _)| !dirty);
+    }
     let prevention = |(dirty, index): (bool, usize)| {
         let change = changes[index].clone();
         let refused = refused(&change, variant, text, search);
@@ -287,4 +291,111 @@ fn refused(
     let always = exploration.complete && exploration.outcomes.keys().all(|o| refused(o.slots[at]));
     let text = after.programs[process].statements[statement].text.clone();
     Some((text, answer, always))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::litmus::parse;
+
+    const TEXT: &str = "DMABUF t
+exporter heap { mmap = vary(mixedmap-insert-page, pfnmap); move = [lock zap reserve rebind free unlock] }
+buffer A { exporter = heap }
+P0 application {
+    mmap v = A shared rw
+    store v[0] = 1
+    gup p = v[0] write longterm
+}
+P1 device { dma_write p[0] = 7 }
+P2 exporter heap { move A -> system }
+exists (hazard any)
+";
+
+    fn test() -> Test {
+        parse("t.litmus", TEXT, &ModelRules).unwrap_or_else(|e| panic!("{}", e[0]))
+    }
+
+    #[test]
+    fn the_files_own_alternatives_come_first_and_nothing_is_proposed_that_is_so_already() {
+        let test = test();
+        let changes = changes(&test, &test.variants[0]);
+        assert_eq!(changes[0].describe(), "exporter heap { mmap = pfnmap }");
+        assert!(changes[0].varied && !changes[1].varied);
+        let described: Vec<String> = changes.iter().map(Change::describe).collect();
+        for so_already in ["{ mmap = mixedmap-insert-page }", "{ recycle = pool }"] {
+            assert!(!described.iter().any(|d| d.contains(so_already)), "{described:?}");
+        }
+        assert!(described.iter().any(|d| d.contains("default order of `move`")));
+        assert!(!described.iter().any(|d| d.contains("page-pool")), "costs change no behaviour");
+    }
+
+    #[test]
+    fn a_change_changes_one_rule() {
+        let test = test();
+        let variant = &test.variants[0];
+        for change in changes(&test, variant) {
+            let changed = change.apply(variant);
+            assert_ne!(&changed, variant, "{}", change.describe());
+            let others = |variant: &Variant| {
+                let of = |rules: &[Rule]| -> Vec<Rule> {
+                    rules.iter().filter(|r| r.name.as_str() != change.rule).cloned().collect()
+                };
+                (of(&variant.host), of(&variant.exporters[0].rules), variant.processes.clone())
+            };
+            assert_eq!(others(&changed), others(variant), "{}", change.describe());
+        }
+    }
+
+    #[test]
+    fn what_prevents_is_found_by_exploring() {
+        let test = test();
+        let search = Search { threads: 2, ..Search::default() };
+        let found = |kind| {
+            let found = preventions(&test, &test.variants[0], TEXT, kind, &search, 9);
+            found.iter().map(|p| (p.change.describe(), p.clean)).collect::<Vec<_>>()
+        };
+        // The move forgets to copy: what was stored before it is lost, pin or no pin.
+        let lost = found(HazardKind::LostWrite);
+        assert_eq!(lost, [("host { dma-buf-mmap-check = refuse }".to_owned(), true)]);
+        let freed = found(HazardKind::UseAfterFree);
+        assert_eq!(freed, lost, "what is not clean is not proposed where something is");
+    }
+
+    #[test]
+    fn a_refusal_is_named_with_its_answer() {
+        let text = TEXT.replace("lock zap reserve rebind", "lock zap reserve copy rebind");
+        let test = parse("t.litmus", &text, &ModelRules).unwrap_or_else(|e| panic!("{}", e[0]));
+        let search = Search::default();
+        let found =
+            preventions(&test, &test.variants[0], &text, HazardKind::UseAfterFree, &search, 1);
+        assert_eq!(found[0].change.describe(), "exporter heap { mmap = pfnmap }");
+        assert!(found[0].clean);
+        let refused = found[0].refused.clone();
+        let statement = "gup p = v[0] write longterm".to_owned();
+        assert_eq!(refused, Some((statement, "EFAULT".to_owned(), true)));
+        // And where nothing happens, there is nothing to prevent.
+        let pfnmap = &test.variants[1];
+        let scenario = Scenario::new(pfnmap, &text).unwrap();
+        let none = Explorer::new(&scenario, search.limits, search.reduction, 1).explore().unwrap();
+        assert!(none.outcomes.keys().all(|outcome| outcome.hazards == 0));
+    }
+
+    #[test]
+    fn what_no_rule_prevents_is_not_said_to_be_prevented() {
+        let text = "DMABUF t
+exporter gpu {}
+importer codec {}
+buffer A { exporter = gpu }
+P0 device importer codec {
+    attach t = A dynamic
+    map s = t
+    dma_write s[0] = 7
+}
+exists (hazard unfenced-access)
+";
+        let test = parse("t.litmus", text, &ModelRules).unwrap_or_else(|e| panic!("{}", e[0]));
+        let kind = HazardKind::UnfencedAccess;
+        let found = preventions(&test, &test.variants[0], text, kind, &Search::default(), 9);
+        assert!(found.is_empty(), "{found:?}");
+    }
 }

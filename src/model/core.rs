@@ -26,7 +26,11 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
     match *step {
         Step::Load { vma, page } => !view.fault_blocked(vma, page),
         Step::Store { vma, page, .. } => !view.fault_blocked(vma, page),
-        Step::GupSlow { pin, vma, page, .. } | Step::FollowPfn { pin, vma, page, .. } => {
+        Step::GupSlow { pin, vma, page, .. } => {
+            let slot = state.pins[pin.index()].slot;
+            !matches!(slot, Slot::None | Slot::Failed) || !view.fault_blocked(vma, page)
+        }
+        Step::FollowPfn { pin, vma, page, .. } => {
             matches!(state.pins[pin.index()].slot, Slot::Held | Slot::Taking)
                 || !view.fault_blocked(vma, page)
         }
@@ -405,9 +409,7 @@ impl<S: Sink> Core<'_, S> {
         if matches!(life, Life::Unallocated | Life::Released) {
             return;
         }
-        self.give_back(buf);
-        self.state.bufs[buf.index()].life = Life::Released;
-        self.emit(Effect::LifeChanged(buf));
+        self.release(buf);
     }
 
     /// An errno that also says "nothing to undo".

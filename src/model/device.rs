@@ -212,10 +212,10 @@ impl<S: Sink> Core<'_, S> {
         let attachment = self.state.attachments[self.world.attachment_of(sg).index()];
         let slot = self.state.sgs[sg.index()];
         let via = Via::Device(Handle::Sg(sg), page);
-        let frame = self.state.sg_frames[self.world.sgs[sg.index()].first + usize::from(page)];
         let Some(target) = self.world.page(attachment.buf, page).map(Target::Page) else {
             return Err(Reply::Skipped);
         };
+        let frame = self.state.sg_frames[self.world.sgs[sg.index()].first + usize::from(page)];
         if frame.is_none() || matches!(slot, Slot::None | Slot::Failed) {
             return Err(Reply::Skipped);
         }

@@ -140,8 +140,8 @@ fn encode_devices(world: &World, state: &State, names: &mut Names<'_>, out: &mut
 }
 
 fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
-    // What nothing mentions comes in the order of the free lists, so that names do not depend on
-    // history.
+    // What nothing mentions: leaked frames, then the free ones in the order of their lists, so that
+    // names do not depend on history.
     let mut rest = [0u8; 256];
     let mut count = 0;
     for index in 0..state.frames.len() {
@@ -150,6 +150,7 @@ fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
             count += 1;
         }
     }
+    name_leaked(state, names);
     let rest = &mut rest[..count];
     rest.sort_unstable_by_key(|index| (state.frames[usize::from(*index)].rank, *index));
     let mut unmentioned = [false; 256];
@@ -160,8 +161,9 @@ fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
     for name in 0..state.frames.len() {
         let index = usize::from(names.order[name]);
         let frame = &state.frames[index];
-        // Nobody can see what a free frame holds that nothing refers to.
-        let visible = !unmentioned[index] || frame.rank == 0;
+        // Nobody can see what a free frame holds that nothing refers to, unless the bus has an
+        // offset.
+        let visible = !unmentioned[index] || frame.rank == 0 || names.fixed;
         let (value, cache) = if visible { (frame.value, frame.cache_value) } else { (0, 0) };
         let flags = u8::from(frame.cached && visible) | u8::from(frame.dirty && visible) << 1;
         let (kind, owner) = owner_bytes(frame.owner);
@@ -169,6 +171,23 @@ fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
         if flags != 0 {
             out.push(cache);
         }
+    }
+}
+
+/// Names the frames that are in use and that nothing refers to, as a broken exporter leaves them:
+/// in the order of what they are, since they have no other.
+fn name_leaked(state: &State, names: &mut Names<'_>) {
+    let what = |frame: &Frame| {
+        let lines = (frame.cached, frame.dirty, frame.cache_value);
+        (owner_bytes(frame.owner), frame.value, lines)
+    };
+    loop {
+        let frames = state.frames.iter().enumerate();
+        let leaked = frames.filter(|(index, frame)| frame.rank == 0 && names.name[*index] == NONE);
+        match leaked.min_by_key(|(_, frame)| what(frame)) {
+            Some((index, _)) => names.of(FrameId::at(index)),
+            None => return,
+        };
     }
 }
 

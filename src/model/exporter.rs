@@ -14,7 +14,7 @@ use super::core::{Core, zapped_pages};
 use super::rules::{
     ExporterStep, MoveNotify, OnDmaBufPin, OnForeignPin, PagePool, Placement, Recycle,
 };
-use super::state::{EMPTY_PAGE, Life, Owner, Slot};
+use super::state::{EMPTY_PAGE, Life, Owner, Page, Slot};
 use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Job, Reply, Sink, Via};
 use crate::units::{ActorId, AttachmentId, BufId, FrameId, PageId, SgId, VmaId};
 
@@ -60,11 +60,13 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
+    /// Release the lock, and with it the reference that its holder has.
     pub(super) fn unlock(&mut self, buf: BufId) {
         let entry = &mut self.state.bufs[buf.index()];
         if entry.lock == self.actor {
             entry.lock = ActorId::NONE;
             self.emit(Effect::Locked(buf, false));
+            self.maybe_release(buf);
         }
     }
 
@@ -124,7 +126,7 @@ impl<S: Sink> Core<'_, S> {
             for page in self.world.pages(buf) {
                 let frame = self.state.pages[page.index()].frame;
                 if frame.is_some() && self.state.counted_pins(frame) > 0 {
-                    self.pin_hazard(HazardKind::PinBlocksMove, buf, frame);
+                    self.frame_hazard(HazardKind::PinBlocksMove, buf, frame);
                     self.abandon(buf);
                     return Reply::Errno(Errno::Ebusy);
                 }
@@ -133,7 +135,7 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
-    fn pin_hazard(&mut self, kind: HazardKind, buf: BufId, frame: FrameId) {
+    fn frame_hazard(&mut self, kind: HazardKind, buf: BufId, frame: FrameId) {
         let owner = self.state.frames[frame.index()].owner;
         self.hazard(Hazard {
             kind,
@@ -185,7 +187,7 @@ impl<S: Sink> Core<'_, S> {
         }
     }
 
-    fn drop_cache(&mut self, frame: FrameId) {
+    pub(super) fn drop_cache(&mut self, frame: FrameId) {
         self.write_back(frame);
         let entry = &mut self.state.frames[frame.index()];
         if entry.cached {
@@ -225,9 +227,10 @@ impl<S: Sink> Core<'_, S> {
         let Some(page) = self.world.page(buf, page) else { return };
         let entry = self.state.pages[page.index()];
         if entry.next.is_some() && entry.frame.is_some() {
-            self.state.frames[entry.next.index()].value =
-                self.state.frames[entry.frame.index()].value;
+            let value = self.state.frames[entry.frame.index()].value;
+            self.state.frames[entry.next.index()].value = value;
             self.emit(Effect::FrameCopied { from: entry.frame, to: entry.next });
+            self.check_copy(buf, page, entry.frame, value);
         }
     }
 
@@ -253,16 +256,13 @@ impl<S: Sink> Core<'_, S> {
         entry.placement = entry.dest;
     }
 
-    /// The new frame must hold what the old one did.
+    /// The new frame must hold what the old one did, or what was lost if that was given away.
     fn check_rebound(&mut self, page: PageId, old: FrameId, new: FrameId) {
         let expected = self.state.pages[page.index()].ghost;
         let value = self.state.frames[new.index()].value;
-        let (before, dirty) = if old.is_none() {
-            (expected, false)
-        } else {
-            let old = &self.state.frames[old.index()];
-            (old.cpu_value(), old.dirty)
-        };
+        let own = self.state.frames.get(old.index());
+        let own = own.filter(|old| old.owner == Owner::Retired(page));
+        let (before, dirty) = own.map_or((expected, false), |old| (old.cpu_value(), old.dirty));
         if value != expected && before == expected {
             self.hazard(Hazard {
                 kind: if dirty { HazardKind::Incoherent } else { HazardKind::LostWrite },
@@ -286,31 +286,52 @@ impl<S: Sink> Core<'_, S> {
             let entry = self.state.pages[page.index()];
             if entry.old.is_some() {
                 self.state.pages[page.index()].old = FrameId::NONE;
-                self.put_frame(buf, entry.old);
+                self.put_frame(buf, page, entry.old);
             } else if entry.next.is_some()
                 && entry.frame.is_some()
                 && self.state.frames[entry.frame.index()].owner == Owner::Page(page)
             {
                 // Freed before the buffer was rebound: it goes on using the frame.
-                self.put_frame(buf, entry.frame);
+                self.put_frame(buf, page, entry.frame);
             }
         }
     }
 
-    /// Give all frames of a buffer back.
+    /// Give all frames of a buffer back. An importer's own backing is not the exporter's to give.
     pub(super) fn give_back(&mut self, buf: BufId) {
         for page in self.world.pages(buf) {
             let entry = self.state.pages[page.index()];
-            self.state.pages[page.index()] = EMPTY_PAGE;
-            for frame in [entry.frame, entry.next, entry.old, entry.shadow] {
-                if frame.is_some() && self.state.frames[frame.index()].rank == 0 {
-                    self.put_frame(buf, frame);
+            self.state.pages[page.index()] = Page { shadow: entry.shadow, ..EMPTY_PAGE };
+            for frame in [entry.frame, entry.next, entry.old] {
+                if frame.is_some() {
+                    self.put_frame(buf, page, frame);
                 }
             }
         }
     }
 
-    fn put_frame(&mut self, buf: BufId, frame: FrameId) {
+    /// The last reference to a buffer was dropped: what it and its importers have goes back.
+    pub(super) fn release(&mut self, buf: BufId) {
+        self.give_back(buf);
+        for page in self.world.pages(buf) {
+            let shadow = self.state.pages[page.index()].shadow;
+            self.state.pages[page.index()].shadow = FrameId::NONE;
+            if shadow.is_some() {
+                self.put_frame(buf, page, shadow);
+            }
+        }
+        self.state.bufs[buf.index()].life = Life::Released;
+        self.emit(Effect::LifeChanged(buf));
+    }
+
+    fn put_frame(&mut self, buf: BufId, page: PageId, frame: FrameId) {
+        let owner = self.state.frames[frame.index()].owner;
+        let own = [Owner::Page(page), Owner::Reserved(page), Owner::Retired(page)];
+        if !own.contains(&owner) && owner != Owner::Shadow(page) {
+            // Given back before: "BUG: Bad page state in process".
+            self.frame_hazard(HazardKind::KernelBug, buf, frame);
+            return;
+        }
         let rules = self.world.exporter_of(buf);
         if rules.page_pool == PagePool::No {
             self.state.frames[frame.index()].write_combined = false;
@@ -323,7 +344,7 @@ impl<S: Sink> Core<'_, S> {
             self.state.frames[frame.index()].owner = Owner::Orphan;
             self.emit(Effect::FrameOrphaned(frame));
             if self.state.counted_pins(frame) > 0 {
-                self.pin_hazard(HazardKind::OrphanPin, buf, frame);
+                self.frame_hazard(HazardKind::OrphanPin, buf, frame);
             }
             return;
         }
@@ -417,7 +438,7 @@ impl<S: Sink> Core<'_, S> {
             }
             if let Err(errno) = self.migrate_out(frame) {
                 if errno == Errno::Ebusy {
-                    self.pin_hazard(HazardKind::PinBlocksMove, buf, frame);
+                    self.frame_hazard(HazardKind::PinBlocksMove, buf, frame);
                 }
                 return Err(errno);
             }

@@ -4,7 +4,7 @@
 //! commute in every state, and neither can enable or disable the other.
 
 use super::rules::{Coherency, ExporterStep, MmapKind, Notifier, Placement};
-use super::step::{Handle, Step};
+use super::step::{Handle, Job, Step};
 use super::world::World;
 use crate::units::{BufId, VmaId};
 
@@ -66,7 +66,6 @@ pub(crate) const CALLERS_FIRST: u32 = 97;
 
 /// The objects of `step`.
 #[must_use]
-#[expect(clippy::too_many_lines, reason = "one arm a step, nothing to share")]
 pub fn objects(world: &World, step: &Step) -> Objects {
     if world.policies.iter().any(Option::is_some) {
         return Objects::ALL;
@@ -96,35 +95,20 @@ pub fn objects(world: &World, step: &Step) -> Objects {
         Step::FrameVectorCheck { .. } | Step::Unpin(_) => {
             of(VMAS.all(), PINS.all() | FREE | MEMORY)
         }
-        Step::Attach { attachment, via, .. } => {
-            let vma = if via.is_none() { 0 } else { VMAS.one(via.0) };
-            of(BUFS.all() | vma, ATTACHMENTS.one(attachment.0))
-        }
-        Step::Detach(_) => of(release_reads(), ATTACHMENTS.all() | BUFS.all() | FREE | MEMORY),
-        Step::Map(sg) | Step::Unmap(sg) => of(
-            MEMORY,
-            ATTACHMENTS.one(world.attachment_of(sg).0) | SGS.one(sg.0) | BUFS.all() | FREE,
-        ),
-        Step::Validate { fence, sg } => {
-            let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
-            let writes = FENCES.one(fence.0) | SGS.one(sg.0) | FREE | BUFS.all();
-            of(MEMORY | attachment, writes)
-        }
-        Step::Submit { fence, sg, .. } => {
-            let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
-            of(attachment, FENCES.one(fence.0) | BUFS.all())
-        }
-        Step::Signal(fence) => of(0, FENCES.one(fence.0)),
-        Step::DmaStart { via, .. } => dma_start(world, via),
-        Step::DmaFinish { via, .. } => {
-            of(BUFS.all() | VMAS.all(), MEMORY | notifier_bit(world, via))
-        }
-        Step::DmaBufPin(attachment) | Step::DmaBufUnpin(attachment) => {
-            of(0, ATTACHMENTS.one(attachment.0) | BUFS.all())
-        }
+        Step::Attach { .. }
+        | Step::Detach(_)
+        | Step::Map(_)
+        | Step::Unmap(_)
+        | Step::Validate { .. }
+        | Step::Submit { .. }
+        | Step::Signal(_)
+        | Step::DmaStart { .. }
+        | Step::DmaFinish { .. }
+        | Step::DmaBufPin(_)
+        | Step::DmaBufUnpin(_) => device(world, step),
         Step::SyncStart { .. } => of(FENCES.all() | BUFS.all(), MEMORY),
         Step::SyncEnd { .. } => of(BUFS.all(), MEMORY),
-        Step::Exporter { buf, step, .. } => exporter(world, buf, step),
+        Step::Exporter { buf, step, job, .. } => exporter(world, buf, step, job),
         Step::Alloc(buf) => of(
             PINS.all(),
             BUFS.one(buf.0)
@@ -142,6 +126,60 @@ pub fn objects(world: &World, step: &Step) -> Objects {
     }
 }
 
+/// Importers and their devices.
+fn device(world: &World, step: &Step) -> Objects {
+    match *step {
+        Step::Attach { attachment, via, .. } => {
+            let vma = if via.is_none() { 0 } else { VMAS.one(via.0) };
+            of(BUFS.all() | vma, ATTACHMENTS.one(attachment.0))
+        }
+        Step::Detach(_) => of(release_reads(), ATTACHMENTS.all() | BUFS.all() | FREE | MEMORY),
+        Step::Map(sg) | Step::Unmap(sg) => {
+            let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
+            of(MEMORY, attachment | SGS.one(sg.0) | BUFS.all() | FREE | refilled(world))
+        }
+        Step::Validate { fence, sg } => {
+            let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
+            let writes = FENCES.one(fence.0) | SGS.one(sg.0) | FREE | BUFS.all();
+            let writes = writes | refilled(world);
+            of(MEMORY | attachment, writes)
+        }
+        Step::Submit { fence, sg, .. } => {
+            let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
+            let bufs = (0..world.bufs()).map(BufId::at);
+            let released = bufs.map(|buf| unlocked(world, buf)).fold(NOTHING, Objects::union);
+            of(attachment, FENCES.one(fence.0) | BUFS.all()).union(released)
+        }
+        Step::Signal(fence) => of(0, FENCES.one(fence.0)),
+        Step::DmaStart { via, .. } => dma_start(world, via),
+        Step::DmaFinish { via, .. } => {
+            of(BUFS.all() | VMAS.all(), MEMORY | notifier_bit(world, via))
+        }
+        Step::DmaBufPin(attachment) | Step::DmaBufUnpin(attachment) => {
+            of(0, ATTACHMENTS.one(attachment.0) | BUFS.all())
+        }
+        Step::Mmap(_)
+        | Step::Munmap { .. }
+        | Step::Mremap { .. }
+        | Step::Load { .. }
+        | Step::Store { .. }
+        | Step::GupFast { .. }
+        | Step::GupSlow { .. }
+        | Step::FollowPfn { .. }
+        | Step::FrameVectorCheck { .. }
+        | Step::Unpin(_)
+        | Step::SyncStart { .. }
+        | Step::SyncEnd { .. }
+        | Step::Exporter { .. }
+        | Step::Alloc(_)
+        | Step::Close(_)
+        | Step::Fork { .. }
+        | Step::EvictCache(_) => Objects::ALL,
+    }
+}
+
+const NOTHING: Objects = of(0, 0);
+
 const fn of(reads: u128, writes: u128) -> Objects {
     Objects { reads, writes }
 }
@@ -149,6 +187,11 @@ const fn of(reads: u128, writes: u128) -> Objects {
 /// What releasing a buffer looks at: who still refers to it, and to its frames.
 fn release_reads() -> u128 {
     VMAS.all() | ATTACHMENTS.all() | PINS.all()
+}
+
+/// What giving up the lock touches beside the buffer: its holder's reference may be the last.
+fn unlocked(world: &World, buf: BufId) -> Objects {
+    if world.buf(buf).closed { of(release_reads(), FREE | MEMORY) } else { NOTHING }
 }
 
 fn buf_of(world: &World, vma: VmaId) -> u128 {
@@ -191,17 +234,36 @@ fn access(world: &World, vma: VmaId, store: bool) -> Objects {
     }
     if decl.buf.is_some() {
         reads |= BUFS.one(decl.buf.0);
-        let rules = world.exporter_of(decl.buf);
-        let marked = |steps: &[ExporterStep]| steps.contains(&ExporterStep::Mark);
-        if !marked(&rules.purge_steps) || !marked(&rules.revoke_steps) {
-            // A fault may fill the buffer again.
+        if refills(world, decl.buf) {
             writes |= FREE | MEMORY | BUFS.one(decl.buf.0);
         }
+        let rules = world.exporter_of(decl.buf);
         if rules.coherency == Coherency::Incoherent {
             writes |= MEMORY;
         }
     }
     of(reads, writes)
+}
+
+/// Whether a page of a live buffer may be without a frame, for whoever looks first to fill again:
+/// where pages are given up unmarked, or so late that the buffer may be another by then.
+fn refills(world: &World, buf: BufId) -> bool {
+    let rules = world.exporter_of(buf);
+    let unmarked = |steps: &[ExporterStep]| {
+        let at = |step| steps.iter().position(|other| *other == step);
+        let unlocked = world.buf(buf).closed.then(|| at(ExporterStep::Unlock)).flatten();
+        at(ExporterStep::Free).is_some_and(|free| {
+            at(ExporterStep::Mark).is_none_or(|mark| mark > free)
+                || unlocked.is_some_and(|unlock| unlock < free)
+        })
+    };
+    unmarked(&rules.purge_steps) || unmarked(&rules.revoke_steps)
+}
+
+/// What mapping an sg_table writes beside it, where a buffer may have to be filled again.
+fn refilled(world: &World) -> u128 {
+    let refills = (0..world.bufs()).any(|buf| refills(world, BufId::at(buf)));
+    if refills { MEMORY | FREE | BUFS.all() } else { 0 }
 }
 
 fn dma_start(world: &World, via: Handle) -> Objects {
@@ -216,15 +278,19 @@ fn dma_start(world: &World, via: Handle) -> Objects {
         }
         Handle::Sg(sg) => {
             let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
-            of(MEMORY | BUFS.all() | attachment, SGS.one(sg.0) | FREE)
+            let writes = SGS.one(sg.0) | FREE | refilled(world);
+            of(MEMORY | BUFS.all() | FENCES.all() | attachment, writes)
         }
     }
 }
 
-fn exporter(world: &World, buf: BufId, step: ExporterStep) -> Objects {
+fn exporter(world: &World, buf: BufId, step: ExporterStep, job: Job) -> Objects {
     let own = BUFS.one(buf.0);
+    // A revocation is complete after its wait: the buffer's life changes.
+    let completes = if job == Job::Revoke { own } else { 0 };
     match step {
-        ExporterStep::Lock | ExporterStep::Unlock | ExporterStep::Mark => of(0, own),
+        ExporterStep::Lock | ExporterStep::Mark => of(0, own),
+        ExporterStep::Unlock => of(0, own).union(unlocked(world, buf)),
         ExporterStep::Notify => of(ATTACHMENTS.all(), SGS.all()),
         ExporterStep::Zap => {
             let private = world.vmas.iter().any(|vma| vma.private && vma.buf == buf);
@@ -232,11 +298,14 @@ fn exporter(world: &World, buf: BufId, step: ExporterStep) -> Objects {
             let frames = if private || counted { FREE | MEMORY } else { 0 };
             of(own | PINS.all(), VMAS.all() | notified(world) | frames)
         }
-        ExporterStep::Wait => of(FENCES.all(), 0),
-        ExporterStep::WaitUnmap => of(SGS.all() | ATTACHMENTS.all(), 0),
-        ExporterStep::CheckPins => of(PINS.all() | VMAS.all(), own | FREE | MEMORY),
+        ExporterStep::Wait => of(FENCES.all(), completes),
+        ExporterStep::WaitUnmap => of(SGS.all() | ATTACHMENTS.all(), completes),
+        // Both may fail, and unlock then.
+        ExporterStep::CheckPins => {
+            of(PINS.all() | VMAS.all(), own | FREE | MEMORY).union(unlocked(world, buf))
+        }
         ExporterStep::Flush | ExporterStep::Copy => of(own, MEMORY),
-        ExporterStep::Reserve => of(0, own | FREE | MEMORY),
+        ExporterStep::Reserve => of(0, own | FREE | MEMORY).union(unlocked(world, buf)),
         ExporterStep::Rebind => of(0, own | MEMORY),
         ExporterStep::Free => of(PINS.all() | VMAS.all(), own | MEMORY | FREE),
     }

@@ -34,13 +34,19 @@ impl<S: Sink> Core<'_, S> {
             && !self.must_migrate(pte.frame, foll);
         if taken {
             self.take_pin(pin, vma, page, id, pte.frame, foll, true);
+        } else if matches!(self.state.pins[pin.index()].slot, Slot::Failed | Slot::Dropped) {
+            // Of an earlier call.
+            self.state.pins[pin.index()] = EMPTY_PIN;
         }
         Reply::Done
     }
 
     pub(super) fn gup_slow(&mut self, pin: PinId, vma: VmaId, page: u8, foll: Foll) -> Reply {
         let efault = Step::GupSlow { pin, vma, page, foll };
-        if self.held(pin) {
+        // Somebody may have used what the fast path took, and dropped it, before this.
+        if self.held(pin)
+            || matches!(self.state.pins[pin.index()].slot, Slot::Invalid | Slot::Dropped)
+        {
             return Reply::Done;
         }
         let entry = self.state.vmas[vma.index()];
@@ -136,6 +142,7 @@ impl<S: Sink> Core<'_, S> {
         let owner = self.state.frames[from.index()].owner;
         let to =
             self.state.take_frame(self.world, Placement::System, owner).ok_or(Errno::Enomem)?;
+        self.drop_cache(from);
         let value = self.state.frames[from.index()].value;
         self.state.frames[to.index()].value = value;
         self.emit(Effect::FrameFilled(to, owner, value));

@@ -22,7 +22,8 @@
 //! # Invariants
 //! - A frame has one [`Owner`]; `rank` is 0 exactly while it is not on a free list.
 //! - While no hazard was reported the ghost equals memory: [`State::ghost_matches_memory`].
-//! - [`step`] never panics on a step whose ids belong to the world, ready or not.
+//! - [`step`] never panics on a step whose ids belong to the world, ready or not; that it is ready
+//!   is asserted in debug builds only.
 //!
 //! # Differs from Linux
 //! Loads and stores are sequentially consistent, a page holds one value, a zap is atomic, and

@@ -19,7 +19,7 @@ use super::core::Core;
 use super::rules::MmapKind;
 use super::state::{Life, Owner, Target};
 use super::step::{Handle, Hazard, HazardKind, Sink, Via};
-use crate::units::{FrameId, PageId};
+use crate::units::{BufId, FrameId, PageId};
 
 impl<S: Sink> Core<'_, S> {
     /// Whether a device goes on using a buffer after its revocation was complete: for an importer
@@ -142,6 +142,14 @@ impl<S: Sink> Core<'_, S> {
                 value,
                 expected,
             });
+        }
+    }
+
+    /// Judge an exporter's copy of `value` from `frame`, which it may have given away before.
+    pub(super) fn check_copy(&mut self, buf: BufId, page: PageId, frame: FrameId, value: u8) {
+        let target = Target::Page(page);
+        if !self.is_current(frame, target) {
+            self.check_read(frame, target, Via::Exporter(buf), value, false);
         }
     }
 

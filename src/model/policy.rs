@@ -4,6 +4,25 @@
 //! before every step that concerns a buffer of its exporter, whoever takes the step; it can let
 //! the step wait, refuse it, or leave it to the toggles. It sees the whole state and changes none
 //! of it, so every policy is safe to explore.
+//!
+//! ```
+//! use driftheap::model::{Admission, ExporterPolicy, ExporterStep, Request, State, Step, World};
+//! /// Wait until no page of the buffer is pinned, where others refuse to move or do not look.
+//! #[derive(Debug)]
+//! struct EvictWhenUnpinned;
+//! impl ExporterPolicy for EvictWhenUnpinned {
+//!     fn admit(&self, world: &World, state: &State, request: &Request) -> Admission {
+//!         let Step::Exporter { step: ExporterStep::CheckPins, buf, .. } = request.step else {
+//!             return Admission::Default;
+//!         };
+//!         let frames = world.pages(buf).map(|page| state.pages[page.index()].frame);
+//!         let pinned = frames.filter(|f| f.is_some()).any(|f| state.counted_pins(f) > 0);
+//!         if pinned { Admission::Wait } else { Admission::Default }
+//!     }
+//! }
+//! ```
+//! `tests/experiment.rs` explores it: no corruption, no EBUSY, and a deadlock where a pin is never
+//! dropped.
 
 use std::fmt;
 

@@ -439,7 +439,7 @@ rule! {
 rule! {
     /// What a userptr importer registers on the user's range.
     ///
-    /// Source: [PULL] topic/iomem-mmap-vs-gup; `struct mmu_interval_notifier`.
+    /// Source: \[PULL\] topic/iomem-mmap-vs-gup; `struct mmu_interval_notifier`.
     Notifier {
         /// Nothing: the pinned model of vb2.
         None = "none",
@@ -465,7 +465,7 @@ rule! {
 rule! {
     /// A `frame_vector` whose range is part ordinary pages, part pfns.
     ///
-    /// Source: [PULL] topic/iomem-mmap-vs-gup, Linus Torvalds on `got_ref` and `is_pfns`.
+    /// Source: \[PULL\] topic/iomem-mmap-vs-gup, Linus Torvalds on `got_ref` and `is_pfns`.
     FrameVector {
         /// The mixed case answers EFAULT.
         RefuseMixed = "refuse-mixed",
@@ -506,7 +506,7 @@ rule! {
 rule! {
     /// What a device reaches when a CPU pfn is used as its bus address.
     ///
-    /// Source: [PULL] topic/iomem-mmap-vs-gup ("Just taking a cpu pfn and hoping that matches the
+    /// Source: \[PULL\] topic/iomem-mmap-vs-gup ("Just taking a cpu pfn and hoping that matches the
     /// bus addr your device would need is a bit optimistic").
     Bus {
         /// The same frame: no IOMMU, no offset.

@@ -453,25 +453,31 @@ impl State {
         self.fences.iter().any(pending)
     }
 
-    /// References to `buf` that keep it alive: fds, VMAs and attachments.
+    /// References to `buf` that keep it alive: fds, VMAs, attachments, and that of whoever holds its
+    /// lock (an eviction takes one first, `ttm_bo_get_unless_zero`).
     #[must_use]
     pub fn buf_references(&self, buf: BufId) -> usize {
         let vmas = self.vmas.iter().filter(|vma| vma.mapped != 0 && vma.buf == buf).count();
         let attached = |entry: &&Attachment| entry.slot == Slot::Held && entry.buf == buf;
         let attachments = self.attachments.iter().filter(attached).count();
-        usize::from(self.bufs[buf.index()].fds) + vmas + attachments
+        let entry = &self.bufs[buf.index()];
+        usize::from(entry.fds) + usize::from(entry.lock.is_some()) + vmas + attachments
     }
 
-    /// A property of every state: the ghost equals memory (what the CPU or a device would read of
-    /// the current frame) for every page of every live buffer.
+    /// A property of every state: the ghost equals memory, or the CPU's cache line of it, for every
+    /// page of every live buffer. Where the two differ, whoever looks at the wrong one commits the
+    /// hazard. A page whose frame a broken exporter has given away is nowhere: whoever looks for it
+    /// there commits the hazard.
     #[must_use]
     pub fn ghost_matches_memory(&self, world: &World) -> bool {
         self.pages.iter().enumerate().all(|(index, page)| {
             let live = self.bufs[world.page_bufs[index].index()].life == Life::Live;
             !live || page.frame.is_none() || {
                 let frame = &self.frames[page.frame.index()];
-                let memory = if frame.dirty { frame.cache_value } else { frame.value };
-                memory == page.ghost
+                if frame.owner != Owner::Page(PageId::at(index)) {
+                    return true;
+                }
+                frame.value == page.ghost || frame.cached && frame.cache_value == page.ghost
             }
         })
     }

@@ -24,6 +24,8 @@ pub struct BufDecl {
     pub allocated: bool,
     /// What every page holds when it is allocated.
     pub fill: u8,
+    /// Whether some step may close it; see [`World::never_closed`].
+    pub closed: bool,
 }
 
 /// A virtual memory area that some step may create.
@@ -170,8 +172,16 @@ impl World {
         let first_page = PageId::at(self.page_bufs.len());
         let buf = BufId::at(self.bufs.len());
         self.page_bufs.extend(std::iter::repeat_n(buf, usize::from(pages)));
-        self.bufs.push(BufDecl { exporter, first_page, pages, placement, allocated, fill });
+        let closed = true;
+        let decl = BufDecl { exporter, first_page, pages, placement, allocated, fill, closed };
+        self.bufs.push(decl);
         Ok(buf)
+    }
+
+    /// Promise that [`super::Step::Close`] is never taken on `buf`: it makes for smaller footprints
+    /// ([`super::objects`]), nothing else.
+    pub fn never_closed(&mut self, buf: BufId) {
+        self.bufs[buf.index()].closed = false;
     }
 
     /// Add room for a VMA of `pages` pages in the address space of `mm`, for mappings of `buf`

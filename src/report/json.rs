@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Answer;
+use super::real::Real;
 
 /// A variant's answer as it is serialised. Numbers are exact.
 #[derive(Debug, Serialize)]
@@ -28,6 +29,11 @@ pub struct VariantJson<'a> {
     costs: BTreeMap<&'static str, CostJson>,
     complete: bool,
     stopped: Option<String>,
+    /// Schedules replayed on real memory; null when none was asked for.
+    replayed: Option<usize>,
+    agreed: Option<usize>,
+    skipped: Option<&'a str>,
+    difference: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -65,7 +71,7 @@ impl<'a> VariantJson<'a> {
             row: test.row.as_deref(),
             expected: scenario.expected.map(|verdict| verdict.word()),
             observation: judgement.observation.map(|verdict| verdict.word()),
-            as_expected: judgement.as_expected(scenario),
+            as_expected: judgement.observation.and_then(|_| judgement.as_expected(scenario)),
             positive: judgement.positive,
             negative: judgement.negative,
             states: exploration.states,
@@ -83,6 +89,22 @@ impl<'a> VariantJson<'a> {
                 .collect(),
             complete: exploration.complete,
             stopped: exploration.stopped.map(|stop| stop.to_string()),
+            replayed: None,
+            agreed: None,
+            skipped: None,
+            difference: None,
+        }
+    }
+
+    /// With what real memory said.
+    #[must_use]
+    pub fn with_real(self, real: &'a Real) -> Self {
+        Self {
+            replayed: Some(real.replayed),
+            agreed: Some(real.agreed),
+            skipped: real.skipped.as_deref(),
+            difference: real.difference.as_deref(),
+            ..self
         }
     }
 

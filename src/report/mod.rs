@@ -7,6 +7,7 @@
 //! | `verdicts` | the line of a variant, the herd-like block, the summary |
 //! | `json` | one object a variant |
 //! | `story` | a schedule step by step, with a KASAN-like splat for each hazard |
+//! | `real` | what real memory said, next to the model |
 //! | `matrix` | rules by outcomes |
 //! | `gup` | the get_user_pages table |
 //! | `list` | the bundled tests |
@@ -23,6 +24,7 @@ pub mod json;
 pub mod list;
 pub mod matrix;
 mod paint;
+pub mod real;
 pub mod story;
 mod table;
 pub mod verdicts;

@@ -6,7 +6,7 @@ use super::paint::{Paint, Tone, compact, plural};
 use super::table::{Align, Cell, Column, Table};
 use super::{Answer, full_name};
 use crate::litmus::ast::{Test, Verdict};
-use crate::model::HazardKind;
+use crate::model::Cost;
 
 /// What a variant came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +107,20 @@ pub fn cells(answer: &Answer<'_>) -> Vec<Cell> {
     ]
 }
 
+/// `  costs: tlb-flushes 2, pat-steps 3 to 5`, a line, or nothing for a test that counts none.
+#[must_use]
+pub fn costs(answer: &Answer<'_>) -> String {
+    let cost = |(cost, least, most): &(Cost, u64, u64)| {
+        if least == most {
+            format!("{} {least}", cost.word())
+        } else {
+            format!("{} {least} to {most}", cost.word())
+        }
+    };
+    let costs: Vec<String> = answer.judgement.costs.iter().map(cost).collect();
+    if costs.is_empty() { String::new() } else { format!("  costs: {}\n", costs.join(", ")) }
+}
+
 /// The cells of a variant that could not be explored.
 #[must_use]
 pub fn failed_cells(test: &str, variant: &str, expected: Option<Verdict>) -> Vec<Cell> {
@@ -164,9 +178,8 @@ pub fn block(answer: &Answer<'_>, paint: Paint) -> String {
     for (kind, schedule) in &judgement.hazards {
         line(format!("Hazard {kind} first after {}", plural(schedule.len(), "step")));
     }
-    for (cost, least, most) in &judgement.costs {
-        let range = if least == most { least.to_string() } else { format!("{least} to {most}") };
-        line(format!("Cost {}: {range}", cost.word()));
+    if !judgement.costs.is_empty() {
+        line(costs(answer).trim_end().to_owned());
     }
     if let Some(stop) = &exploration.stopped {
         line(paint.paint(Tone::Warn, &format!("Incomplete: {stop}")));
@@ -244,11 +257,4 @@ impl Totals {
         let _ = writeln!(out, "; {} states", compact(u128::from(self.states)));
         out
     }
-}
-
-/// The hazards of a judgement as words, for `explain`.
-#[must_use]
-pub fn hazard_words(answer: &Answer<'_>) -> String {
-    let words: Vec<&str> = answer.judgement.hazards.keys().copied().map(HazardKind::word).collect();
-    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }

@@ -1,6 +1,6 @@
 //! The kernel's user-space ABI for dma-bufs: structures, ioctl numbers, flag bits.
 //!
-//! Every structure is declared once, through [`abi_struct!`], which asserts its size and the
+//! Every structure is declared once, through `abi_struct!`, which asserts its size and the
 //! offset of each field at compile time and gives it a byte form. Nothing here performs I/O.
 //! `tests/uapi.rs` compares the numbers with the kernel's own headers, as the C compiler sees them.
 

@@ -8,7 +8,7 @@
 //!    descriptor ([`files`]). If not, let the kernel execute it.
 //! 3. Ask the [`Device`], check that the caller is still in the call, and do what it says.
 //!
-//! One thread does all this; a call that has to wait for a fence is put aside ([`pending`]). The
+//! One thread does all this; a call that has to wait for a fence is put aside (`pending`). The
 //! filter is inherited by every child and kept over exec, so the whole tree of processes is
 //! supervised, and the supervisor stays until the last of them is gone.
 //!

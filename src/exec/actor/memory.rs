@@ -16,7 +16,7 @@ use super::super::store::{ARENA_PAGES, ArenaFds, BEYOND_PAGE, PLACEMENTS, is_sec
 use crate::sys::map::{MapError, Prot, Sharing, Window};
 use crate::sys::page::{Frame, PAGE_BYTES, Range, Span};
 use crate::sys::touch::Access;
-use crate::sys::uffd::{Features, Fill, FillError, Modes, Uffd, Via};
+use crate::sys::uffd::{Features, Fill, FillError, Modes, OpenError, Uffd, Via};
 
 /// Slots of an actor's window.
 pub(in super::super) const SLOTS: u16 = 256;
@@ -53,13 +53,14 @@ pub(super) struct Slots {
 type Tried<T> = Result<T, Errno>;
 
 impl Slots {
-    pub(super) fn reserve() -> Result<Self, MapError> {
+    pub(super) fn reserve(traps: bool) -> Result<Self, Errno> {
         let arenas = 2 * usize::from(PLACEMENTS);
         Ok(Self {
-            window: Window::reserve(usize::from(SLOTS))?,
+            window: Window::reserve(usize::from(SLOTS)).map_err(|error| errno_of(&error))?,
             slots: vec![Slot::Empty; usize::from(SLOTS)],
-            uffd: open_uffd(),
-            bus: Window::reserve(arenas * usize::from(ARENA_PAGES))?,
+            uffd: if traps { open_uffd()? } else { None },
+            bus: Window::reserve(arenas * usize::from(ARENA_PAGES))
+                .map_err(|error| errno_of(&error))?,
             bus_mapped: Vec::new(),
             mem: None,
         })
@@ -70,10 +71,19 @@ impl Slots {
     }
 
     /// Runs a probe on an anonymous page.
-    pub(super) fn with_scratch_page(&self, probe: impl FnOnce(Span<'_>) -> bool) -> bool {
-        let mapped = self.window.map_anonymous(0, 1, Prot::ReadWrite).is_ok();
-        let found = mapped && probe(self.window.span(0, 1));
-        found && self.window.unmap(0, 1).is_ok()
+    pub(super) fn with_scratch_page<T>(
+        &self,
+        probe: impl FnOnce(Span<'_>) -> T,
+    ) -> Result<T, MapError> {
+        self.window.map_anonymous(0, 1, Prot::ReadWrite)?;
+        let found = probe(self.window.span(0, 1));
+        self.window.unmap(0, 1)?;
+        Ok(found)
+    }
+
+    /// Whether nothing is mapped in a slot.
+    pub(super) fn is_empty(&self, slot: u16) -> bool {
+        self.slots[usize::from(slot)] == Slot::Empty
     }
 
     /// The memory of a slot.
@@ -265,7 +275,9 @@ impl Slots {
         let span = self.span(slot);
         let byte = match span.load_u8(0) {
             Access::Value(byte) => byte,
-            fault => return accessed(fault.map(|_| ())),
+            fault @ (Access::Sigbus { .. } | Access::Sigsegv { .. }) => {
+                return accessed(fault.map(|_| ()));
+            }
         };
         match self.slots[usize::from(slot)] {
             Slot::Private { write: true } | Slot::Anon { write: true } => {
@@ -365,7 +377,7 @@ impl Slots {
         if self.uffd.take().is_none() {
             return Ok(());
         }
-        self.uffd = open_uffd();
+        self.uffd = open_uffd()?;
         if self.uffd.is_none() {
             return Err(Errno::PERM);
         }
@@ -390,9 +402,14 @@ impl Slots {
     }
 }
 
-fn open_uffd() -> Option<Uffd> {
+/// None where there is no such thing; no fd left is an error, not an answer.
+fn open_uffd() -> Tried<Option<Uffd>> {
     let features = Features::SIGBUS | Features::MISSING_SHMEM | Features::MINOR_SHMEM;
-    Uffd::open(Via::UserModeOnly, features).ok()
+    match Uffd::open(Via::UserModeOnly, features) {
+        Ok(uffd) => Ok(Some(uffd)),
+        Err(OpenError::NoFd) => Err(Errno::MFILE),
+        Err(_) => Ok(None),
+    }
 }
 
 fn answer(tried: Tried<()>) -> Answer {

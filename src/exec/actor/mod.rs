@@ -26,7 +26,8 @@ pub(super) use memory::SLOTS;
 use memory::Slots;
 use pins::Pins;
 
-/// What the conductor says first; the fds are the mailbox and the arenas.
+/// What the conductor says first, and whether to trap with userfaultfd; the fds are the mailbox and
+/// the arenas.
 pub(super) const HELLO: u8 = b'H';
 /// Goes with the fd of a forked child's mailbox.
 pub(super) const CHILD: u8 = b'C';
@@ -74,18 +75,19 @@ impl Actor {
         let conductor = process::parent_pidfd()?;
         let mut hello = [0; 8];
         let (length, mut fds) = link.receive(&mut hello, LINK_TIMEOUT)?;
-        if length == 0 || hello[0] != HELLO || fds.is_empty() {
+        if length != 2 || hello[0] != HELLO || fds.is_empty() {
             return Err(NoActor);
         }
+        let traps = hello[1] != 0;
         let mailbox = Mailbox::adopt(fds.remove(0))?;
         let server = mailbox.into_server(conductor.try_clone()?, Pace::OneCore);
-        let memory = Slots::reserve()?;
+        let memory = Slots::reserve(traps)?;
         let mut pins = Pins::default();
         let mut has = 0;
         if memory.has_uffd() {
             has |= HAS_UFFD;
         }
-        if memory.with_scratch_page(|span| pins.probe(span)) {
+        if memory.with_scratch_page(|span| pins.probe(span))?? {
             has |= HAS_URING;
         }
         link.send(&[HELLO, has], &[])?;

@@ -19,7 +19,7 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A pin that is held.
 #[derive(Debug)]
 enum Held {
-    Uring(UringPin),
+    Uring(Box<UringPin>),
     Splice(VmsplicePin),
 }
 
@@ -30,19 +30,22 @@ pub(super) struct Pins {
     /// Unpinned while a transfer was in flight: the pin goes when that ends.
     leaving: Vec<u8>,
     /// Rings without pages, to use again.
-    idle: Vec<UringPin>,
+    #[expect(clippy::vec_box, reason = "they move between here and `held` as they are")]
+    idle: Vec<Box<UringPin>>,
 }
 
 impl Pins {
-    /// Whether a buffer can be registered at all.
-    pub(super) fn probe(&mut self, span: Span<'_>) -> bool {
+    /// Whether a buffer can be registered at all. No fd left is an error, not an answer.
+    pub(super) fn probe(&mut self, span: Span<'_>) -> Result<bool, Errno> {
         match UringPin::register(span) {
-            Ok(mut pin) => {
+            Ok(pin) => {
+                let mut pin = Box::new(pin);
                 let released = pin.release_pages().is_ok();
                 self.idle.push(pin);
-                released
+                Ok(released)
             }
-            Err(_) => false,
+            Err(errno @ (Errno::MFILE | Errno::NFILE)) => Err(errno),
+            Err(_) => Ok(false),
         }
     }
 
@@ -63,8 +66,10 @@ impl Pins {
         }
     }
 
-    fn uring(&mut self, span: Span<'_>) -> Result<UringPin, Errno> {
-        let Some(mut ring) = self.idle.pop() else { return UringPin::register(span) };
+    fn uring(&mut self, span: Span<'_>) -> Result<Box<UringPin>, Errno> {
+        let Some(mut ring) = self.idle.pop() else {
+            return UringPin::register(span).map(Box::new);
+        };
         match ring.retarget(span) {
             Ok(()) => Ok(ring),
             Err(errno) => {
@@ -76,7 +81,16 @@ impl Pins {
 
     /// Whether FOLL_FORCE may write there is asked of `/proc/self/mem`; what holds the page then is
     /// a registered buffer, for which the VMA has to look writable while it is registered.
-    fn forced(&mut self, memory: &mut Slots, slot: u16) -> Result<UringPin, Errno> {
+    ///
+    /// A slot without a mapping is a reservation (PROT_NONE), which FOLL_FORCE could write: what
+    /// stands for a hole is asked without it.
+    fn forced(&mut self, memory: &mut Slots, slot: u16) -> Result<Box<UringPin>, Errno> {
+        if memory.is_empty(slot) {
+            return match VmsplicePin::take(memory.span(slot)) {
+                Ok(_) => Err(Errno::EXIST),
+                Err(errno) => Err(errno),
+            };
+        }
         let byte = match memory.span(slot).load_u8(0) {
             Access::Value(byte) => byte,
             // Not present, or not readable: the write below has to be refused.

@@ -184,6 +184,12 @@ impl<'a> Lowering<'a> {
                 .world
                 .add_buf(exporter, buffer.pages, placement, allocated, buffer.fill)
                 .map_err(|error| LowerError::too_many(&error, buffer.span))?;
+            let closes =
+                |op: &Op| matches!(op, Op::Close { buffer: of } if of.text == buffer.name.text);
+            let mut statements = self.variant.processes.iter().flat_map(|p| &p.statements);
+            if !statements.any(|statement| closes(&statement.op)) {
+                self.world.never_closed(id);
+            }
             self.bufs.insert(buffer.name.as_str(), id);
             self.names.bufs.push(buffer.name.text.clone());
         }

@@ -30,8 +30,20 @@ pub(super) struct Subject {
     vma: Option<(VmaId, u8)>,
     pins: BTreeSet<PinId>,
     sg: Option<SgId>,
+    /// The step (from 0) in which a device translated the address for the access.
+    translated: Option<usize>,
     /// First line of the history that may be about frames and pages.
     from: usize,
+}
+
+impl Subject {
+    /// Whether `handle` is the way of the access.
+    fn is_through(&self, handle: Handle) -> bool {
+        match handle {
+            Handle::Pin(pin) => self.pins.contains(&pin),
+            Handle::Sg(sg) => self.sg == Some(sg),
+        }
+    }
 }
 
 impl Teller<'_> {
@@ -62,6 +74,7 @@ impl Teller<'_> {
             vma: None,
             pins: BTreeSet::new(),
             sg: None,
+            translated: None,
             from: 0,
         };
         match hazard.via {
@@ -110,6 +123,13 @@ impl Teller<'_> {
         if hazard.kind == HazardKind::LostWrite && matches!(hazard.via, Via::Exporter(_)) {
             self.lost_way(replay, &mut subject, at);
         }
+        let starts = |event: &Event| {
+            event.effects.iter().any(|effect| match *effect {
+                Effect::DmaStarted(handle, ..) => subject.is_through(handle),
+                _ => false,
+            })
+        };
+        subject.translated = replay.events[..=at].iter().rposition(starts);
         subject.from = self.made_at(replay, &subject, at);
         subject
     }
@@ -162,11 +182,14 @@ impl Teller<'_> {
         let subject = self.subject(replay, hazard, at);
         let mut lines = Vec::new();
         for (index, event) in replay.events[..=at].iter().enumerate() {
-            for effect in &event.effects {
-                // What comes after the hazard in its own step is its consequence.
-                if index == at && matches!(effect, Effect::Hazard(seen) if seen == hazard) {
-                    break;
-                }
+            // What comes after the hazard in its own step is its consequence.
+            let is_it = |effect: &Effect| matches!(effect, Effect::Hazard(seen) if seen == hazard);
+            let end = event.effects.iter().position(|effect| index == at && is_it(effect));
+            let mut effects: Vec<&Effect> =
+                event.effects[..end.unwrap_or(event.effects.len())].iter().collect();
+            // That a buffer is released is why its frames are freed.
+            effects.sort_by_key(|effect| !matches!(effect, Effect::LifeChanged(_)));
+            for effect in effects {
                 if let Some(line) = self.line(replay, &subject, index, effect) {
                     lines.push(line);
                 }
@@ -187,6 +210,10 @@ impl Teller<'_> {
         effect: &Effect,
     ) -> Option<String> {
         let event = &replay.events[index];
+        // Earlier accesses through the same way are another story.
+        if matches!(effect, Effect::DmaStarted(..)) && subject.translated != Some(index) {
+            return None;
+        }
         let what = self.way(subject, event, effect).or_else(|| {
             (index >= subject.from).then(|| self.fate(subject, event, effect)).flatten()
         });
@@ -286,14 +313,9 @@ impl Teller<'_> {
                     let note = if ignored { "; the importer ignores it" } else { "" };
                     format!("move_notify called{note}")
                 }),
-            Effect::DmaStarted(handle, _, frame, _) => {
-                let ours = match handle {
-                    Handle::Pin(pin) => subject.pins.contains(&pin),
-                    Handle::Sg(sg) => subject.sg == Some(sg),
-                };
-                (ours && subject.frames.contains(&frame))
-                    .then(|| format!("address translated to {}", self.frame(frame)))
-            }
+            Effect::DmaStarted(handle, _, frame, _) => (subject.is_through(handle)
+                && subject.frames.contains(&frame))
+            .then(|| format!("address translated to {}", self.frame(frame))),
             _ => None,
         }
     }

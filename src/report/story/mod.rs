@@ -13,6 +13,8 @@ mod history;
 mod memory;
 mod render;
 mod splat;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use serde::Serialize;

@@ -3,10 +3,10 @@
 use super::{Story, StoryStep};
 use crate::report::paint::{Paint, Tone, width, wrap};
 
-/// A process column is no wider, if the whole is not to be wider than the terminal.
-const PROCESS_COLUMNS: usize = 30;
-/// Nor narrower.
+/// A process column is no narrower.
 const PROCESS_COLUMNS_MIN: usize = 18;
+/// The last column gets as many before processes get more than they need.
+const CHANGED_COLUMNS: usize = 28;
 const GAP: &str = "  ";
 
 /// The widths of all columns.
@@ -115,7 +115,7 @@ impl Story {
                 let mut texts = own
                     .flat_map(|step| [step.statement.clone(), format!("  {}", step.what)])
                     .chain([self.processes[process].clone()]);
-                widest(&mut texts).min(PROCESS_COLUMNS)
+                widest(&mut texts)
             })
             .collect();
         let fixed = step + frames.iter().map(|w| w + GAP.len()).sum::<usize>();
@@ -123,23 +123,28 @@ impl Story {
             let texts = self.steps.iter().map(|step| step.changed.join("; "));
             widest(&mut texts.chain(["changed".to_owned()]))
         };
-        let changed = changed_max.min(28);
+        let changed = changed_max.min(CHANGED_COLUMNS);
         let room = columns.saturating_sub(fixed + changed + GAP.len());
-        let wanted: usize = natural.iter().map(|w| w + GAP.len()).sum();
-        let processes = if wanted <= room || natural.is_empty() {
-            natural
-        } else {
-            let share = (room / natural.len()).saturating_sub(GAP.len()).max(PROCESS_COLUMNS_MIN);
-            natural.into_iter().map(|w| w.min(share)).collect()
-        };
+        let mut processes = natural;
+        // The widest give way until all fit, or none is wider than it must be.
+        while processes.iter().map(|w| w + GAP.len()).sum::<usize>() > room {
+            match processes.iter_mut().max() {
+                Some(widest) if *widest > PROCESS_COLUMNS_MIN => *widest -= 1,
+                _ => break,
+            }
+        }
         let used: usize = fixed + processes.iter().map(|w| w + GAP.len()).sum::<usize>();
-        let changed = changed_max.min(columns.saturating_sub(used + GAP.len()).max(28));
+        let changed =
+            changed_max.min(columns.saturating_sub(used + GAP.len()).max(CHANGED_COLUMNS));
         Layout { step, processes, frames, changed }
     }
 }
 
 /// `text` wrapped, with the lines after the first two columns further in.
 fn hanging(text: &str, columns: usize) -> Vec<String> {
+    if width(text) <= columns {
+        return vec![text.to_owned()];
+    }
     let indent = text.len() - text.trim_start().len();
     let lines = wrap(text, columns.saturating_sub(2));
     let deeper = |(index, line): (usize, String)| {

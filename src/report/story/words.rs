@@ -112,14 +112,14 @@ impl<'a> Teller<'a> {
     fn aftermath(self, step: &Step, event: &Event, text: &mut String) {
         let own = matches!(step, Step::Exporter { step: ExporterStep::Free, .. });
         let life = |buf: BufId| event.after.model.bufs[buf.index()].life;
-        let mut notes = Vec::new();
+        let (mut notes, mut freed) = (Vec::new(), Vec::new());
         for effect in &event.effects {
             match *effect {
                 Effect::LifeChanged(buf) if life(buf) == Life::Released => {
                     notes.insert(0, format!("last reference to {}", self.buf(buf)));
                 }
                 Effect::FrameFreed(frame) if !own => {
-                    notes.push(format!("free {}", self.frame(frame)));
+                    freed.push(self.frame(frame));
                 }
                 Effect::FrameOrphaned(frame) if !own => {
                     notes.push(format!("put {}: references remain", self.frame(frame)));
@@ -131,8 +131,11 @@ impl<'a> Teller<'a> {
                 _ => {}
             }
         }
+        if !freed.is_empty() {
+            notes.push(format!("free {}", freed.join(", ")));
+        }
         for note in notes {
-            text.push_str("; ");
+            text.push_str(if text.contains(": ") { "; " } else { ": " });
             text.push_str(&note);
         }
     }
@@ -192,11 +195,11 @@ impl<'a> Teller<'a> {
 
     /// The fault that was served: who installed what.
     fn fault(self, after: &State, event: &Event) -> Option<String> {
-        let mut faulted = event.effects.iter().filter_map(|effect| match effect {
+        let faulted = event.effects.iter().find_map(|effect| match effect {
             Effect::Faulted(vma, page, pte) => Some((*vma, *page, *pte)),
             _ => None,
         });
-        let (vma, page, pte) = faulted.next()?;
+        let (vma, page, pte) = faulted?;
         let copied = event.effects.iter().find_map(|effect| match effect {
             Effect::CowCopied { from, .. } => Some(*from),
             _ => None,
@@ -208,10 +211,8 @@ impl<'a> Teller<'a> {
             Some(from) => format!("wp_page_copy {at}: {} -> {to}", self.frame(from)),
             None if pte.own => format!("wp_page_reuse {at} -> {to}"),
             None if pte.huge => {
-                let others = faulted.map(|(_, _, pte)| pte.frame);
-                let frames = self.frames(std::iter::once(pte.frame).chain(others));
-                let special = if pte.special { " (special)" } else { "" };
-                format!("vmf_insert_pfn_pmd {} -> {frames}{special}", self.scenario.names.vma(vma))
+                let special = if pte.special { ", special" } else { "" };
+                format!("vmf_insert_pfn_pmd {}{special}", self.scenario.names.vma(vma))
             }
             None => format!("{} {at} -> {to}", self.insert(after, vma, &pte)),
         })

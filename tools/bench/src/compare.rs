@@ -107,13 +107,13 @@ where
 }
 
 /// Seconds of one run.
-struct Time {
-    wall: f64,
+pub(crate) struct Time {
+    pub(crate) wall: f64,
     /// Of all threads together.
     cpu: f64,
 }
 
-fn timed<T>(work: impl FnOnce() -> T) -> (Time, T) {
+pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (Time, T) {
     let cpu = || {
         let now = clock_gettime(ClockId::ProcessCPUTime);
         now.tv_sec as f64 + now.tv_nsec as f64 / 1e9

@@ -9,6 +9,7 @@
 
 mod compare;
 mod litmus;
+mod spin;
 #[path = "../../../tests/common/stateright_adapter.rs"]
 mod stateright_adapter;
 #[path = "../../../tests/common/toys.rs"]
@@ -42,6 +43,18 @@ fn main() -> ExitCode {
             Ok(line) => println!("{line}"),
             Err(message) => {
                 eprintln!("{name}: {message}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    if only.is_none() {
+        let against = litmus::scenario("litmus crowd", include_str!("../crowd.litmus"))
+            .and_then(|scenario| spin::line(&scenario, rounds));
+        match against {
+            Ok(Some(line)) => println!("{line}"),
+            Ok(None) => println!("SKIP pan: spin is not installed (apt-get install spin)"),
+            Err(message) => {
+                eprintln!("pan: {message}");
                 return ExitCode::FAILURE;
             }
         }

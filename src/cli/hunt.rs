@@ -1,0 +1,182 @@
+//! `driftheap hunt`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use driftheap::exec::{ExecError, ExecOptions, Executor, Histogram, HuntOptions, hunt};
+use driftheap::litmus::scenario::Scenario;
+use driftheap::report::json;
+use serde::Serialize;
+
+use super::one::{self, schedule_word};
+use super::out::Out;
+use super::{Exit, SearchArgs};
+
+/// Race a test on real memory and count how it ends
+///
+/// The processes run free, with seeded delays between their steps, while the exporter moves the
+/// buffer under them. The histogram is klitmus7's: `*>` marks outcomes that the condition asks for.
+/// An outcome that the model does not have is flagged. Each outcome is printed with the schedule in
+/// which it was first seen, for `driftheap replay` to repeat.
+///
+/// Examples:
+///   driftheap hunt A1
+///   driftheap hunt A1 --variant pfnmap --time 60
+///   driftheap hunt A1 --seed 7 --from 1200 --iterations 1     the delays of one run again
+///
+/// Exit status:
+///   0  every outcome is one of the model's
+///   1  one is not, or the race could not be run
+///   2  no such test or variant, a test that can't be raced, or a file with mistakes
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct HuntArgs {
+    /// A bundled test by name or row, a file, or `-`
+    #[arg(value_name = "NAME|FILE")]
+    test: String,
+
+    /// Which variant [default: the first whose answer is not Never]
+    #[arg(long, value_name = "V")]
+    variant: Option<String>,
+
+    /// At most so many runs
+    #[arg(long, value_name = "N", default_value_t = HuntOptions::default().iterations,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    iterations: u64,
+
+    /// At most so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    time: u64,
+
+    /// Seed of the delays
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+
+    /// Number of the first run
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    from: u64,
+
+    /// Write the outcomes to this file too, as JSON
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+
+    /// The histogram as one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    search: SearchArgs,
+}
+
+#[derive(Serialize)]
+struct Hunted<'a> {
+    test: &'a str,
+    variant: &'a str,
+    seed: u64,
+    from: u64,
+    runs: u64,
+    torn: u64,
+    seconds: f64,
+    positive: u64,
+    negative: u64,
+    explained: bool,
+    outcomes: Vec<Line>,
+    anomalies: &'a [(u64, String)],
+}
+
+#[derive(Serialize)]
+struct Line {
+    outcome: String,
+    count: u64,
+    positive: bool,
+    impossible: bool,
+    run: u64,
+    schedule: String,
+}
+
+pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
+    let Some((_, scenarios)) = one::load(&args.test, out)? else { return Ok(Exit::Input) };
+    let search = args.search.search(false);
+    let (scenario, judgement) = one::telling(scenarios, args.variant.as_deref(), &search)?;
+    let program = std::env::current_exe().context("this program can't find itself")?;
+    // Processes on one CPU take turns; races need all there are.
+    let options = ExecOptions { pin_cpu: None, ..ExecOptions::new(program) };
+    let mut executor = Executor::new(options)?;
+    let how = HuntOptions {
+        seed: args.seed,
+        first: args.from,
+        iterations: args.iterations,
+        time: Duration::from_secs(args.time),
+    };
+    let mut progress = |so_far: &Histogram| {
+        if so_far.runs.is_multiple_of(64) {
+            let (positive, negative) = (so_far.positive(), so_far.negative());
+            out.status(&format!("{} runs: {positive} positive, {negative} negative", so_far.runs));
+        }
+    };
+    let histogram = hunt(&mut executor, &scenario, &judgement, how, &mut progress);
+    out.clear_status();
+    let histogram = match histogram {
+        Ok(histogram) => histogram,
+        Err(error @ ExecError::Unsupported(_)) => return Err(error.into()),
+        Err(error) => {
+            out.error(&error.to_string());
+            return Ok(Exit::Differs);
+        }
+    };
+    let line = json::line(&hunted(&scenario, &histogram));
+    if let Some(path) = &args.save {
+        std::fs::write(path, &line).with_context(|| format!("can't write {}", path.display()))?;
+    }
+    out.text(&if args.json { line } else { describe(&scenario, &histogram) })?;
+    Ok(if histogram.explained() { Exit::Good } else { Exit::Differs })
+}
+
+fn describe(scenario: &Scenario, histogram: &Histogram) -> String {
+    let mut text = histogram.describe(scenario);
+    let first =
+        |positive: bool| histogram.outcomes.values().find(move |tally| tally.positive == positive);
+    if let Some(tally) = first(true) {
+        text.push_str(&format!(
+            "First hit: run {} with --seed {}; to see it again, step by step:\n  driftheap replay {} \
+             --variant {} --schedule {}\n",
+            tally.iteration,
+            histogram.options.seed,
+            scenario.test,
+            scenario.variant,
+            schedule_word(&tally.schedule)
+        ));
+    }
+    text
+}
+
+fn hunted<'a>(scenario: &'a Scenario, histogram: &'a Histogram) -> Hunted<'a> {
+    let line = |(outcome, tally): (&driftheap::litmus::scenario::Outcome, _)| {
+        let tally: &driftheap::exec::Tally = tally;
+        Line {
+            outcome: outcome.describe(scenario),
+            count: tally.count,
+            positive: tally.positive,
+            impossible: tally.impossible,
+            run: tally.iteration,
+            schedule: schedule_word(&tally.schedule),
+        }
+    };
+    Hunted {
+        test: &scenario.test,
+        variant: &scenario.variant,
+        seed: histogram.options.seed,
+        from: histogram.options.first,
+        runs: histogram.runs,
+        torn: histogram.torn,
+        seconds: histogram.elapsed.as_secs_f64(),
+        positive: histogram.positive(),
+        negative: histogram.negative(),
+        explained: histogram.explained(),
+        outcomes: histogram.outcomes.iter().map(line).collect(),
+        anomalies: &histogram.anomalies,
+    }
+}

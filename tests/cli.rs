@@ -1,0 +1,229 @@
+//! The command line: what it prints, and its exit status.
+//!
+//! The snapshots are `tests/cmd/*.trycmd`. After a change that is meant, rewrite them with
+//! `TRYCMD=overwrite cargo test --test cli` and read the difference.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cmd/files.in");
+
+fn driftheap(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_driftheap"));
+    command.args(arguments).current_dir(FILES).env_remove("NO_COLOR");
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    driftheap(arguments).stdin(Stdio::null()).output().expect("driftheap starts")
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).expect("UTF-8")
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).expect("UTF-8")
+}
+
+#[test]
+fn snapshots() {
+    // Help wraps at the width of the terminal.
+    trycmd::TestCases::new().env("COLUMNS", "100").case("tests/cmd/*.trycmd");
+}
+
+#[test]
+fn json_has_the_promised_keys_and_exact_numbers() {
+    let output = run(&["check", "--replay", "off", "--json", "small.litmus"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let lines: Vec<serde_json::Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 2, "one object a variant");
+    let keys = [
+        "test",
+        "variant",
+        "row",
+        "expected",
+        "observation",
+        "as_expected",
+        "positive",
+        "negative",
+        "states",
+        "transitions",
+        "schedules",
+        "hazards",
+        "shortest",
+        "outcomes",
+        "complete",
+        "stopped",
+    ];
+    for key in keys {
+        assert!(lines.iter().all(|line| line.get(key).is_some()), "no `{key}`");
+    }
+    let (zap, copy) = (&lines[0], &lines[1]);
+    assert_eq!(zap["variant"], "zap-first");
+    assert_eq!(zap["observation"], "Never");
+    assert!(zap["shortest"].is_null() && zap["hazards"].as_object().expect("object").is_empty());
+    assert_eq!(copy["observation"], "Sometimes");
+    let shortest = copy["shortest"].as_array().expect("a schedule");
+    assert_eq!(copy["hazards"]["lost-write"], shortest.len());
+    let number = |key: &str| copy[key].as_u64().expect("a number");
+    assert_eq!(number("positive") + number("negative"), number("schedules"));
+    let outcomes = copy["outcomes"].as_array().expect("outcomes");
+    let sum: u64 = outcomes.iter().map(|o| o["schedules"].as_u64().expect("a number")).sum();
+    assert_eq!(sum, number("schedules"));
+}
+
+#[test]
+fn an_unknown_answer_is_null() {
+    let output = run(&["check", "--replay", "off", "--json", "--states", "10", "small.litmus"]);
+    assert_eq!(output.status.code(), Some(1));
+    let line = stdout(&output).lines().next().expect("a line");
+    let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    assert!(value["observation"].is_null() && value["as_expected"].is_null());
+    assert_eq!(value["complete"], false);
+    assert!(value["stopped"].as_str().expect("a reason").contains("10 states"));
+}
+
+#[test]
+fn a_story_is_json_too() {
+    let output = run(&["explain", "--json", "small.litmus"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let story: serde_json::Value = serde_json::from_str(stdout(&output)).expect("JSON");
+    let steps = story["steps"].as_array().expect("steps");
+    assert_eq!(steps.len(), story["schedule"].as_array().expect("schedule").len());
+    let splat = &story["splats"][0];
+    assert_eq!(splat["hazard"], "lost-write");
+    assert_eq!(splat["step"], steps.len());
+    assert!(!splat["prevented_by"].as_array().expect("preventions").is_empty());
+}
+
+#[test]
+fn the_suite_is_as_expected_and_does_not_depend_on_threads() {
+    let one = run(&["check", "--replay", "off", "--threads", "1"]);
+    assert_eq!(one.status.code(), Some(0), "{}{}", stdout(&one), stderr(&one));
+    assert!(stdout(&one).contains("all as expected"));
+    let four = run(&["check", "--replay", "off", "--threads", "4"]);
+    assert_eq!(stdout(&one), stdout(&four));
+}
+
+#[test]
+fn without_a_verb_it_runs_the_suite_and_says_what_to_do_next() {
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).contains("all as expected"));
+    assert!(stdout(&output).contains("\nNext:\n"));
+    assert!(!stderr(&output).contains('\r'), "progress is for terminals");
+}
+
+#[test]
+fn the_reduced_search_has_the_same_answers() {
+    let column = |arguments: &[&str]| -> Vec<String> {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let cell = |line: &str| line.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
+        stdout(&output).lines().filter(|line| line.contains(" ok")).map(cell).collect()
+    };
+    let off = ["check", "--replay", "off"];
+    assert_eq!(column(&off), column(&[off.as_slice(), &["--reduce"]].concat()));
+}
+
+#[test]
+fn standard_input() {
+    let mut child = driftheap(&["check", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("driftheap starts");
+    let text = std::fs::read(format!("{FILES}/mistakes.litmus")).expect("a file");
+    child.stdin.take().expect("a pipe").write_all(&text).expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stderr(&output).matches("<stdin>:").count(), 3, "{}", stderr(&output));
+}
+
+#[test]
+fn bytes_that_are_no_text() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("bytes.litmus");
+    std::fs::write(&path, b"DMABUF x\n\xff\xfe\n").expect("written");
+    let huge = dir.path().join("huge.litmus");
+    std::fs::write(&huge, vec![b' '; (1 << 20) + 1]).expect("written");
+    let dir = dir.path().to_str().expect("UTF-8");
+    let output = run(&["check", dir]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("bytes.litmus:2: not UTF-8"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("huge.litmus: longer than 1024 KiB"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_panic() {
+    for arguments in [&["list"][..], &["check"], &["check", "-v"], &["explain", "A1"], &["-h"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = driftheap(arguments).stdin(Stdio::null()).stdout(writer).output();
+        let output = output.expect("driftheap starts");
+        assert_eq!(stderr(&output), "", "{arguments:?}");
+        let expected = if arguments == ["-h"] { 0 } else { 141 };
+        assert_eq!(output.status.code(), Some(expected), "{arguments:?}");
+    }
+}
+
+#[test]
+fn colour_on_demand_only() {
+    let plain = run(&["check", "--replay", "off", "small.litmus"]);
+    assert!(!plain.stdout.contains(&0x1b), "a pipe gets no escape sequences");
+    let colour = run(&["check", "--replay", "off", "--color", "always", "small.litmus"]);
+    assert!(colour.stdout.contains(&0x1b));
+    let never = run(&["check", "--color", "never", "mistakes.litmus"]);
+    assert!(!never.stderr.contains(&0x1b));
+}
+
+#[test]
+fn fmt_writes_in_place_and_is_then_satisfied() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("ugly.litmus");
+    std::fs::copy(format!("{FILES}/ugly.litmus"), &path).expect("copied");
+    let name = path.to_str().expect("UTF-8");
+    assert_eq!(run(&["fmt", "--check", name]).status.code(), Some(1));
+    assert_eq!(run(&["fmt", name]).status.code(), Some(0));
+    assert_eq!(run(&["fmt", "--check", name]).status.code(), Some(0));
+    let text = std::fs::read_to_string(&path).expect("a file");
+    assert!(text.contains("# a comment") && text.contains("exporter heap { mmap = pfnmap }"));
+    let unwritable = run(&["fmt", "/proc/version.litmus"]);
+    assert_eq!(unwritable.status.code(), Some(2));
+}
+
+#[test]
+fn completions_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(stdout(&output).contains("explain"), "{shell}");
+    }
+}
+
+#[test]
+fn the_list_names_every_test() {
+    let output = run(&["list", "--json"]);
+    let names: Vec<String> = stdout(&output)
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"))
+        .map(|value| value["test"].as_str().expect("a name").to_owned())
+        .collect();
+    let bundled: Vec<&str> = driftheap::suite::TESTS.iter().map(|test| test.name).collect();
+    assert_eq!(names, bundled);
+}
+
+#[test]
+fn every_bundled_test_has_a_story() {
+    for test in driftheap::suite::TESTS {
+        let output = run(&["explain", test.name]);
+        assert_eq!(output.status.code(), Some(0), "{}: {}", test.name, stderr(&output));
+        let text = stdout(&output);
+        let bugs = text.matches("BUG: driftheap: ").count();
+        let marks = text.matches("!! ").count() + text.matches("driftheap: deadlock").count();
+        assert!(bugs >= marks.min(1), "{}: a hazard without its splat", test.name);
+    }
+}

@@ -1,0 +1,214 @@
+//! Properties of the model on random worlds, random litmus tests and random schedules.
+//!
+//! The seeds are fixed, so that every run draws the same cases.
+
+#[path = "common/lab.rs"]
+mod lab;
+#[path = "common/random_litmus.rs"]
+mod random_litmus;
+#[path = "common/random_steps.rs"]
+mod random_steps;
+
+use driftheap::explore::{Machine, actors_in};
+use driftheap::litmus::scenario::{Scenario, ScenarioState};
+use driftheap::model::{self, Bus, State, World};
+use driftheap::units::FrameId;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use random_litmus::{Choices, Shape};
+
+/// Runs `property` on so many lists of choices.
+fn check(
+    cases: u32,
+    length: usize,
+    property: impl Fn(&mut Choices<'_>) -> Result<(), TestCaseError>,
+) {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = TestRunner::new_with_rng(config, random);
+    let lists = vec(any::<u16>(), length / 2..length);
+    let result = runner.run(&lists, |choices| property(&mut Choices::new(&choices)));
+    if let Err(TestError::Fail(reason, _) | TestError::Abort(reason)) = result {
+        panic!("{reason}");
+    }
+}
+
+/// Runs `property` on every state along one random schedule of each of so many random tests, with
+/// the actors that can go.
+fn check_tests(
+    cases: u32,
+    property: impl Fn(&Scenario, &ScenarioState, &[u8]) -> Result<(), TestCaseError>,
+) {
+    check(cases, 400, |choices| {
+        let broken = *choices.of(&[2, 3, 6, 12, 1000]);
+        let text = random_litmus::text(choices, Shape { broken, statements: 5 });
+        let scenario = lab::variant(&text, "-");
+        walk(&scenario, choices, |state, enabled| property(&scenario, state, enabled))
+            .map_err(|error| TestCaseError::fail(format!("{error}\nin\n{text}")))
+    });
+}
+
+/// Takes a random schedule; `visit` sees every state with the actors that can go.
+fn walk(
+    scenario: &Scenario,
+    choices: &mut Choices<'_>,
+    mut visit: impl FnMut(&ScenarioState, &[u8]) -> Result<(), TestCaseError>,
+) -> Result<(), TestCaseError> {
+    let mut state = scenario.initial();
+    let mut schedule = Vec::new();
+    for _ in 0..400 {
+        let enabled: Vec<u8> = actors_in(scenario.enabled(&state)).collect();
+        let located = |error| TestCaseError::fail(format!("{error}\nafter {schedule:?}"));
+        visit(&state, &enabled).map_err(located)?;
+        if enabled.is_empty() {
+            return Ok(());
+        }
+        let actor = *choices.of(&enabled);
+        schedule.push(actor);
+        scenario.apply(&mut state, actor);
+    }
+    Err(TestCaseError::fail(format!("the schedule does not end: {schedule:?}\n{state:?}")))
+}
+
+fn encoded(scenario: &Scenario, state: &ScenarioState) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    scenario.encode(state, &mut bytes);
+    bytes
+}
+
+fn after(scenario: &Scenario, state: &ScenarioState, actor: u8) -> ScenarioState {
+    let mut next = state.clone();
+    scenario.apply(&mut next, actor);
+    next
+}
+
+#[test]
+fn no_sequence_of_steps_panics() {
+    // Steps that are not ready are taken where the model does not assert that they are.
+    let takes_all = !cfg!(debug_assertions);
+    check(2000, 1500, |choices| {
+        let world = random_steps::world(choices);
+        let mut state = State::new(&world);
+        for _ in 0..120 {
+            let (actor, step) = random_steps::step(choices, &world);
+            if model::ready(&world, &state, actor, &step) || takes_all {
+                model::step(&world, &mut state, actor, &step, &mut Vec::new());
+            }
+        }
+        model::encode(&world, &state, &mut Vec::new());
+        Ok(())
+    });
+}
+
+#[test]
+fn without_a_hazard_the_ghost_equals_memory() {
+    check_tests(4000, |scenario, state, _| {
+        let fine = state.model.hazards != 0 || state.model.ghost_matches_memory(&scenario.world);
+        prop_assert!(fine, "{:?}", state.model);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_decoded_state_is_the_state() {
+    check_tests(1000, |scenario, state, enabled| {
+        let bytes = encoded(scenario, state);
+        let mut decoded = scenario.initial();
+        scenario.decode(&bytes, &mut decoded);
+        prop_assert_eq!(&encoded(scenario, &decoded), &bytes);
+        prop_assert_eq!(scenario.enabled(&decoded), scenario.enabled(state));
+        prop_assert_eq!(scenario.unfinished(&decoded), scenario.unfinished(state));
+        prop_assert_eq!(scenario.classify(&decoded), scenario.classify(state));
+        for &actor in enabled {
+            let one = encoded(scenario, &after(scenario, state, actor));
+            let other = encoded(scenario, &after(scenario, &decoded, actor));
+            prop_assert_eq!(one, other, "P{} from {:?}", actor, state.model);
+        }
+        Ok(())
+    });
+}
+
+/// The same state with the frames of each placement renamed.
+fn renamed(world: &World, state: &State, choices: &mut Choices<'_>) -> State {
+    let mut names: Vec<usize> = (0..world.frames()).collect();
+    for at in 0..names.len() {
+        let other = choices.below(names.len());
+        if world.placement(FrameId::at(at)) == world.placement(FrameId::at(other)) {
+            names.swap(at, other);
+        }
+    }
+    let rename = |frame: &mut FrameId| {
+        if frame.is_some() {
+            *frame = FrameId::at(names[frame.index()]);
+        }
+    };
+    let mut out = state.clone();
+    for (at, frame) in state.frames.iter().enumerate() {
+        out.frames[names[at]] = *frame;
+    }
+    for page in &mut out.pages {
+        [&mut page.frame, &mut page.next, &mut page.old, &mut page.shadow]
+            .into_iter()
+            .for_each(rename);
+    }
+    out.ptes.iter_mut().for_each(|pte| rename(&mut pte.frame));
+    out.pins.iter_mut().for_each(|pin| rename(&mut pin.frame));
+    out.sg_frames.iter_mut().for_each(rename);
+    out.dmas.iter_mut().for_each(|dma| rename(&mut dma.frame));
+    out
+}
+
+#[test]
+fn frames_have_no_names() {
+    check_tests(1000, |scenario, state, _| {
+        if scenario.world.host.bus == Bus::Offset {
+            return Ok(());
+        }
+        let mut other = state.clone();
+        let mut names = Choices::new(&[7, 1, 0, 5, 3, 2, 6, 4, 9, 1, 4]);
+        other.model = renamed(&scenario.world, &state.model, &mut names);
+        let bytes = encoded(scenario, state);
+        prop_assert_eq!(bytes, encoded(scenario, &other), "{:?}", state.model);
+        Ok(())
+    });
+}
+
+/// Two actors whose next actions share nothing go in either order, with the same result.
+fn independent_actors_commute(
+    scenario: &Scenario,
+    state: &ScenarioState,
+    enabled: &[u8],
+) -> Result<(), TestCaseError> {
+    for &one in enabled {
+        for &two in enabled.iter().filter(|two| **two > one) {
+            let footprint = |actor| scenario.next_footprint(state, actor);
+            if footprint(one).conflicts(footprint(two)) {
+                continue;
+            }
+            let what = format!("P{one} and P{two} in {}\nfrom {state:?}", lab::title(scenario));
+            let (first, second) = (after(scenario, state, one), after(scenario, state, two));
+            prop_assert!(scenario.enabled(&first) & (1 << two) != 0, "{}", what);
+            prop_assert!(scenario.enabled(&second) & (1 << one) != 0, "{}", what);
+            let both = encoded(scenario, &after(scenario, &first, two));
+            prop_assert_eq!(both, encoded(scenario, &after(scenario, &second, one)), "{}", what);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn footprints_of_the_bundled_tests_are_sound() {
+    let scenarios: Vec<Scenario> = lab::bundled().collect();
+    check(2000, 100, |choices| {
+        let scenario = choices.of(&scenarios);
+        walk(scenario, choices, |state, enabled| {
+            independent_actors_commute(scenario, state, enabled)
+        })
+    });
+}
+
+#[test]
+fn footprints_of_random_tests_are_sound() {
+    check_tests(4000, independent_actors_commute);
+}
