@@ -91,6 +91,7 @@ pub(super) struct Live {
     pub(super) user_mode_only: bool,
     /// Calls that may be copying to or from a buffer.
     flights: Flights,
+    ignore_calls: bool,
     /// What could not be done because of one.
     wanted: Option<Wanted>,
     /// Calls on the wanted buffer that are held back meanwhile.
@@ -104,7 +105,9 @@ impl Live {
     /// The live exporter, and the way for orders to reach it.
     pub(super) fn new(config: &LiveConfig) -> Result<(Self, Orders), SetupError> {
         let mut engine = Engine::new(config.sabotage)?;
-        engine.guard()?;
+        if !matches!(config.sabotage, Sabotage::DieUnguarded(_)) {
+            engine.guard()?;
+        }
         let setup = |errno| SetupError::Store(crate::sys::store::StoreError::Other(errno));
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = rustix::event::eventfd(0, flags).map_err(setup)?;
@@ -121,6 +124,7 @@ impl Live {
             cookie: (cookie | 0x8000_0000) & !1,
             user_mode_only: false,
             flights: Flights::default(),
+            ignore_calls: config.sabotage == Sabotage::IgnoreCalls,
             wanted: None,
             held: Vec::new(),
             chaos: config.chaos.clone().map(|config| Chaos::new(config, now)),
@@ -150,6 +154,9 @@ impl Live {
 
     /// A thread whose call may be copying to or from the buffer.
     fn busy(&mut self, id: BufferId) -> Option<i32> {
+        if self.ignore_calls {
+            return None;
+        }
         let ranges = self.engine.untrapped_for_the_kernel(id);
         self.flights.busy(|addr| ranges.iter().any(|range| range.contains(&addr)))
     }
