@@ -197,7 +197,7 @@ impl Device {
     fn start(options: &[&str], program: &[&str], stage: tempfile::TempDir) -> Self {
         let mut command = Command::new(stage.path().join("driftheap"));
         command.args(["run", "--control"]).arg(stage.path().join("sock")).args(options).arg("--");
-        command.args(program).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(program).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let device = Self { child: command.spawn().unwrap(), stage };
         let started = Instant::now();
         while !device.ctl(&["list"]).contains(" system ") {

@@ -83,5 +83,9 @@ int main(void)
 		other[5] = 7;
 		printf("other buffer: %s\n", other[5] == 7 ? "ok" : "wrong");
 	}
+	fflush(stdout);
+	/* Stays until its standard input is closed. */
+	while (read(0, &status, 1) > 0)
+		;
 	return 0;
 }

@@ -92,6 +92,8 @@ pub(super) struct Live {
     /// Calls that may be copying to or from a buffer.
     flights: Flights,
     ignore_calls: bool,
+    /// Some process shares its address space with another that is no thread of it.
+    pub(super) sharers: bool,
     /// What could not be done because of one.
     wanted: Option<Wanted>,
     /// Calls on the wanted buffer that are held back meanwhile.
@@ -125,6 +127,7 @@ impl Live {
             user_mode_only: false,
             flights: Flights::default(),
             ignore_calls: config.sabotage == Sabotage::IgnoreCalls,
+            sharers: false,
             wanted: None,
             held: Vec::new(),
             chaos: config.chaos.clone().map(|config| Chaos::new(config, now)),
@@ -298,6 +301,7 @@ impl Supervisor {
         live.next_sweep_ns = now + SWEEP_NS;
         live.engine.prune();
         live.flights.prune();
+        self.callers.prune();
         if live.engine.buffers().next().is_some() {
             let shared = &mut *lock(&self.shared);
             shared.files.sweep(&mut shared.device);

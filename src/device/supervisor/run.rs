@@ -293,7 +293,10 @@ impl Supervisor {
                 Ok(WaitStatus::Exited(pid, status)) => (pid, Ended::Exited(status)),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ended::Signalled(signal)),
                 Ok(WaitStatus::StillAlive) | Err(_) => return false,
-                Ok(_) => continue,
+                Ok(other) => {
+                    crate::sys::inject::let_go(&other);
+                    continue;
+                }
             };
             if end.0.as_raw() == self.main_pid {
                 *ended = Some(end.1);
