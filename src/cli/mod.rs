@@ -20,6 +20,7 @@ mod real;
 mod replay;
 mod run;
 mod serve;
+mod serve_cuse;
 
 use std::process::ExitCode;
 
