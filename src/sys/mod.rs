@@ -20,6 +20,7 @@
 //! | [`probe`] | what this machine allows | |
 //! | [`store`] | a buffer's pages, taken away and put back | `struct ttm_bo_*`, page migration |
 //! | [`backing`] | files that stand behind the device's buffers | `struct file` of a dma-buf |
+//! | [`inject`] | system calls made by another process | ptrace |
 //! | [`seccomp`], [`notify`], [`supervise`] | a program under a supervisor | seccomp user notification |
 //!
 //! # How an executor is made of them
@@ -87,6 +88,7 @@
 
 pub mod arena;
 pub mod backing;
+pub mod inject;
 pub mod link;
 pub mod mailbox;
 pub mod map;
