@@ -19,6 +19,7 @@
 //! | [`mailbox`] | fast request and reply in a shared page | |
 //! | [`probe`] | what this machine allows | |
 //! | [`backing`] | files that stand behind the device's buffers | `struct file` of a dma-buf |
+//! | `raw` | any call with any argument, for the conformance suite | |
 //! | [`seccomp`], [`notify`], [`supervise`] | a program under a supervisor | seccomp user notification |
 //!
 //! # How an executor is made of them
@@ -94,6 +95,7 @@ pub mod page;
 pub mod pin;
 pub mod probe;
 pub mod process;
+pub(crate) mod raw;
 pub mod seccomp;
 pub mod secret;
 pub mod supervise;

@@ -1,9 +1,9 @@
 //! Rows of get_user_pages through a mapping: what is refused on VM_PFNMAP, and what works because
 //! the kernel copies.
 
-use crate::kit::*;
-use crate::sys::{call, in_child, peek, peek32, poke, poke32, ptr};
-use crate::{Row, row};
+use super::kit::*;
+use super::{Row, row};
+use crate::sys::raw::{call, in_child, peek, peek32, poke, poke32, ptr};
 
 /// A file that O_DIRECT can open, with `bytes` in it.
 fn direct_file() -> Result<u64, String> {
