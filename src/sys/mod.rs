@@ -18,6 +18,7 @@
 //! | [`link`] | messages with fds between processes | |
 //! | [`mailbox`] | fast request and reply in a shared page | |
 //! | [`probe`] | what this machine allows | |
+//! | [`store`] | a buffer's pages, taken away and put back | `struct ttm_bo_*`, page migration |
 //! | [`backing`] | files that stand behind the device's buffers | `struct file` of a dma-buf |
 //! | `raw` | any call with any argument, for the conformance suite | |
 //! | [`seccomp`], [`notify`], [`supervise`] | a program under a supervisor | seccomp user notification |
@@ -98,6 +99,7 @@ pub mod process;
 pub(crate) mod raw;
 pub mod seccomp;
 pub mod secret;
+pub mod store;
 pub mod supervise;
 pub mod touch;
 pub mod uffd;
