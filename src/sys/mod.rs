@@ -21,6 +21,7 @@
 //! | [`store`] | a buffer's pages, taken away and put back | `struct ttm_bo_*`, page migration |
 //! | [`backing`] | files that stand behind the device's buffers | `struct file` of a dma-buf |
 //! | [`inject`] | system calls made by another process | ptrace |
+//! | `raw` | any call with any argument, for the conformance suite | |
 //! | [`seccomp`], [`notify`], [`supervise`] | a program under a supervisor | seccomp user notification |
 //!
 //! # How an executor is made of them
@@ -97,6 +98,7 @@ pub mod page;
 pub mod pin;
 pub mod probe;
 pub mod process;
+pub(crate) mod raw;
 pub mod seccomp;
 pub mod secret;
 pub mod store;
