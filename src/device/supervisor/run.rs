@@ -123,6 +123,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     let (live, orders) = live.unzip();
     let mut filter = filter(config.level);
     if let Some(live) = &live {
+        super::flights::add_rules(&mut filter);
         super::trap::add_rules(&mut filter, live.cookie);
     }
     let program = filter.assemble().ok_or(RunError::Architecture)?;
