@@ -92,7 +92,7 @@ impl Supervisor {
         let mut action = shared.device.ioctl(&request);
         let full = matches!(action, Action::Fail(Errno::NOMEM | Errno::MFILE));
         if full || shared.files.sweep_due() {
-            let Shared { device, files } = &mut *shared;
+            let Shared { device, files, .. } = &mut *shared;
             files.sweep(device);
             if full {
                 action = device.ioctl(&request);
@@ -106,7 +106,7 @@ impl Supervisor {
                 Answer::Later(Waiting::Ioctl { request, fences })
             }
             Action::Reply(reply) => {
-                let Shared { device, files } = &mut *shared;
+                let Shared { device, files, .. } = &mut *shared;
                 files.signal_sync_files(device);
                 drop(shared);
                 self.reply(call, &reply).into()
@@ -169,12 +169,17 @@ impl Supervisor {
 
     /// Makes the file of an object that the device has just decided on.
     fn create(
-        &self,
+        &mut self,
         object: Object,
         memfd: Option<OwnedFd>,
     ) -> Result<(OwnedFd, Inode, Backing), Errno> {
+        if let Object::Buffer(id) = object
+            && let Some(created) = self.create_live(object, id)
+        {
+            return created;
+        }
         let mut shared = lock(&self.shared);
-        let Shared { device, files } = &mut *shared;
+        let Shared { device, files, .. } = &mut *shared;
         let id = match object {
             Object::Buffer(id) => id,
             Object::SyncFile(id) => {

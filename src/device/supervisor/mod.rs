@@ -29,12 +29,15 @@ pub mod files;
 pub mod filter;
 pub mod holders;
 mod ioctls;
+pub mod live;
 mod paths;
 mod pending;
 mod run;
 mod strict;
+mod trap;
 
 pub use filter::Level;
+pub use live::LiveConfig;
 pub use run::{Config, Ended, Exit, RunError, run};
 
 use caller::Callers;
@@ -49,6 +52,8 @@ pub struct Shared {
     pub device: Device,
     /// Its files.
     pub files: Files,
+    /// The way for orders to reach the exporter of a device whose buffers move.
+    pub orders: Option<live::Orders>,
 }
 
 /// Takes the lock; a panic elsewhere does not make the device unusable.
@@ -101,6 +106,7 @@ struct Supervisor {
     callers: Callers,
     pending: Pending,
     epolls: epoll::Proxies,
+    live: Option<live::Live>,
     main_pid: i32,
     quiet: bool,
 }
@@ -174,6 +180,9 @@ impl Supervisor {
             libc::SYS_exit_group => self.exit_group(call),
             legacy::SYS_readlink => self.readlink(call, cwd, a0, a1, a2),
             libc::SYS_readlinkat => self.readlink(call, int(a0), a1, a2, a3),
+            libc::SYS_clone | libc::SYS_clone3 | legacy::SYS_fork => self.fork_live(call),
+            libc::SYS_execve | libc::SYS_execveat => self.exec_live(call),
+            libc::SYS_remap_file_pages => self.remap_file_pages(call),
             _ => self.strict(call),
         }
     }

@@ -43,7 +43,10 @@ impl Supervisor {
             return Answer::Native;
         }
         let args = MmapArgs { len, prot: uint(prot), flags: uint(flags), offset };
-        self.file_call(call, fd, FileCall::Mmap(args))
+        match (self.file_call(call, fd, FileCall::Mmap(args)), self.object(call.tid, int(fd))) {
+            (Answer::Native, Some((Object::Buffer(id), _))) => self.mmap_live(call, id, args),
+            (answer, _) => answer,
+        }
     }
 
     /// Answers a call on a descriptor that needs no more than the device's word.
@@ -187,7 +190,7 @@ impl Supervisor {
     }
 
     /// The buffer whose mapping holds address `addr`.
-    fn mapped_buffer(&self, call: &Call, addr: u64) -> Option<Object> {
+    pub(super) fn mapped_buffer(&self, call: &Call, addr: u64) -> Option<Object> {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", call.tid)).ok()?;
         let inode = maps.lines().find_map(|line| mapping_inode(line, addr))?;
         lock(&self.shared).files.by_inode(inode)
@@ -218,7 +221,7 @@ impl Supervisor {
         let [addr, old_len, new_len, flags, ..] = call.args;
         let grows = new_len.div_ceil(PAGE) > old_len.div_ceil(PAGE);
         if !grows && flags & MREMAP_DONTUNMAP == 0 {
-            return Answer::Native;
+            return self.mremap_live(call);
         }
         match self.mapped_buffer(call, addr) {
             Some(Object::Buffer(_)) if flags & MREMAP_DONTUNMAP != 0 => Answer::Fail(Errno::INVAL),
