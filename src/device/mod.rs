@@ -40,6 +40,7 @@ pub mod fence;
 pub mod fuse;
 pub mod heap;
 pub mod ioctl;
+pub mod misuse;
 pub mod path;
 pub mod rules;
 pub mod stats;

@@ -92,7 +92,7 @@ impl Supervisor {
         let mut action = shared.device.ioctl(&request);
         let full = matches!(action, Action::Fail(Errno::NOMEM | Errno::MFILE));
         if full || shared.files.sweep_due() {
-            let Shared { device, files } = &mut *shared;
+            let Shared { device, files, .. } = &mut *shared;
             files.sweep(device);
             if full {
                 action = device.ioctl(&request);
@@ -106,9 +106,13 @@ impl Supervisor {
                 Answer::Later(Waiting::Ioctl { request, fences })
             }
             Action::Reply(reply) => {
-                let Shared { device, files } = &mut *shared;
+                let watched = shared.watch.is_some();
+                let Shared { device, files, .. } = &mut *shared;
                 files.signal_sync_files(device);
                 drop(shared);
+                if watched {
+                    self.watch_sync(call, &request);
+                }
                 self.reply(call, &reply).into()
             }
             Action::Install(install) => {
@@ -136,6 +140,7 @@ impl Supervisor {
             Ok(created) => created,
             Err(errno) => return self.abandon(install.object, errno),
         };
+        let site = self.site(call);
         let send = matches!(install.answer, FdAnswer::Value);
         let fd = match self.listener.add_fd(call.id, file.as_fd(), install.cloexec, send) {
             Ok(fd) => fd,
@@ -145,6 +150,7 @@ impl Supervisor {
             }
         };
         lock(&self.shared).device.installed(install.object, inode, made_of);
+        self.watch_alloc(install.object, site);
         match install.answer {
             FdAnswer::Value => Answer::Sent,
             FdAnswer::Field(at) => {
@@ -174,7 +180,7 @@ impl Supervisor {
         memfd: Option<OwnedFd>,
     ) -> Result<(OwnedFd, Inode, Backing), Errno> {
         let mut shared = lock(&self.shared);
-        let Shared { device, files } = &mut *shared;
+        let Shared { device, files, .. } = &mut *shared;
         let id = match object {
             Object::Buffer(id) => id,
             Object::SyncFile(id) => {

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use super::misuse::Watch;
 use super::path::Node;
 use super::{Device, Object};
 use crate::sys::notify::{Call, Listener};
@@ -32,7 +33,9 @@ mod ioctls;
 mod paths;
 mod pending;
 mod run;
+pub mod stack;
 mod strict;
+mod watch;
 
 pub use filter::Level;
 pub use run::{Config, Ended, Exit, RunError, run};
@@ -41,6 +44,7 @@ use caller::Callers;
 use files::Files;
 use filter::legacy;
 use pending::Pending;
+use stack::Stacks;
 
 /// A device and its files, shared with the control socket's thread.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ pub struct Shared {
     pub device: Device,
     /// Its files.
     pub files: Files,
+    /// The detectors of misuse, where reports are asked for.
+    pub watch: Option<Watch>,
 }
 
 /// Takes the lock; a panic elsewhere does not make the device unusable.
@@ -101,6 +107,7 @@ struct Supervisor {
     callers: Callers,
     pending: Pending,
     epolls: epoll::Proxies,
+    stacks: Stacks,
     main_pid: i32,
     quiet: bool,
 }
@@ -129,6 +136,7 @@ impl Supervisor {
         let Ok(call) = self.listener.recv() else { return };
         let answer = self.answer(&call);
         self.send(call, answer);
+        self.show_reports();
     }
 
     fn send(&mut self, call: Call, answer: Answer) {
@@ -188,6 +196,7 @@ impl Supervisor {
 
     /// Counts what the main program still holds as it exits.
     fn exit_group(&mut self, call: &Call) -> Answer {
+        self.watch_exit(call);
         let thread = format!("/proc/{}/task/{}", self.main_pid, call.tid);
         if call.tid == self.main_pid || std::fs::exists(thread).unwrap_or(false) {
             let shared = &mut *lock(&self.shared);

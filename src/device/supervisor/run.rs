@@ -13,7 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::filter::{Level, filter};
 use super::pending::{Pending, TICK_MS};
-use super::{Callers, Files, Shared, Supervisor, epoll, lock};
+use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, lock, now_ns};
+use crate::device::misuse::{Log, Watch};
 use crate::device::{Device, HeapConfig, Limits, Stats};
 use crate::sys::supervise::{Child, spawn};
 
@@ -28,17 +29,21 @@ pub struct Config {
     pub limits: Limits,
     /// Which calls are handed over.
     pub level: Level,
+    /// Report misuse.
+    pub watch: bool,
     /// Print nothing but errors.
     pub quiet: bool,
 }
 
 /// How the program ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Exit {
     /// Its wait status.
     pub status: Ended,
     /// What the device did meanwhile.
     pub stats: Stats,
+    /// What it did wrong, where reports were asked for.
+    pub misuse: Option<Log>,
 }
 
 /// A process's end.
@@ -113,12 +118,13 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     if page != 4096 {
         return Err(RunError::PageSize(page));
     }
-    let program = filter(config.level).assemble().ok_or(RunError::Architecture)?;
+    let program = filter(config.level, config.watch).assemble().ok_or(RunError::Architecture)?;
     raise_limit(rustix::process::Resource::Memlock);
     crate::sys::backing::ignore_lease_breaks();
     let device = Device::new(config.heaps, config.limits);
     let files = Files::new(&device, locked_bytes_max()).map_err(RunError::Setup)?;
-    let shared = Arc::new(Mutex::new(Shared { device, files }));
+    let watch = config.watch.then(Watch::default);
+    let shared = Arc::new(Mutex::new(Shared { device, files, watch }));
     let (signals, old_mask) = block_signals().map_err(RunError::Setup)?;
     // Orphans of the program become ours, so that nobody is left unreaped.
     let _ = nix::sys::prctl::set_child_subreaper(true);
@@ -133,14 +139,15 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         callers: Callers::default(),
         pending: Pending::default(),
         epolls: epoll::Proxies::default(),
+        stacks: Stacks::new(now_ns()),
         main_pid: pid,
         quiet: config.quiet,
     };
     let status = supervisor.run(&signals, exec_status, &config.argv)?;
     let mut guard = lock(&shared);
-    let Shared { device, files } = &mut *guard;
+    let Shared { device, files, watch } = &mut *guard;
     files.sweep(device);
-    Ok(Exit { status, stats: device.stats })
+    Ok(Exit { status, stats: device.stats, misuse: watch.take().map(Watch::into_log) })
 }
 
 /// Raises a soft limit to the hard one. The program inherits what is raised before it starts:

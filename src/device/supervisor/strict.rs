@@ -43,7 +43,14 @@ impl Supervisor {
             return Answer::Native;
         }
         let args = MmapArgs { len, prot: uint(prot), flags: uint(flags), offset };
-        self.file_call(call, fd, FileCall::Mmap(args))
+        match self.object(call.tid, int(fd)) {
+            Some((object, _)) => {
+                let verdict = lock(&self.shared).device.call(object, FileCall::Mmap(args));
+                self.watch_mmap(call, object, args, verdict);
+                verdict.into()
+            }
+            None => Answer::Native,
+        }
     }
 
     /// Answers a call on a descriptor that needs no more than the device's word.
