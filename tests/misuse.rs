@@ -101,6 +101,24 @@ fn private_mappings_and_leaks() {
     check("tests/clients/misuse/private.c", &["--strict"]);
 }
 
+#[test]
+fn brackets() {
+    let exhaustive = ["--check-access", "exhaustive"];
+    check("tests/clients/misuse/bracket.c", &exhaustive);
+    check(
+        "tests/clients/misuse/bracket.c",
+        &[&exhaustive[..], &["--heap", "system,mmap=shmem"]].concat(),
+    );
+    check("tests/clients/misuse/bracket.c", &[&exhaustive[..], &["--strict"]].concat());
+}
+
+/// Threads, children, signals, munmap of parts, mremap and mprotect: the program does not notice
+/// that it is followed, and only its mistakes are told.
+#[test]
+fn brackets_of_a_busy_program() {
+    check("tests/clients/misuse/busy.c", &["--check-access", "exhaustive"]);
+}
+
 /// A report names the buffer and what happened to it, and `--fail-on` the kinds that count.
 #[test]
 fn a_report_has_the_buffer_and_its_history() {

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use driftheap::device::control::{Control, answer_supervised, default_path};
+use driftheap::device::misuse::guard::Mode;
 use driftheap::device::misuse::{Kinds, Log};
 use driftheap::device::rules::{distinct, heaps_from_toml, parse_size};
-use driftheap::device::supervisor::{self, Config, Exit as Ran, Level};
+use driftheap::device::supervisor::{self, CheckConfig, Config, Exit as Ran, Level};
 use driftheap::device::{HeapConfig, Limits};
 
 use super::{Exit, out::Out};
@@ -63,9 +64,27 @@ pub(crate) struct RunArgs {
     /// access-after-revoke, access-after-purge, importer-mmap, leaked-fd, unfenced-dma; any.
     #[arg(long, value_name = "KIND[,KIND]...")]
     fail_on: Option<Kinds>,
+    /// Report CPU accesses outside of a SYNC bracket. Implies --misuse.
+    ///
+    /// exhaustive closes the buffers' mappings between END and START, and for writing in brackets
+    /// for reading; sampled closes a few pages now and then, by --check-seed. The program is
+    /// traced with ptrace meanwhile: no debugger can be attached to it.
+    #[arg(long, value_name = "MODE", default_value = "off")]
+    check_access: CheckMode,
+    /// Seed of --check-access sampled.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    check_seed: u64,
     /// Program and its arguments.
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     command: Vec<OsString>,
+}
+
+/// The modes of `--check-access`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CheckMode {
+    Off,
+    Sampled,
+    Exhaustive,
 }
 
 /// The exit status of a run that succeeded but for a misuse that `--fail-on` names.
@@ -113,6 +132,12 @@ pub(super) fn heaps(
 
 fn supervise(args: RunArgs, quiet: bool) -> anyhow::Result<Ran> {
     let watch = args.misuse || args.misuse_json.is_some() || args.fail_on.is_some();
+    let mode = match args.check_access {
+        CheckMode::Off => Mode::Off,
+        CheckMode::Sampled => Mode::Sampled,
+        CheckMode::Exhaustive => Mode::Exhaustive,
+    };
+    let watch = watch || mode != Mode::Off;
     let json = args.misuse_json.map(|path| {
         // Now, so that a path that can't be written is known before the program runs.
         let file = std::fs::File::create(&path);
@@ -126,6 +151,7 @@ fn supervise(args: RunArgs, quiet: bool) -> anyhow::Result<Ran> {
         limits: Limits { bytes: args.max_bytes, buffers: args.max_buffers, ..Limits::default() },
         level: if args.strict { Level::Strict } else { Level::Needed },
         watch,
+        check: CheckConfig { mode, seed: args.check_seed },
         quiet,
     };
     let mut control = None;
@@ -185,8 +211,10 @@ fn end_like(exit: &Ran) -> u8 {
     match exit.status {
         supervisor::Ended::Exited(status) => u8::try_from(status & 0xff).unwrap_or(1),
         supervisor::Ended::Signalled(signal) => {
-            driftheap::sys::supervise::die_of(signal);
-            128 + u8::try_from(signal as i32).unwrap_or(0)
+            if let Ok(named) = signal.try_into() {
+                driftheap::sys::supervise::die_of(named);
+            }
+            128 + u8::try_from(signal).unwrap_or(0)
         }
     }
 }

@@ -20,6 +20,7 @@
 //! | [`probe`] | what this machine allows | |
 //! | [`backing`] | files that stand behind the device's buffers | `struct file` of a dma-buf |
 //! | [`seccomp`], [`notify`], [`supervise`] | a program under a supervisor | seccomp user notification |
+//! | [`trace`] | stops, steps and calls of attached threads | ptrace |
 //!
 //! # How an executor is made of them
 //!
@@ -98,4 +99,5 @@ pub mod seccomp;
 pub mod secret;
 pub mod supervise;
 pub mod touch;
+pub mod trace;
 pub mod uffd;

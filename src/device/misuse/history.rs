@@ -138,6 +138,16 @@ impl Histories {
         self.table.entry(buffer).or_default().push(moment);
     }
 
+    /// The last mapping of a buffer turned out to be at this address.
+    pub fn mapped_at(&mut self, buffer: BufferId, address: u64) {
+        let moments = self.table.get_mut(&buffer).map(|history| &mut history.moments);
+        for moment in moments.into_iter().flatten() {
+            if let Deed::Mapped { addr, .. } = &mut moment.deed {
+                *addr = address;
+            }
+        }
+    }
+
     /// A buffer's history; empty for one that nothing is known about.
     pub fn of(&self, buffer: BufferId) -> History {
         self.table.get(&buffer).cloned().unwrap_or_default()

@@ -16,11 +16,14 @@
 
 use crate::device::{Buffer, BufferId};
 
+mod brackets;
+pub mod guard;
 mod history;
 mod kind;
 mod report;
 mod site;
 
+pub use brackets::{Allowed, Brackets};
 pub use history::{Deed, Histories, History, Moment, sync_words};
 pub use kind::{Kind, Kinds, UnknownKind};
 pub use report::{Act, Log, REPORTS_MAX, Report, Subject};
@@ -44,6 +47,8 @@ pub struct Finding {
 /// Every detector of one device.
 #[derive(Debug, Default)]
 pub struct Watch {
+    /// The open SYNC brackets, where accesses are checked.
+    pub brackets: Brackets,
     histories: Histories,
     log: Log,
 }
@@ -74,6 +79,11 @@ impl Watch {
         })
     }
 
+    /// The last mapping of a buffer turned out to be at this address.
+    pub fn mapped_at(&mut self, buffer: BufferId, address: u64) {
+        self.histories.mapped_at(buffer, address);
+    }
+
     /// Where a buffer was allocated, if that was seen.
     pub fn allocated_at(&self, buffer: BufferId) -> Option<Site> {
         let history = self.histories.of(buffer);
@@ -83,7 +93,8 @@ impl Watch {
 
     /// Forgets the buffers that are gone.
     pub fn retain(&mut self, exists: impl Fn(BufferId) -> bool) {
-        self.histories.retain(exists);
+        self.histories.retain(&exists);
+        self.brackets.retain(exists);
     }
 
     /// The texts of the reports that were not handed out yet.

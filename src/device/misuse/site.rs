@@ -80,11 +80,16 @@ impl Site {
         self.place().map_or_else(|| "an unknown place".into(), |frame| frame.symbol.words())
     }
 
-    /// `main (client.c:7), pid 12 (client)`.
+    /// `draw (client.c:7) from main (client.c:20), pid 12 (client)`.
     pub fn words(&self) -> String {
-        let mut words = format!("{}, pid {}", self.place_words(), self.pid);
-        if self.tid != self.pid {
+        let mut words = self.place_words();
+        let mut lines = self.frames.iter().filter(|frame| frame.symbol.source.is_some());
+        if let Some(caller) = lines.nth(1) {
             // Writing to a string can't fail.
+            let _ = write!(words, " from {}", caller.symbol.words());
+        }
+        let _ = write!(words, ", pid {}", self.pid);
+        if self.tid != self.pid {
             let _ = write!(words, " thread {}", self.tid);
         }
         let _ = write!(words, " ({})", self.comm);

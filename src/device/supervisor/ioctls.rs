@@ -112,6 +112,9 @@ impl Supervisor {
                 drop(shared);
                 if watched {
                     self.watch_sync(call, &request);
+                    if let Some(answer) = self.check_sync(call, &request, reply.value) {
+                        return answer;
+                    }
                 }
                 self.reply(call, &reply).into()
             }

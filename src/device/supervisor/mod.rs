@@ -25,6 +25,7 @@ use super::{Device, Object};
 use crate::sys::notify::{Call, Listener};
 
 pub mod caller;
+mod check;
 mod epoll;
 pub mod files;
 pub mod filter;
@@ -37,6 +38,7 @@ pub mod stack;
 mod strict;
 mod watch;
 
+pub use check::CheckConfig;
 pub use filter::Level;
 pub use run::{Config, Ended, Exit, RunError, run};
 
@@ -108,6 +110,7 @@ struct Supervisor {
     pending: Pending,
     epolls: epoll::Proxies,
     stacks: Stacks,
+    check: Option<check::Check>,
     main_pid: i32,
     quiet: bool,
 }

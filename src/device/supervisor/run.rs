@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::check::{Check, CheckConfig};
 use super::filter::{Level, filter};
 use super::pending::{Pending, TICK_MS};
 use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, lock, now_ns};
 use crate::device::misuse::{Log, Watch};
 use crate::device::{Device, HeapConfig, Limits, Stats};
 use crate::sys::supervise::{Child, spawn};
+use crate::sys::trace::{self, Change};
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Config {
     pub level: Level,
     /// Report misuse.
     pub watch: bool,
+    /// Check accesses; has no effect without `watch`.
+    pub check: CheckConfig,
     /// Print nothing but errors.
     pub quiet: bool,
 }
@@ -51,8 +54,8 @@ pub struct Exit {
 pub enum Ended {
     /// It exited with this status.
     Exited(i32),
-    /// A signal killed it.
-    Signalled(Signal),
+    /// This signal killed it.
+    Signalled(i32),
 }
 
 /// Why a program could not be run.
@@ -140,6 +143,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         pending: Pending::default(),
         epolls: epoll::Proxies::default(),
         stacks: Stacks::new(now_ns()),
+        check: config.watch.then(|| Check::new(config.check)),
         main_pid: pid,
         quiet: config.quiet,
     };
@@ -243,12 +247,12 @@ impl Supervisor {
         }
     }
 
-    fn handle_signals(&self, signals: &SignalFd, ended: &mut Option<Ended>) {
+    fn handle_signals(&mut self, signals: &SignalFd, ended: &mut Option<Ended>) {
         while let Ok(Some(info)) = signals.read_signal() {
             let Ok(number) = i32::try_from(info.ssi_signo) else { continue };
             let Ok(signal) = Signal::try_from(number) else { continue };
             if signal == Signal::SIGCHLD {
-                self.reap(ended, WaitPidFlag::WNOHANG);
+                self.reap(ended);
                 continue;
             }
             // The terminal's own signals went to the whole foreground group already.
@@ -259,27 +263,29 @@ impl Supervisor {
         }
     }
 
-    /// Reaps what has ended and notes the main process's end.
-    fn reap(&self, ended: &mut Option<Ended>, flags: WaitPidFlag) -> bool {
-        loop {
-            let end = match nix::sys::wait::waitpid(None, Some(flags)) {
-                Ok(WaitStatus::Exited(pid, status)) => (pid, Ended::Exited(status)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ended::Signalled(signal)),
-                Ok(WaitStatus::StillAlive) | Err(_) => return false,
-                Ok(_) => continue,
-            };
-            if end.0.as_raw() == self.main_pid {
-                *ended = Some(end.1);
-            }
-            if !flags.contains(WaitPidFlag::WNOHANG) {
-                return true;
-            }
+    /// Reaps what has ended, notes the main process's end and lets attached threads go on.
+    fn reap(&mut self, ended: &mut Option<Ended>) {
+        while let Ok(Some((pid, change))) = trace::wait_any(false) {
+            self.changed(pid, change, ended);
         }
     }
 
+    fn changed(&mut self, pid: i32, change: Change, ended: &mut Option<Ended>) {
+        if pid == self.main_pid {
+            match change {
+                Change::Exited(status) => *ended = Some(Ended::Exited(status)),
+                Change::Killed(signal) => *ended = Some(Ended::Signalled(signal)),
+                Change::Stopped(_) => {}
+            }
+        }
+        self.note(pid, change);
+    }
+
     /// Waits for every child that is left; all of them have ended or are about to.
-    fn reap_all(&self, ended: &mut Option<Ended>) {
-        while self.reap(ended, WaitPidFlag::empty()) {}
+    fn reap_all(&mut self, ended: &mut Option<Ended>) {
+        while let Ok(Some((pid, change))) = trace::wait_any(true) {
+            self.changed(pid, change, ended);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::pending::Waiting;
 use super::{Answer, Supervisor, caller, int, lock, now_ns, uint};
 use crate::device::buffer::MmapArgs;
 use crate::device::path::Node;
-use crate::device::{Buffer, BufferId, Call as FileCall, Inode, Object};
+use crate::device::{Buffer, BufferId, Call as FileCall, Inode, Object, Verdict};
 use crate::sys::notify::Call;
 use crate::uapi::dma_buf::MAGIC;
 use crate::uapi::stat::Statfs;
@@ -47,7 +47,12 @@ impl Supervisor {
             Some((object, _)) => {
                 let verdict = lock(&self.shared).device.call(object, FileCall::Mmap(args));
                 self.watch_mmap(call, object, args, verdict);
-                verdict.into()
+                match (verdict, object) {
+                    (Verdict::Native, Object::Buffer(id)) => {
+                        self.check_mmap(call, id, args).unwrap_or(Answer::Native)
+                    }
+                    _ => verdict.into(),
+                }
             }
             None => Answer::Native,
         }

@@ -42,14 +42,14 @@ impl Supervisor {
         self.watched().then(|| self.stacks.site(call.tid, now_ns()))
     }
 
-    fn with_watch(&self, act: impl FnOnce(&mut Watch)) {
+    pub(super) fn with_watch(&self, act: impl FnOnce(&mut Watch)) {
         if let Some(watch) = &mut lock(&self.shared).watch {
             act(watch);
         }
     }
 
     /// Adds a report about a buffer that exists.
-    fn report(&self, id: BufferId, finding: Finding) {
+    pub(super) fn report(&self, id: BufferId, finding: Finding) {
         let shared = &mut *lock(&self.shared);
         if let (Some(watch), Some(buffer)) = (&mut shared.watch, shared.device.buffer(id)) {
             watch.report(id, buffer, finding);
