@@ -9,11 +9,13 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
 use driftheap::device::control::{Control, answer_supervised, default_path};
+use driftheap::device::live::mover::Step;
+use driftheap::device::live::{ChaosConfig, Sabotage};
 use driftheap::device::misuse::guard::Mode;
 use driftheap::device::misuse::{Kinds, Log};
 use driftheap::device::rules::{distinct, heaps_from_toml, parse_size};
-use driftheap::device::supervisor::{self, CheckConfig, Config, Exit as Ran, Level};
-use driftheap::device::{HeapConfig, Limits};
+use driftheap::device::supervisor::{self, CheckConfig, Config, Exit as Ran, Level, LiveConfig};
+use driftheap::device::{HeapConfig, Limits, Stats};
 
 use super::{Exit, out::Out};
 
@@ -39,6 +41,21 @@ pub(crate) struct RunArgs {
     /// that do much I/O.
     #[arg(long)]
     strict: bool,
+    /// Let buffers move: `driftheap ctl move|evict|purge|revoke INO`.
+    ///
+    /// The heaps' buffers then have ordinary memory on which get_user_pages succeeds, except where
+    /// a heap is given mmap=pfnmap, whose buffers stay where they are.
+    #[arg(long)]
+    live: bool,
+    /// Move buffers at seeded random times while the program uses them. Implies --live.
+    ///
+    /// rate: how many a second (1000). kinds: move+evict, and purge and revoke, which take a
+    /// buffer's memory away: a program that uses it gets SIGBUS.
+    #[arg(long, value_name = "SEED[,rate=N][,kinds=KIND[+KIND]...]")]
+    chaos: Option<ChaosConfig>,
+    /// Break the exporter on purpose, to test that it is noticed.
+    #[arg(long, value_name = "HOW", hide = true, value_parser = sabotage)]
+    sabotage: Option<Sabotage>,
     /// Most bytes of all buffers; beyond it ALLOC answers ENOMEM.
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     max_bytes: u64,
@@ -149,6 +166,8 @@ fn supervise(args: RunArgs, quiet: bool) -> anyhow::Result<Ran> {
         argv: argv.collect::<Result<_, _>>().context("an argument holds a NUL byte")?,
         heaps: heaps(args.heaps, args.heaps_file.as_ref())?,
         limits: Limits { bytes: args.max_bytes, buffers: args.max_buffers, ..Limits::default() },
+        live: (args.live || args.chaos.is_some())
+            .then(|| LiveConfig { chaos: args.chaos, sabotage: args.sabotage.unwrap_or_default() }),
         level: if args.strict { Level::Strict } else { Level::Needed },
         watch,
         check: CheckConfig { mode, seed: args.check_seed },
@@ -187,10 +206,21 @@ fn write_reports(file: std::fs::File, log: &Log) -> std::io::Result<()> {
     file.flush()
 }
 
+/// `no-protect`, or `die-at-STEP[:N]`.
+fn sabotage(text: &str) -> Result<Sabotage, String> {
+    if text == "no-protect" {
+        return Ok(Sabotage::NoProtect);
+    }
+    let rest = text.strip_prefix("die-at-").ok_or("no-protect or die-at-STEP[:N]")?;
+    let (step, nth) = rest.split_once(':').unwrap_or((rest, "1"));
+    let step = Step::WORDS.iter().find(|(word, _)| *word == step).ok_or("no such step")?;
+    Ok(Sabotage::DieAt(step.1, nth.parse().map_err(|_| "no number")?))
+}
+
 fn summarise(exit: &Ran) {
     let stats = &exit.stats;
     anstream::eprintln!(
-        "driftheap: {} buffers, {} bytes, {} ioctls ({} failed){}{}",
+        "driftheap: {} buffers, {} bytes, {} ioctls ({} failed){}{}{}",
         stats.buffers,
         stats.bytes,
         stats.ioctls,
@@ -199,12 +229,28 @@ fn summarise(exit: &Ran) {
         match stats.pfnmap_fallbacks {
             0 => String::new(),
             n => format!(", {n} without pfnmap"),
-        }
+        },
+        moves(&stats),
     );
     if let Some(misuse) = &exit.misuse {
         let summary = misuse.summary();
         anstream::eprintln!("driftheap: misuse: {}", summary.as_deref().unwrap_or("none seen"));
     }
+}
+
+fn moves(stats: &Stats) -> String {
+    let (moves, pages) = (stats.moves, stats.pages_moved);
+    let mut text = String::new();
+    if moves > 0 {
+        text += &format!(", {moves} moves of {pages} pages");
+    }
+    if stats.moves_refused > 0 {
+        text += &format!(", {} moves refused", stats.moves_refused);
+    }
+    if stats.killed > 0 {
+        text += &format!(", {} buffers purged or revoked", stats.killed);
+    }
+    text
 }
 
 fn end_like(exit: &Ran) -> u8 {

@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 
+use super::cuse::NodeState;
 use super::fuse::{Served, Zapper};
 use super::supervisor::holders::{Holder, holders};
 use super::supervisor::{Shared, lock};
@@ -205,6 +206,16 @@ pub fn answer_served(query: &Query, served: &Mutex<Served>, zapper: &Zapper) -> 
         };
     }
     show(query, &super::fuse::lock(served).device, &BTreeMap::new())
+}
+
+/// Answers one query about a node.
+pub fn answer_node(query: &Query, state: &Mutex<NodeState>) -> String {
+    if query.verb == Verb::Zap {
+        return "can't zap: a node gives out its buffers' memory and keeps no hold on its mappings; \
+                `driftheap serve --mount` does\n"
+            .into();
+    }
+    show(query, &super::cuse::lock(state).device, &BTreeMap::new())
 }
 
 /// What a device tells about itself.

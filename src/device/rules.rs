@@ -76,6 +76,8 @@ pub struct HeapConfig {
     pub mmap: MmapKind,
     /// Rule `cow`.
     pub cow: Cow,
+    /// Whether `mmap` was asked for, rather than the default.
+    pub mmap_given: bool,
 }
 
 /// Why a heap could not be configured.
@@ -130,7 +132,13 @@ const NAME_MAX: usize = 64;
 impl HeapConfig {
     /// A heap with today's rules: `mmap=pfnmap`, `cow=reject`.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), size_bytes: None, mmap: MmapKind::Pfnmap, cow: Cow::Reject }
+        Self {
+            name: name.to_owned(),
+            size_bytes: None,
+            mmap: MmapKind::Pfnmap,
+            cow: Cow::Reject,
+            mmap_given: false,
+        }
     }
 
     /// Sets one rule by name.
@@ -139,7 +147,10 @@ impl HeapConfig {
     /// The rule or its value is unknown.
     pub fn set(&mut self, rule: &str, value: &str) -> Result<(), HeapError> {
         match rule {
-            "mmap" => self.mmap = lookup(rule, value, &MmapKind::WORDS)?,
+            "mmap" => {
+                self.mmap = lookup(rule, value, &MmapKind::WORDS)?;
+                self.mmap_given = true;
+            }
             "cow" => self.cow = lookup(rule, value, &Cow::WORDS)?,
             _ => return Err(HeapError::UnknownRule { rule: rule.to_owned() }),
         }

@@ -18,7 +18,10 @@
 //! | [`link`] | messages with fds between processes | |
 //! | [`mailbox`] | fast request and reply in a shared page | |
 //! | [`probe`] | what this machine allows | |
+//! | [`store`] | a buffer's pages, taken away and put back | `struct ttm_bo_*`, page migration |
 //! | [`backing`] | files that stand behind the device's buffers | `struct file` of a dma-buf |
+//! | [`inject`] | system calls made by another process | ptrace |
+//! | `raw` | any call with any argument, for the conformance suite | |
 //! | [`seccomp`], [`notify`], [`supervise`] | a program under a supervisor | seccomp user notification |
 //! | [`trace`] | stops, steps and calls of attached threads | ptrace |
 //!
@@ -87,6 +90,7 @@
 
 pub mod arena;
 pub mod backing;
+pub mod inject;
 pub mod link;
 pub mod mailbox;
 pub mod map;
@@ -95,8 +99,10 @@ pub mod page;
 pub mod pin;
 pub mod probe;
 pub mod process;
+pub(crate) mod raw;
 pub mod seccomp;
 pub mod secret;
+pub mod store;
 pub mod supervise;
 pub mod touch;
 pub mod trace;

@@ -31,6 +31,9 @@ pub struct Rule {
     pub nr: u32,
     /// Tests that must all hold; none means always.
     pub tests: Vec<ArgTest>,
+    /// The upper half of an argument whose presence lets the call through: an argument's number,
+    /// and the value.
+    pub pass: Option<(u8, u32)>,
 }
 
 /// The system calls that go to the supervisor.
@@ -61,6 +64,8 @@ const RET_USER_NOTIF: u32 = 0x7fc0_0000;
 const DATA_NR: u32 = 0;
 const DATA_ARCH: u32 = 4;
 const DATA_ARGS: u32 = 16;
+/// Offset of an argument's upper half, on a little-endian machine.
+const UPPER_HALF: u32 = 4;
 
 fn op(code: u16, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt: 0, jf: 0, k }
@@ -80,7 +85,18 @@ impl Filter {
     pub fn when(&mut self, nr: i64, tests: Vec<ArgTest>) -> &mut Self {
         let nr = u32::try_from(nr).expect("system call numbers are small and positive");
         self.rules.retain(|rule| rule.nr != nr);
-        self.rules.push(Rule { nr, tests });
+        self.rules.push(Rule { nr, tests, pass: None });
+        self
+    }
+
+    /// Lets a call through if the upper 32 bits of argument `arg` are `value`, where the kernel
+    /// ignores them: how a call that the supervisor itself makes in the program is told.
+    ///
+    /// # Panics
+    /// When no rule names the call.
+    pub fn pass(&mut self, nr: i64, arg: u8, value: u32) -> &mut Self {
+        let rule = self.rules.iter_mut().find(|rule| i64::from(rule.nr) == nr);
+        rule.expect("a call that is handed over").pass = Some((arg, value));
         self
     }
 
@@ -104,7 +120,7 @@ impl Filter {
             op(RETURN, RET_ALLOW),
         ];
         for rule in &self.rules {
-            let block = Self::block(&rule.tests);
+            let block = Self::block(rule);
             let skip = u8::try_from(block.len()).expect("a rule's block fits one jump");
             program.push(jump(JUMP_EQ, rule.nr, 0, skip));
             program.extend(block);
@@ -114,9 +130,14 @@ impl Filter {
     }
 
     /// Straight-line code that ends in a verdict: hand over if all tests hold, else allow.
-    fn block(tests: &[ArgTest]) -> Vec<libc::sock_filter> {
+    fn block(rule: &Rule) -> Vec<libc::sock_filter> {
         let mut block = Vec::new();
-        for test in tests {
+        if let Some((arg, value)) = rule.pass {
+            block.push(op(LOAD, DATA_ARGS + 8 * u32::from(arg) + UPPER_HALF));
+            block.push(jump(JUMP_EQ, value, 0, 1));
+            block.push(op(RETURN, RET_ALLOW));
+        }
+        for test in &rule.tests {
             block.push(op(LOAD, DATA_ARGS + 8 * u32::from(test.arg)));
             block.push(op(AND, test.mask));
             let values = u8::try_from(test.any_of.len()).expect("few values a test");
@@ -182,6 +203,9 @@ mod tests {
             match insn.code {
                 LOAD if insn.k == DATA_NR => acc = nr,
                 LOAD if insn.k == DATA_ARCH => acc = arch,
+                LOAD if insn.k % 8 == UPPER_HALF => {
+                    acc = u32::try_from(args[(insn.k as usize - 16) / 8] >> 32).unwrap()
+                }
                 LOAD => {
                     acc = u32::try_from(args[(insn.k as usize - 16) / 8] & 0xffff_ffff).unwrap()
                 }
@@ -206,11 +230,15 @@ mod tests {
                 ArgTest { arg: 4, mask: 1 << 31, any_of: vec![0] },
             ],
         );
+        filter.always(25).pass(25, 5, 0xdead_beef);
         let program = filter.assemble().unwrap();
         let fd_none = u64::MAX;
         for (arch, nr, args, trapped) in [
             (arch, 2, [0; 6], true),
             (arch, 3, [0; 6], false),
+            (arch, 25, [0; 6], true),
+            (arch, 25, [0, 0, 0, 0, 0, 0xdead_beef << 32 | 7], false),
+            (arch, 25, [0, 0, 0, 0, 0xdead_beef << 32, 0xdead_beef], true),
             (0x4000_0003, 2, [0; 6], false),
             (arch, 2 | X32_SYSCALL_BIT, [0; 6], false),
             (arch, 16, [0, 7, 0, 0, 0, 0], true),

@@ -81,7 +81,8 @@ fn errno(error: nix::errno::Errno) -> Errno {
 /// EPERM: somebody traces it, it is not dumpable, or a security module forbids it. ESRCH: it is gone.
 pub fn attach(tid: i32, follow: Follow) -> Result<(), Errno> {
     use ptrace::Options;
-    let mut options = Options::empty();
+    // So that crate::sys::inject can tell the stops it asks for.
+    let mut options = Options::PTRACE_O_TRACESYSGOOD;
     if follow.children {
         options |= Options::PTRACE_O_TRACEFORK
             | Options::PTRACE_O_TRACEVFORK
@@ -92,6 +93,13 @@ pub fn attach(tid: i32, follow: Follow) -> Result<(), Errno> {
         options |= Options::PTRACE_O_EXITKILL;
     }
     ptrace::seize(Pid::from_raw(tid), options).map_err(errno)
+}
+
+/// Whether this process traces a thread already.
+pub fn is_ours(tid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_some_and(|tracer| tracer.trim() == std::process::id().to_string())
 }
 
 /// Asks a thread to stop. One that waits for the answer to a seccomp notification stops when it has

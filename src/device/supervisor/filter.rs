@@ -7,7 +7,9 @@ use crate::uapi::{dma_buf, dma_heap, sw_sync, sync_file, udmabuf};
 /// compiles where [`super::run`] then says that it can't be used.
 pub(super) mod legacy {
     #[cfg(target_arch = "x86_64")]
-    pub(crate) use libc::{SYS_access, SYS_lstat, SYS_open, SYS_poll, SYS_readlink, SYS_stat};
+    pub(crate) use libc::{
+        SYS_access, SYS_fork, SYS_lstat, SYS_open, SYS_poll, SYS_readlink, SYS_stat,
+    };
 
     #[cfg(not(target_arch = "x86_64"))]
     mod absent {
@@ -17,6 +19,7 @@ pub(super) mod legacy {
         pub(crate) const SYS_poll: libc::c_long = -4;
         pub(crate) const SYS_readlink: libc::c_long = -5;
         pub(crate) const SYS_stat: libc::c_long = -6;
+        pub(crate) const SYS_fork: libc::c_long = -7;
     }
     #[cfg(not(target_arch = "x86_64"))]
     pub(crate) use absent::*;

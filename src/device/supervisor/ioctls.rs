@@ -178,10 +178,15 @@ impl Supervisor {
 
     /// Makes the file of an object that the device has just decided on.
     fn create(
-        &self,
+        &mut self,
         object: Object,
         memfd: Option<OwnedFd>,
     ) -> Result<(OwnedFd, Inode, Backing), Errno> {
+        if let Object::Buffer(id) = object
+            && let Some(created) = self.create_live(object, id)
+        {
+            return created;
+        }
         let mut shared = lock(&self.shared);
         let Shared { device, files, .. } = &mut *shared;
         let id = match object {

@@ -31,15 +31,18 @@ pub mod files;
 pub mod filter;
 pub mod holders;
 mod ioctls;
+pub mod live;
 mod paths;
 mod pending;
 mod run;
 pub mod stack;
 mod strict;
+mod trap;
 mod watch;
 
 pub use check::CheckConfig;
 pub use filter::Level;
+pub use live::LiveConfig;
 pub use run::{Config, Ended, Exit, RunError, run};
 
 use caller::Callers;
@@ -57,6 +60,8 @@ pub struct Shared {
     pub files: Files,
     /// The detectors of misuse, where reports are asked for.
     pub watch: Option<Watch>,
+    /// The way for orders to reach the exporter of a device whose buffers move.
+    pub orders: Option<live::Orders>,
 }
 
 /// Takes the lock; a panic elsewhere does not make the device unusable.
@@ -111,6 +116,7 @@ struct Supervisor {
     epolls: epoll::Proxies,
     stacks: Stacks,
     check: Option<check::Check>,
+    live: Option<live::Live>,
     main_pid: i32,
     quiet: bool,
 }
@@ -185,6 +191,9 @@ impl Supervisor {
             libc::SYS_exit_group => self.exit_group(call),
             legacy::SYS_readlink => self.readlink(call, cwd, a0, a1, a2),
             libc::SYS_readlinkat => self.readlink(call, int(a0), a1, a2, a3),
+            libc::SYS_clone | libc::SYS_clone3 | legacy::SYS_fork => self.fork_live(call),
+            libc::SYS_execve | libc::SYS_execveat => self.exec_live(call),
+            libc::SYS_remap_file_pages => self.remap_file_pages(call),
             _ => self.strict(call),
         }
     }

@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::check::{Check, CheckConfig};
 use super::filter::{Level, filter};
+use super::live::{Live, LiveConfig, make_movable};
 use super::pending::{Pending, TICK_MS};
 use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, lock, now_ns};
 use crate::device::misuse::{Log, Watch};
@@ -34,6 +35,8 @@ pub struct Config {
     pub watch: bool,
     /// Check accesses; has no effect without `watch`.
     pub check: CheckConfig,
+    /// Buffers move.
+    pub live: Option<LiveConfig>,
     /// Print nothing but errors.
     pub quiet: bool,
 }
@@ -75,6 +78,9 @@ pub enum RunError {
     /// fork, or the filter.
     #[error("can't start a supervised process: {0}{hint}", hint = remedy(.0))]
     Spawn(io::Error),
+    /// Buffers can't move here.
+    #[error("buffers can't move here: {0}")]
+    Live(#[from] crate::device::live::mover::SetupError),
     /// exec failed.
     #[error("can't execute `{program}`: {error}")]
     Exec {
@@ -121,13 +127,25 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     if page != 4096 {
         return Err(RunError::PageSize(page));
     }
-    let program = filter(config.level, config.watch).assemble().ok_or(RunError::Architecture)?;
+    let live = config.live.as_ref().map(Live::new).transpose()?;
+    let (live, orders) = live.unzip();
+    let mut filter = filter(config.level, config.watch);
+    if let Some(live) = &live {
+        super::trap::add_rules(&mut filter, live.cookie);
+    }
+    let program = filter.assemble().ok_or(RunError::Architecture)?;
     raise_limit(rustix::process::Resource::Memlock);
     crate::sys::backing::ignore_lease_breaks();
-    let device = Device::new(config.heaps, config.limits);
+    let mut device = Device::new(config.heaps, config.limits);
+    if live.is_some() && make_movable(&mut device) > 0 && !config.quiet {
+        anstream::eprintln!(
+            "driftheap: the heaps' buffers have ordinary memory, so that they can move: \
+             get_user_pages succeeds on them (mmap=pfnmap keeps a heap's where they are)"
+        );
+    }
     let files = Files::new(&device, locked_bytes_max()).map_err(RunError::Setup)?;
     let watch = config.watch.then(Watch::default);
-    let shared = Arc::new(Mutex::new(Shared { device, files, watch }));
+    let shared = Arc::new(Mutex::new(Shared { device, files, watch, orders }));
     let (signals, old_mask) = block_signals().map_err(RunError::Setup)?;
     // Orphans of the program become ours, so that nobody is left unreaped.
     let _ = nix::sys::prctl::set_child_subreaper(true);
@@ -144,12 +162,13 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         epolls: epoll::Proxies::default(),
         stacks: Stacks::new(now_ns()),
         check: config.watch.then(|| Check::new(config.check)),
+        live,
         main_pid: pid,
         quiet: config.quiet,
     };
     let status = supervisor.run(&signals, exec_status, &config.argv)?;
     let mut guard = lock(&shared);
-    let Shared { device, files, watch } = &mut *guard;
+    let Shared { device, files, watch, .. } = &mut *guard;
     files.sweep(device);
     Ok(Exit { status, stats: device.stats, misuse: watch.take().map(Watch::into_log) })
 }
@@ -215,6 +234,7 @@ impl Supervisor {
             if ready.call {
                 self.refresh_epolls();
             }
+            self.tend_live();
             if ready.gone {
                 // All users of the filter are gone, so they are zombies or reaped already.
                 self.reap_all(&mut ended);
@@ -233,11 +253,13 @@ impl Supervisor {
             PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
         ];
         fds.extend(exec_status.map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let tick = Timespec { tv_sec: 0, tv_nsec: TICK_MS * 1_000_000 };
-        let timeout = (!self.pending.is_empty()).then_some(&tick);
-        if rustix::event::poll(&mut fds, timeout).is_err() {
+        let fixed = fds.len();
+        fds.extend(self.live.iter().flat_map(Live::poll_fds));
+        let timeout = self.timeout();
+        if rustix::event::poll(&mut fds, timeout.as_ref()).is_err() {
             return Ready::default();
         }
+        fds.truncate(fixed);
         let listener = fds[0].revents();
         Ready {
             call: listener.contains(PollFlags::IN),
@@ -245,6 +267,17 @@ impl Supervisor {
             signal: !fds[1].revents().is_empty(),
             exec: fds.get(2).is_some_and(|fd| !fd.revents().is_empty()),
         }
+    }
+
+    /// How long nothing may happen before somebody has to be looked at.
+    fn timeout(&self) -> Option<Timespec> {
+        let tick = (!self.pending.is_empty()).then_some(TICK_MS * 1_000_000);
+        let live = self
+            .live
+            .as_ref()
+            .map(|live| i64::try_from(live.next_ns().saturating_sub(now_ns())).unwrap_or(i64::MAX));
+        let wait = tick.into_iter().chain(live).min()?;
+        Some(Timespec { tv_sec: wait / 1_000_000_000, tv_nsec: wait % 1_000_000_000 })
     }
 
     fn handle_signals(&mut self, signals: &SignalFd, ended: &mut Option<Ended>) {

@@ -48,13 +48,20 @@ impl Supervisor {
                 let verdict = lock(&self.shared).device.call(object, FileCall::Mmap(args));
                 self.watch_mmap(call, object, args, verdict);
                 match (verdict, object) {
-                    (Verdict::Native, Object::Buffer(id)) => {
-                        self.check_mmap(call, id, args).unwrap_or(Answer::Native)
-                    }
+                    (Verdict::Native, Object::Buffer(id)) => self.map_buffer(call, id, args),
                     _ => verdict.into(),
                 }
             }
             None => Answer::Native,
+        }
+    }
+
+    /// mmap of a buffer that the device has granted.
+    fn map_buffer(&mut self, call: &Call, id: BufferId, args: MmapArgs) -> Answer {
+        let followed = self.followed(call, id);
+        match (self.mmap_live(call, id, args), followed) {
+            (Answer::Native, Some(pid)) => self.check_mmap(call, pid, id, args),
+            (answer, _) => answer,
         }
     }
 
@@ -199,7 +206,7 @@ impl Supervisor {
     }
 
     /// The buffer whose mapping holds address `addr`.
-    fn mapped_buffer(&self, call: &Call, addr: u64) -> Option<Object> {
+    pub(super) fn mapped_buffer(&self, call: &Call, addr: u64) -> Option<Object> {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", call.tid)).ok()?;
         let inode = maps.lines().find_map(|line| mapping_inode(line, addr))?;
         lock(&self.shared).files.by_inode(inode)
@@ -230,7 +237,7 @@ impl Supervisor {
         let [addr, old_len, new_len, flags, ..] = call.args;
         let grows = new_len.div_ceil(PAGE) > old_len.div_ceil(PAGE);
         if !grows && flags & MREMAP_DONTUNMAP == 0 {
-            return Answer::Native;
+            return self.mremap_live(call);
         }
         match self.mapped_buffer(call, addr) {
             Some(Object::Buffer(_)) if flags & MREMAP_DONTUNMAP != 0 => Answer::Fail(Errno::INVAL),

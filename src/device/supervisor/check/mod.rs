@@ -120,7 +120,7 @@ impl Check {
                 match trace::attach(tid, Follow { children: true, die_with_us: true }) {
                     Ok(()) => fresh |= self.attached.insert(tid),
                     // A thread that one of ours has made meanwhile is attached already.
-                    Err(Errno::PERM) if is_ours(tid) => fresh |= self.attached.insert(tid),
+                    Err(Errno::PERM) if trace::is_ours(tid) => fresh |= self.attached.insert(tid),
                     Err(Errno::SRCH) => {}
                     Err(errno) => return Err(errno),
                 }
@@ -131,12 +131,6 @@ impl Check {
             }
         }
     }
-}
-
-/// Whether we trace a thread.
-fn is_ours(tid: i32) -> bool {
-    let own = std::process::id().to_string();
-    caller::status(tid, "TracerPid").is_some_and(|tracer| tracer == own)
 }
 
 /// The address of the `syscall` instruction before `ip`.
@@ -164,29 +158,33 @@ fn buffer_of(shared: &Shared, mapping: &Mapping) -> Option<BufferId> {
 }
 
 impl Supervisor {
-    /// mmap of a buffer that is granted: lets the kernel do it and guards what it has made. `None`
-    /// where nothing is to be guarded.
+    /// mmap of a buffer that is granted to followed process `pid`: lets the kernel do it and guards
+    /// what it has made.
     pub(super) fn check_mmap(
         &mut self,
         call: &Call,
+        pid: i32,
         id: BufferId,
         args: MmapArgs,
-    ) -> Option<Answer> {
-        let pid = self.followed(call, id)?;
+    ) -> Answer {
         if trace::interrupt(call.tid).is_err() {
-            return None;
+            return Answer::Native;
         }
         if self.listener.resume(call.id).is_err() {
-            return Some(Answer::Sent);
+            return Answer::Sent;
         }
-        if let Err(errno) = self.guard_mapped(call.tid, pid, id, args) {
+        let done = stand_still(call.tid)
+            .and_then(|()| trace::registers(call.tid))
+            .and_then(|registers| self.guard_mapped(call.tid, pid, id, registers.rax, args))
+            .and_then(|()| trace::resume(call.tid, None));
+        if let Err(errno) = done {
             self.lost(call.tid, errno);
         }
-        Some(Answer::Sent)
+        Answer::Sent
     }
 
     /// Attaches to the caller's process, which is about to map a buffer.
-    fn followed(&mut self, call: &Call, id: BufferId) -> Option<i32> {
+    pub(super) fn followed(&mut self, call: &Call, id: BufferId) -> Option<i32> {
         let foreign = {
             let shared = lock(&self.shared);
             shared.device.buffer(id).is_none_or(|buffer| buffer.backing == Backing::Foreign)
@@ -211,29 +209,27 @@ impl Supervisor {
         Some(pid)
     }
 
-    fn guard_mapped(
+    /// Guards what a stopped thread has just mapped at `addr`, which may be an errno.
+    pub(super) fn guard_mapped(
         &mut self,
         tid: i32,
         pid: i32,
         id: BufferId,
+        addr: u64,
         args: MmapArgs,
     ) -> Result<(), Errno> {
-        stand_still(tid)?;
         let Some(check) = self.check.as_mut() else { return Ok(()) };
         let Some(proc) = check.proc(pid) else { return Ok(()) };
-        let hands = Hands::new(tid, proc.gate)?;
-        // Negative: an errno.
-        let addr = hands.saved.rax;
-        if addr.cast_signed() > 0 {
-            let len = args.len.next_multiple_of(PAGE_SIZE);
-            let range = addr..addr.saturating_add(len);
-            proc.areas
-                .retain(|area| area.range.end <= range.start || range.end <= area.range.start);
-            proc.areas.push(Area::new(range, id, args.offset, args.prot & 7));
-            self.with_watch(|watch| watch.mapped_at(id, addr));
-            self.adapt(pid, &hands, true)?;
+        if addr.cast_signed() <= 0 {
+            return Ok(());
         }
-        trace::resume(tid, None)
+        let hands = Hands::new(tid, proc.gate)?;
+        let len = args.len.next_multiple_of(PAGE_SIZE);
+        let range = addr..addr.saturating_add(len);
+        proc.areas.retain(|area| area.range.end <= range.start || range.end <= area.range.start);
+        proc.areas.push(Area::new(range, id, args.offset, args.prot & 7));
+        self.with_watch(|watch| watch.mapped_at(id, addr));
+        self.adapt(pid, &hands, true)
     }
 
     /// A SYNC that is granted: opens or closes the caller's mappings, then lets it go. `None` where
