@@ -24,6 +24,7 @@
 //! | [`inject`] | system calls made by another process | ptrace |
 //! | `raw` | any call with any argument, for the conformance suite | |
 //! | [`seccomp`], [`notify`], [`supervise`] | a program under a supervisor | seccomp user notification |
+//! | [`trace`] | stops, steps and calls of attached threads | ptrace |
 //!
 //! # How an executor is made of them
 //!
@@ -106,4 +107,5 @@ pub mod secret;
 pub mod store;
 pub mod supervise;
 pub mod touch;
+pub mod trace;
 pub mod uffd;
