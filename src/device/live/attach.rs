@@ -59,8 +59,11 @@ pub struct Attachment {
     pub pins: u32,
     /// Its sg_table.
     pub sg: Sg,
-    /// What each address that it was ever told stood for, the latest meaning.
-    pub told: BTreeMap<FrameNo, usize>,
+    /// How often it was mapped.
+    pub maps: usize,
+    /// What each address that it was ever told stood for, the latest meaning: the page, and by
+    /// which `map`, counted from 0.
+    pub told: BTreeMap<FrameNo, (usize, usize)>,
     /// Its fences that have not signalled, as far as it is known.
     pub fences: Vec<FenceId>,
     /// Whether it used an address from before a `move_notify` for new work.
@@ -107,6 +110,7 @@ impl Attachments {
             dynamic,
             pins: 0,
             sg: Sg::None,
+            maps: 0,
             told: BTreeMap::new(),
             fences: Vec::new(),
             ignored_notify: false,
@@ -158,9 +162,10 @@ impl Attachments {
         attachment.sg = Sg::Held;
         for (page, addr) in addrs.iter().enumerate() {
             if let Some((frame, _)) = addr.split() {
-                attachment.told.insert(frame, page);
+                attachment.told.insert(frame, (page, attachment.maps));
             }
         }
+        attachment.maps += 1;
         if !attachment.dynamic && !mapped {
             attachment.pins += 1;
         }
@@ -271,7 +276,7 @@ impl Attachment {
     /// address it was never told.
     #[must_use]
     pub fn means(&self, frame: FrameNo) -> Option<PageOf> {
-        Some(PageOf { buffer: self.buffer, page: *self.told.get(&frame)? })
+        Some(PageOf { buffer: self.buffer, page: self.told.get(&frame)?.0 })
     }
 }
 

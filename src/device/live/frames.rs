@@ -252,6 +252,12 @@ impl Frames {
         }
     }
 
+    /// Frames that nobody but a page pin holds.
+    #[must_use]
+    pub fn orphans(&self) -> usize {
+        self.frames.iter().filter(|frame| frame.owner == Owner::Orphan).count()
+    }
+
     /// Whether a page of the buffer is pinned.
     #[must_use]
     pub fn is_pinned(&self, buffer: BufferId) -> bool {
