@@ -117,6 +117,9 @@ fn brackets() {
 #[test]
 fn brackets_of_a_busy_program() {
     check("tests/clients/misuse/busy.c", &["--check-access", "exhaustive"]);
+    // Buffers that move meanwhile make no difference.
+    let moving = ["--check-access", "exhaustive", "--chaos", "1,kinds=move"];
+    check("tests/clients/misuse/busy.c", &moving);
 }
 
 /// A report names the buffer and what happened to it, and `--fail-on` the kinds that count.

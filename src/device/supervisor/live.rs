@@ -242,6 +242,10 @@ impl Supervisor {
             (Ok(_), None) => shared.device.killed(id, life),
             (Err(_), _) => shared.device.stats.moves_refused += 1,
         }
+        drop(shared);
+        if result.is_ok() {
+            self.watch_moved(id, first, pages, life);
+        }
         result
     }
 

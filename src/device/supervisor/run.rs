@@ -130,6 +130,9 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     let live = config.live.as_ref().map(Live::new).transpose()?;
     let (live, orders) = live.unzip();
     let mut filter = filter(config.level, config.watch);
+    if config.watch {
+        super::pins::add_rules(&mut filter);
+    }
     if let Some(live) = &live {
         super::trap::add_rules(&mut filter, live.cookie);
     }

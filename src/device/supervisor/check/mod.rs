@@ -190,7 +190,8 @@ impl Supervisor {
             shared.device.buffer(id).is_none_or(|buffer| buffer.backing == Backing::Foreign)
         };
         let check = self.check.as_mut()?;
-        if check.mode == Mode::Off || foreign {
+        // Without checks of every access those of dead buffers are seen, as SIGBUS.
+        if foreign || (check.mode == Mode::Off && self.live.is_none()) {
             return None;
         }
         let pid = caller::tgid(call.tid)?;
