@@ -20,6 +20,7 @@
 //! | [`probe`] | what this machine allows | |
 //! | [`store`] | a buffer's pages, taken away and put back | `struct ttm_bo_*`, page migration |
 //! | [`backing`] | files that stand behind the device's buffers | `struct file` of a dma-buf |
+//! | [`guard`] | a process that outlives ours | |
 //! | [`inject`] | system calls made by another process | ptrace |
 //! | `raw` | any call with any argument, for the conformance suite | |
 //! | [`seccomp`], [`notify`], [`supervise`] | a program under a supervisor | seccomp user notification |
@@ -90,6 +91,7 @@
 
 pub mod arena;
 pub mod backing;
+pub mod guard;
 pub mod inject;
 pub mod link;
 pub mod mailbox;

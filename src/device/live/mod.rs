@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`mover`] | one move: protect, copy, punch, refill, release |
 //! | [`journal`] | what a move has under way, for who completes it when we die |
+//! | [`guardian`] | who completes it |
 //! | [`maps`], [`space`] | the address spaces that map buffers, and the userfaultfd of each |
 //! | [`engine`] | which buffer can move, and moving it |
 //! | [`chaos`] | seeded choices of what to do to which buffer |
@@ -14,6 +15,7 @@
 
 pub mod chaos;
 pub mod engine;
+pub mod guardian;
 pub mod journal;
 pub mod maps;
 pub mod mover;
@@ -21,4 +23,5 @@ pub mod space;
 
 pub use chaos::{Chaos, ChaosConfig, Deed};
 pub use engine::{Engine, Refusal};
+pub use guardian::Guardian;
 pub use mover::{Mapping, MoveError, Moved, Mover, Sabotage};

@@ -29,6 +29,7 @@ mod check;
 mod epoll;
 pub mod files;
 pub mod filter;
+mod flights;
 pub mod holders;
 mod ioctls;
 pub mod live;
@@ -144,6 +145,7 @@ impl Supervisor {
     fn serve(&mut self) {
         // ENOENT: the caller was killed before its call was read.
         let Ok(call) = self.listener.recv() else { return };
+        self.call_arrives(&call);
         let answer = self.answer(&call);
         self.send(call, answer);
         self.show_reports();
@@ -154,7 +156,10 @@ impl Supervisor {
         let sent = match answer {
             Answer::Value(value) => self.listener.reply(call.id, Ok(value)),
             Answer::Fail(errno) => self.listener.reply(call.id, Err(errno)),
-            Answer::Native => self.listener.resume(call.id),
+            Answer::Native => {
+                self.let_go(call);
+                Ok(())
+            }
             Answer::Sent => Ok(()),
             Answer::Later(waiting) => {
                 if let Err(errno) = self.pending.push(call, waiting) {

@@ -134,6 +134,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         super::pins::add_rules(&mut filter);
     }
     if let Some(live) = &live {
+        super::flights::add_rules(&mut filter);
         super::trap::add_rules(&mut filter, live.cookie);
     }
     let program = filter.assemble().ok_or(RunError::Architecture)?;
