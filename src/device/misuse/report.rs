@@ -42,6 +42,9 @@ impl Act {
             }
             Self::Call { name, addr: 0, len: 0 } => format!("System call {name}"),
             Self::Call { name, addr: 0, len } => format!("System call {name} of {len} bytes"),
+            Self::Call { name, addr, len: 0 } => {
+                format!("System call {name} on address {addr:#x}")
+            }
             Self::Call { name, addr, len } => {
                 format!("System call {name} on {len} bytes at address {addr:#x}")
             }

@@ -48,7 +48,7 @@ fn iovecs(tid: i32, addr: u64, count: u64) -> Vec<(u64, u64)> {
 }
 
 /// The memory that an io_uring_register would pin.
-fn registered(call: &Call) -> Vec<(u64, u64)> {
+pub(super) fn registered(call: &Call) -> Vec<(u64, u64)> {
     let [_, opcode, arg, count, ..] = call.args;
     match uint(opcode) & !USE_REGISTERED_RING {
         REGISTER_BUFFERS => iovecs(call.tid, arg, count),

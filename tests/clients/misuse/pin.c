@@ -1,5 +1,5 @@
 /* Pins pages of a buffer through its mapping, and has the buffer moved while the pins are alive.
- * $MOVE is a command that moves the buffer whose inode is its argument. */
+ * $CTL is a command that takes a verb and an inode. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/dma-buf.h>
@@ -31,7 +31,7 @@ static void move(void)
 	struct stat stat;
 
 	fstat(fd, &stat);
-	snprintf(command, sizeof(command), "%s %lu >&2", getenv("MOVE"), (unsigned long)stat.st_ino);
+	snprintf(command, sizeof(command), "%s move %lu >/dev/null", getenv("CTL"), (unsigned long)stat.st_ino);
 	if (system(command))
 		exit(11);
 }

@@ -70,12 +70,12 @@ impl Supervisor {
         match self.cure(pid, fault.addr) {
             Cure::None => trace::resume(tid, Some(signal)),
             Cure::Adapt => {
-                let hands = Hands::new(tid, self.gate_of(pid))?;
+                let hands = Hands::new(tid, self.gate_of(pid), self.cookie())?;
                 self.adapt(pid, &hands, false)?;
                 trace::resume(tid, None)
             }
             Cure::Misuse => {
-                let hands = Hands::new(tid, self.gate_of(pid))?;
+                let hands = Hands::new(tid, self.gate_of(pid), self.cookie())?;
                 self.misuse(pid, &hands, fault.addr)
             }
         }
@@ -107,17 +107,17 @@ impl Supervisor {
         self.show_reports();
     }
 
-    fn gate_of(&mut self, pid: i32) -> u64 {
+    pub(super) fn gate_of(&mut self, pid: i32) -> u64 {
         self.check.as_mut().and_then(|check| check.proc(pid)).map_or(0, |proc| proc.gate)
     }
 
     /// The guarded mapping at an address.
-    fn area(&mut self, pid: i32, addr: u64) -> Option<&mut Area> {
+    pub(super) fn area(&mut self, pid: i32, addr: u64) -> Option<&mut Area> {
         let areas = &mut self.check.as_mut()?.proc(pid)?.areas;
         areas.iter_mut().find(|area| area.range.contains(&addr))
     }
 
-    fn allowed(&self, buffer: BufferId) -> Allowed {
+    pub(super) fn allowed(&self, buffer: BufferId) -> Allowed {
         let shared = lock(&self.shared);
         let watch = shared.watch.as_ref();
         watch.map_or(Allowed::Writes, |watch| watch.brackets.allowed(buffer))
@@ -167,7 +167,7 @@ impl Supervisor {
             self.report(given.buffer, finding);
         }
         self.show_reports();
-        let after = Hands::new(tid, hands.gate)?;
+        let after = Hands::new(tid, hands.gate, hands.cookie)?;
         after.protect(&self.close_again(pid, saved.rip, &stepped.given))?;
         trace::resume(tid, stepped.signal)
     }
