@@ -58,12 +58,16 @@ fn place(report: &serde_json::Value) -> Place {
     (report["kind"].as_str().unwrap().to_owned(), report["line"].as_u64().unwrap_or(0))
 }
 
+/// Runs a client whose reports are to be written, with a control socket that it finds by $CTL.
 fn watched(stage: &Path, user: User, options: &[&str], program: &[&str]) -> Output {
-    let file = stage.join("reports.json");
+    let (file, socket) = (stage.join("reports.json"), stage.join("socket"));
     drop(std::fs::remove_file(&file));
     let mut all = vec!["-q", "--misuse-json", file.to_str().unwrap(), "--fail-on", "any"];
+    all.extend(["--control", socket.to_str().unwrap()]);
     all.extend(options);
-    run(stage, user, &all, program)
+    let binary = stage.join("driftheap");
+    let ctl = format!("CTL={} ctl --socket {}", binary.display(), socket.display());
+    run(stage, user, &all, &[&["env", &ctl], program].concat())
 }
 
 /// Builds a client in each way and demands that its reports are those that it marks.
@@ -112,11 +116,34 @@ fn brackets() {
     check("tests/clients/misuse/bracket.c", &[&exhaustive[..], &["--strict"]].concat());
 }
 
+/// What the kernel copies for a program counts as the program's access, and never fails for it.
+#[test]
+fn brackets_and_system_calls() {
+    let exhaustive = ["--check-access", "exhaustive"];
+    check("tests/clients/misuse/kernel.c", &exhaustive);
+    check("tests/clients/misuse/kernel.c", &[&exhaustive[..], &["--live"]].concat());
+}
+
+#[test]
+fn pins_that_a_move_leaves_behind() {
+    check("tests/clients/misuse/pin.c", &["--live"]);
+    check("tests/clients/misuse/pin.c", &["--live", "--check-access", "exhaustive"]);
+}
+
+#[test]
+fn buffers_that_are_gone() {
+    check("tests/clients/misuse/gone.c", &["--live"]);
+    check("tests/clients/misuse/gone.c", &["--live", "--check-access", "exhaustive"]);
+}
+
 /// Threads, children, signals, munmap of parts, mremap and mprotect: the program does not notice
 /// that it is followed, and only its mistakes are told.
 #[test]
 fn brackets_of_a_busy_program() {
     check("tests/clients/misuse/busy.c", &["--check-access", "exhaustive"]);
+    // Buffers that move meanwhile make no difference.
+    let moving = ["--check-access", "exhaustive", "--chaos", "1,kinds=move"];
+    check("tests/clients/misuse/busy.c", &moving);
 }
 
 /// A report names the buffer and what happened to it, and `--fail-on` the kinds that count.

@@ -13,8 +13,8 @@ pub enum Act {
     Access {
         /// Address in the process.
         addr: u64,
-        /// Whether it is a store.
-        write: bool,
+        /// Whether it is a store; `None` if that can't be told.
+        write: Option<bool>,
     },
     /// A system call.
     Call {
@@ -33,10 +33,18 @@ impl Act {
     fn words(&self) -> String {
         match self {
             Self::Access { addr, write } => {
-                format!("{} at address {addr:#x}", if *write { "Write" } else { "Read" })
+                let word = match write {
+                    Some(true) => "Write",
+                    Some(false) => "Read",
+                    None => "Access",
+                };
+                format!("{word} at address {addr:#x}")
             }
             Self::Call { name, addr: 0, len: 0 } => format!("System call {name}"),
             Self::Call { name, addr: 0, len } => format!("System call {name} of {len} bytes"),
+            Self::Call { name, addr, len: 0 } => {
+                format!("System call {name} on address {addr:#x}")
+            }
             Self::Call { name, addr, len } => {
                 format!("System call {name} on {len} bytes at address {addr:#x}")
             }
@@ -47,7 +55,12 @@ impl Act {
     fn json(&self) -> Value {
         match self {
             Self::Access { addr, write } => {
-                json!({"access": if *write { "write" } else { "read" }, "address": addr})
+                let word = match write {
+                    Some(true) => "write",
+                    Some(false) => "read",
+                    None => "unknown",
+                };
+                json!({"access": word, "address": addr})
             }
             Self::Call { name, addr, len } => {
                 json!({"syscall": name, "address": addr, "len": len})
@@ -253,7 +266,7 @@ mod tests {
         Report {
             kind,
             what: "It is wrong.".into(),
-            act: Act::Access { addr: 0x7000, write: true },
+            act: Act::Access { addr: 0x7000, write: Some(true) },
             site: Site { pid: 12, tid: 13, comm: "client".into(), at_ns: 5, frames },
             subject: Subject {
                 ino: 99,
