@@ -1,4 +1,4 @@
-//! `driftheap serve`: heaps and buffers as files of a FUSE mount.
+//! `driftheap serve`: heaps and buffers as files of a FUSE mount, or a heap as a device node.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -17,38 +17,49 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::{Exit, out::Out, run::heaps};
 
-/// Serve heaps and buffers as files, for several programs at once.
+/// Serve heaps to several programs at once: as files of a mount, or as a device node.
 ///
-/// DIR/dma_heap/NAME takes DMA_HEAP_IOCTL_ALLOC and answers N in its field `fd`; the buffer is
-/// DIR/buffers/N, to be opened, mapped and synchronised. FUSE can't install a file in its caller,
-/// so a program has to know this; one that does not belongs under `driftheap run`.
+/// --mount: DIR/dma_heap/NAME takes DMA_HEAP_IOCTL_ALLOC and answers N in its field `fd`; the
+/// buffer is DIR/buffers/N, to be opened, mapped and synchronised.
 ///
-/// Runs until SIGINT, SIGTERM or SIGHUP and unmounts whichever way it ends.
+/// --cuse: /dev/NAME is a character device. ALLOC answers a handle (from 0x40000000) in `fd`. Open
+/// the node again and ioctl(fd, 0x40044440, HANDLE): that file is the buffer then, for SYNC,
+/// SET_NAME and poll. Its memory, to be mapped, comes from the Unix socket @driftheap/NAME. Needs
+/// the module cuse and the right to open /dev/cuse.
+///
+/// Neither can install a file in its caller, so a program has to know this; one that does not
+/// belongs under `driftheap run`.
+///
+/// Runs until SIGINT, SIGTERM or SIGHUP; the mount or the node goes whichever way it ends.
 #[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("place").required(true))]
 pub(crate) struct ServeArgs {
     /// Empty directory to mount on
-    #[arg(long, value_name = "DIR")]
-    mount: PathBuf,
-    /// Heap to offer, may be repeated [default: system]
+    #[arg(long, value_name = "DIR", group = "place")]
+    mount: Option<PathBuf>,
+    /// Device node to make below /dev, such as dma_heap/driftheap
+    #[arg(long, value_name = "NAME", group = "place")]
+    cuse: Option<String>,
+    /// Heap to offer, may be repeated with --mount [default: system, or the node's name]
     #[arg(long = "heap", value_name = "NAME[:SIZE]")]
-    heaps: Vec<HeapConfig>,
+    pub(super) heaps: Vec<HeapConfig>,
     /// TOML file of [[heap]] tables
     #[arg(long, value_name = "FILE", conflicts_with = "heaps")]
-    heaps_file: Option<PathBuf>,
+    pub(super) heaps_file: Option<PathBuf>,
     /// Most bytes of all buffers; beyond it ALLOC answers ENOMEM
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
-    max_bytes: u64,
+    pub(super) max_bytes: u64,
     /// Most buffers; beyond it ALLOC answers EMFILE
     #[arg(long, value_name = "N", default_value_t = 65_536)]
-    max_buffers: usize,
+    pub(super) max_buffers: usize,
     /// Let every user open the files (root, or user_allow_other in /etc/fuse.conf)
-    #[arg(long)]
+    #[arg(long, requires = "mount")]
     allow_other: bool,
     /// Where `driftheap ctl` finds this device [default: a directory of yours]
     #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
+    pub(super) control: Option<PathBuf>,
     /// Unmount when standard input ends: the watcher that a killed server leaves behind
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, requires = "mount")]
     unmount_at_eof: bool,
 }
 
@@ -58,20 +69,26 @@ const DONE: u8 = b'.';
 /// `f_type` of a FUSE mount.
 const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
 
-pub(crate) fn run(args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
-    if args.unmount_at_eof {
-        return Ok(watch(&args.mount));
+pub(crate) fn run(mut args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
+    match (args.mount.take(), args.cuse.take()) {
+        (Some(dir), _) if args.unmount_at_eof => Ok(watch(&dir)),
+        (Some(dir), _) => serve_mount(&dir, args, out),
+        (None, Some(name)) => super::serve_cuse::run(&name, args, out),
+        (None, None) => bail!("say where: --mount DIR or --cuse NAME"),
     }
+}
+
+fn serve_mount(dir: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
     check_fuse()?;
-    check_directory(&args.mount)?;
+    check_directory(dir)?;
     let limits = Limits { bytes: args.max_bytes, buffers: args.max_buffers, ..Limits::default() };
     let device = Device::new(heaps(args.heaps, args.heaps_file.as_ref())?, limits);
     let served = Arc::new(Mutex::new(Served::new(device)));
     // Before any thread starts, so that all of them inherit it.
     let signals = end_signals();
     signals.thread_block().context("can't block signals")?;
-    let mut watcher = watcher(&args.mount)?;
-    let mounted = mount(&args.mount, Arc::clone(&served), args.allow_other)?;
+    let mut watcher = watcher(dir)?;
+    let mounted = mount(dir, Arc::clone(&served), args.allow_other)?;
     let zapper = Zapper(mounted.notifier());
     let path = args.control.map_or_else(|| default_path(std::process::id()), Ok);
     let answered = Arc::clone(&served);
@@ -83,13 +100,13 @@ pub(crate) fn run(args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
         out.note(&format!("driftheap: no control socket: {error}\n"));
     }
     if !out.quiet {
-        out.text(&format!("serving at {}\n", args.mount.display()))?;
+        out.text(&format!("serving at {}\n", dir.display()))?;
     }
     let session = mounted.spawn().context("can't start the file system's thread")?;
     // The mount may also go by somebody else's umount, which ends the thread.
     wait(&signals, || session.guard.is_finished());
     drop(control);
-    unmount(&args.mount);
+    unmount(dir);
     if let Some(stdin) = &mut watcher.stdin {
         // It may be gone already; then there is nothing to tell.
         let _told = stdin.write_all(&[DONE]);
@@ -106,7 +123,7 @@ pub(crate) fn run(args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
     Ok(Exit::Good)
 }
 
-fn end_signals() -> SigSet {
+pub(super) fn end_signals() -> SigSet {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         set.add(signal);

@@ -127,6 +127,14 @@ pub struct MmapArgs {
     pub offset: u64,
 }
 
+impl MmapArgs {
+    /// Whether stores would go to the file itself.
+    pub(super) fn shares_writes(self) -> bool {
+        let shared = matches!(self.flags & MAP_TYPE, MAP_SHARED | MAP_SHARED_VALIDATE);
+        shared && self.prot & PROT_WRITE != 0
+    }
+}
+
 const PROT_WRITE: u32 = 2;
 const MAP_TYPE: u32 = 0xf;
 const MAP_SHARED: u32 = 1;

@@ -15,6 +15,8 @@
 //! A fork is followed instead: [`Seized::for_fork`], then the notification is let go, and
 //! [`Seized::forked`] catches the child before its first instruction.
 //!
+//! A thread that [`trace`](super::trace) has attached for good is used as it is and stays attached.
+//!
 //! If this process dies meanwhile, so does the thread's process (PTRACE_O_EXITKILL): it can't go on
 //! with half of its registers ours.
 //!
@@ -37,17 +39,6 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Longest that a call that we inject may take.
 const CALL_TIME_MAX: Duration = Duration::from_secs(20);
-
-/// Lets a thread go that stopped only after we had lost patience with it.
-pub fn let_go(status: &WaitStatus) {
-    let (pid, signal) = match *status {
-        WaitStatus::PtraceEvent(pid, ..) | WaitStatus::PtraceSyscall(pid) => (pid, None),
-        WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
-        _ => return,
-    };
-    // One that is not ours to let go is a child that was stopped by a signal.
-    let _ = ptrace::detach(pid, signal);
-}
 
 /// Why a thread could not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +73,7 @@ impl InjectError {
 #[derive(Debug)]
 pub struct Seized {
     pid: Pid,
+    kept: bool,
 }
 
 /// A thread that is stopped.
@@ -91,6 +83,7 @@ pub struct Stopped {
     saved: libc::user_regs_struct,
     mask: u64,
     attached: bool,
+    kept: bool,
 }
 
 const PTRACE_EVENT_STOP: i32 = 128;
@@ -123,8 +116,13 @@ impl Seized {
     fn attach(tid: i32, options: Options) -> Result<Self, InjectError> {
         let pid = Pid::from_raw(tid);
         let options = options | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
-        ptrace::seize(pid, options).map_err(InjectError::of)?;
-        Ok(Self { pid })
+        match ptrace::seize(pid, options) {
+            Ok(()) => Ok(Self { pid, kept: false }),
+            Err(nix::errno::Errno::EPERM) if super::trace::is_ours(tid) => {
+                Ok(Self { pid, kept: true })
+            }
+            Err(errno) => Err(InjectError::of(errno)),
+        }
     }
 
     /// Waits for the stop.
@@ -134,16 +132,14 @@ impl Seized {
     pub fn stopped(self) -> Result<Stopped, InjectError> {
         let deadline = Instant::now() + STOP_TIME_MAX;
         loop {
-            match wait(self.pid, deadline)? {
-                WaitStatus::PtraceEvent(_, _, PTRACE_EVENT_STOP) => break,
-                // A signal that was on its way: deliver it, the stop comes next.
-                WaitStatus::Stopped(_, signal) => {
-                    ptrace::cont(self.pid, signal).map_err(InjectError::of)?;
-                }
-                _ => ptrace::cont(self.pid, None).map_err(InjectError::of)?,
+            let status = wait(self.pid, deadline)?;
+            if let WaitStatus::PtraceEvent(_, _, PTRACE_EVENT_STOP) = status {
+                break;
             }
+            // A signal that was on its way: deliver it, the stop comes next.
+            ptrace::cont(self.pid, signal_of(status)).map_err(InjectError::of)?;
         }
-        Stopped::new(self.pid)
+        Stopped::new(self.pid, self.kept)
     }
 
     /// Waits for the fork and returns the child, stopped before its first instruction; `None` if
@@ -159,6 +155,8 @@ impl Seized {
                 ptrace::interrupt(self.pid).map_err(InjectError::of)?;
                 wait(self.pid, Instant::now() + STOP_TIME_MAX)?
             }
+            // A real-time signal, which nix can't name, comes first: the call will be made anew.
+            Err(InjectError::Other(Errno::INVAL)) => return self.deliver().map(|()| None),
             status => status?,
         };
         let forked = matches!(
@@ -170,14 +168,21 @@ impl Seized {
             )
         );
         let child = if forked { ptrace::getevent(self.pid).ok() } else { None };
-        let signal = match status {
-            WaitStatus::Stopped(_, signal) => Some(signal),
-            _ => None,
-        };
+        let signal = signal_of(status);
         let child = child.and_then(|child| i32::try_from(child).ok()).map(Pid::from_raw);
-        let child = child.map(|pid| Self { pid }.stopped()).transpose();
-        ptrace::detach(self.pid, signal).map_err(InjectError::of)?;
+        let child = child.map(|pid| Self { pid, kept: self.kept }.stopped()).transpose();
+        leave(self.pid, self.kept, signal)?;
         child
+    }
+
+    /// Lets a thread that stopped for a signal go on with it.
+    fn deliver(&self) -> Result<(), InjectError> {
+        let info = ptrace::getsiginfo(self.pid).map_err(InjectError::of)?;
+        let request = if self.kept { libc::PTRACE_CONT } else { libc::PTRACE_DETACH };
+        let signal = usize::try_from(info.si_signo).unwrap_or(0);
+        // SAFETY: CONT and DETACH take a signal number and no pointer.
+        let result = unsafe { libc::ptrace(request, self.pid.as_raw(), 0_usize, signal) };
+        if result < 0 { Err(InjectError::of(nix::errno::Errno::last())) } else { Ok(()) }
     }
 
     /// Detaches from a thread that need not be stopped after all: it stops once and goes on.
@@ -189,7 +194,7 @@ impl Seized {
 }
 
 impl Stopped {
-    fn new(pid: Pid) -> Result<Self, InjectError> {
+    fn new(pid: Pid, kept: bool) -> Result<Self, InjectError> {
         let saved = ptrace::getregs(pid).map_err(InjectError::of)?;
         let mut mask = 0;
         // SAFETY: GETSIGMASK writes 8 bytes, as the third argument says, to a live u64.
@@ -197,7 +202,7 @@ impl Stopped {
         let mut all = u64::MAX;
         // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
         unsafe { sigmask(PTRACE_SETSIGMASK, pid, &raw mut all) }?;
-        Ok(Self { pid, saved, mask, attached: true })
+        Ok(Self { pid, saved, mask, attached: true, kept })
     }
 
     /// The thread.
@@ -247,12 +252,11 @@ impl Stopped {
                 // It must not go on with our registers, whenever that would be.
                 let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
             })?;
-            match status {
-                WaitStatus::PtraceSyscall(_) => return Ok(()),
-                // Only SIGSTOP can't be blocked.
-                WaitStatus::Stopped(_, stop) => signal = Some(stop),
-                _ => {}
+            if let WaitStatus::PtraceSyscall(_) = status {
+                return Ok(());
             }
+            // Only SIGSTOP can't be blocked.
+            signal = signal_of(status);
         }
     }
 
@@ -290,7 +294,7 @@ impl Stopped {
         let restored = ptrace::setregs(self.pid, self.saved).map_err(InjectError::of);
         // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
         let unmasked = unsafe { sigmask(PTRACE_SETSIGMASK, self.pid, &raw mut self.mask) };
-        let detached = ptrace::detach(self.pid, None).map_err(InjectError::of);
+        let detached = leave(self.pid, self.kept, None);
         restored.and(unmasked).and(detached)
     }
 }
@@ -301,6 +305,17 @@ impl Drop for Stopped {
             let _ = self.detach();
         }
     }
+}
+
+/// The signal that a thread stopped for.
+fn signal_of(status: WaitStatus) -> Option<Signal> {
+    if let WaitStatus::Stopped(_, signal) = status { Some(signal) } else { None }
+}
+
+/// Lets a thread go on, attached if it was so before.
+fn leave(pid: Pid, kept: bool, signal: Option<Signal>) -> Result<(), InjectError> {
+    if kept { ptrace::cont(pid, signal) } else { ptrace::detach(pid, signal) }
+        .map_err(InjectError::of)
 }
 
 /// Whether two processes share one address space. `None`: it can't be told (no CONFIG_KCMP, or one of

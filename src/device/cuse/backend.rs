@@ -73,7 +73,8 @@ pub trait Backend {
     /// but `call` and what no ioctl changes.
     fn wants(&self, call: &Call) -> Option<Extent>;
 
-    /// Where a reply may write: the whole argument if the command says that it is read back.
+    /// Where a reply may write: the whole argument if the command says that it is read back. It
+    /// is asked after each fetch, and more may follow from what `call.memory` then holds.
     fn outputs(&self, call: &Call) -> Vec<Extent> {
         let len = ioc_size(call.cmd);
         let read_back = ioc_dir(call.cmd) & IOC_READ != 0 && len > 0;

@@ -178,11 +178,9 @@ impl<B: Backend> Channel<B> {
         let IoctlIn { fh, cmd, arg, .. } = ioctl;
         let pid = header.pid.cast_signed();
         let mut call = Call { file: OpenFile(fh), cmd, arg, memory: Vec::new(), pid };
-        let outputs = self.backend.outputs(&call);
         let (mut fetched, mut rest, mut missing) = (Vec::new(), data, false);
         while let Some(extent) = self.backend.wants(&call).filter(|_| !missing) {
-            if extent.len > EXTENT_BYTES_MAX || fetched.len() + outputs.len() >= fuse::IOCTL_IOV_MAX
-            {
+            if extent.len > EXTENT_BYTES_MAX || fetched.len() >= fuse::IOCTL_IOV_MAX / 2 {
                 return Some(fail(header.unique, Errno::INVAL));
             }
             fetched.push(extent);
@@ -193,6 +191,12 @@ impl<B: Backend> Channel<B> {
                 }
                 None => missing = true,
             }
+        }
+        // What was fetched may tell where a reply writes: then the kernel is sent once more.
+        let outputs = self.backend.outputs(&call);
+        let too_many = outputs.len() > fuse::IOCTL_IOV_MAX / 2;
+        if too_many || outputs.iter().any(|extent| extent.len > EXTENT_BYTES_MAX) {
+            return Some(fail(header.unique, Errno::INVAL));
         }
         let room: u64 = outputs.iter().map(|extent| u64::from(extent.len)).sum();
         if missing || u64::from(ioctl.out_size) < room {

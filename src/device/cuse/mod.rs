@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! /dev/cuse --read--> request::parse --> Channel --asks--> Backend
-//!           <-write-- request::message <----'
+//!           <-write-- request::message <----'          |
+//!                                        HeapNode: Device, handles <-- HandleSocket
 //! ```
 //!
 //! [`Channel`] is pure: bytes in, messages out. [`Node`] owns /dev/cuse and the loop. A
@@ -15,8 +16,10 @@
 //! - **Install a descriptor in its caller.** ALLOC on such a node answers, where the new
 //!   descriptor's number would stand, a *handle*: a number from [`HANDLE_FIRST`] on, above any
 //!   descriptor that fs.nr_open allows, so that a program which takes it for one gets EBADF instead of
-//!   somebody else's file. What turns a handle into a descriptor is another channel to the
-//!   server: the client library, or the supervisor that runs the program.
+//!   somebody else's file. A client makes two descriptors of it: another open of the node becomes
+//!   the buffer by the ioctl [`OPEN_HANDLE`] (SYNC, SET_NAME, poll), and [`memory_of`] asks the
+//!   server's socket for its memory (mmap). EXPORT_SYNC_FILE and MERGE answer handles too, and
+//!   take them where the kernel takes descriptors.
 //! - **Map.** `cuse_frontend_fops` has no mmap: ENODEV, as on a real heap's node.
 //! - **Refuse a seek.** lseek(2) does nothing and returns 0 (`noop_llseek`); a real heap answers
 //!   ESPIPE.
@@ -27,13 +30,17 @@
 
 mod backend;
 mod channel;
+mod heap_node;
 mod node;
 mod request;
+mod socket;
 
 pub use backend::{Answer, Backend, Call, Extent, OpenFile, Opener, text_extents};
 pub use channel::{Channel, REQUEST_BYTES_MAX};
+pub use heap_node::{HeapNode, NodeState, OPEN_HANDLE, lock};
 pub use node::{CreateError, End, Name, NameError, Node, Roots, ServeError};
 pub use request::{Body, Request, WireError, message, parse};
+pub use socket::{HandleSocket, memory_of};
 
 /// The first handle: above fs.nr_open as kernels (2^20) and distributions (at most 2^30 - 8) set
 /// it, so no descriptor of the caller has that number.

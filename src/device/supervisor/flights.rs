@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     fn call(nr: i64, args: [u64; 6]) -> Call {
-        Call { id: 1, tid: std::process::id().cast_signed(), nr, args }
+        Call { id: 1, tid: std::process::id().cast_signed(), nr, args, ip: 0 }
     }
 
     #[test]

@@ -103,9 +103,17 @@ pub(super) struct Live {
     next_sweep_ns: u64,
 }
 
+/// A number that tells calls which we make in a program from its own.
+pub(super) fn new_cookie() -> u32 {
+    let random = RandomState::new().build_hasher().finish();
+    let cookie = u32::try_from(random >> 32).unwrap_or(0);
+    // Neither half of a pointer nor of a small negative number.
+    (cookie | 0x8000_0000) & !1
+}
+
 impl Live {
     /// The live exporter, and the way for orders to reach it.
-    pub(super) fn new(config: &LiveConfig) -> Result<(Self, Orders), SetupError> {
+    pub(super) fn new(config: &LiveConfig, cookie: u32) -> Result<(Self, Orders), SetupError> {
         let mut engine = Engine::new(config.sabotage)?;
         if !matches!(config.sabotage, Sabotage::DieUnguarded(_)) {
             engine.guard()?;
@@ -117,13 +125,10 @@ impl Live {
             wake: wake.try_clone().map_err(|_| setup(rustix::io::Errno::MFILE))?,
             queue: Vec::new(),
         };
-        let random = RandomState::new().build_hasher().finish();
-        let cookie = u32::try_from(random >> 32).unwrap_or(0);
         let now = now_ns();
         let live = Self {
             engine,
-            // Neither half of a pointer nor of a small negative number.
-            cookie: (cookie | 0x8000_0000) & !1,
+            cookie,
             user_mode_only: false,
             flights: Flights::default(),
             ignore_calls: config.sabotage == Sabotage::IgnoreCalls,
@@ -235,6 +240,7 @@ impl Supervisor {
 
     /// Lets a call go, at once or when the move that waits for its buffer is done.
     pub(super) fn let_go(&mut self, call: Call) {
+        let Some(call) = self.check_call(call) else { return };
         let Some(live) = &mut self.live else {
             drop(self.listener.resume(call.id));
             return;
@@ -378,6 +384,10 @@ impl Supervisor {
             }
             (Ok(_), None) => shared.device.killed(id, life),
             (Err(_), _) => shared.device.stats.moves_refused += 1,
+        }
+        drop(shared);
+        if result.is_ok() {
+            self.watch_moved(id, first, pages, life);
         }
         result
     }

@@ -19,11 +19,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use super::misuse::Watch;
 use super::path::Node;
 use super::{Device, Object};
 use crate::sys::notify::{Call, Listener};
 
 pub mod caller;
+mod check;
 mod epoll;
 pub mod files;
 pub mod filter;
@@ -33,10 +35,14 @@ mod ioctls;
 pub mod live;
 mod paths;
 mod pending;
+mod pins;
 mod run;
+pub mod stack;
 mod strict;
 mod trap;
+mod watch;
 
+pub use check::CheckConfig;
 pub use filter::Level;
 pub use live::LiveConfig;
 pub use run::{Config, Ended, Exit, RunError, run};
@@ -45,6 +51,7 @@ use caller::Callers;
 use files::Files;
 use filter::legacy;
 use pending::Pending;
+use stack::Stacks;
 
 /// A device and its files, shared with the control socket's thread.
 #[derive(Debug)]
@@ -53,6 +60,8 @@ pub struct Shared {
     pub device: Device,
     /// Its files.
     pub files: Files,
+    /// The detectors of misuse, where reports are asked for.
+    pub watch: Option<Watch>,
     /// The way for orders to reach the exporter of a device whose buffers move.
     pub orders: Option<live::Orders>,
 }
@@ -107,6 +116,8 @@ struct Supervisor {
     callers: Callers,
     pending: Pending,
     epolls: epoll::Proxies,
+    stacks: Stacks,
+    check: Option<check::Check>,
     live: Option<live::Live>,
     main_pid: i32,
     quiet: bool,
@@ -137,6 +148,7 @@ impl Supervisor {
         self.call_arrives(&call);
         let answer = self.answer(&call);
         self.send(call, answer);
+        self.show_reports();
     }
 
     fn send(&mut self, call: Call, answer: Answer) {
@@ -187,6 +199,14 @@ impl Supervisor {
             libc::SYS_readlinkat => self.readlink(call, int(a0), a1, a2, a3),
             libc::SYS_clone | libc::SYS_clone3 | legacy::SYS_fork => self.fork_live(call),
             libc::SYS_execve | libc::SYS_execveat => self.exec_live(call),
+            libc::SYS_vmsplice => {
+                self.watch_vmsplice(call);
+                Answer::Native
+            }
+            libc::SYS_io_uring_register => {
+                self.watch_ring(call);
+                Answer::Native
+            }
             libc::SYS_remap_file_pages => self.remap_file_pages(call),
             _ => self.strict(call),
         }
@@ -202,6 +222,7 @@ impl Supervisor {
 
     /// Counts what the main program still holds as it exits.
     fn exit_group(&mut self, call: &Call) -> Answer {
+        self.watch_exit(call);
         let thread = format!("/proc/{}/task/{}", self.main_pid, call.tid);
         if call.tid == self.main_pid || std::fs::exists(thread).unwrap_or(false) {
             let shared = &mut *lock(&self.shared);

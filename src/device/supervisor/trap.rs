@@ -130,6 +130,9 @@ impl Supervisor {
                     live.engine.scan(space);
                     live.check_trapped(id, tgid, result);
                 }
+                if let Ok(addr) = result {
+                    let _ = self.guard_mapped(thread.tid(), tgid, id, addr, args);
+                }
                 let _ = thread.finish(result);
             }
             Err(error) => {
