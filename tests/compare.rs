@@ -101,6 +101,26 @@ fn the_counts_do_not_fall() {
     check(&[]);
 }
 
+/// A heap whose pages can be pinned is no kernel's: found out, and an error.
+#[test]
+fn a_difference_without_a_reason_is_an_error() {
+    let driftheap = env!("CARGO_BIN_EXE_driftheap");
+    let output = Command::new(driftheap)
+        .args(["run", "-q", "--heap", "system,mmap=shmem", "--", driftheap, "compare", "--host"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("driftheap starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(125) {
+        eprintln!("SKIP: {said}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let wrong = said.lines().skip_while(|line| !line.contains("UNEXPLAINED: the kernel answers"));
+    assert!(wrong.take(60).any(|line| line.contains("gup.vmsplice")), "{said}");
+}
+
 #[test]
 #[ignore = "boots a kernel: tools/check.d/50-vm"]
 fn the_counts_do_not_fall_beside_a_kernel_measured_now() {
