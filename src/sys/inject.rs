@@ -15,6 +15,8 @@
 //! A fork is followed instead: [`Seized::for_fork`], then the notification is let go, and
 //! [`Seized::forked`] catches the child before its first instruction.
 //!
+//! A thread that [`trace`](super::trace) has attached for good is used as it is and stays attached.
+//!
 //! If this process dies meanwhile, so does the thread's process (PTRACE_O_EXITKILL): it can't go on
 //! with half of its registers ours.
 //!
@@ -68,6 +70,7 @@ impl InjectError {
 #[derive(Debug)]
 pub struct Seized {
     pid: Pid,
+    kept: bool,
 }
 
 /// A thread that is stopped.
@@ -77,6 +80,7 @@ pub struct Stopped {
     saved: libc::user_regs_struct,
     mask: u64,
     attached: bool,
+    kept: bool,
 }
 
 const PTRACE_EVENT_STOP: i32 = 128;
@@ -109,8 +113,13 @@ impl Seized {
     fn attach(tid: i32, options: Options) -> Result<Self, InjectError> {
         let pid = Pid::from_raw(tid);
         let options = options | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
-        ptrace::seize(pid, options).map_err(InjectError::of)?;
-        Ok(Self { pid })
+        match ptrace::seize(pid, options) {
+            Ok(()) => Ok(Self { pid, kept: false }),
+            Err(nix::errno::Errno::EPERM) if super::trace::is_ours(tid) => {
+                Ok(Self { pid, kept: true })
+            }
+            Err(errno) => Err(InjectError::of(errno)),
+        }
     }
 
     /// Waits for the stop.
@@ -129,7 +138,7 @@ impl Seized {
                 _ => ptrace::cont(self.pid, None).map_err(InjectError::of)?,
             }
         }
-        Stopped::new(self.pid)
+        Stopped::new(self.pid, self.kept)
     }
 
     /// Waits for the fork and returns the child, stopped before its first instruction; `None` if
@@ -161,8 +170,8 @@ impl Seized {
             _ => None,
         };
         let child = child.and_then(|child| i32::try_from(child).ok()).map(Pid::from_raw);
-        let child = child.map(|pid| Self { pid }.stopped()).transpose();
-        ptrace::detach(self.pid, signal).map_err(InjectError::of)?;
+        let child = child.map(|pid| Self { pid, kept: self.kept }.stopped()).transpose();
+        leave(self.pid, self.kept, signal)?;
         child
     }
 
@@ -175,7 +184,7 @@ impl Seized {
 }
 
 impl Stopped {
-    fn new(pid: Pid) -> Result<Self, InjectError> {
+    fn new(pid: Pid, kept: bool) -> Result<Self, InjectError> {
         let saved = ptrace::getregs(pid).map_err(InjectError::of)?;
         let mut mask = 0;
         // SAFETY: GETSIGMASK writes 8 bytes, as the third argument says, to a live u64.
@@ -183,7 +192,7 @@ impl Stopped {
         let mut all = u64::MAX;
         // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
         unsafe { sigmask(PTRACE_SETSIGMASK, pid, &raw mut all) }?;
-        Ok(Self { pid, saved, mask, attached: true })
+        Ok(Self { pid, saved, mask, attached: true, kept })
     }
 
     /// The thread.
@@ -272,7 +281,7 @@ impl Stopped {
         let restored = ptrace::setregs(self.pid, self.saved).map_err(InjectError::of);
         // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
         let unmasked = unsafe { sigmask(PTRACE_SETSIGMASK, self.pid, &raw mut self.mask) };
-        let detached = ptrace::detach(self.pid, None).map_err(InjectError::of);
+        let detached = leave(self.pid, self.kept, None);
         restored.and(unmasked).and(detached)
     }
 }
@@ -283,6 +292,12 @@ impl Drop for Stopped {
             let _ = self.detach();
         }
     }
+}
+
+/// Lets a thread go on, attached if it was so before.
+fn leave(pid: Pid, kept: bool, signal: Option<Signal>) -> Result<(), InjectError> {
+    if kept { ptrace::cont(pid, signal) } else { ptrace::detach(pid, signal) }
+        .map_err(InjectError::of)
 }
 
 /// Whether two processes share one address space. `None`: it can't be told (no CONFIG_KCMP, or one of

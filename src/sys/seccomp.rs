@@ -40,6 +40,8 @@ pub struct Rule {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     rules: Vec<Rule>,
+    /// Mask and value of the upper half of an argument that makes any call be handed over.
+    pointers: Option<(u32, u32)>,
 }
 
 /// AUDIT_ARCH of this build; `None` where the device's system call numbers are not known.
@@ -56,6 +58,7 @@ const AND: u16 = 0x54;
 const JUMP_EQ: u16 = 0x15;
 const JUMP_GE: u16 = 0x35;
 const RETURN: u16 = 0x06;
+const JUMP: u16 = 0x05;
 
 const RET_ALLOW: u32 = 0x7fff_0000;
 const RET_USER_NOTIF: u32 = 0x7fc0_0000;
@@ -66,6 +69,9 @@ const DATA_ARCH: u32 = 4;
 const DATA_ARGS: u32 = 16;
 /// Offset of an argument's upper half, on a little-endian machine.
 const UPPER_HALF: u32 = 4;
+/// Arguments of a system call.
+const ARGS: u32 = 6;
+const ARGS_U8: u8 = 6;
 
 fn op(code: u16, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt: 0, jf: 0, k }
@@ -100,6 +106,13 @@ impl Filter {
         self
     }
 
+    /// Hands over every call that has an argument whose upper 32 bits, after masking, are `value`:
+    /// a pointer into a part of the address space.
+    pub fn pointers(&mut self, mask: u32, value: u32) -> &mut Self {
+        self.pointers = Some((mask, value));
+        self
+    }
+
     /// The rules, in the order in which the program tests them.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
@@ -125,11 +138,32 @@ impl Filter {
             program.push(jump(JUMP_EQ, rule.nr, 0, skip));
             program.extend(block);
         }
-        program.push(op(RETURN, RET_ALLOW));
+        let tail = program.len();
+        for (index, insn) in program.iter_mut().enumerate() {
+            if insn.code == JUMP {
+                insn.k = u32::try_from(tail - index - 1).ok()?;
+            }
+        }
+        program.extend(self.tail());
         Some(program)
     }
 
-    /// Straight-line code that ends in a verdict: hand over if all tests hold, else allow.
+    /// What is asked of a call that no rule hands over.
+    fn tail(&self) -> Vec<libc::sock_filter> {
+        let mut tail = Vec::new();
+        if let Some((mask, value)) = self.pointers {
+            for (arg, left) in (0..ARGS).zip((0..ARGS_U8).rev()) {
+                tail.push(op(LOAD, DATA_ARGS + 8 * arg + UPPER_HALF));
+                tail.push(op(AND, mask));
+                // Over the arguments that are left and the first verdict.
+                tail.push(jump(JUMP_EQ, value, left * 3 + 1, 0));
+            }
+        }
+        tail.extend([op(RETURN, RET_ALLOW), op(RETURN, RET_USER_NOTIF)]);
+        tail
+    }
+
+    /// Straight-line code: hand over if all tests hold, else go on to the tail.
     fn block(rule: &Rule) -> Vec<libc::sock_filter> {
         let mut block = Vec::new();
         if let Some((arg, value)) = rule.pass {
@@ -145,7 +179,8 @@ impl Filter {
                 // On a match, over the remaining values and the verdict behind them.
                 block.push(jump(JUMP_EQ, value, values - index, 0));
             }
-            block.push(op(RETURN, RET_ALLOW));
+            // To the tail; how far is known when the program is complete.
+            block.push(op(JUMP, 0));
         }
         block.push(op(RETURN, RET_USER_NOTIF));
         block
@@ -209,12 +244,35 @@ mod tests {
                 LOAD => {
                     acc = u32::try_from(args[(insn.k as usize - 16) / 8] & 0xffff_ffff).unwrap()
                 }
+                JUMP => pc += insn.k as usize,
                 AND => acc &= insn.k,
                 JUMP_EQ => pc += usize::from(if acc == insn.k { insn.jt } else { insn.jf }),
                 JUMP_GE => pc += usize::from(if acc >= insn.k { insn.jt } else { insn.jf }),
                 RETURN => return insn.k,
                 code => panic!("unexpected instruction {code:#x}"),
             }
+        }
+    }
+
+    #[test]
+    fn pointers_into_a_region() {
+        let arch = AUDIT_ARCH.unwrap();
+        let mut filter = Filter::default();
+        filter.when(9, vec![ArgTest { arg: 3, mask: 0xf, any_of: vec![1] }]).pass(9, 4, 7);
+        filter.pointers(!0x1f, 0x7ea0);
+        let program = filter.assemble().unwrap();
+        for (nr, args, trapped) in [
+            (3, [0; 6], false),
+            (3, [0x7ea0 << 32, 0, 0, 0, 0, 0], true),
+            (3, [0, 0, 0, 0, 0, 0x7ebf << 32 | 5], true),
+            (3, [0, 0, 0, 0x7ec0 << 32, 0, 0], false),
+            (9, [0, 0, 0, 1, 0, 0], true),
+            (9, [0, 0, 0, 2, 0, 0], false),
+            (9, [0x7ea1 << 32, 0, 0, 2, 0, 0], true),
+            (9, [0x7ea1 << 32, 0, 0, 1, 7 << 32, 0], false),
+        ] {
+            let expect = if trapped { RET_USER_NOTIF } else { RET_ALLOW };
+            assert_eq!(verdict(&program, arch, nr, args), expect, "{nr} {args:x?}");
         }
     }
 

@@ -5,13 +5,15 @@
 //! could not trap it reports with [`Engine::bar`], and the buffer stays where it is from then on.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::device::{BufferId, Inode};
 use crate::sys::page::{Addr, PAGE_BYTES};
 use crate::sys::store::{Store, StoreError};
 
+use super::guardian::{Guardian, Ward};
+use super::maps::Area;
 use super::mover::{Mapping, MoveError, Moved, Mover, Sabotage, SetupError};
 use super::space::{Space, Unseen};
 
@@ -48,6 +50,8 @@ struct Held {
     store: Store,
     barred: Option<String>,
     dead: bool,
+    /// The guardian's copy of the file.
+    _ward: Option<Ward>,
 }
 
 /// What was done since the start.
@@ -72,6 +76,10 @@ pub struct Engine {
     /// Processes that may have children with mappings that are not trapped, and why.
     distrusted: BTreeMap<i32, String>,
     totals: Totals,
+    guardian: Option<Guardian>,
+    /// Names of the address spaces' userfaultfds towards the guardian, from the end down; buffers
+    /// have their own ids.
+    next_ward: u64,
 }
 
 impl Engine {
@@ -86,7 +94,20 @@ impl Engine {
             spaces: Vec::new(),
             distrusted: BTreeMap::new(),
             totals: Totals::default(),
+            guardian: None,
+            next_ward: u64::MAX,
         })
+    }
+
+    /// Starts a guardian, which completes a move if this process is killed.
+    ///
+    /// Call it from a process with one thread only, before there is a buffer.
+    ///
+    /// # Errors
+    /// No process can be made.
+    pub fn guard(&mut self) -> Result<(), crate::sys::guard::GuardError> {
+        self.guardian = Some(Guardian::start(self.mover.scratch())?);
+        Ok(())
     }
 
     /// What was done.
@@ -112,7 +133,9 @@ impl Engine {
     ) -> Result<(), StoreError> {
         let pages = usize::try_from(size_bytes).map_err(|_| StoreError::NoMemory)? / PAGE_BYTES;
         let store = self.mover.adopt(file, pages)?;
-        self.buffers.insert(id, Held { inode, store, barred: None, dead: false });
+        let guardian = self.guardian.as_ref();
+        let ward = guardian.map(|guardian| guardian.keep(id.0, pages, store.as_fd()));
+        self.buffers.insert(id, Held { inode, store, barred: None, dead: false, _ward: ward });
         Ok(())
     }
 
@@ -152,11 +175,8 @@ impl Engine {
             self.spaces.remove(index);
         }
         // It may live in its parent's, which vfork shares.
-        let shares = |space: &Space| {
-            space
-                .somebody()
-                .is_some_and(|other| crate::sys::inject::share_memory(pid, other) == Some(true))
-        };
+        let same = |other: i32| crate::sys::inject::share_memory(pid, other) == Some(true);
+        let shares = |space: &Space| space.is_alive() && space.members().iter().any(|&m| same(m));
         let index = self.spaces.iter().position(shares)?;
         self.spaces[index].add(pid);
         Some(index)
@@ -172,7 +192,12 @@ impl Engine {
         uffd: OwnedFd,
         traps_kernel: bool,
     ) -> Result<usize, rustix::io::Errno> {
-        self.spaces.push(Space::new(pid, uffd, traps_kernel)?);
+        let mut space = Space::new(pid, uffd, traps_kernel)?;
+        self.next_ward -= 1;
+        let guardian = self.guardian.as_ref();
+        space.ward =
+            guardian.map(|guardian| guardian.keep(self.next_ward, 0, space.uffd().as_fd()));
+        self.spaces.push(space);
         Ok(self.spaces.len() - 1)
     }
 
@@ -206,6 +231,13 @@ impl Engine {
                 before.into_iter().for_each(|inode| self.bar_inode(inode, &why));
             }
         }
+    }
+
+    /// Whether the mapping of a process at an address is trapped.
+    pub fn traps(&self, pid: i32, addr: u64) -> bool {
+        let holds = |area: &Area| (area.start..area.start + area.len_bytes).contains(&addr);
+        let home = self.spaces.iter().find(|space| space.is_home_of(pid));
+        home.is_some_and(|space| space.areas.iter().any(holds))
     }
 
     /// From now on the buffer stays where it is.
@@ -315,11 +347,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether some address space with mappings of the buffer traps user mode only.
-    pub fn kernel_is_untrapped(&self, id: BufferId) -> bool {
-        let Some(held) = self.buffers.get(&id) else { return false };
-        let maps = |space: &Space| space.areas.iter().any(|area| area.inode == held.inode);
-        self.spaces.iter().any(|space| !space.traps_kernel && maps(space))
+    /// Where address spaces that trap user mode only map the buffer.
+    pub fn untrapped_for_the_kernel(&self, id: BufferId) -> Vec<std::ops::Range<u64>> {
+        let Some(held) = self.buffers.get(&id) else { return Vec::new() };
+        let spaces = self.spaces.iter().filter(|space| !space.traps_kernel);
+        let areas = spaces.flat_map(|space| &space.areas).filter(|a| a.inode == held.inode);
+        areas.map(|area| area.start..area.start + area.len_bytes).collect()
     }
 }
 
@@ -329,7 +362,7 @@ fn mappings(spaces: &[Space], inode: Inode) -> Vec<Mapping> {
     let of_space = |space: &Space| {
         let uffd = Arc::clone(space.uffd());
         let areas = space.areas.iter().filter(|area| area.inode == inode);
-        let mapping = |area: &super::maps::Area| Mapping {
+        let mapping = |area: &Area| Mapping {
             uffd: Arc::clone(&uffd),
             start: Addr(area.start),
             first: pages(area.offset_bytes),

@@ -41,6 +41,8 @@ pub struct Space {
     /// Mappings of our buffers, all of them registered.
     pub areas: Vec<Area>,
     next: u64,
+    /// The guardian's copy of the userfaultfd.
+    pub ward: Option<super::guardian::Ward>,
 }
 
 impl Space {
@@ -51,7 +53,8 @@ impl Space {
     pub fn new(pid: i32, uffd: OwnedFd, traps_kernel: bool) -> Result<Self, rustix::io::Errno> {
         let uffd = Arc::new(Uffd::adopt_raw(uffd, super::mover::FEATURES)?);
         let next = REGION.start;
-        Ok(Self { uffd, traps_kernel, members: vec![pid], former: None, areas: Vec::new(), next })
+        let (members, areas) = (vec![pid], Vec::new());
+        Ok(Self { uffd, traps_kernel, members, former: None, areas, next, ward: None })
     }
 
     /// Its userfaultfd.
@@ -62,6 +65,11 @@ impl Space {
     /// Whether the process lives here.
     pub fn is_home_of(&self, pid: i32) -> bool {
         self.members.contains(&pid)
+    }
+
+    /// The processes in it.
+    pub fn members(&self) -> &[i32] {
+        &self.members
     }
 
     /// Adds a process that shares it.

@@ -9,10 +9,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
+use super::flights::Flights;
 use super::{Supervisor, lock, now_ns};
 use crate::device::live::mover::SetupError;
 use crate::device::live::{Chaos, ChaosConfig, Deed, Engine, Refusal, Sabotage};
 use crate::device::{Backing, BufferId, Device, Life, Object, Placement};
+use crate::sys::notify::Call;
 use crate::sys::page::{Addr, PAGE_BYTES, Range};
 use crate::sys::uffd::{Event, FaultKind, Fill, Uffd};
 
@@ -21,6 +23,13 @@ const SWEEP_NS: u64 = 250_000_000;
 
 /// Most deeds of chaos between two looks at the programs' calls.
 const BURST_MAX: usize = 16;
+
+/// Time between two tries of a deed that waits for calls in flight.
+const RETRY_NS: u64 = 100_000;
+
+/// How long chaos waits for calls in flight, and how long an order does.
+const CHAOS_PATIENCE_NS: u64 = 4_000_000;
+const ORDER_PATIENCE_NS: u64 = 1_000_000_000;
 
 /// Most answers to faults between two looks at the programs' calls.
 const FAULTS_MAX: usize = 64;
@@ -60,6 +69,18 @@ impl Orders {
     }
 }
 
+/// A deed that waits for calls in flight.
+#[derive(Debug)]
+struct Wanted {
+    deed: Deed,
+    id: BufferId,
+    first: usize,
+    pages: usize,
+    deadline_ns: u64,
+    /// The order, and the inode that it named; none for chaos.
+    order: Option<(Order, u64)>,
+}
+
 /// The supervisor's part of the live exporter.
 #[derive(Debug)]
 pub(super) struct Live {
@@ -68,6 +89,12 @@ pub(super) struct Live {
     pub(super) cookie: u32,
     /// A userfaultfd that traps the kernel was refused, so it is not asked for again.
     pub(super) user_mode_only: bool,
+    /// Calls that may be copying to or from a buffer.
+    flights: Flights,
+    /// What could not be done because of one.
+    wanted: Option<Wanted>,
+    /// Calls on the wanted buffer that are held back meanwhile.
+    held: Vec<(Call, Vec<u64>)>,
     chaos: Option<Chaos>,
     wake: OwnedFd,
     next_sweep_ns: u64,
@@ -76,7 +103,8 @@ pub(super) struct Live {
 impl Live {
     /// The live exporter, and the way for orders to reach it.
     pub(super) fn new(config: &LiveConfig) -> Result<(Self, Orders), SetupError> {
-        let engine = Engine::new(config.sabotage)?;
+        let mut engine = Engine::new(config.sabotage)?;
+        engine.guard()?;
         let setup = |errno| SetupError::Store(crate::sys::store::StoreError::Other(errno));
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = rustix::event::eventfd(0, flags).map_err(setup)?;
@@ -92,6 +120,9 @@ impl Live {
             // Neither half of a pointer nor of a small negative number.
             cookie: (cookie | 0x8000_0000) & !1,
             user_mode_only: false,
+            flights: Flights::default(),
+            wanted: None,
+            held: Vec::new(),
             chaos: config.chaos.clone().map(|config| Chaos::new(config, now)),
             wake,
             next_sweep_ns: now + SWEEP_NS,
@@ -110,8 +141,23 @@ impl Live {
 
     /// How long it may wait.
     pub(super) fn next_ns(&self) -> u64 {
+        if self.wanted.is_some() {
+            return now_ns() + RETRY_NS;
+        }
         let chaos = self.chaos.as_ref().filter(|_| self.engine.buffers().next().is_some());
         chaos.map_or(self.next_sweep_ns, |chaos| chaos.next_ns().min(self.next_sweep_ns))
+    }
+
+    /// A thread whose call may be copying to or from the buffer.
+    fn busy(&mut self, id: BufferId) -> Option<i32> {
+        let ranges = self.engine.untrapped_for_the_kernel(id);
+        self.flights.busy(|addr| ranges.iter().any(|range| range.contains(&addr)))
+    }
+
+    /// Whether one of these addresses may be the buffer's.
+    fn maps_any(&self, id: BufferId, addrs: &[u64]) -> bool {
+        let ranges = self.engine.untrapped_for_the_kernel(id);
+        addrs.iter().any(|addr| ranges.iter().any(|range| range.contains(addr)))
     }
 
     fn take_wakes(&self) {
@@ -129,6 +175,17 @@ impl Live {
             }
         }
     }
+}
+
+/// Answers an order. Whoever gave it may have lost patience.
+fn reply(order: &Order, ino: u64, result: Result<u64, Refusal>) {
+    let word = order.deed.word();
+    let answer = match result {
+        Ok(0) => Ok(format!("{word} {ino}: its pages are gone\n")),
+        Ok(pages) => Ok(format!("{word} {ino}: {pages} pages have new memory\n")),
+        Err(refusal) => Err(format!("can't {word} {ino}: {refusal}")),
+    };
+    drop(order.answer.send(answer));
 }
 
 /// Fills a page that is missing with zeros, lifts a protection that is left over.
@@ -151,13 +208,77 @@ impl Supervisor {
         live.take_wakes();
         let orders =
             lock(&self.shared).orders.as_mut().map(|orders| std::mem::take(&mut orders.queue));
+        self.retry_wanted();
         for order in orders.unwrap_or_default() {
-            let answer = self.obey(order.deed, order.ino);
-            // Whoever asked may have lost patience.
-            let _ = order.answer.send(answer);
+            self.obey(order);
         }
         self.sweep_live();
         self.make_chaos();
+    }
+
+    /// A call that arrives: its thread's last one is over.
+    pub(super) fn call_arrives(&mut self, call: &Call) {
+        if let Some(live) = &mut self.live {
+            live.flights.landed(call.tid);
+        }
+    }
+
+    /// Lets a call go, at once or when the move that waits for its buffer is done.
+    pub(super) fn let_go(&mut self, call: Call) {
+        let Some(live) = &mut self.live else {
+            drop(self.listener.resume(call.id));
+            return;
+        };
+        let pointers = super::flights::pointers(&call);
+        if let Some(wanted) = &live.wanted
+            && live.maps_any(wanted.id, &pointers)
+        {
+            live.held.push((call, pointers));
+            return;
+        }
+        live.flights.depart(call, pointers);
+        drop(self.listener.resume(call.id));
+    }
+
+    /// Tries what had to wait, and lets go what was held back for it.
+    fn retry_wanted(&mut self) {
+        let Some(live) = &mut self.live else { return };
+        let Some(wanted) = live.wanted.take() else { return };
+        let result = self.act(wanted.deed, wanted.id, wanted.first, wanted.pages);
+        let Some(live) = &mut self.live else { return };
+        if matches!(result, Err(Refusal::InUse(_))) && now_ns() < wanted.deadline_ns {
+            live.wanted = Some(wanted);
+            return;
+        }
+        for (call, pointers) in std::mem::take(&mut live.held) {
+            live.flights.depart(call, pointers);
+            drop(self.listener.resume(call.id));
+        }
+        if let Some((order, ino)) = wanted.order {
+            reply(&order, ino, result);
+        }
+    }
+
+    /// Does a deed, now or as soon as no call is in its way.
+    fn attempt(
+        &mut self,
+        deed: Deed,
+        id: BufferId,
+        first: usize,
+        pages: usize,
+        order: Option<(Order, u64)>,
+    ) {
+        let result = self.act(deed, id, first, pages);
+        let Some(live) = &mut self.live else { return };
+        if matches!(result, Err(Refusal::InUse(_))) && live.wanted.is_none() {
+            let patience = if order.is_some() { ORDER_PATIENCE_NS } else { CHAOS_PATIENCE_NS };
+            let deadline_ns = now_ns() + patience;
+            live.wanted = Some(Wanted { deed, id, first, pages, deadline_ns, order });
+            return;
+        }
+        if let Some((order, ino)) = order {
+            reply(&order, ino, result);
+        }
     }
 
     /// Releases what the programs have let go.
@@ -169,6 +290,7 @@ impl Supervisor {
         }
         live.next_sweep_ns = now + SWEEP_NS;
         live.engine.prune();
+        live.flights.prune();
         if live.engine.buffers().next().is_some() {
             let shared = &mut *lock(&self.shared);
             shared.files.sweep(&mut shared.device);
@@ -180,7 +302,7 @@ impl Supervisor {
         for _ in 0..BURST_MAX {
             let Some(live) = &mut self.live else { return };
             let Some(chaos) = &mut live.chaos else { return };
-            if !chaos.is_due(now_ns()) {
+            if live.wanted.is_some() || !chaos.is_due(now_ns()) {
                 return;
             }
             let able = |id: &(BufferId, usize)| live.engine.immovable(id.0).is_none();
@@ -189,11 +311,12 @@ impl Supervisor {
             let Some(choice) = chaos.choose(&sizes) else { return };
             let (id, _) = buffers[choice.buffer];
             // What is refused now is tried again by a later choice.
-            let _ = self.act(choice.deed, id, choice.first, choice.pages);
+            self.attempt(choice.deed, id, choice.first, choice.pages, None);
         }
     }
 
-    fn obey(&mut self, deed: Deed, ino: u64) -> Result<String, String> {
+    fn obey(&mut self, order: Order) {
+        let (deed, ino) = (order.deed, order.ino);
         let id = {
             let shared = lock(&self.shared);
             let mut buffers = shared.device.buffers();
@@ -202,12 +325,12 @@ impl Supervisor {
                 (id, usize::try_from(buffer.size_bytes).unwrap_or(0) / PAGE_BYTES)
             })
         };
-        let (id, pages) = id.ok_or("no buffer has this inode: see `driftheap ctl list`")?;
-        let word = deed.word();
-        match self.act(deed, id, 0, pages) {
-            Ok(0) => Ok(format!("{word} {ino}: its pages are gone\n")),
-            Ok(pages) => Ok(format!("{word} {ino}: {pages} pages have new memory\n")),
-            Err(refusal) => Err(format!("can't {word} {ino}: {refusal}")),
+        match id {
+            Some((id, pages)) => self.attempt(deed, id, 0, pages, Some((order, ino))),
+            None => {
+                let why = "no buffer has this inode: see `driftheap ctl list`";
+                drop(order.answer.send(Err(why.into())));
+            }
         }
     }
 
@@ -228,6 +351,9 @@ impl Supervisor {
             Deed::Purge => (None, Life::Purged),
             Deed::Revoke => (None, Life::Revoked),
         };
+        if let Some(tid) = placement.and_then(|_| live.busy(id)) {
+            return Err(Refusal::InUse(tid));
+        }
         let result = match placement {
             Some(_) => live.engine.relocate(id, first, pages).map(|moved| moved.pages),
             None => live.engine.kill(id).map(|()| 0),

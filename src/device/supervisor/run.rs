@@ -7,16 +7,18 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::check::{Check, CheckConfig};
 use super::filter::{Level, filter};
 use super::live::{Live, LiveConfig, make_movable};
 use super::pending::{Pending, TICK_MS};
-use super::{Callers, Files, Shared, Supervisor, epoll, lock, now_ns};
+use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, lock, now_ns};
+use crate::device::misuse::{Log, Watch};
 use crate::device::{Device, HeapConfig, Limits, Stats};
 use crate::sys::supervise::{Child, spawn};
+use crate::sys::trace::{self, Change};
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -29,6 +31,10 @@ pub struct Config {
     pub limits: Limits,
     /// Which calls are handed over.
     pub level: Level,
+    /// Report misuse.
+    pub watch: bool,
+    /// Check accesses; has no effect without `watch`.
+    pub check: CheckConfig,
     /// Buffers move.
     pub live: Option<LiveConfig>,
     /// Print nothing but errors.
@@ -36,12 +42,14 @@ pub struct Config {
 }
 
 /// How the program ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Exit {
     /// Its wait status.
     pub status: Ended,
     /// What the device did meanwhile.
     pub stats: Stats,
+    /// What it did wrong, where reports were asked for.
+    pub misuse: Option<Log>,
 }
 
 /// A process's end.
@@ -49,8 +57,8 @@ pub struct Exit {
 pub enum Ended {
     /// It exited with this status.
     Exited(i32),
-    /// A signal killed it.
-    Signalled(Signal),
+    /// This signal killed it.
+    Signalled(i32),
 }
 
 /// Why a program could not be run.
@@ -121,8 +129,9 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     }
     let live = config.live.as_ref().map(Live::new).transpose()?;
     let (live, orders) = live.unzip();
-    let mut filter = filter(config.level);
+    let mut filter = filter(config.level, config.watch);
     if let Some(live) = &live {
+        super::flights::add_rules(&mut filter);
         super::trap::add_rules(&mut filter, live.cookie);
     }
     let program = filter.assemble().ok_or(RunError::Architecture)?;
@@ -136,7 +145,8 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         );
     }
     let files = Files::new(&device, locked_bytes_max()).map_err(RunError::Setup)?;
-    let shared = Arc::new(Mutex::new(Shared { device, files, orders }));
+    let watch = config.watch.then(Watch::default);
+    let shared = Arc::new(Mutex::new(Shared { device, files, watch, orders }));
     let (signals, old_mask) = block_signals().map_err(RunError::Setup)?;
     // Orphans of the program become ours, so that nobody is left unreaped.
     let _ = nix::sys::prctl::set_child_subreaper(true);
@@ -151,15 +161,17 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         callers: Callers::default(),
         pending: Pending::default(),
         epolls: epoll::Proxies::default(),
+        stacks: Stacks::new(now_ns()),
+        check: config.watch.then(|| Check::new(config.check)),
         live,
         main_pid: pid,
         quiet: config.quiet,
     };
     let status = supervisor.run(&signals, exec_status, &config.argv)?;
     let mut guard = lock(&shared);
-    let Shared { device, files, .. } = &mut *guard;
+    let Shared { device, files, watch, .. } = &mut *guard;
     files.sweep(device);
-    Ok(Exit { status, stats: device.stats })
+    Ok(Exit { status, stats: device.stats, misuse: watch.take().map(Watch::into_log) })
 }
 
 /// Raises a soft limit to the hard one. The program inherits what is raised before it starts:
@@ -269,12 +281,12 @@ impl Supervisor {
         Some(Timespec { tv_sec: wait / 1_000_000_000, tv_nsec: wait % 1_000_000_000 })
     }
 
-    fn handle_signals(&self, signals: &SignalFd, ended: &mut Option<Ended>) {
+    fn handle_signals(&mut self, signals: &SignalFd, ended: &mut Option<Ended>) {
         while let Ok(Some(info)) = signals.read_signal() {
             let Ok(number) = i32::try_from(info.ssi_signo) else { continue };
             let Ok(signal) = Signal::try_from(number) else { continue };
             if signal == Signal::SIGCHLD {
-                self.reap(ended, WaitPidFlag::WNOHANG);
+                self.reap(ended);
                 continue;
             }
             // The terminal's own signals went to the whole foreground group already.
@@ -285,27 +297,29 @@ impl Supervisor {
         }
     }
 
-    /// Reaps what has ended and notes the main process's end.
-    fn reap(&self, ended: &mut Option<Ended>, flags: WaitPidFlag) -> bool {
-        loop {
-            let end = match nix::sys::wait::waitpid(None, Some(flags)) {
-                Ok(WaitStatus::Exited(pid, status)) => (pid, Ended::Exited(status)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ended::Signalled(signal)),
-                Ok(WaitStatus::StillAlive) | Err(_) => return false,
-                Ok(_) => continue,
-            };
-            if end.0.as_raw() == self.main_pid {
-                *ended = Some(end.1);
-            }
-            if !flags.contains(WaitPidFlag::WNOHANG) {
-                return true;
-            }
+    /// Reaps what has ended, notes the main process's end and lets attached threads go on.
+    fn reap(&mut self, ended: &mut Option<Ended>) {
+        while let Ok(Some((pid, change))) = trace::wait_any(false) {
+            self.changed(pid, change, ended);
         }
     }
 
+    fn changed(&mut self, pid: i32, change: Change, ended: &mut Option<Ended>) {
+        if pid == self.main_pid {
+            match change {
+                Change::Exited(status) => *ended = Some(Ended::Exited(status)),
+                Change::Killed(signal) => *ended = Some(Ended::Signalled(signal)),
+                Change::Stopped(_) => {}
+            }
+        }
+        self.note(pid, change);
+    }
+
     /// Waits for every child that is left; all of them have ended or are about to.
-    fn reap_all(&self, ended: &mut Option<Ended>) {
-        while self.reap(ended, WaitPidFlag::empty()) {}
+    fn reap_all(&mut self, ended: &mut Option<Ended>) {
+        while let Ok(Some((pid, change))) = trace::wait_any(true) {
+            self.changed(pid, change, ended);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::pending::Waiting;
 use super::{Answer, Supervisor, caller, int, lock, now_ns, uint};
 use crate::device::buffer::MmapArgs;
 use crate::device::path::Node;
-use crate::device::{Buffer, BufferId, Call as FileCall, Inode, Object};
+use crate::device::{Buffer, BufferId, Call as FileCall, Inode, Object, Verdict};
 use crate::sys::notify::Call;
 use crate::uapi::dma_buf::MAGIC;
 use crate::uapi::stat::Statfs;
@@ -43,8 +43,24 @@ impl Supervisor {
             return Answer::Native;
         }
         let args = MmapArgs { len, prot: uint(prot), flags: uint(flags), offset };
-        match (self.file_call(call, fd, FileCall::Mmap(args)), self.object(call.tid, int(fd))) {
-            (Answer::Native, Some((Object::Buffer(id), _))) => self.mmap_live(call, id, args),
+        match self.object(call.tid, int(fd)) {
+            Some((object, _)) => {
+                let verdict = lock(&self.shared).device.call(object, FileCall::Mmap(args));
+                self.watch_mmap(call, object, args, verdict);
+                match (verdict, object) {
+                    (Verdict::Native, Object::Buffer(id)) => self.map_buffer(call, id, args),
+                    _ => verdict.into(),
+                }
+            }
+            None => Answer::Native,
+        }
+    }
+
+    /// mmap of a buffer that the device has granted.
+    fn map_buffer(&mut self, call: &Call, id: BufferId, args: MmapArgs) -> Answer {
+        let followed = self.followed(call, id);
+        match (self.mmap_live(call, id, args), followed) {
+            (Answer::Native, Some(pid)) => self.check_mmap(call, pid, id, args),
             (answer, _) => answer,
         }
     }

@@ -99,7 +99,7 @@ impl Supervisor {
         };
         // The thread leaves its call and stops; should it not stop, it shall not believe in a
         // mapping.
-        let _ = self.listener.reply(call.id, Err(Errno::NOMEM));
+        drop(self.listener.reply(call.id, Err(Errno::NOMEM)));
         let mut thread = match seized.stopped() {
             Ok(thread) => thread,
             Err(InjectError::Gone) => return Answer::Sent,
@@ -121,6 +121,10 @@ impl Supervisor {
             Ok(result) => {
                 if let Ok(space) = space {
                     live.engine.scan(space);
+                    live.check_trapped(id, tgid, result);
+                }
+                if let Ok(addr) = result {
+                    let _ = self.guard_mapped(thread.tid(), tgid, id, addr, args);
                 }
                 let _ = thread.finish(result);
             }
@@ -151,7 +155,7 @@ impl Supervisor {
                 return Answer::Native;
             }
         };
-        let _ = self.listener.reply(call.id, Err(Errno::NOMEM));
+        drop(self.listener.reply(call.id, Err(Errno::NOMEM)));
         let Ok(mut thread) = seized.stopped() else {
             live.engine.bar(id, &format!("process {tgid} moves its mapping, and did not stop"));
             return Answer::Sent;
@@ -161,6 +165,7 @@ impl Supervisor {
         let result = thread.call(libc::SYS_mremap, args).unwrap_or(Err(Errno::NOMEM));
         if let Some(space) = space {
             live.engine.scan(space);
+            live.check_trapped(id, tgid, result);
         }
         let _ = thread.finish(result);
         Answer::Sent
@@ -196,7 +201,7 @@ impl Supervisor {
                 return Answer::Native;
             }
         };
-        let _ = self.listener.resume(call.id);
+        drop(self.listener.resume(call.id));
         match seized.forked() {
             Ok(None) => {}
             Ok(Some(child)) if !maps => child.leave(),
@@ -262,6 +267,15 @@ impl Live {
         let _ = thread.call(libc::SYS_close, [number, 0, 0, 0, 0, 0])?;
         let file = file.map_err(Untrapped::Userfaultfd)?;
         self.engine.add_space(tgid, file, traps_kernel).map_err(Untrapped::Userfaultfd)
+    }
+
+    /// Bars a buffer whose new mapping is not among those that are trapped.
+    fn check_trapped(&mut self, id: BufferId, pid: i32, mapped: Result<u64, Errno>) {
+        if let Ok(addr) = mapped
+            && !self.engine.traps(pid, addr)
+        {
+            self.engine.bar(id, &format!("process {pid} maps it where it can't be trapped"));
+        }
     }
 
     /// The arguments of an mmap that is let through.
