@@ -230,7 +230,7 @@ fn summarise(exit: &Ran) {
             0 => String::new(),
             n => format!(", {n} without pfnmap"),
         },
-        moves(&stats),
+        moves(stats),
     );
     if let Some(misuse) = &exit.misuse {
         let summary = misuse.summary();
