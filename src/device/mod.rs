@@ -43,6 +43,7 @@ pub mod ioctl;
 pub mod live;
 pub mod path;
 pub mod rules;
+pub mod socket;
 pub mod stats;
 pub mod supervisor;
 pub mod sync_file;
