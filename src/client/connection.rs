@@ -181,6 +181,11 @@ impl Connection {
         }
     }
 
+    /// Ends the connection at once, as this process's death would: every later call fails.
+    pub fn disconnect(&self) {
+        lock(&self.shared.link).shutdown();
+    }
+
     /// Whether the exporter has gone or dropped this client.
     #[must_use]
     pub fn is_dead(&self) -> bool {
