@@ -7,7 +7,13 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // An actor of the executor is this same program; its one argument is the link to its conductor.
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|verb| verb == "__actor") {
+    let verb = args.next().unwrap_or_default();
+    // `driftheap compare` runs this program as a client of the device.
+    if verb == "__conformance" {
+        let only = args.next().unwrap_or_default();
+        return driftheap::conformance::main(&only.to_string_lossy());
+    }
+    if verb == "__actor" {
         let link = args.next().and_then(|fd| driftheap::sys::process::inherited_link(&fd).ok());
         return link.map_or(ExitCode::from(2), driftheap::exec::actor_main);
     }

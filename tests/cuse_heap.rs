@@ -64,6 +64,9 @@ fn alloc_answers_a_handle() {
     assert_eq!(got, AllocationData { len: 5000, fd: HANDLE_FIRST, fd_flags: 2, heap_flags: 0 });
     assert_eq!(alloc(&mut node, file, 1).fd, HANDLE_FIRST + 1);
     assert_eq!(bytes(&state), 8192 + 4096);
+    // A command that reads nothing back: the handle is made, and not told.
+    let silent = call(file, 0x4018_4800, 0x7000, &[&ask(1)]);
+    assert_eq!((node.outputs(&silent), node.ioctl(&silent)), (vec![], done(0)));
     let empty = call(file, ALLOC, 0x7000, &[&ask(0)]);
     assert_eq!(node.ioctl(&empty), Answer::Fail(Errno::INVAL));
     assert_eq!(node.ioctl(&call(file, 0x5401, 0, &[])), Answer::Fail(Errno::INVAL)); // TCGETS

@@ -26,7 +26,7 @@ fn parse(output: &str) -> Vec<Line> {
 }
 
 /// Rows of every run: a suite that lost some would pass too easily.
-const ROWS: usize = 293;
+const ROWS: usize = 294;
 
 /// Rows that no supervisor without a kernel driver can answer.
 const NEVER: [&str; 7] = [

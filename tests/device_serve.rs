@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use driftheap::conformance::{Transport, why};
+
 use device_kit::{bounded, example, install, stage, text};
 
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -100,48 +102,6 @@ impl Mount {
     }
 }
 
-/// Why a mount can't give the answer of Linux, by the beginning of the row's name.
-const REASONS: [(&str, &str); 38] = [
-    ("heap.stat", "a FUSE file is a regular one: a device node needs CUSE"),
-    ("heap.fstat", "a FUSE file is a regular one: a device node needs CUSE"),
-    ("heap.ioctl-fionread", "the kernel answers FIONREAD on a regular file itself"),
-    ("heap.p", "a regular file has positions: EINVAL where a device answers ESPIPE"),
-    ("heap.lseek", "a regular file has positions"),
-    ("heap.mmap", "the kernel asks nobody before it maps a FUSE file"),
-    ("alloc.no-free-fd", "no descriptor is installed in the caller: it opens a second file"),
-    ("alloc.fd-0", "no descriptor is installed in the caller: it opens a second file"),
-    ("name.b-31", "a restricted FUSE ioctl carries a pointer's bytes, not what it points to"),
-    ("name.a-31", "a restricted FUSE ioctl carries a pointer's bytes, not what it points to"),
-    ("name.page-end", "the kernel copies eight bytes, across the end of the page"),
-    ("name.in-", "procfs prints what it knows of a FUSE file"),
-    ("name.link-", "procfs prints what it knows of a FUSE file"),
-    ("fdinfo.", "procfs prints what it knows of a FUSE file"),
-    ("lseek.", "lseek of a FUSE file is answered by the kernel"),
-    ("io.", "the kernel reads and writes a regular file in ways that never reach the server"),
-    ("file.reopen", "a FUSE file can be opened again"),
-    ("file.fstat", "a FUSE file is a regular one"),
-    ("file.statx", "a FUSE file is a regular one"),
-    ("export.", "no descriptor can be installed in the caller"),
-    ("import.", "there are no sync files without EXPORT_SYNC_FILE"),
-    ("merge.", "there are no sync files without EXPORT_SYNC_FILE"),
-    ("info.", "there are no sync files without EXPORT_SYNC_FILE"),
-    ("deadline.", "there are no sync files without EXPORT_SYNC_FILE"),
-    ("sync-file.", "there are no sync files without EXPORT_SYNC_FILE"),
-    ("wait.", "there are no fences without sync files"),
-    ("poll.", "there are no fences without sync files"),
-    ("mmap.shared-exec", "the mount is noexec"),
-    ("mmap.page-too-long", "the kernel asks nobody before it maps a FUSE file"),
-    ("mmap.byte-too-long", "the kernel asks nobody before it maps a FUSE file"),
-    ("mmap.offset-too-long", "the kernel asks nobody before it maps a FUSE file"),
-    ("mmap.past-the-end", "the kernel asks nobody before it maps a FUSE file"),
-    ("mmap.private", "the kernel asks nobody before it maps a FUSE file"),
-    ("mremap.", "the mapping is an ordinary one"),
-    ("madvise.", "the mapping is an ordinary one"),
-    ("pagemap", "the mapping is an ordinary one"),
-    ("smaps.", "the mapping is an ordinary one"),
-    ("gup.", "the pages are page cache, which can be pinned"),
-];
-
 #[test]
 fn the_mount_answers_like_linux_where_it_can() {
     let Some(mount) = Mount::start() else { return };
@@ -153,10 +113,10 @@ fn the_mount_answers_like_linux_where_it_can() {
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let fields: Vec<&str> = line.split('\t').collect();
         let (id, answer, expect) = (fields[0], fields[1], fields[2]);
-        let reason = REASONS.iter().find(|(prefix, _)| id.starts_with(prefix));
+        let reason = why(Transport::Mount, id, note(id));
         if answer == expect {
             right += 1;
-        } else if let Some((_, reason)) = reason {
+        } else if let Some(reason) = reason {
             eprintln!("not answered: {id}: {answer}, Linux {expect} ({reason})");
         } else if !answer.starts_with("SKIP") {
             wrong.push(format!("{id}: {answer}, Linux {expect}"));
@@ -257,4 +217,10 @@ fn clear_errors() {
     } else {
         eprintln!("SKIP the permission error: needs root and a closed /dev/fuse");
     }
+}
+
+/// What stands at the row itself.
+fn note(row: &str) -> &'static str {
+    let found = driftheap::conformance::expectations().find(|(id, ..)| *id == row);
+    found.map_or("", |(_, _, note)| note)
 }

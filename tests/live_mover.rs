@@ -3,7 +3,11 @@
 //!
 //! fork needs a process with one thread, so this is its own harness: `main` runs the checks one
 //! after the other.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and this one is its own harness"
+)]
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

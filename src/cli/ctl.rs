@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFla
 
 use super::{Exit, out::Out};
 
-/// Look into a device that `driftheap run` or `driftheap serve` keeps.
+/// Look into a device that `driftheap run` or `driftheap serve` keeps, or move its buffers.
 ///
 /// Prints what the kernel would: `info` is /sys/kernel/debug/dma_buf/bufinfo, `info INO` a
 /// buffer's fdinfo, `trace` the dma_buf tracepoints.
@@ -39,6 +39,14 @@ enum What {
     Trace,
     /// Drop a buffer's page table entries in every process (`serve` only)
     Zap,
+    /// Give a buffer new memory in vram (`run --live` only, as the next three)
+    Move,
+    /// Give a buffer new memory in system
+    Evict,
+    /// Take a buffer's memory away: SIGBUS on access
+    Purge,
+    /// Take a buffer's memory away for good: SIGBUS on access, ENODEV for mmap
+    Revoke,
 }
 
 /// Longest wait for a device that does not answer, in seconds.
@@ -51,9 +59,16 @@ pub(crate) fn run(args: &CtlArgs, out: &Out) -> anyhow::Result<Exit> {
         What::Stats => Verb::Stats,
         What::Trace => Verb::Trace,
         What::Zap => Verb::Zap,
+        What::Move => Verb::Move,
+        What::Evict => Verb::Evict,
+        What::Purge => Verb::Purge,
+        What::Revoke => Verb::Revoke,
     };
-    if matches!(args.verb, What::Zap) && args.ino.is_none() {
-        bail!("say which buffer: `driftheap ctl zap INO`, with INO from `driftheap ctl list`");
+    let of_one = !matches!(args.verb, What::List | What::Info | What::Stats | What::Trace);
+    if of_one && args.ino.is_none() {
+        let word =
+            args.verb.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
+        bail!("say which buffer: `driftheap ctl {word} INO`, with INO from `driftheap ctl list`");
     }
     let path = match &args.socket {
         Some(path) => path.clone(),

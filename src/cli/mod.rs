@@ -4,6 +4,7 @@
 //! answer. It returns an [`Exit`]; only [`main`] turns one into a process's exit status.
 
 mod check;
+mod compare;
 mod complete;
 mod ctl;
 mod doctor;
@@ -13,6 +14,7 @@ mod hunt;
 mod input;
 mod list;
 mod matrix;
+mod measure;
 mod one;
 mod out;
 mod pool;
@@ -21,6 +23,7 @@ mod replay;
 mod run;
 mod serve;
 mod serve_cuse;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -120,6 +123,7 @@ enum Verb {
     Run(run::RunArgs),
     Ctl(ctl::CtlArgs),
     Serve(serve::ServeArgs),
+    Compare(compare::CompareArgs),
 }
 
 /// How far and how to search.
@@ -184,6 +188,7 @@ fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
         Some(Verb::Run(args)) => Ok(run::run(args, out)),
         Some(Verb::Ctl(args)) => ctl::run(&args, out),
         Some(Verb::Serve(args)) => serve::run(args, out),
+        Some(Verb::Compare(args)) => compare::run(&args, out),
     }
 }
 

@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use driftheap::device::control::{Control, answer_supervised, default_path};
+use driftheap::device::live::mover::Step;
+use driftheap::device::live::{ChaosConfig, Sabotage};
+use driftheap::device::misuse::guard::Mode;
+use driftheap::device::misuse::{Kinds, Log};
 use driftheap::device::rules::{distinct, heaps_from_toml, parse_size};
-use driftheap::device::supervisor::{self, Config, Exit as Ran, Level};
-use driftheap::device::{HeapConfig, Limits};
+use driftheap::device::supervisor::{self, CheckConfig, Config, Exit as Ran, Level, LiveConfig};
+use driftheap::device::{HeapConfig, Limits, Stats};
 
 use super::{Exit, out::Out};
 
@@ -37,6 +41,21 @@ pub(crate) struct RunArgs {
     /// that do much I/O.
     #[arg(long)]
     strict: bool,
+    /// Let buffers move: `driftheap ctl move|evict|purge|revoke INO`.
+    ///
+    /// The heaps' buffers then have ordinary memory on which get_user_pages succeeds, except where
+    /// a heap is given mmap=pfnmap, whose buffers stay where they are.
+    #[arg(long)]
+    live: bool,
+    /// Move buffers at seeded random times while the program uses them. Implies --live.
+    ///
+    /// rate: how many a second (1000). kinds: move+evict, and purge and revoke, which take a
+    /// buffer's memory away: a program that uses it gets SIGBUS.
+    #[arg(long, value_name = "SEED[,rate=N][,kinds=KIND[+KIND]...]")]
+    chaos: Option<ChaosConfig>,
+    /// Break the exporter on purpose, to test that it is noticed.
+    #[arg(long, value_name = "HOW", hide = true, value_parser = sabotage)]
+    sabotage: Option<Sabotage>,
     /// Most bytes of all buffers; beyond it ALLOC answers ENOMEM.
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     max_bytes: u64,
@@ -46,20 +65,64 @@ pub(crate) struct RunArgs {
     /// Where `driftheap ctl` finds this device [default: a directory of yours, see `ctl`].
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Report misuse of buffers, with the source line where the program was built with -g.
+    ///
+    /// KASAN-like reports on stderr: private mappings, pins alive across a move, access after a
+    /// purge or revoke, buffers still held at exit.
+    #[arg(long)]
+    misuse: bool,
+    /// Write the reports to FILE at the end, one JSON object a line. Implies --misuse.
+    #[arg(long, value_name = "FILE")]
+    misuse_json: Option<PathBuf>,
+    /// Exit with status 99 where a program that succeeded was reported for one of these kinds.
+    /// Implies --misuse.
+    ///
+    /// Kinds: unbracketed-access, write-in-read-bracket, private-mapping, pin-across-move,
+    /// access-after-revoke, access-after-purge, importer-mmap, leaked-fd, unfenced-dma; any.
+    #[arg(long, value_name = "KIND[,KIND]...")]
+    fail_on: Option<Kinds>,
+    /// Report CPU accesses outside of a SYNC bracket. Implies --misuse.
+    ///
+    /// exhaustive closes the buffers' mappings between END and START, and for writing in brackets
+    /// for reading; sampled closes a few pages now and then, by --check-seed. The program is
+    /// traced with ptrace meanwhile: no debugger can be attached to it.
+    #[arg(long, value_name = "MODE", default_value = "off")]
+    check_access: CheckMode,
+    /// Seed of --check-access sampled.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    check_seed: u64,
     /// Program and its arguments.
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     command: Vec<OsString>,
 }
 
+/// The modes of `--check-access`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CheckMode {
+    Off,
+    Sampled,
+    Exhaustive,
+}
+
+/// The exit status of a run that succeeded but for a misuse that `--fail-on` names.
+const MISUSED: u8 = 99;
+
 /// Runs it; the exit status is the program's own, 128+N where signal N killed it and could not be
-/// repeated on ourselves, 127 or 126 where the program could not be executed, 125 for our errors.
+/// repeated on ourselves, 127 or 126 where the program could not be executed, 125 for our errors,
+/// 99 by `--fail-on`.
 pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
+    let fail_on = args.fail_on.clone().unwrap_or_default();
     match supervise(args, out.quiet) {
         Ok(exit) => {
             if !out.quiet {
                 summarise(&exit);
             }
-            Exit::Program(end_like(&exit))
+            let reports = exit.misuse.as_ref().map_or(&[][..], Log::reports);
+            let misused = reports.iter().any(|report| fail_on.contains(report.kind));
+            match end_like(&exit) {
+                0 if misused => Exit::Program(MISUSED),
+                status => Exit::Program(status),
+            }
         }
         Err(error) => {
             out.error(&format!("{error:#}"));
@@ -85,12 +148,29 @@ pub(super) fn heaps(
 }
 
 fn supervise(args: RunArgs, quiet: bool) -> anyhow::Result<Ran> {
+    let watch = args.misuse || args.misuse_json.is_some() || args.fail_on.is_some();
+    let mode = match args.check_access {
+        CheckMode::Off => Mode::Off,
+        CheckMode::Sampled => Mode::Sampled,
+        CheckMode::Exhaustive => Mode::Exhaustive,
+    };
+    let watch = watch || mode != Mode::Off;
+    let json = args.misuse_json.map(|path| {
+        // Now, so that a path that can't be written is known before the program runs.
+        let file = std::fs::File::create(&path);
+        file.with_context(|| format!("can't write reports to {}", path.display()))
+    });
+    let json = json.transpose()?;
     let argv = args.command.into_iter().map(|arg| CString::new(arg.into_vec()));
     let config = Config {
         argv: argv.collect::<Result<_, _>>().context("an argument holds a NUL byte")?,
         heaps: heaps(args.heaps, args.heaps_file.as_ref())?,
         limits: Limits { bytes: args.max_bytes, buffers: args.max_buffers, ..Limits::default() },
+        live: (args.live || args.chaos.is_some())
+            .then(|| LiveConfig { chaos: args.chaos, sabotage: args.sabotage.unwrap_or_default() }),
         level: if args.strict { Level::Strict } else { Level::Needed },
+        watch,
+        check: CheckConfig { mode, seed: args.check_seed },
         quiet,
     };
     let mut control = None;
@@ -110,13 +190,37 @@ fn supervise(args: RunArgs, quiet: bool) -> anyhow::Result<Ran> {
         anstream::eprintln!("driftheap: no control socket at {}: {error}", path.display());
     }
     drop(control);
-    Ok(ran?)
+    let ran = ran?;
+    if let (Some(file), Some(log)) = (json, &ran.misuse) {
+        write_reports(file, log).context("can't write the reports")?;
+    }
+    Ok(ran)
+}
+
+fn write_reports(file: std::fs::File, log: &Log) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut file = std::io::BufWriter::new(file);
+    for report in log.reports() {
+        writeln!(file, "{}", report.json())?;
+    }
+    file.flush()
+}
+
+/// `no-protect`, or `die-at-STEP[:N]`.
+fn sabotage(text: &str) -> Result<Sabotage, String> {
+    if text == "no-protect" {
+        return Ok(Sabotage::NoProtect);
+    }
+    let rest = text.strip_prefix("die-at-").ok_or("no-protect or die-at-STEP[:N]")?;
+    let (step, nth) = rest.split_once(':').unwrap_or((rest, "1"));
+    let step = Step::WORDS.iter().find(|(word, _)| *word == step).ok_or("no such step")?;
+    Ok(Sabotage::DieAt(step.1, nth.parse().map_err(|_| "no number")?))
 }
 
 fn summarise(exit: &Ran) {
     let stats = &exit.stats;
     anstream::eprintln!(
-        "driftheap: {} buffers, {} bytes, {} ioctls ({} failed){}{}",
+        "driftheap: {} buffers, {} bytes, {} ioctls ({} failed){}{}{}",
         stats.buffers,
         stats.bytes,
         stats.ioctls,
@@ -125,16 +229,38 @@ fn summarise(exit: &Ran) {
         match stats.pfnmap_fallbacks {
             0 => String::new(),
             n => format!(", {n} without pfnmap"),
-        }
+        },
+        moves(&stats),
     );
+    if let Some(misuse) = &exit.misuse {
+        let summary = misuse.summary();
+        anstream::eprintln!("driftheap: misuse: {}", summary.as_deref().unwrap_or("none seen"));
+    }
+}
+
+fn moves(stats: &Stats) -> String {
+    let (moves, pages) = (stats.moves, stats.pages_moved);
+    let mut text = String::new();
+    if moves > 0 {
+        text += &format!(", {moves} moves of {pages} pages");
+    }
+    if stats.moves_refused > 0 {
+        text += &format!(", {} moves refused", stats.moves_refused);
+    }
+    if stats.killed > 0 {
+        text += &format!(", {} buffers purged or revoked", stats.killed);
+    }
+    text
 }
 
 fn end_like(exit: &Ran) -> u8 {
     match exit.status {
         supervisor::Ended::Exited(status) => u8::try_from(status & 0xff).unwrap_or(1),
         supervisor::Ended::Signalled(signal) => {
-            driftheap::sys::supervise::die_of(signal);
-            128 + u8::try_from(signal as i32).unwrap_or(0)
+            if let Ok(named) = signal.try_into() {
+                driftheap::sys::supervise::die_of(named);
+            }
+            128 + u8::try_from(signal).unwrap_or(0)
         }
     }
 }

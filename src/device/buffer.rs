@@ -61,6 +61,30 @@ impl Access {
     }
 }
 
+/// Where a buffer's pages are: `TTM_PL_*`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Placement {
+    /// Where the exporter wants it.
+    #[default]
+    Vram,
+    /// Where it was evicted to.
+    System,
+}
+
+/// What is left of a buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Life {
+    /// All of it.
+    #[default]
+    Live,
+    /// Its pages are gone and a fault is SIGBUS; it can still be mapped (`drm_gem_shmem_purge`).
+    Purged,
+    /// Its pages are gone, a fault is SIGBUS and mmap ENODEV.
+    Revoked,
+}
+
 /// A dma-buf.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buffer {
@@ -84,6 +108,10 @@ pub struct Buffer {
     pub resv: Resv,
     /// What a MAP_PRIVATE mapping gets.
     pub cow: Cow,
+    /// Where its pages are.
+    pub placement: Placement,
+    /// What is left of it.
+    pub life: Life,
 }
 
 /// Arguments of mmap(2) that decide its answer.
@@ -99,6 +127,14 @@ pub struct MmapArgs {
     pub offset: u64,
 }
 
+impl MmapArgs {
+    /// Whether stores would go to the file itself.
+    pub(super) fn shares_writes(self) -> bool {
+        let shared = matches!(self.flags & MAP_TYPE, MAP_SHARED | MAP_SHARED_VALIDATE);
+        shared && self.prot & PROT_WRITE != 0
+    }
+}
+
 const PROT_WRITE: u32 = 2;
 const MAP_TYPE: u32 = 0xf;
 const MAP_SHARED: u32 = 1;
@@ -112,7 +148,7 @@ impl Buffer {
     /// # Errors
     /// EINVAL: length 0, unaligned offset, range past the end, unknown type, or a private mapping
     /// where the exporter rejects COW. ENOMEM: the length wraps. EOVERFLOW: the offset does.
-    /// EACCES: the file's access mode forbids it.
+    /// EACCES: the file's access mode forbids it. ENODEV: the buffer was revoked.
     pub fn mmap(&self, args: MmapArgs) -> Result<(), Errno> {
         if !args.offset.is_multiple_of(PAGE_SIZE) || args.len == 0 {
             return Err(Errno::INVAL);
@@ -130,6 +166,9 @@ impl Buffer {
         }
         if end > self.size_bytes || (private && self.cow == Cow::Reject) {
             return Err(Errno::INVAL);
+        }
+        if self.life == Life::Revoked {
+            return Err(Errno::NODEV);
         }
         Ok(())
     }
@@ -173,6 +212,8 @@ mod tests {
             pid: 1,
             resv: Resv::default(),
             cow,
+            placement: Placement::default(),
+            life: Life::default(),
         }
     }
 
@@ -208,6 +249,13 @@ mod tests {
             check(mode, Cow::Reject, args, expect);
         }
         check(2, Cow::Allow, [4096, 3, 2, 0], ok);
+        let args = MmapArgs { len: 4096, prot: 3, flags: 1, offset: 0 };
+        for (life, expect) in
+            [(Life::Live, ok), (Life::Purged, ok), (Life::Revoked, Err(Errno::NODEV))]
+        {
+            let buffer = Buffer { life, ..buffer(2, Cow::Reject) };
+            assert_eq!(buffer.mmap(args), expect, "{life:?}");
+        }
         check(0, Cow::Allow, [4096, 3, 2, 0], ok);
     }
 

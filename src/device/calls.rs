@@ -89,6 +89,11 @@ impl Buffer {
 /// Character devices and sync files have neither read nor write, mmap or seek.
 fn call_on_device(object: Object, call: Call) -> Verdict {
     match call {
+        // A sync_file is open for reading only (anon_inode_getfile in sync_file_alloc), which
+        // do_mmap looks at before it misses the operation.
+        Call::Mmap(args) if matches!(object, Object::SyncFile(_)) && args.shares_writes() => {
+            Verdict::Fail(Errno::ACCESS)
+        }
         Call::Mmap(_) | Call::Fallocate => Verdict::Fail(Errno::NODEV),
         Call::Lseek { .. } | Call::Positional => Verdict::Fail(Errno::SPIPE),
         Call::Stream | Call::Ftruncate | Call::Fsync | Call::Seals => Verdict::Fail(Errno::INVAL),

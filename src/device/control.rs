@@ -18,9 +18,10 @@ use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 
 use super::cuse::NodeState;
 use super::fuse::{Served, Zapper};
+use super::live::Deed;
 use super::supervisor::holders::{Holder, holders};
 use super::supervisor::{Shared, lock};
-use super::{Backing, Buffer, BufferId, Device, Inode};
+use super::{Backing, Buffer, BufferId, Device, Inode, Life, Placement};
 
 /// Most bytes of one packet.
 pub const PACKET_BYTES_MAX: usize = 16 * 1024;
@@ -43,6 +44,14 @@ pub enum Verb {
     Trace,
     /// Drop the page table entries of one buffer, everywhere.
     Zap,
+    /// Give one buffer new memory in vram.
+    Move,
+    /// Give one buffer new memory in system.
+    Evict,
+    /// Take one buffer's memory away.
+    Purge,
+    /// Take one buffer's memory away and refuse to map it from then on.
+    Revoke,
 }
 
 /// What answers queries.
@@ -69,7 +78,22 @@ struct BufferView<'a> {
     name: Option<String>,
     pid: i32,
     backing: &'static str,
+    placement: Placement,
+    life: Life,
     holders: &'a [Holder],
+}
+
+impl Verb {
+    /// What an exporter is to do, for the verbs that ask for it.
+    fn deed(self) -> Option<Deed> {
+        match self {
+            Self::Move => Some(Deed::Move),
+            Self::Evict => Some(Deed::Evict),
+            Self::Purge => Some(Deed::Purge),
+            Self::Revoke => Some(Deed::Revoke),
+            Self::List | Self::Info | Self::Stats | Self::Trace | Self::Zap => None,
+        }
+    }
 }
 
 /// Where a device's socket lies unless it is told otherwise: a directory of ours alone.
@@ -170,6 +194,9 @@ async fn client_served(client: UnixSeqpacket, answerer: &Answerer) -> io::Result
 
 /// Answers one query about a supervised tree of programs.
 pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> String {
+    if let Some(deed) = query.verb.deed() {
+        return order(deed, query.ino, shared).unwrap_or_else(|why| format!("refused: {why}\n"));
+    }
     let inodes: Vec<Inode> = {
         let shared = &mut *lock(shared);
         shared.files.sweep(&mut shared.device);
@@ -178,7 +205,7 @@ pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> String {
     // The walk through /proc is long; the device goes on meanwhile.
     let held = match query.verb {
         Verb::List | Verb::Info => holders(&inodes),
-        Verb::Stats | Verb::Trace | Verb::Zap => BTreeMap::new(),
+        _ => BTreeMap::new(),
     };
     let shared = lock(shared);
     match query.verb {
@@ -189,12 +216,28 @@ pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> String {
             stats_text(&shared.device)
                 + &format!("pfnmap\tat most {} bytes\n", shared.files.secret_bytes_max)
         }
-        Verb::List | Verb::Info | Verb::Stats | Verb::Trace => show(query, &shared.device, &held),
+        _ => show(query, &shared.device, &held),
     }
+}
+
+/// Hands an order to the thread that owns the buffers and waits until it is done.
+fn order(deed: Deed, ino: Option<u64>, shared: &Mutex<Shared>) -> Result<String, String> {
+    let ino = ino.ok_or("say which buffer, by its inode")?;
+    let receiver = lock(shared).orders.as_mut().map(|orders| orders.give(deed, ino));
+    let receiver = receiver.ok_or(
+        "this device's buffers do not move: start it with `driftheap run --live` or `--chaos`",
+    )?;
+    receiver
+        .recv_timeout(CLIENT_TIME_MAX / 2)
+        .unwrap_or_else(|_| Err("the device did not get to it in time".into()))
 }
 
 /// Answers one query about a mount.
 pub fn answer_served(query: &Query, served: &Mutex<Served>, zapper: &Zapper) -> String {
+    if query.verb.deed().is_some() {
+        return "refused: a mount's buffers can be zapped, and move only under `driftheap run`\n"
+            .into();
+    }
     if query.verb == Verb::Zap {
         let wanted =
             |(id, buffer): (BufferId, &Buffer)| (Some(buffer.inode.ino) == query.ino).then_some(id);
@@ -242,7 +285,7 @@ fn show(query: &Query, device: &Device, held: &BTreeMap<Inode, Vec<Holder>>) -> 
                 None => format!("no buffer has inode {ino}: see `driftheap ctl list`\n"),
             },
         },
-        (Verb::Zap, _) => String::new(),
+        (Verb::Zap | Verb::Move | Verb::Evict | Verb::Purge | Verb::Revoke, _) => String::new(),
     }
 }
 
@@ -262,6 +305,15 @@ fn backing(buffer: &Buffer) -> &'static str {
     }
 }
 
+fn whereabouts(buffer: &Buffer) -> &'static str {
+    match (buffer.life, buffer.placement) {
+        (Life::Live, Placement::Vram) => "vram",
+        (Life::Live, Placement::System) => "system",
+        (Life::Purged, _) => "purged",
+        (Life::Revoked, _) => "revoked",
+    }
+}
+
 fn view<'a>(buffer: &'a Buffer, holders: &'a [Holder]) -> BufferView<'a> {
     BufferView {
         ino: buffer.inode.ino,
@@ -270,24 +322,27 @@ fn view<'a>(buffer: &'a Buffer, holders: &'a [Holder]) -> BufferView<'a> {
         name: buffer.name_text(),
         pid: buffer.pid,
         backing: backing(buffer),
+        placement: buffer.placement,
+        life: buffer.life,
         holders,
     }
 }
 
 fn list_text<'a>(buffers: impl Iterator<Item = (&'a Buffer, &'a [Holder])>) -> String {
     let mut text = format!(
-        "{:>10} {:>12} {:<16} {:<14} {:>7} {:>5}  name\n",
-        "ino", "size", "exp_name", "backing", "pid", "count"
+        "{:>10} {:>12} {:<16} {:<14} {:>7} {:>5} {:<8} name\n",
+        "ino", "size", "exp_name", "backing", "pid", "count", "where"
     );
     for (buffer, holders) in buffers {
         text += &format!(
-            "{:>10} {:>12} {:<16} {:<14} {:>7} {:>5}  {}\n",
+            "{:>10} {:>12} {:<16} {:<14} {:>7} {:>5} {:<8} {}\n",
             buffer.inode.ino,
             buffer.size_bytes,
             buffer.exp_name,
             backing(buffer),
             buffer.pid,
             holders.len(),
+            whereabouts(buffer),
             buffer.name_text().unwrap_or_default()
         );
     }
@@ -296,6 +351,7 @@ fn list_text<'a>(buffers: impl Iterator<Item = (&'a Buffer, &'a [Holder])>) -> S
 
 fn info_text(buffer: &Buffer, holders: &[Holder]) -> String {
     let mut text = buffer.fdinfo(buffer.access.mode, 0, count(holders));
+    text += &format!("where:\t{}\n", whereabouts(buffer));
     for holder in holders {
         text += &format!("holder:\t{} {} fd {}\n", holder.pid, holder.comm, holder.fd);
     }
@@ -309,6 +365,7 @@ fn stats_text(device: &Device) -> String {
          bytes\t{} now, {} ever, at most {}\n\
          sync files\t{} ever\n\
          ioctls\t{} ({} failed)\n\
+         moves\t{} of {} pages, {} refused, {} buffers purged or revoked\n\
          pfnmap\t{} bytes now, {} buffers went without\n",
         device.buffers().count(),
         stats.buffers,
@@ -320,6 +377,10 @@ fn stats_text(device: &Device) -> String {
         stats.sync_files,
         stats.ioctls,
         stats.ioctl_errors,
+        stats.moves,
+        stats.pages_moved,
+        stats.moves_refused,
+        stats.killed,
         device.secret_bytes(),
         stats.pfnmap_fallbacks,
     )

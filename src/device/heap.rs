@@ -87,6 +87,8 @@ impl Device {
             backing,
             inode: Inode::default(),
             pid,
+            placement: super::Placement::default(),
+            life: super::Life::default(),
             resv: super::Resv::default(),
             cow: config.cow,
         }))

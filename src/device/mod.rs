@@ -41,6 +41,7 @@ pub mod fuse;
 pub mod heap;
 pub mod ioctl;
 pub mod live;
+pub mod misuse;
 pub mod path;
 pub mod rules;
 pub mod socket;
@@ -52,7 +53,7 @@ pub mod trace;
 pub mod udmabuf;
 pub mod wire;
 
-pub use buffer::{Access, Backing, Buffer, Exporter, Inode};
+pub use buffer::{Access, Backing, Buffer, Exporter, Inode, Life, Placement};
 pub use calls::{Call, Verdict};
 pub use fence::{Fence, FenceState, Fences, Resv, Usage};
 pub use ioctl::{Action, FdAnswer, FileFact, Install, Ioctl, Reply, Want, Write};
@@ -191,6 +192,11 @@ impl Device {
         &self.heaps
     }
 
+    /// The heaps, to change their rules before there are buffers.
+    pub fn heaps_mut(&mut self) -> &mut [HeapConfig] {
+        &mut self.heaps
+    }
+
     /// The rules of heap `id`.
     pub fn heap_config(&self, id: HeapId) -> Option<&HeapConfig> {
         self.heaps.get(usize::try_from(id.0).ok()?)
@@ -199,6 +205,28 @@ impl Device {
     /// A buffer that exists.
     pub fn buffer(&self, id: BufferId) -> Option<&Buffer> {
         self.buffers.get(&id)
+    }
+
+    /// The buffer's pages were replaced: where they are now.
+    pub fn moved(&mut self, id: BufferId, placement: Placement, first: u64, pages: u64) {
+        let Some(buffer) = self.buffers.get_mut(&id) else { return };
+        buffer.placement = placement;
+        self.stats.moves += 1;
+        self.stats.pages_moved += pages;
+        let name = match placement {
+            Placement::Vram => "dma_buf_move",
+            Placement::System => "dma_buf_evict",
+        };
+        self.trace.push_pages(name, buffer, first, pages);
+    }
+
+    /// The buffer's pages are gone for good.
+    pub fn killed(&mut self, id: BufferId, life: Life) {
+        let Some(buffer) = self.buffers.get_mut(&id) else { return };
+        buffer.life = life;
+        self.stats.killed += 1;
+        let name = if life == Life::Revoked { "dma_buf_revoke" } else { "dma_buf_purge" };
+        self.trace.push_buffer(name, buffer);
     }
 
     /// Every buffer, oldest first.

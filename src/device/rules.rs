@@ -76,6 +76,8 @@ pub struct HeapConfig {
     pub mmap: MmapKind,
     /// Rule `cow`.
     pub cow: Cow,
+    /// Whether `mmap` was asked for, rather than the default.
+    pub mmap_given: bool,
     /// The rules of its moves, as the model has them: [`LIVE_RULES`]. Its `mmap` and `cow` are
     /// those above.
     pub live: ExporterRules,
@@ -152,6 +154,7 @@ impl HeapConfig {
             size_bytes: None,
             mmap: MmapKind::Pfnmap,
             cow: Cow::Reject,
+            mmap_given: false,
             live: ExporterRules::default(),
         }
     }
@@ -164,6 +167,7 @@ impl HeapConfig {
         match rule {
             "mmap" => {
                 self.mmap = lookup(rule, value, &MmapKind::WORDS)?;
+                self.mmap_given = true;
                 self.set_live(rule, value)?;
             }
             "cow" => {

@@ -46,6 +46,14 @@ pub struct Stats {
     pub ioctl_errors: u64,
     /// Buffers of a pfnmap heap that got ordinary memory because locked memory ran out.
     pub pfnmap_fallbacks: u64,
+    /// Runs of pages that got new memory.
+    pub moves: u64,
+    /// Pages of them.
+    pub pages_moved: u64,
+    /// Moves that were refused.
+    pub moves_refused: u64,
+    /// Buffers purged or revoked.
+    pub killed: u64,
     /// Buffers still held as the program exited; `None` where its exit was not trapped, which is
     /// so without `--strict`.
     pub held_at_exit: Option<u64>,

@@ -18,6 +18,8 @@ struct Event {
     exp_name: String,
     size_bytes: u64,
     ino: u64,
+    /// First page and number of pages, where an event is about some only.
+    pages: Option<(u64, u64)>,
 }
 
 /// A bounded log.
@@ -38,6 +40,15 @@ impl Trace {
 
     /// Adds a buffer event.
     pub fn push_buffer(&mut self, name: &'static str, buffer: &Buffer) {
+        self.push(name, buffer, None);
+    }
+
+    /// Adds an event about `pages` pages of a buffer from `first` on.
+    pub fn push_pages(&mut self, name: &'static str, buffer: &Buffer, first: u64, pages: u64) {
+        self.push(name, buffer, Some((first, pages)));
+    }
+
+    fn push(&mut self, name: &'static str, buffer: &Buffer, pages: Option<(u64, u64)>) {
         if self.events.len() == TRACE_EVENTS_MAX {
             self.events.pop_front();
             self.dropped += 1;
@@ -49,6 +60,7 @@ impl Trace {
             exp_name: buffer.exp_name.clone(),
             size_bytes: buffer.size_bytes,
             ino: buffer.inode.ino,
+            pages,
         });
     }
 
@@ -57,8 +69,11 @@ impl Trace {
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
         self.events.iter().map(|event| {
             let (seconds, micros) = (event.now_ns / 1_000_000_000, event.now_ns / 1000 % 1_000_000);
+            let pages = event.pages.map_or_else(String::new, |(first, pages)| {
+                format!(" first={first} pages={pages}")
+            });
             format!(
-                "{:>16}-{:<7} [000] ..... {seconds:5}.{micros:06}: {}: exp_name={} size={} ino={}",
+                "{:>16}-{:<7} [000] ..... {seconds:5}.{micros:06}: {}: exp_name={} size={} ino={}{pages}",
                 "<...>", event.pid, event.name, event.exp_name, event.size_bytes, event.ino
             )
         })

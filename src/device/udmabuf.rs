@@ -123,6 +123,8 @@ impl Device {
             backing: Backing::Foreign,
             inode: expect.map(|(inode, _)| inode).unwrap_or_default(),
             pid: request.pid,
+            placement: super::Placement::default(),
+            life: super::Life::default(),
             resv: Resv::default(),
             cow: Cow::Reject,
         });

@@ -88,39 +88,40 @@
 //!
 //! `V W` are mappings, `R` registers, `P` pins, `Q` pfn caches, `F` frame vectors, `T`
 //! attachments, `S` sg_tables, `J` fences; `X` is a pin, pfn cache, frame vector or sg_table; `[i]`
-//! is a page. "May fail with" lists what a statement can answer under some rule; `store` and `load`
+//! is a page. "May fail with" lists what a statement can answer under some rule, whatever else the kernel's
+//! counterpart can; `store` and `load`
 //! raise a signal instead of returning an errno.
 //!
 //! | Statement | Meaning | May fail with | In the kernel |
 //! |---|---|---|---|
-//! | `mmap V = BUF shared\|private r\|w\|rw [importer NAME] [pages=N] [offset=N]` | map a buffer, through the importer's file when it is named | `EINVAL` `EACCES` `EPERM` `ENOMEM` `ENODEV` | `dma_buf_mmap_internal()`, `dma_buf_mmap()` |
-//! | `mmap V = anon private r\|rw [pages=N]` | map anonymous memory | `ENOMEM` | `mmap(MAP_ANONYMOUS)` |
+//! | `mmap V = BUF shared\|private r\|w\|rw [importer NAME] [pages=N] [offset=N]` | map a buffer, through the importer's file when it is named | `EINVAL` (past the end; private where COW is rejected; the importer forbids it; the mmap check refuses), `ENODEV` (released or revoked), `ENOMEM` (an importer's shadow) | `dma_buf_mmap_internal()`, `dma_buf_mmap()` |
+//! | `mmap V = anon private r\|rw [pages=N]` | map anonymous memory | | `mmap(MAP_ANONYMOUS)` |
 //! | `munmap V`, `munmap V[i]` | unmap all of it, or a page, which splits the VMA | | `munmap()` |
-//! | `mremap W = V` | move the mapping to another address | `EINVAL` `EFAULT` | `mremap(MREMAP_MAYMOVE)` |
+//! | `mremap W = V` | move the mapping to another address | `EFAULT` (nothing is mapped there) | `mremap(MREMAP_MAYMOVE)` |
 //! | `store V[i] = N` | write a byte | `SIGBUS` `SIGSEGV` | a fault, `vm_operations_struct.fault` |
 //! | `load R = V[i]` | read a byte | `SIGBUS` `SIGSEGV` | the same |
-//! | `gup P = V[i] [write] [force] [longterm]` | pin the page behind an address | `EFAULT` `ENOMEM` | `pin_user_pages_fast()`, `FOLL_WRITE` `FOLL_FORCE` `FOLL_LONGTERM` |
+//! | `gup P = V[i] [write] [force] [longterm]` | pin the page behind an address | `EFAULT`, and where it has to migrate the page first `EBUSY` `ENOMEM` | `pin_user_pages_fast()`, `FOLL_WRITE` `FOLL_FORCE` `FOLL_LONGTERM` |
 //! | `unpin P` | drop the pin | | `unpin_user_page()` |
-//! | `follow_pfn Q = V[i] [notifier]` | remember the frame number, with an mmu_notifier or without | `EINVAL` | `follow_pfn()`, `follow_pfnmap_start()` |
-//! | `frame_vector F = V[i], W[j].. [write] [force] [longterm]` | pin pages, or else remember frame numbers | `EFAULT` `EINVAL` | `get_vaddr_frames()` |
-//! | `attach T = BUF [static\|dynamic]` | attach the process's importer | `EINVAL` `EBUSY` `ENODEV` | `dma_buf_attach()`, `dma_buf_dynamic_attach()` |
+//! | `follow_pfn Q = V[i] [notifier]` | remember the frame number, with an mmu_notifier or without | `EINVAL` (not VM_PFNMAP, or the host has no follow_pfn), `EFAULT` (not writable) | `follow_pfn()`, `follow_pfnmap_start()` |
+//! | `frame_vector F = V[i], W[j].. [write] [force] [longterm]` | pin pages, or else remember frame numbers | `EFAULT` | `get_vaddr_frames()` |
+//! | `attach T = BUF [static\|dynamic]` | attach the process's importer | `ENODEV` (not live) | `dma_buf_attach()`, `dma_buf_dynamic_attach()` |
 //! | `attach T = dmabuf_of V` | attach to the buffer behind a mapping | `EINVAL` `ENODEV` | a lookup by `vma->vm_file` |
 //! | `detach T` | end the attachment | | `dma_buf_detach()` |
-//! | `map S = T` | get bus addresses | `EBUSY` `ENOMEM` `ENODEV` | `dma_buf_map_attachment()` |
+//! | `map S = T` | get bus addresses | `ENODEV` (not live, or no frame for a page) | `dma_buf_map_attachment()` |
 //! | `unmap S` | give them back | | `dma_buf_unmap_attachment()` |
-//! | `submit J = S read\|write\|kernel\|bookkeep` | start a job, its fence in the buffer's resv | | `dma_resv_add_fence()`, `enum dma_resv_usage` |
+//! | `submit J = S read\|write\|kernel\|bookkeep` | start a job, its fence in the buffer's resv | `ENODEV` (what was invalidated can't be mapped again) | `dma_resv_add_fence()`, `enum dma_resv_usage` |
 //! | `signal J` | the job is done | | `dma_fence_signal()` |
-//! | `dma_read R = X[i]` | the device reads a byte | `EFAULT` | |
-//! | `dma_write X[i] = N` | the device writes a byte | `EFAULT` | |
-//! | `prefetch X[i]` | the device translates the address, for a later access | `EFAULT` | ATS, a device TLB |
-//! | `dma_buf_pin T`, `dma_buf_unpin T` | forbid, allow moves | `EBUSY` `ENODEV` | `dma_buf_pin()`, `dma_buf_unpin()` |
-//! | `sync start\|end BUF read\|write\|rw [importer NAME]` | bracket CPU accesses | `EINVAL` `EPERM` | `DMA_BUF_IOCTL_SYNC`, `dma_buf_begin_cpu_access()` |
-//! | `move BUF -> PLACEMENT` | move the buffer, step by step as the exporter's rules say | `EBUSY` `ENOMEM` `ENODEV` | `ttm_bo_validate()` |
-//! | `purge BUF` | drop the content and the frames | `EBUSY` | `drm_gem_shmem_purge()` |
-//! | `revoke BUF` | take the buffer away from everybody | `EBUSY` | `dma_buf_move_notify()` and waits |
-//! | `alloc BUF` | give an unallocated buffer frames | `ENOMEM` | `dma_heap_buffer_alloc()` |
-//! | `close BUF` | drop the last file reference of the process | | `dma_buf_release()` |
-//! | `fork Pn` | start the child with a copy of the address space | `ENOMEM` | `fork()`, `dup_mmap()` |
+//! | `dma_read R = X[i]` | the device reads a byte | `EFAULT` (IOMMU fault, or the address is gone), `ENODEV` (as `submit`) | the device |
+//! | `dma_write X[i] = N` | the device writes a byte | the same | the device |
+//! | `prefetch X[i]` | the device translates the address, for a later access | the same | ATS, a device TLB |
+//! | `dma_buf_pin T`, `dma_buf_unpin T` | forbid, allow moves |  | `dma_buf_pin()`, `dma_buf_unpin()` |
+//! | `sync start\|end BUF read\|write\|rw [importer NAME]` | bracket CPU accesses |  | `DMA_BUF_IOCTL_SYNC`, `dma_buf_begin_cpu_access()` |
+//! | `move BUF -> PLACEMENT` | move the buffer, step by step as the exporter's rules say | `EINVAL` (not live), `EBUSY` (pinned), `ENOMEM` (no frames) | `ttm_bo_validate()` |
+//! | `purge BUF` | drop the content and the frames | `EINVAL` `EBUSY` | `drm_gem_shmem_purge()` |
+//! | `revoke BUF` | take the buffer away from everybody | `EINVAL` `EBUSY` | `dma_buf_move_notify()` and waits |
+//! | `alloc BUF` | give an unallocated buffer frames | `EINVAL` (it is live), `ENOMEM`, `EBUSY` (CMA, where a page is pinned) | `dma_heap_buffer_alloc()` |
+//! | `close BUF` | drop the last file reference of the process | `EINVAL` (already closed) | `dma_buf_release()` |
+//! | `fork Pn` | start the child with a copy of the address space |  | `fork()`, `dup_mmap()` |
 //! | `await LABEL` | wait until the labelled statement has ended | | |
 //! | `evict_cache BUF[i]` | the cache line is written back and dropped | | hardware |
 //!

@@ -20,7 +20,11 @@
 //! | [`probe`] | what this machine allows | |
 //! | [`store`] | a buffer's pages, taken away and put back | `struct ttm_bo_*`, page migration |
 //! | [`backing`] | files that stand behind the device's buffers | `struct file` of a dma-buf |
+//! | [`guard`] | a process that outlives ours | |
+//! | [`inject`] | system calls made by another process | ptrace |
+//! | `raw` | any call with any argument, for the conformance suite | |
 //! | [`seccomp`], [`notify`], [`supervise`] | a program under a supervisor | seccomp user notification |
+//! | [`trace`] | stops, steps and calls of attached threads | ptrace |
 //!
 //! # How an executor is made of them
 //!
@@ -87,6 +91,8 @@
 
 pub mod arena;
 pub mod backing;
+pub mod guard;
+pub mod inject;
 pub mod link;
 pub mod mailbox;
 pub mod map;
@@ -95,9 +101,11 @@ pub mod page;
 pub mod pin;
 pub mod probe;
 pub mod process;
+pub(crate) mod raw;
 pub mod seccomp;
 pub mod secret;
 pub mod store;
 pub mod supervise;
 pub mod touch;
+pub mod trace;
 pub mod uffd;

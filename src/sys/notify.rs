@@ -26,6 +26,8 @@ pub struct Call {
     pub nr: i64,
     /// Its arguments as the registers held them.
     pub args: [u64; 6],
+    /// The address behind the instruction that made it.
+    pub ip: u64,
 }
 
 /// A file descriptor on which trapped calls arrive.
@@ -105,6 +107,7 @@ impl Listener {
             tid: notif.pid.cast_signed(),
             nr: i64::from(notif.data.nr),
             args: notif.data.args,
+            ip: notif.data.instruction_pointer,
         })
     }
 

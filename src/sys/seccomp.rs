@@ -31,12 +31,17 @@ pub struct Rule {
     pub nr: u32,
     /// Tests that must all hold; none means always.
     pub tests: Vec<ArgTest>,
+    /// The upper half of an argument whose presence lets the call through: an argument's number,
+    /// and the value.
+    pub pass: Option<(u8, u32)>,
 }
 
 /// The system calls that go to the supervisor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     rules: Vec<Rule>,
+    /// Mask and value of the upper half of an argument that makes any call be handed over.
+    pointers: Option<(u32, u32)>,
 }
 
 /// AUDIT_ARCH of this build; `None` where the device's system call numbers are not known.
@@ -53,6 +58,7 @@ const AND: u16 = 0x54;
 const JUMP_EQ: u16 = 0x15;
 const JUMP_GE: u16 = 0x35;
 const RETURN: u16 = 0x06;
+const JUMP: u16 = 0x05;
 
 const RET_ALLOW: u32 = 0x7fff_0000;
 const RET_USER_NOTIF: u32 = 0x7fc0_0000;
@@ -61,6 +67,11 @@ const RET_USER_NOTIF: u32 = 0x7fc0_0000;
 const DATA_NR: u32 = 0;
 const DATA_ARCH: u32 = 4;
 const DATA_ARGS: u32 = 16;
+/// Offset of an argument's upper half, on a little-endian machine.
+const UPPER_HALF: u32 = 4;
+/// Arguments of a system call.
+const ARGS: u32 = 6;
+const ARGS_U8: u8 = 6;
 
 fn op(code: u16, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt: 0, jf: 0, k }
@@ -80,7 +91,25 @@ impl Filter {
     pub fn when(&mut self, nr: i64, tests: Vec<ArgTest>) -> &mut Self {
         let nr = u32::try_from(nr).expect("system call numbers are small and positive");
         self.rules.retain(|rule| rule.nr != nr);
-        self.rules.push(Rule { nr, tests });
+        self.rules.push(Rule { nr, tests, pass: None });
+        self
+    }
+
+    /// Lets a call through if the upper 32 bits of argument `arg` are `value`, where the kernel
+    /// ignores them: how a call that the supervisor itself makes in the program is told.
+    ///
+    /// # Panics
+    /// When no rule names the call.
+    pub fn pass(&mut self, nr: i64, arg: u8, value: u32) -> &mut Self {
+        let rule = self.rules.iter_mut().find(|rule| i64::from(rule.nr) == nr);
+        rule.expect("a call that is handed over").pass = Some((arg, value));
+        self
+    }
+
+    /// Hands over every call that has an argument whose upper 32 bits, after masking, are `value`:
+    /// a pointer into a part of the address space.
+    pub fn pointers(&mut self, mask: u32, value: u32) -> &mut Self {
+        self.pointers = Some((mask, value));
         self
     }
 
@@ -104,19 +133,45 @@ impl Filter {
             op(RETURN, RET_ALLOW),
         ];
         for rule in &self.rules {
-            let block = Self::block(&rule.tests);
+            let block = Self::block(rule);
             let skip = u8::try_from(block.len()).expect("a rule's block fits one jump");
             program.push(jump(JUMP_EQ, rule.nr, 0, skip));
             program.extend(block);
         }
-        program.push(op(RETURN, RET_ALLOW));
+        let tail = program.len();
+        for (index, insn) in program.iter_mut().enumerate() {
+            if insn.code == JUMP {
+                insn.k = u32::try_from(tail - index - 1).ok()?;
+            }
+        }
+        program.extend(self.tail());
         Some(program)
     }
 
-    /// Straight-line code that ends in a verdict: hand over if all tests hold, else allow.
-    fn block(tests: &[ArgTest]) -> Vec<libc::sock_filter> {
+    /// What is asked of a call that no rule hands over.
+    fn tail(&self) -> Vec<libc::sock_filter> {
+        let mut tail = Vec::new();
+        if let Some((mask, value)) = self.pointers {
+            for (arg, left) in (0..ARGS).zip((0..ARGS_U8).rev()) {
+                tail.push(op(LOAD, DATA_ARGS + 8 * arg + UPPER_HALF));
+                tail.push(op(AND, mask));
+                // Over the arguments that are left and the first verdict.
+                tail.push(jump(JUMP_EQ, value, left * 3 + 1, 0));
+            }
+        }
+        tail.extend([op(RETURN, RET_ALLOW), op(RETURN, RET_USER_NOTIF)]);
+        tail
+    }
+
+    /// Straight-line code: hand over if all tests hold, else go on to the tail.
+    fn block(rule: &Rule) -> Vec<libc::sock_filter> {
         let mut block = Vec::new();
-        for test in tests {
+        if let Some((arg, value)) = rule.pass {
+            block.push(op(LOAD, DATA_ARGS + 8 * u32::from(arg) + UPPER_HALF));
+            block.push(jump(JUMP_EQ, value, 0, 1));
+            block.push(op(RETURN, RET_ALLOW));
+        }
+        for test in &rule.tests {
             block.push(op(LOAD, DATA_ARGS + 8 * u32::from(test.arg)));
             block.push(op(AND, test.mask));
             let values = u8::try_from(test.any_of.len()).expect("few values a test");
@@ -124,7 +179,8 @@ impl Filter {
                 // On a match, over the remaining values and the verdict behind them.
                 block.push(jump(JUMP_EQ, value, values - index, 0));
             }
-            block.push(op(RETURN, RET_ALLOW));
+            // To the tail; how far is known when the program is complete.
+            block.push(op(JUMP, 0));
         }
         block.push(op(RETURN, RET_USER_NOTIF));
         block
@@ -182,15 +238,41 @@ mod tests {
             match insn.code {
                 LOAD if insn.k == DATA_NR => acc = nr,
                 LOAD if insn.k == DATA_ARCH => acc = arch,
+                LOAD if insn.k % 8 == UPPER_HALF => {
+                    acc = u32::try_from(args[(insn.k as usize - 16) / 8] >> 32).unwrap()
+                }
                 LOAD => {
                     acc = u32::try_from(args[(insn.k as usize - 16) / 8] & 0xffff_ffff).unwrap()
                 }
+                JUMP => pc += insn.k as usize,
                 AND => acc &= insn.k,
                 JUMP_EQ => pc += usize::from(if acc == insn.k { insn.jt } else { insn.jf }),
                 JUMP_GE => pc += usize::from(if acc >= insn.k { insn.jt } else { insn.jf }),
                 RETURN => return insn.k,
                 code => panic!("unexpected instruction {code:#x}"),
             }
+        }
+    }
+
+    #[test]
+    fn pointers_into_a_region() {
+        let arch = AUDIT_ARCH.unwrap();
+        let mut filter = Filter::default();
+        filter.when(9, vec![ArgTest { arg: 3, mask: 0xf, any_of: vec![1] }]).pass(9, 4, 7);
+        filter.pointers(!0x1f, 0x7ea0);
+        let program = filter.assemble().unwrap();
+        for (nr, args, trapped) in [
+            (3, [0; 6], false),
+            (3, [0x7ea0 << 32, 0, 0, 0, 0, 0], true),
+            (3, [0, 0, 0, 0, 0, 0x7ebf << 32 | 5], true),
+            (3, [0, 0, 0, 0x7ec0 << 32, 0, 0], false),
+            (9, [0, 0, 0, 1, 0, 0], true),
+            (9, [0, 0, 0, 2, 0, 0], false),
+            (9, [0x7ea1 << 32, 0, 0, 2, 0, 0], true),
+            (9, [0x7ea1 << 32, 0, 0, 1, 7 << 32, 0], false),
+        ] {
+            let expect = if trapped { RET_USER_NOTIF } else { RET_ALLOW };
+            assert_eq!(verdict(&program, arch, nr, args), expect, "{nr} {args:x?}");
         }
     }
 
@@ -206,11 +288,15 @@ mod tests {
                 ArgTest { arg: 4, mask: 1 << 31, any_of: vec![0] },
             ],
         );
+        filter.always(25).pass(25, 5, 0xdead_beef);
         let program = filter.assemble().unwrap();
         let fd_none = u64::MAX;
         for (arch, nr, args, trapped) in [
             (arch, 2, [0; 6], true),
             (arch, 3, [0; 6], false),
+            (arch, 25, [0; 6], true),
+            (arch, 25, [0, 0, 0, 0, 0, 0xdead_beef << 32 | 7], false),
+            (arch, 25, [0, 0, 0, 0, 0xdead_beef << 32, 0xdead_beef], true),
             (0x4000_0003, 2, [0; 6], false),
             (arch, 2 | X32_SYSCALL_BIT, [0; 6], false),
             (arch, 16, [0, 7, 0, 0, 0, 0], true),

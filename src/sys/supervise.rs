@@ -1,20 +1,17 @@
 //! Starts a program under a seccomp listener.
 //!
-//! The child installs the filter in itself, sends the listener over a socket and executes the
-//! program; the filter survives exec and is inherited by every process that it starts.
+//! The child installs the filter in itself, tells the listener's number over a socket, waits until it
+//! has been fetched (pidfd_getfd) and executes the program; the filter survives exec and is inherited by every process that it starts.
 #![allow(unsafe_code, reason = "fork(2) and execvp(3)")]
 
 use std::ffi::CString;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
 use super::notify::Listener;
 use super::seccomp;
@@ -30,8 +27,9 @@ pub struct Child {
     pub exec_status: OwnedFd,
 }
 
-/// Bytes of the first message: says that the listener is attached or gives the errno.
-const GREETING: usize = 4;
+/// Bytes of the first message when the filter is installed: zeros, and the listener's number. A
+/// shorter one of four bytes is the errno.
+const GREETING: usize = 8;
 
 /// Forks, installs `program` in the child and executes `argv` there with signal mask `mask`.
 ///
@@ -65,7 +63,7 @@ pub fn spawn(argv: &[CString], program: &[libc::sock_filter], mask: &SigSet) -> 
         -1 => Err(io::Error::last_os_error()),
         pid => {
             drop(theirs);
-            let listener = receive_listener(&ours)?;
+            let listener = receive_listener(&ours, pid)?;
             Ok(Child { pid, listener: Listener::new(listener)?, exec_status: ours })
         }
     }
@@ -90,15 +88,12 @@ fn become_program(
         Ok(listener) => listener,
         Err(error) => return report(socket, &error),
     };
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let files = [listener.as_fd()];
-    if !control.push(SendAncillaryMessage::ScmRights(&files)) {
-        return 127;
-    }
-    let greeting = [0; GREETING];
-    let slices = [IoSlice::new(&greeting)];
-    if rustix::net::sendmsg(socket, &slices, &mut control, SendFlags::NOSIGNAL).is_err() {
+    // By `send` and its number, rather than by `sendmsg`, which the filter may trap.
+    let mut greeting = [0; GREETING];
+    greeting[4..].copy_from_slice(&listener.as_raw_fd().to_ne_bytes());
+    let told = rustix::net::send(socket, &greeting, SendFlags::NOSIGNAL).is_ok();
+    // Until the parent has its copy.
+    if !told || rustix::net::recv(socket, &mut [0; 1], RecvFlags::empty()).is_err() {
         return 127;
     }
     drop(listener);
@@ -115,26 +110,21 @@ fn report(socket: &OwnedFd, error: &io::Error) -> i32 {
     if sent.is_ok() && errno == libc::ENOENT { 127 } else { 126 }
 }
 
-fn receive_listener(socket: &OwnedFd) -> io::Result<OwnedFd> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
+fn receive_listener(socket: &OwnedFd, pid: i32) -> io::Result<OwnedFd> {
     let mut greeting = [0; GREETING];
-    let received = rustix::net::recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut greeting)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
-    let mut files = None;
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(mut received) = message {
-            files = received.next();
+    let (got, _) = rustix::net::recv(socket, &mut greeting, RecvFlags::empty())?;
+    let word = |at: usize| greeting[at..].first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
+    match got {
+        GREETING => {
+            let pid = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::NotFound)?;
+            let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+            let flags = PidfdGetfdFlags::empty();
+            let listener = rustix::process::pidfd_getfd(&pidfd, word(4), flags)?;
+            rustix::net::send(socket, &[0], SendFlags::NOSIGNAL)?;
+            Ok(listener)
         }
-    }
-    match (files, received.bytes) {
-        (Some(listener), _) => Ok(listener),
-        (None, GREETING) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(greeting))),
-        (None, _) => Err(io::Error::other("the child died before it had installed its filter")),
+        4 => Err(io::Error::from_raw_os_error(word(0))),
+        _ => Err(io::Error::other("the child died before it had installed its filter")),
     }
 }
 

@@ -14,10 +14,19 @@
     reason = "a benchmark prints, and stops when something is missing"
 )]
 
-#[path = "../../tools/conformance/kit.rs"]
+#[path = "../../src/conformance/exporters.rs"]
+mod exporters;
+#[path = "../../src/conformance/kit.rs"]
 mod kit;
-#[path = "../../tools/conformance/sys.rs"]
-mod sys;
+#[path = "../../src/conformance/node.rs"]
+mod node;
+#[path = "../../src/sys/raw.rs"]
+mod raw;
+
+/// Where the kit looks for it.
+mod sys {
+    pub(crate) use super::raw;
+}
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -30,7 +39,7 @@ use driftheap::sys::backing;
 use driftheap::sys::seccomp::{ArgTest, Filter};
 use driftheap::sys::supervise::spawn;
 use kit::{ALLOC, Alloc, RDWR, SYNC, close, heap, ioctl, mmap};
-use sys::{call, peek, poke, ptr};
+use raw::{call, peek, poke, ptr};
 
 const ROUNDS: u32 = 5000;
 /// A command of nobody's, which the bare supervisor answers.
@@ -119,7 +128,7 @@ fn bandwidth() {
         let started = Instant::now();
         for _ in 0..8 {
             for at in (0..LEN).step_by(4) {
-                sum = sum.wrapping_add(u64::from(sys::peek32(base + at)));
+                sum = sum.wrapping_add(u64::from(raw::peek32(base + at)));
             }
         }
         let seconds = started.elapsed().as_secs_f64();

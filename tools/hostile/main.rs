@@ -12,15 +12,24 @@
     reason = "raw system calls take and return words; each tool uses a part of the kit"
 )]
 
-#[path = "../conformance/kit.rs"]
+#[path = "../../src/conformance/exporters.rs"]
+mod exporters;
+#[path = "../../src/conformance/kit.rs"]
 mod kit;
-#[path = "../conformance/sys.rs"]
-mod sys;
+#[path = "../../src/conformance/node.rs"]
+mod node;
+#[path = "../../src/sys/raw.rs"]
+mod raw;
+
+/// Where the kit looks for it.
+mod sys {
+    pub(crate) use super::raw;
+}
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kit::*;
-use sys::{call, in_child, poke, ptr};
+use raw::{call, in_child, poke, ptr};
 
 /// xorshift64*: the same seed gives the same calls.
 struct Random(u64);
@@ -123,7 +132,7 @@ fn random_calls(seed: u64) -> String {
             let _ = alloc(4096, RDWR);
             let _ = call(libc::SYS_epoll_create1, &[0]);
             // A SYNC that waits for a fence that nobody signals must not stop the test.
-            sys::interrupt_every(20);
+            raw::interrupt_every(20);
             for _ in 0..1000 {
                 random_call(&mut random, memory, last_page);
             }

@@ -168,9 +168,9 @@ impl NodeState {
     }
 
     /// Gives out a handle where a descriptor would be installed.
-    fn install(&mut self, file: OpenFile, install: Install) -> Answer {
+    fn install(&mut self, call: &Call, install: Install) -> Answer {
         let Install { object, mut structure, answer, .. } = install;
-        let number = match self.make_handle(file, object) {
+        let number = match self.make_handle(call.file, object) {
             Ok(number) => number,
             Err(errno) => {
                 self.device.abandon(object);
@@ -183,7 +183,8 @@ impl NodeState {
                 if let Some(field) = structure.bytes.get_mut(offset..offset + 4) {
                     field.copy_from_slice(&number.to_ne_bytes());
                 }
-                Answer::Reply { value: 0, writes: vec![structure.bytes] }
+                let reply = Reply { value: 0, writes: vec![structure] };
+                reply_to(call, reply)
             }
         }
     }
@@ -344,8 +345,8 @@ impl Backend for HeapNode {
             // do_vfs_ioctl (fs/ioctl.c) has answered these before they come here.
             Action::Native => Answer::Fail(Errno::NOTTY),
             Action::Wait(_) => Answer::Wait,
-            Action::Install(install) => state.install(call.file, install),
-            Action::Reply(reply) => answer(reply, call),
+            Action::Install(install) => state.install(call, install),
+            Action::Reply(reply) => reply_to(call, reply),
         }
     }
 
@@ -359,9 +360,11 @@ impl Backend for HeapNode {
 }
 
 /// The bytes in the order of [`HeapNode::outputs`]: the argument itself, then what it points to.
-fn answer(reply: Reply, call: &Call) -> Answer {
+fn reply_to(call: &Call, reply: Reply) -> Answer {
     let Ok(value) = i32::try_from(reply.value) else { return Answer::Fail(Errno::OVERFLOW) };
     let mut writes = reply.writes;
+    // A command that reads nothing back has an empty piece, which outputs() does not name.
+    writes.retain(|write| !write.bytes.is_empty());
     writes.sort_by_key(|write| write.addr != call.arg);
     Answer::Reply { value, writes: writes.into_iter().map(|write| write.bytes).collect() }
 }

@@ -105,9 +105,8 @@ pub fn memory_of(path: &Path, handle: u32) -> io::Result<OwnedFd> {
         let mut into = [io::IoSliceMut::new(&mut errno)];
         net::recvmsg(&server, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes
     };
-    let memory = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
+    let memory = control.drain().find_map(|message| {
+        if let RecvAncillaryMessage::ScmRights(mut fds) = message { fds.next() } else { None }
     });
     match (got, i32::from_ne_bytes(errno), memory) {
         (4, 0, Some(memory)) => Ok(memory),

@@ -132,6 +132,9 @@ pub enum SetupError {
     /// No userfaultfd.
     #[error(transparent)]
     Uffd(#[from] OpenError),
+    /// No guardian.
+    #[error(transparent)]
+    Guard(#[from] crate::sys::guard::GuardError),
     /// No scratch memory.
     #[error(transparent)]
     Store(#[from] StoreError),

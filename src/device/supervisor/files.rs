@@ -151,6 +151,28 @@ impl Files {
         Ok((file, Backing::Memfd, inode))
     }
 
+    /// The file of a new buffer that can move, and the exporter's own file of the same memory,
+    /// which is not the one that tells when the program's is gone.
+    ///
+    /// It is not sealed against shrinking, which is how the exporter takes its pages away, and open
+    /// for both directions whatever the caller asked for: a mapping of a read-only file can't be
+    /// trapped. The device refuses in its place.
+    ///
+    /// # Errors
+    /// As [`Files::create_buffer`].
+    pub fn create_live_buffer(
+        &mut self,
+        object: Object,
+        buffer: &Buffer,
+    ) -> Result<(OwnedFd, OwnedFd, Inode), Errno> {
+        let whole = backing::memfd("dmabuf").map_err(to_errno)?;
+        rustix::fs::ftruncate(&whole, buffer.size_bytes).map_err(no_memory)?;
+        rustix::fs::fcntl_add_seals(&whole, SealFlags::GROW | SealFlags::SEAL)?;
+        let file = backing::reopen(whole.as_fd(), OFlags::RDWR).map_err(to_errno)?;
+        let inode = self.register(file.as_fd(), object, true, 0)?;
+        Ok((file, whole, inode))
+    }
+
     /// A new open file of the caller's memfd, branded as a udmabuf.
     ///
     /// # Errors

@@ -7,7 +7,9 @@ use crate::uapi::{dma_buf, dma_heap, sw_sync, sync_file, udmabuf};
 /// compiles where [`super::run`] then says that it can't be used.
 pub(super) mod legacy {
     #[cfg(target_arch = "x86_64")]
-    pub(crate) use libc::{SYS_access, SYS_lstat, SYS_open, SYS_poll, SYS_readlink, SYS_stat};
+    pub(crate) use libc::{
+        SYS_access, SYS_fork, SYS_lstat, SYS_open, SYS_poll, SYS_readlink, SYS_stat,
+    };
 
     #[cfg(not(target_arch = "x86_64"))]
     mod absent {
@@ -17,6 +19,7 @@ pub(super) mod legacy {
         pub(crate) const SYS_poll: libc::c_long = -4;
         pub(crate) const SYS_readlink: libc::c_long = -5;
         pub(crate) const SYS_stat: libc::c_long = -6;
+        pub(crate) const SYS_fork: libc::c_long = -7;
     }
     #[cfg(not(target_arch = "x86_64"))]
     pub(crate) use absent::*;
@@ -33,6 +36,7 @@ pub enum Level {
 }
 
 const AT_EMPTY_PATH: u32 = 0x1000;
+const MAP_ANONYMOUS: u32 = 0x20;
 
 /// ioctls that are handed over at [`Level::Needed`], by type letter and number whatever their size:
 /// the size of ALLOC's argument may change, and the kernel takes it from the command.
@@ -110,8 +114,8 @@ fn test(arg: u8, mask: u32, any_of: &[u32]) -> ArgTest {
     ArgTest { arg, mask, any_of: any_of.to_vec() }
 }
 
-/// The filter of a level.
-pub fn filter(level: Level) -> Filter {
+/// The filter of a level; `watched`: for a run that reports misuse.
+pub fn filter(level: Level, watched: bool) -> Filter {
     let mut filter = Filter::default();
     for nr in BY_PATH.into_iter().filter(|&nr| nr >= 0) {
         filter.always(nr);
@@ -125,6 +129,19 @@ pub fn filter(level: Level) -> Filter {
         .when(libc::SYS_mmap, vec![test(3, 0xf, &[1, 3]), test(4, 1 << 31, &[0])])
         // SEEK_SET and SEEK_END of 0: how programs ask a dma-buf for its size.
         .when(libc::SYS_lseek, vec![test(1, u32::MAX, &[0]), test(2, u32::MAX, &[0, 2])]);
+    if watched {
+        // Private mappings of a file too, and the end of a process.
+        filter
+            .when(
+                libc::SYS_mmap,
+                vec![
+                    test(3, MAP_ANONYMOUS, &[0]),
+                    test(3, 0xf, &[1, 2, 3]),
+                    test(4, 1 << 31, &[0]),
+                ],
+            )
+            .always(libc::SYS_exit_group);
+    }
     if level == Level::Strict {
         for nr in STRICT.into_iter().filter(|&nr| nr >= 0) {
             filter.always(nr);

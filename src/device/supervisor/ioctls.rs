@@ -92,7 +92,7 @@ impl Supervisor {
         let mut action = shared.device.ioctl(&request);
         let full = matches!(action, Action::Fail(Errno::NOMEM | Errno::MFILE));
         if full || shared.files.sweep_due() {
-            let Shared { device, files } = &mut *shared;
+            let Shared { device, files, .. } = &mut *shared;
             files.sweep(device);
             if full {
                 action = device.ioctl(&request);
@@ -106,9 +106,16 @@ impl Supervisor {
                 Answer::Later(Waiting::Ioctl { request, fences })
             }
             Action::Reply(reply) => {
-                let Shared { device, files } = &mut *shared;
+                let watched = shared.watch.is_some();
+                let Shared { device, files, .. } = &mut *shared;
                 files.signal_sync_files(device);
                 drop(shared);
+                if watched {
+                    self.watch_sync(call, &request);
+                    if let Some(answer) = self.check_sync(call, &request, reply.value) {
+                        return answer;
+                    }
+                }
                 self.reply(call, &reply).into()
             }
             Action::Install(install) => {
@@ -136,6 +143,7 @@ impl Supervisor {
             Ok(created) => created,
             Err(errno) => return self.abandon(install.object, errno),
         };
+        let site = self.site(call);
         let send = matches!(install.answer, FdAnswer::Value);
         let fd = match self.listener.add_fd(call.id, file.as_fd(), install.cloexec, send) {
             Ok(fd) => fd,
@@ -145,6 +153,7 @@ impl Supervisor {
             }
         };
         lock(&self.shared).device.installed(install.object, inode, made_of);
+        self.watch_alloc(install.object, site);
         match install.answer {
             FdAnswer::Value => Answer::Sent,
             FdAnswer::Field(at) => {
@@ -169,12 +178,17 @@ impl Supervisor {
 
     /// Makes the file of an object that the device has just decided on.
     fn create(
-        &self,
+        &mut self,
         object: Object,
         memfd: Option<OwnedFd>,
     ) -> Result<(OwnedFd, Inode, Backing), Errno> {
+        if let Object::Buffer(id) = object
+            && let Some(created) = self.create_live(object, id)
+        {
+            return created;
+        }
         let mut shared = lock(&self.shared);
-        let Shared { device, files } = &mut *shared;
+        let Shared { device, files, .. } = &mut *shared;
         let id = match object {
             Object::Buffer(id) => id,
             Object::SyncFile(id) => {

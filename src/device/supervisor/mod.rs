@@ -19,28 +19,38 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use super::misuse::Watch;
 use super::path::Node;
 use super::{Device, Object};
 use crate::sys::notify::{Call, Listener};
 
 pub mod caller;
+mod check;
 mod epoll;
 pub mod files;
 pub mod filter;
+mod flights;
 pub mod holders;
 mod ioctls;
+pub mod live;
 mod paths;
 mod pending;
 mod run;
+pub mod stack;
 mod strict;
+mod trap;
+mod watch;
 
+pub use check::CheckConfig;
 pub use filter::Level;
+pub use live::LiveConfig;
 pub use run::{Config, Ended, Exit, RunError, run};
 
 use caller::Callers;
 use files::Files;
 use filter::legacy;
 use pending::Pending;
+use stack::Stacks;
 
 /// A device and its files, shared with the control socket's thread.
 #[derive(Debug)]
@@ -49,6 +59,10 @@ pub struct Shared {
     pub device: Device,
     /// Its files.
     pub files: Files,
+    /// The detectors of misuse, where reports are asked for.
+    pub watch: Option<Watch>,
+    /// The way for orders to reach the exporter of a device whose buffers move.
+    pub orders: Option<live::Orders>,
 }
 
 /// Takes the lock; a panic elsewhere does not make the device unusable.
@@ -101,6 +115,9 @@ struct Supervisor {
     callers: Callers,
     pending: Pending,
     epolls: epoll::Proxies,
+    stacks: Stacks,
+    check: Option<check::Check>,
+    live: Option<live::Live>,
     main_pid: i32,
     quiet: bool,
 }
@@ -127,8 +144,10 @@ impl Supervisor {
     fn serve(&mut self) {
         // ENOENT: the caller was killed before its call was read.
         let Ok(call) = self.listener.recv() else { return };
+        self.call_arrives(&call);
         let answer = self.answer(&call);
         self.send(call, answer);
+        self.show_reports();
     }
 
     fn send(&mut self, call: Call, answer: Answer) {
@@ -136,7 +155,10 @@ impl Supervisor {
         let sent = match answer {
             Answer::Value(value) => self.listener.reply(call.id, Ok(value)),
             Answer::Fail(errno) => self.listener.reply(call.id, Err(errno)),
-            Answer::Native => self.listener.resume(call.id),
+            Answer::Native => {
+                self.let_go(call);
+                Ok(())
+            }
             Answer::Sent => Ok(()),
             Answer::Later(waiting) => {
                 if let Err(errno) = self.pending.push(call, waiting) {
@@ -174,6 +196,9 @@ impl Supervisor {
             libc::SYS_exit_group => self.exit_group(call),
             legacy::SYS_readlink => self.readlink(call, cwd, a0, a1, a2),
             libc::SYS_readlinkat => self.readlink(call, int(a0), a1, a2, a3),
+            libc::SYS_clone | libc::SYS_clone3 | legacy::SYS_fork => self.fork_live(call),
+            libc::SYS_execve | libc::SYS_execveat => self.exec_live(call),
+            libc::SYS_remap_file_pages => self.remap_file_pages(call),
             _ => self.strict(call),
         }
     }
@@ -188,6 +213,7 @@ impl Supervisor {
 
     /// Counts what the main program still holds as it exits.
     fn exit_group(&mut self, call: &Call) -> Answer {
+        self.watch_exit(call);
         let thread = format!("/proc/{}/task/{}", self.main_pid, call.tid);
         if call.tid == self.main_pid || std::fs::exists(thread).unwrap_or(false) {
             let shared = &mut *lock(&self.shared);

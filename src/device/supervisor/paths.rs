@@ -131,7 +131,7 @@ impl Supervisor {
             return Err(Errno::ISDIR);
         }
         let mut shared = lock(&self.shared);
-        let super::Shared { device, files } = &mut *shared;
+        let super::Shared { device, files, .. } = &mut *shared;
         let path = files.directory(device).map_err(|_| Errno::IO)?;
         let keep = OFlags::PATH | OFlags::NOATIME | OFlags::NONBLOCK;
         let flags = flags & keep | OFlags::DIRECTORY | OFlags::CLOEXEC;

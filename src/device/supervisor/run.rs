@@ -7,15 +7,18 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::check::{Check, CheckConfig};
 use super::filter::{Level, filter};
+use super::live::{Live, LiveConfig, make_movable};
 use super::pending::{Pending, TICK_MS};
-use super::{Callers, Files, Shared, Supervisor, epoll, lock};
+use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, lock, now_ns};
+use crate::device::misuse::{Log, Watch};
 use crate::device::{Device, HeapConfig, Limits, Stats};
 use crate::sys::supervise::{Child, spawn};
+use crate::sys::trace::{self, Change};
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -28,17 +31,25 @@ pub struct Config {
     pub limits: Limits,
     /// Which calls are handed over.
     pub level: Level,
+    /// Report misuse.
+    pub watch: bool,
+    /// Check accesses; has no effect without `watch`.
+    pub check: CheckConfig,
+    /// Buffers move.
+    pub live: Option<LiveConfig>,
     /// Print nothing but errors.
     pub quiet: bool,
 }
 
 /// How the program ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Exit {
     /// Its wait status.
     pub status: Ended,
     /// What the device did meanwhile.
     pub stats: Stats,
+    /// What it did wrong, where reports were asked for.
+    pub misuse: Option<Log>,
 }
 
 /// A process's end.
@@ -46,8 +57,8 @@ pub struct Exit {
 pub enum Ended {
     /// It exited with this status.
     Exited(i32),
-    /// A signal killed it.
-    Signalled(Signal),
+    /// This signal killed it.
+    Signalled(i32),
 }
 
 /// Why a program could not be run.
@@ -67,6 +78,9 @@ pub enum RunError {
     /// fork, or the filter.
     #[error("can't start a supervised process: {0}{hint}", hint = remedy(.0))]
     Spawn(io::Error),
+    /// Buffers can't move here.
+    #[error("buffers can't move here: {0}")]
+    Live(#[from] crate::device::live::mover::SetupError),
     /// exec failed.
     #[error("can't execute `{program}`: {error}")]
     Exec {
@@ -113,12 +127,26 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     if page != 4096 {
         return Err(RunError::PageSize(page));
     }
-    let program = filter(config.level).assemble().ok_or(RunError::Architecture)?;
+    let live = config.live.as_ref().map(Live::new).transpose()?;
+    let (live, orders) = live.unzip();
+    let mut filter = filter(config.level, config.watch);
+    if let Some(live) = &live {
+        super::flights::add_rules(&mut filter);
+        super::trap::add_rules(&mut filter, live.cookie);
+    }
+    let program = filter.assemble().ok_or(RunError::Architecture)?;
     raise_limit(rustix::process::Resource::Memlock);
     crate::sys::backing::ignore_lease_breaks();
-    let device = Device::new(config.heaps, config.limits);
+    let mut device = Device::new(config.heaps, config.limits);
+    if live.is_some() && make_movable(&mut device) > 0 && !config.quiet {
+        anstream::eprintln!(
+            "driftheap: the heaps' buffers have ordinary memory, so that they can move: \
+             get_user_pages succeeds on them (mmap=pfnmap keeps a heap's where they are)"
+        );
+    }
     let files = Files::new(&device, locked_bytes_max()).map_err(RunError::Setup)?;
-    let shared = Arc::new(Mutex::new(Shared { device, files }));
+    let watch = config.watch.then(Watch::default);
+    let shared = Arc::new(Mutex::new(Shared { device, files, watch, orders }));
     let (signals, old_mask) = block_signals().map_err(RunError::Setup)?;
     // Orphans of the program become ours, so that nobody is left unreaped.
     let _ = nix::sys::prctl::set_child_subreaper(true);
@@ -133,14 +161,17 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         callers: Callers::default(),
         pending: Pending::default(),
         epolls: epoll::Proxies::default(),
+        stacks: Stacks::new(now_ns()),
+        check: config.watch.then(|| Check::new(config.check)),
+        live,
         main_pid: pid,
         quiet: config.quiet,
     };
     let status = supervisor.run(&signals, exec_status, &config.argv)?;
     let mut guard = lock(&shared);
-    let Shared { device, files } = &mut *guard;
+    let Shared { device, files, watch, .. } = &mut *guard;
     files.sweep(device);
-    Ok(Exit { status, stats: device.stats })
+    Ok(Exit { status, stats: device.stats, misuse: watch.take().map(Watch::into_log) })
 }
 
 /// Raises a soft limit to the hard one. The program inherits what is raised before it starts:
@@ -204,6 +235,7 @@ impl Supervisor {
             if ready.call {
                 self.refresh_epolls();
             }
+            self.tend_live();
             if ready.gone {
                 // All users of the filter are gone, so they are zombies or reaped already.
                 self.reap_all(&mut ended);
@@ -222,11 +254,13 @@ impl Supervisor {
             PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
         ];
         fds.extend(exec_status.map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let tick = Timespec { tv_sec: 0, tv_nsec: TICK_MS * 1_000_000 };
-        let timeout = (!self.pending.is_empty()).then_some(&tick);
-        if rustix::event::poll(&mut fds, timeout).is_err() {
+        let fixed = fds.len();
+        fds.extend(self.live.iter().flat_map(Live::poll_fds));
+        let timeout = self.timeout();
+        if rustix::event::poll(&mut fds, timeout.as_ref()).is_err() {
             return Ready::default();
         }
+        fds.truncate(fixed);
         let listener = fds[0].revents();
         Ready {
             call: listener.contains(PollFlags::IN),
@@ -236,12 +270,23 @@ impl Supervisor {
         }
     }
 
-    fn handle_signals(&self, signals: &SignalFd, ended: &mut Option<Ended>) {
+    /// How long nothing may happen before somebody has to be looked at.
+    fn timeout(&self) -> Option<Timespec> {
+        let tick = (!self.pending.is_empty()).then_some(TICK_MS * 1_000_000);
+        let live = self
+            .live
+            .as_ref()
+            .map(|live| i64::try_from(live.next_ns().saturating_sub(now_ns())).unwrap_or(i64::MAX));
+        let wait = tick.into_iter().chain(live).min()?;
+        Some(Timespec { tv_sec: wait / 1_000_000_000, tv_nsec: wait % 1_000_000_000 })
+    }
+
+    fn handle_signals(&mut self, signals: &SignalFd, ended: &mut Option<Ended>) {
         while let Ok(Some(info)) = signals.read_signal() {
             let Ok(number) = i32::try_from(info.ssi_signo) else { continue };
             let Ok(signal) = Signal::try_from(number) else { continue };
             if signal == Signal::SIGCHLD {
-                self.reap(ended, WaitPidFlag::WNOHANG);
+                self.reap(ended);
                 continue;
             }
             // The terminal's own signals went to the whole foreground group already.
@@ -252,27 +297,29 @@ impl Supervisor {
         }
     }
 
-    /// Reaps what has ended and notes the main process's end.
-    fn reap(&self, ended: &mut Option<Ended>, flags: WaitPidFlag) -> bool {
-        loop {
-            let end = match nix::sys::wait::waitpid(None, Some(flags)) {
-                Ok(WaitStatus::Exited(pid, status)) => (pid, Ended::Exited(status)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ended::Signalled(signal)),
-                Ok(WaitStatus::StillAlive) | Err(_) => return false,
-                Ok(_) => continue,
-            };
-            if end.0.as_raw() == self.main_pid {
-                *ended = Some(end.1);
-            }
-            if !flags.contains(WaitPidFlag::WNOHANG) {
-                return true;
-            }
+    /// Reaps what has ended, notes the main process's end and lets attached threads go on.
+    fn reap(&mut self, ended: &mut Option<Ended>) {
+        while let Ok(Some((pid, change))) = trace::wait_any(false) {
+            self.changed(pid, change, ended);
         }
     }
 
+    fn changed(&mut self, pid: i32, change: Change, ended: &mut Option<Ended>) {
+        if pid == self.main_pid {
+            match change {
+                Change::Exited(status) => *ended = Some(Ended::Exited(status)),
+                Change::Killed(signal) => *ended = Some(Ended::Signalled(signal)),
+                Change::Stopped(_) => {}
+            }
+        }
+        self.note(pid, change);
+    }
+
     /// Waits for every child that is left; all of them have ended or are about to.
-    fn reap_all(&self, ended: &mut Option<Ended>) {
-        while self.reap(ended, WaitPidFlag::empty()) {}
+    fn reap_all(&mut self, ended: &mut Option<Ended>) {
+        while let Ok(Some((pid, change))) = trace::wait_any(true) {
+            self.changed(pid, change, ended);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::pending::Waiting;
 use super::{Answer, Supervisor, caller, int, lock, now_ns, uint};
 use crate::device::buffer::MmapArgs;
 use crate::device::path::Node;
-use crate::device::{Buffer, BufferId, Call as FileCall, Inode, Object};
+use crate::device::{Buffer, BufferId, Call as FileCall, Inode, Object, Verdict};
 use crate::sys::notify::Call;
 use crate::uapi::dma_buf::MAGIC;
 use crate::uapi::stat::Statfs;
@@ -43,7 +43,26 @@ impl Supervisor {
             return Answer::Native;
         }
         let args = MmapArgs { len, prot: uint(prot), flags: uint(flags), offset };
-        self.file_call(call, fd, FileCall::Mmap(args))
+        match self.object(call.tid, int(fd)) {
+            Some((object, _)) => {
+                let verdict = lock(&self.shared).device.call(object, FileCall::Mmap(args));
+                self.watch_mmap(call, object, args, verdict);
+                match (verdict, object) {
+                    (Verdict::Native, Object::Buffer(id)) => self.map_buffer(call, id, args),
+                    _ => verdict.into(),
+                }
+            }
+            None => Answer::Native,
+        }
+    }
+
+    /// mmap of a buffer that the device has granted.
+    fn map_buffer(&mut self, call: &Call, id: BufferId, args: MmapArgs) -> Answer {
+        let followed = self.followed(call, id);
+        match (self.mmap_live(call, id, args), followed) {
+            (Answer::Native, Some(pid)) => self.check_mmap(call, pid, id, args),
+            (answer, _) => answer,
+        }
     }
 
     /// Answers a call on a descriptor that needs no more than the device's word.
@@ -187,7 +206,7 @@ impl Supervisor {
     }
 
     /// The buffer whose mapping holds address `addr`.
-    fn mapped_buffer(&self, call: &Call, addr: u64) -> Option<Object> {
+    pub(super) fn mapped_buffer(&self, call: &Call, addr: u64) -> Option<Object> {
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", call.tid)).ok()?;
         let inode = maps.lines().find_map(|line| mapping_inode(line, addr))?;
         lock(&self.shared).files.by_inode(inode)
@@ -218,7 +237,7 @@ impl Supervisor {
         let [addr, old_len, new_len, flags, ..] = call.args;
         let grows = new_len.div_ceil(PAGE) > old_len.div_ceil(PAGE);
         if !grows && flags & MREMAP_DONTUNMAP == 0 {
-            return Answer::Native;
+            return self.mremap_live(call);
         }
         match self.mapped_buffer(call, addr) {
             Some(Object::Buffer(_)) if flags & MREMAP_DONTUNMAP != 0 => Answer::Fail(Errno::INVAL),

@@ -86,6 +86,19 @@ impl Uffd {
         handshake(&fd, Features::empty()).map_err(OpenError::Other)
     }
 
+    /// Opens one for this process and leaves the handshake to whoever it is for.
+    pub fn open_bare(via: Via) -> Result<OwnedFd, OpenError> {
+        open_raw(via)
+    }
+
+    /// A userfaultfd that its process opened and that still needs its handshake.
+    ///
+    /// EINVAL: it was made already, or the kernel lacks a feature.
+    pub fn adopt_raw(fd: OwnedFd, features: Features) -> Result<Self, Errno> {
+        handshake(&fd, features)?;
+        Ok(Self { fd })
+    }
+
     /// A userfaultfd that its process opened and sent.
     #[must_use]
     pub fn adopt(fd: OwnedFd) -> Self {

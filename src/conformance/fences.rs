@@ -1,8 +1,8 @@
 //! Rows of sync files, and of what waits for fences. The latter need sw_sync.
 
-use crate::kit::*;
-use crate::sys::{call, interrupt_every, ptr};
-use crate::{Row, noted, row};
+use super::kit::*;
+use super::{Row, noted, row};
+use crate::sys::raw::{call, interrupt_every, ptr};
 
 const EXPORT: u64 = 0xc008_6202;
 const IMPORT: u64 = 0x4008_6203;
@@ -38,7 +38,8 @@ struct Merge {
 
 fn export(fd: u64, flags: u32) -> Result<u64, i32> {
     let mut arg = [flags, u32::MAX];
-    ioctl(fd, EXPORT, &mut arg).map(|_| u64::from(arg[1]))
+    ioctl(fd, EXPORT, &mut arg)?;
+    sync_file_fd(arg[1]).map(|fd| fd as u64)
 }
 
 fn exported(flags: u32) -> String {
@@ -52,7 +53,7 @@ fn exported(flags: u32) -> String {
 }
 
 fn import(fd: u64, flags: u32, sync: u64) -> Result<i64, i32> {
-    let mut arg = [flags, sync as u32];
+    let mut arg = [flags, super::node::number(sync)];
     ioctl(fd, IMPORT, &mut arg)
 }
 
@@ -61,8 +62,9 @@ fn stub() -> u64 {
 }
 
 fn merge(arg: Merge) -> Result<u64, i32> {
-    let mut arg = arg;
-    ioctl(stub(), MERGE, &mut arg).map(|_| arg.fence as u64)
+    let mut arg = Merge { fd2: super::node::number(arg.fd2 as u64) as i32, ..arg };
+    ioctl(stub(), MERGE, &mut arg)?;
+    sync_file_fd(arg.fence as u32).map(|fd| fd as u64)
 }
 
 fn info(fd: u64, arg: Info) -> Result<Info, i32> {
@@ -72,6 +74,9 @@ fn info(fd: u64, arg: Info) -> Result<Info, i32> {
 
 /// A timeline, or a reason to skip.
 fn timeline() -> Result<u64, String> {
+    if matches!(place(), Place::Mount(_) | Place::Node(_)) {
+        return Err("SKIP a server offers no sw_sync".into());
+    }
     open("/sys/kernel/debug/sync/sw_sync", libc::O_RDWR)
         .map(|fd| fd as u64)
         .map_err(|errno| format!("SKIP no sw_sync: {}", name(errno)))
@@ -155,7 +160,7 @@ pub(crate) const ROWS: &[Row] = &[
         let Ok(fd) = merge(Merge { name, fd2: stub() as i32, ..Merge::default() }) else {
             return "no merge".into();
         };
-        info(fd, Info::default()).map_or_else(crate::kit::name, |info| {
+        info(fd, Info::default()).map_or_else(super::kit::name, |info| {
             String::from_utf8_lossy(&info.name).trim_end_matches('\0').into()
         })
     }),
@@ -229,7 +234,8 @@ pub(crate) const ROWS: &[Row] = &[
         let mut arg = 3u64;
         e(ioctl(stub(), SYNC, &mut arg))
     }),
-    row("sync-file.mmap", "ENODEV", || e(mmap(stub(), PAGE, PROT_RW, SHARED, 0))),
+    row("sync-file.mmap", "EACCES", || e(mmap(stub(), PAGE, PROT_RW, SHARED, 0))),
+    row("sync-file.mmap-r", "ENODEV", || e(mmap(stub(), PAGE, PROT_R, SHARED, 0))),
     row("sync-file.active", "none", || {
         flat(timeline().and_then(|timeline| fence(timeline, 1)).map(poll))
     }),

@@ -1,8 +1,8 @@
 //! Rows of mmap, and of what may be done to a mapping.
 
-use crate::kit::*;
-use crate::sys::{call, in_child, peek, poke, ptr};
-use crate::{Row, noted, row};
+use super::kit::*;
+use super::{Row, noted, row};
+use crate::sys::raw::{call, in_child, peek, poke, ptr};
 
 const STRICT: &str = "strict: the untrapped call acts on the file behind the buffer";
 const PAGEMAP: &str = "never: the pages behind the buffer are the kernel's to show";

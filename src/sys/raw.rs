@@ -1,5 +1,16 @@
-//! System calls by number, and the memory of this process by address: everything unsafe.
+//! System calls by number, and the memory of this process by address: what the conformance suite
+//! is made of, which asks on purpose what no wrapper lets pass.
+//!
+//! # Safety
+//! Nothing here is checked, so nothing here is public: the only callers are the suite's rows, each
+//! of which runs in a child process of its own ([`in_child`]) and passes addresses of its own live
+//! objects, or addresses that the kernel is to refuse.
 #![allow(unsafe_code, reason = "a conformance test makes raw system calls on purpose")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "system calls take and return words"
+)]
 
 /// A result, or an errno.
 pub(crate) type R = Result<i64, i32>;

@@ -1,13 +1,26 @@
 //! Rows of get_user_pages through a mapping: what is refused on VM_PFNMAP, and what works because
 //! the kernel copies.
 
-use crate::kit::*;
-use crate::sys::{call, in_child, peek, peek32, poke, poke32, ptr};
-use crate::{Row, row};
+use super::kit::*;
+use super::{Row, row};
+use crate::sys::raw::{call, in_child, peek, peek32, poke, poke32, ptr};
 
-/// A file that O_DIRECT can open, with `bytes` in it.
+/// Whose page cache is its memory: O_DIRECT there copies and pins nothing (shmem_file_open).
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// A file that O_DIRECT pins pages for, with a page in it: CONFORMANCE_DIRECT, which is
+/// overwritten, or an unnamed one in /tmp.
 fn direct_file() -> Result<u64, String> {
-    let fd = scratch(libc::O_DIRECT).map_err(|_| "SKIP /tmp has no O_DIRECT".to_owned())?;
+    let named = std::env::var("CONFORMANCE_DIRECT").ok();
+    let opened = named
+        .map_or_else(|| scratch(libc::O_DIRECT), |path| open(&path, libc::O_RDWR | libc::O_DIRECT));
+    let fd = opened.map_err(|errno| format!("SKIP no file with O_DIRECT: {}", name(errno)))?;
+    let mut stat = [0_u64; 15];
+    let _ = call(libc::SYS_fstatfs, &[fd as u64, ptr(&mut stat)]);
+    // The node of a block device lies on devtmpfs, which says the same of itself.
+    if stat[0] == TMPFS_MAGIC && std::env::var_os("CONFORMANCE_DIRECT").is_none() {
+        return Err("SKIP /tmp is a tmpfs, where O_DIRECT copies".into());
+    }
     let page = anonymous(1, PROT_RW);
     poke(page, 9);
     call(libc::SYS_pwrite64, &[fd as u64, page, PAGE, 0])

@@ -1,6 +1,6 @@
 //! What rows share: constants, and calls with names.
 
-use crate::sys::{R, call, ptr};
+use crate::sys::raw::{R, call, ptr};
 
 pub(crate) const ALLOC: u64 = 0xc018_4800;
 pub(crate) const SYNC: u64 = 0x4008_6200;
@@ -80,30 +80,58 @@ pub(crate) fn open(path: &str, flags: i32) -> R {
     call(libc::SYS_openat, &[libc::AT_FDCWD as u64, ptr(path.as_mut_slice()), flags as u64, 0o600])
 }
 
-/// A path below the heaps' directory: /dev/dma_heap, or that of the mount that
-/// CONFORMANCE_MOUNT names.
-pub(crate) fn heap_path(name: &str) -> String {
-    format!("{}/dma_heap/{name}", mount().unwrap_or_else(|| "/dev".into()))
+/// Where buffers come from, by the environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// /dev/dma_heap/system, whose ALLOC installs a descriptor.
+    Kernel,
+    /// CONFORMANCE_MOUNT: a FUSE mount, whose buffers are files of their own.
+    Mount(String),
+    /// CONFORMANCE_NODE: a CUSE node, by its path; ALLOC answers a handle.
+    Node(String),
+    /// CONFORMANCE_EXPORTER: `udmabuf` or `vgem`, which have no heap.
+    Exporter(String),
 }
 
-/// The mount whose buffers are files of their own, if that is what is asked.
-fn mount() -> Option<String> {
-    std::env::var("CONFORMANCE_MOUNT").ok()
+pub(crate) fn place() -> Place {
+    let set = |name: &str| std::env::var(format!("CONFORMANCE_{name}")).ok();
+    let mount = set("MOUNT").map(Place::Mount);
+    let node = || set("NODE").map(Place::Node);
+    let exporter = || set("EXPORTER").map(Place::Exporter);
+    mount.or_else(node).or_else(exporter).unwrap_or(Place::Kernel)
+}
+
+/// A path below the heaps' directory. `system` stands for the heap under test.
+pub(crate) fn heap_path(name: &str) -> String {
+    match place() {
+        Place::Mount(mount) => format!("{mount}/dma_heap/{name}"),
+        Place::Node(node) if name == "system" => node,
+        Place::Node(node) => format!("{}/{name}", node.rsplit_once('/').unwrap_or(("", "")).0),
+        Place::Kernel | Place::Exporter(_) => format!("/dev/dma_heap/{name}"),
+    }
 }
 
 pub(crate) fn heap() -> u64 {
     open(&heap_path("system"), libc::O_RDWR | libc::O_CLOEXEC).map_or(u64::MAX, |fd| fd as u64)
 }
 
-/// The file descriptor of a buffer that ALLOC answered; on a mount, its number is a file's name.
+/// The file descriptor of a buffer that ALLOC answered.
 pub(crate) fn buffer_fd(arg: &Alloc) -> R {
-    match mount() {
-        None => Ok(i64::from(arg.fd)),
-        Some(mount) => {
-            let path = format!("{mount}/buffers/{}", arg.fd);
-            let flags = arg.fd_flags & (3 | libc::O_CLOEXEC as u32);
-            open(&path, flags as i32)
+    let flags = (arg.fd_flags & (3 | libc::O_CLOEXEC as u32)) as i32;
+    match place() {
+        Place::Kernel | Place::Exporter(_) => Ok(i64::from(arg.fd)),
+        Place::Mount(mount) => open(&format!("{mount}/buffers/{}", arg.fd), flags),
+        Place::Node(node) => super::node::opened(&node, arg.fd, flags, true),
+    }
+}
+
+/// The file descriptor of a sync file that an ioctl answered.
+pub(crate) fn sync_file_fd(number: u32) -> R {
+    match place() {
+        Place::Node(node) => {
+            super::node::opened(&node, number, libc::O_RDWR | libc::O_CLOEXEC, false)
         }
+        Place::Kernel | Place::Mount(_) | Place::Exporter(_) => Ok(i64::from(number)),
     }
 }
 
@@ -113,6 +141,9 @@ pub(crate) fn ioctl<T>(fd: u64, cmd: u64, arg: &mut T) -> R {
 
 /// ALLOC; the new file descriptor.
 pub(crate) fn alloc(len: u64, fd_flags: u32) -> R {
+    if let Place::Exporter(exporter) = place() {
+        return super::exporters::buffer(&exporter, len, fd_flags);
+    }
     let mut arg = Alloc { len, fd_flags, ..Alloc::default() };
     let heap = heap();
     let result = ioctl(heap, ALLOC, &mut arg).and_then(|_| buffer_fd(&arg));
@@ -129,7 +160,7 @@ pub(crate) fn buffer(pages: u64) -> u64 {
 }
 
 pub(crate) fn mmap(fd: u64, len: u64, prot: u64, flags: u64, offset: u64) -> R {
-    call(libc::SYS_mmap, &[0, len, prot, flags, fd, offset])
+    call(libc::SYS_mmap, &[0, len, prot, flags, super::node::memory(fd), offset])
 }
 
 /// A shared mapping of a fresh buffer; the fd and the address.

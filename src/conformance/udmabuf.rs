@@ -1,8 +1,8 @@
 //! Rows of /dev/udmabuf.
 
-use crate::kit::*;
-use crate::sys::{call, peek, poke, ptr};
-use crate::{Row, noted, row};
+use super::kit::*;
+use super::{Row, noted, row};
+use crate::sys::raw::{call, peek, poke, ptr};
 
 const CREATE: u64 = 0x4018_7542;
 const CREATE_LIST: u64 = 0x4008_7543;

@@ -1,8 +1,8 @@
 //! Rows of a dma-buf's file descriptor.
 
-use crate::kit::*;
-use crate::sys::{call, ptr};
-use crate::{Row, noted, row};
+use super::kit::*;
+use super::{Row, noted, row};
+use crate::sys::raw::{call, ptr};
 
 const STRICT: &str = "strict: the untrapped call acts on the file behind the buffer";
 
@@ -132,13 +132,13 @@ pub(crate) const ROWS: &[Row] = &[
     row("name.page-end", "ok", || {
         let page = anonymous(2, PROT_RW);
         let _ = call(libc::SYS_munmap, &[page + PAGE, PAGE]);
-        crate::sys::poke(page + PAGE - 2, b'x');
+        crate::sys::raw::poke(page + PAGE - 2, b'x');
         e(call(libc::SYS_ioctl, &[buffer(1), SET_NAME_B, page + PAGE - 2]))
     }),
     row("name.unterminated", "EFAULT", || {
         let page = anonymous(2, PROT_RW);
         let _ = call(libc::SYS_munmap, &[page + PAGE, PAGE]);
-        crate::sys::poke(page + PAGE - 1, b'x');
+        crate::sys::raw::poke(page + PAGE - 1, b'x');
         e(call(libc::SYS_ioctl, &[buffer(1), SET_NAME_B, page + PAGE - 1]))
     }),
     row("name.in-fdinfo", "name: camera", || {

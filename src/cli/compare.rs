@@ -1,0 +1,234 @@
+//! `driftheap compare`: a real heap's answers, and ours.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use driftheap::conformance::{Answers, Line, Outcome, Reference, Transport, parse, print};
+use serde_json::json;
+
+use super::{Exit, measure, out::Out, vm};
+
+/// Ask a real heap and ours the same questions, and show where the answers differ and why.
+///
+/// Ours are measured now, by every transport that this machine allows. The kernel's were measured
+/// on Linux 6.12 and travel with this program; --vm boots such a kernel and measures anew, and
+/// measures the CUSE device there, too. Each known difference has its reason.
+///
+/// Exit status: 0 when every difference has its reason, 1 when one has none.
+#[derive(Args, Debug)]
+pub(crate) struct CompareArgs {
+    /// Measure a real kernel now, in a virtual machine (the first time fetches it with apt-get)
+    #[arg(long)]
+    vm: bool,
+    /// Compare with this machine's own /dev/dma_heap/system
+    #[arg(long, conflicts_with = "vm")]
+    host: bool,
+    /// With --vm or --host: write the kernel's answers to FILE
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Print every row's answers, not only what differs
+    #[arg(long, short)]
+    verbose: bool,
+    /// One JSON object a line: one for each row, then one for each transport
+    #[arg(long)]
+    json: bool,
+    /// Print what this machine's kernel and the CUSE device answer: what the guest of --vm runs
+    #[arg(long, hide = true)]
+    measure: bool,
+}
+
+/// `driftheap compare --vm --record tests/data/conformance-linux-6.12.tsv` writes it.
+const RECORDED: &str = include_str!("../../tests/data/conformance-linux-6.12.tsv");
+
+/// What was measured: a transport's answers, or why there are none.
+type Column = (Transport, Result<Answers, String>);
+
+/// The kernel's side.
+struct Kernel {
+    /// Its release, and where it ran.
+    name: String,
+    columns: BTreeMap<String, Answers>,
+}
+
+pub(crate) fn run(args: &CompareArgs, out: &Out) -> anyhow::Result<Exit> {
+    if args.measure {
+        return measure_here(out);
+    }
+    let kernel = kernel(args, out)?;
+    if let Some(path) = args.record.as_ref().filter(|_| args.vm || args.host) {
+        record(path, &kernel)?;
+    }
+    let system = kernel.columns.get("system").cloned().unwrap_or_default();
+    let reference = Reference::new(&system);
+    let measure = |transport: Transport| {
+        out.status(&format!("measuring {}", transport.name()));
+        let in_guest = kernel.columns.get(transport.key()).cloned();
+        // The guest runs the same program, where this machine has no such device.
+        let here = measure::ours(transport).map_err(|error| format!("{error:#}"));
+        (transport, here.or_else(|why| in_guest.ok_or(why)))
+    };
+    let columns: Vec<Column> = Transport::ALL.into_iter().map(measure).collect();
+    out.clear_status();
+    let surprises = reference.surprises();
+    if args.json {
+        out.text(&as_json(&kernel, &reference, &columns))?;
+    } else {
+        out.text(&as_text(&kernel, &reference, &columns, args.verbose))?;
+    }
+    let unexplained = |line: &Line| line.outcome == Outcome::Unexplained;
+    let ours = columns.iter().filter_map(|(transport, answers)| {
+        Some(reference.compare(*transport, answers.as_ref().ok()?))
+    });
+    let wrong = ours.flatten().filter(unexplained).count();
+    let wrong = wrong + surprises.iter().filter(|line| unexplained(line)).count();
+    Ok(if wrong == 0 { Exit::Good } else { Exit::Differs })
+}
+
+fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+fn measure_here(out: &Out) -> anyhow::Result<Exit> {
+    let mut columns = measure::kernel()?;
+    match measure::ours(Transport::Cuse) {
+        Ok(answers) => drop(columns.insert(Transport::Cuse.key().to_owned(), answers)),
+        Err(error) => out.note(&format!("no CUSE: {error:#}\n")),
+    }
+    out.text(&format!("# Linux {}\n{}", release(), print(&columns)))?;
+    Ok(Exit::Good)
+}
+
+fn kernel(args: &CompareArgs, out: &Out) -> anyhow::Result<Kernel> {
+    if args.host {
+        let name = format!("Linux {}, this machine", release());
+        return Ok(Kernel { name, columns: measure::kernel()? });
+    }
+    if args.vm {
+        out.status("measuring a real kernel in a virtual machine");
+        let (release, columns) = vm::measure()?;
+        return Ok(Kernel { name: format!("Linux {release}, just measured"), columns });
+    }
+    let first = RECORDED.lines().next().unwrap_or_default();
+    let name = first.trim_start_matches("# ").split(':').next().unwrap_or_default();
+    Ok(Kernel { name: format!("{name}, measured before"), columns: parse(RECORDED) })
+}
+
+fn record(path: &PathBuf, kernel: &Kernel) -> anyhow::Result<()> {
+    let mut columns = kernel.columns.clone();
+    // What is ours is measured each time.
+    Transport::ALL.iter().for_each(|transport| drop(columns.remove(transport.key())));
+    let release = kernel.name.split(['+', '-', ',']).next().unwrap_or_default();
+    let text = format!(
+        "# {release}, x86-64: `driftheap compare --vm --record {}` writes this file.\n{}",
+        path.display(),
+        print(&columns)
+    );
+    std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
+}
+
+/// How many lines have an outcome.
+fn count(lines: &[Line], is: impl Fn(Outcome) -> bool) -> usize {
+    lines.iter().filter(|line| is(line.outcome)).count()
+}
+
+fn as_text(kernel: &Kernel, reference: &Reference, columns: &[Column], verbose: bool) -> String {
+    let rows = reference.len();
+    let mut text = format!(
+        "real: {}: {} of {rows} rows; the others ({}) as its sources say\n",
+        kernel.name,
+        reference.measured(),
+        rows - reference.measured()
+    );
+    let surprises = reference.surprises();
+    text += &by_reason(&surprises, "the kernel answers otherwise than its sources say");
+    for (transport, answers) in columns {
+        match answers {
+            Err(why) => text += &format!("{}: not measured: {why}\n", transport.name()),
+            Ok(answers) => {
+                let lines = reference.compare(*transport, answers);
+                let same = count(&lines, |outcome| outcome == Outcome::Same);
+                text += &format!("{}: {same} of {rows} rows as the kernel\n", transport.name());
+                text += &by_reason(&lines, "no known reason");
+                let skipped = count(&lines, |outcome| outcome == Outcome::Skipped);
+                if skipped > 0 {
+                    text += &format!("  {skipped} rows can't be asked here:\n");
+                    text += &rows_of(&lines, Outcome::Skipped);
+                }
+                if verbose {
+                    text += "  the same:\n";
+                    text += &rows_of(&lines, Outcome::Same);
+                }
+            }
+        }
+    }
+    text
+}
+
+fn rows_of(lines: &[Line], outcome: Outcome) -> String {
+    let of = lines.iter().filter(|line| line.outcome == outcome);
+    of.fold(String::new(), |text, line| {
+        text + &format!("    {:<28} {} -> {}\n", line.row, line.real, line.ours)
+    })
+}
+
+/// What differs, below each reason; what has none last.
+fn by_reason(lines: &[Line], none: &str) -> String {
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for line in lines {
+        if !outcomes.contains(&line.outcome) {
+            outcomes.push(line.outcome);
+        }
+    }
+    outcomes.sort_by_key(|&outcome| outcome == Outcome::Unexplained);
+    let mut text = String::new();
+    for outcome in outcomes {
+        let title = match outcome {
+            Outcome::Explained(reason) => reason.to_owned(),
+            Outcome::Unexplained => format!("UNEXPLAINED: {none}"),
+            Outcome::Same | Outcome::Skipped => continue,
+        };
+        let number = count(lines, |of| of == outcome);
+        text += &format!("  {number} x {title}\n{}", rows_of(lines, outcome));
+    }
+    text
+}
+
+fn as_json(kernel: &Kernel, reference: &Reference, columns: &[Column]) -> String {
+    let mut text = String::new();
+    let mut line = |value: serde_json::Value| text += &format!("{value}\n");
+    for (transport, answers) in columns {
+        let lines = match answers {
+            Ok(answers) => reference.compare(*transport, answers),
+            Err(why) => {
+                line(json!({ "transport": transport.key(), "measured": false, "why": why }));
+                continue;
+            }
+        };
+        for row in &lines {
+            let (outcome, reason) = match row.outcome {
+                Outcome::Same => ("same", None),
+                Outcome::Skipped => ("skipped", None),
+                Outcome::Explained(reason) => ("explained", Some(reason)),
+                Outcome::Unexplained => ("unexplained", None),
+            };
+            line(json!({
+                "transport": transport.key(), "row": row.row, "real": row.real,
+                "ours": row.ours, "outcome": outcome, "reason": reason,
+            }));
+        }
+        line(json!({
+            "transport": transport.key(), "measured": true, "rows": lines.len(),
+            "same": count(&lines, |outcome| outcome == Outcome::Same),
+            "skipped": count(&lines, |outcome| outcome == Outcome::Skipped),
+            "unexplained": count(&lines, |outcome| outcome == Outcome::Unexplained),
+        }));
+    }
+    let surprises = reference.surprises();
+    line(json!({
+        "kernel": kernel.name, "rows": reference.len(), "measured": reference.measured(),
+        "unexplained": count(&surprises, |outcome| outcome == Outcome::Unexplained),
+    }));
+    text
+}

@@ -1,0 +1,81 @@
+//! A virtual machine with a stock kernel, for `compare --vm`: tools/vm/run and what it needs travel
+//! in this program.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+use driftheap::conformance::{Answers, parse};
+
+use super::measure::{SUITE_SECONDS_MAX, bounded};
+
+/// The scripts, by name.
+const SCRIPTS: [(&str, &str); 4] = [
+    ("run", include_str!("../../tools/vm/run")),
+    ("fetch", include_str!("../../tools/vm/fetch")),
+    ("init", include_str!("../../tools/vm/init")),
+    ("qemu", include_str!("../../tools/vm/qemu")),
+];
+
+/// O_DIRECT pins pages only above a block device: a loop device, since the guest has no disk.
+const GUEST: &str = "head -c 65536 /dev/zero >/tmp/disk
+    losetup /dev/loop0 /tmp/disk
+    CONFORMANCE_DIRECT=/dev/loop0 exec ./driftheap compare --measure";
+
+/// tools/vm/run's status when there is no guest to be had.
+const SKIPPED: i32 = 77;
+
+/// The fetch of a first run, and what follows it.
+const SECONDS_MAX: u64 = SUITE_SECONDS_MAX + 600;
+
+/// The scripts in a directory of ours alone, which goes with this value.
+struct Scripts(PathBuf);
+
+impl Scripts {
+    fn unpack() -> anyhow::Result<Self> {
+        let directory = std::env::temp_dir().join(format!("driftheap-vm-{}", std::process::id()));
+        let made = fs::DirBuilder::new().mode(0o700).create(&directory);
+        made.with_context(|| format!("can't make {}", directory.display()))?;
+        let scripts = Self(directory);
+        for (name, text) in SCRIPTS {
+            let path = scripts.0.join(name);
+            fs::write(&path, text)
+                .and_then(|()| fs::set_permissions(&path, PermissionsExt::from_mode(0o700)))
+                .with_context(|| format!("can't write {}", path.display()))?;
+        }
+        // The guest's file is called as this link is.
+        let own = std::env::current_exe().context("can't find driftheap's own executable")?;
+        std::os::unix::fs::symlink(own, scripts.0.join("driftheap")).context("can't link")?;
+        Ok(scripts)
+    }
+}
+
+impl Drop for Scripts {
+    fn drop(&mut self) {
+        let _gone = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Boots a kernel and measures there: `release`, the kernel's exporters, and `cuse`.
+pub(super) fn measure() -> anyhow::Result<(String, BTreeMap<String, Answers>)> {
+    let scripts = Scripts::unpack()?;
+    let mut command = Command::new(scripts.0.join("run"));
+    command.args(["--flavour", "full"]);
+    for module in ["vgem", "cuse", "loop"] {
+        command.args(["--module", module]);
+    }
+    command.args(["--timeout", &SUITE_SECONDS_MAX.to_string(), "--program"]);
+    command.arg(scripts.0.join("driftheap")).args(["--", "sh", "-ec", GUEST]);
+    let ran = bounded(&mut command, SECONDS_MAX)?;
+    match ran.status.code() {
+        Some(0) => {}
+        Some(SKIPPED) => bail!("{}", ran.stderr.trim()),
+        _ => bail!("the guest did not measure: {}\n{}", ran.status, ran.stderr.trim()),
+    }
+    let release = ran.stdout.lines().find_map(|line| line.strip_prefix("# Linux "));
+    let release = release.context("the guest did not name its kernel")?.to_owned();
+    Ok((release, parse(&ran.stdout)))
+}

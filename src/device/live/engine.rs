@@ -1,0 +1,374 @@
+//! The buffers that can move, the address spaces that map them, and what is asked for.
+//!
+//! The transport tells the engine of each file ([`Engine::adopt`]), of each address space
+//! ([`Engine::add_space`]) and after each call that may have changed one ([`Engine::scan`]). What it
+//! could not trap it reports with [`Engine::bar`], and the buffer stays where it is from then on.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::device::{BufferId, Inode};
+use crate::sys::page::{Addr, PAGE_BYTES};
+use crate::sys::store::{Store, StoreError};
+
+use super::guardian::{Guardian, Ward};
+use super::maps::Area;
+use super::mover::{Mapping, MoveError, Moved, Mover, Sabotage, SetupError};
+use super::space::{Space, Unseen};
+
+/// How often a move is tried again when a program changes its mappings meanwhile.
+const TRIES_MAX: usize = 8;
+
+/// Why a buffer stays where it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not a buffer of a heap on memory that can be taken away.
+    #[error("{0}")]
+    Unsuitable(&'static str),
+    /// Something maps it that is not trapped.
+    #[error("{0}")]
+    Barred(String),
+    /// A system call of a program is copying to or from it.
+    #[error("thread {0} is in a system call that copies to or from it; try again")]
+    InUse(i32),
+    /// A program changes its mappings faster than they can be looked at.
+    #[error("a program keeps changing its mappings of it; try again")]
+    Restless,
+    /// It is purged or revoked.
+    #[error("it has no memory any more: it was purged or revoked")]
+    Dead,
+    /// Its memory.
+    #[error("{0}")]
+    Failed(MoveError),
+}
+
+/// A buffer that can move.
+#[derive(Debug)]
+struct Held {
+    inode: Inode,
+    store: Store,
+    barred: Option<String>,
+    dead: bool,
+    /// The guardian's copy of the file.
+    _ward: Option<Ward>,
+}
+
+/// What was done since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Runs of pages that have new memory.
+    pub moves: u64,
+    /// Pages of them.
+    pub pages: u64,
+    /// Moves that were refused.
+    pub refused: u64,
+    /// Pages that somebody made during a move, by a way that is not trapped.
+    pub conflicts: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Engine {
+    mover: Mover,
+    buffers: BTreeMap<BufferId, Held>,
+    spaces: Vec<Space>,
+    /// Processes that may have children with mappings that are not trapped, and why.
+    distrusted: BTreeMap<i32, String>,
+    totals: Totals,
+    guardian: Option<Guardian>,
+    /// Names of the address spaces' userfaultfds towards the guardian, from the end down; buffers
+    /// have their own ids.
+    next_ward: u64,
+}
+
+impl Engine {
+    /// An engine without buffers.
+    ///
+    /// # Errors
+    /// [`SetupError`]: this machine can't move buffers.
+    pub fn new(sabotage: Sabotage) -> Result<Self, SetupError> {
+        Ok(Self {
+            mover: Mover::new(sabotage)?,
+            buffers: BTreeMap::new(),
+            spaces: Vec::new(),
+            distrusted: BTreeMap::new(),
+            totals: Totals::default(),
+            guardian: None,
+            next_ward: u64::MAX,
+        })
+    }
+
+    /// Starts a guardian, which completes a move if this process is killed.
+    ///
+    /// Call it from a process with one thread only, before there is a buffer.
+    ///
+    /// # Errors
+    /// No process can be made.
+    pub fn guard(&mut self) -> Result<(), crate::sys::guard::GuardError> {
+        self.guardian = Some(Guardian::start(self.mover.scratch())?);
+        Ok(())
+    }
+
+    /// What was done.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// The mover.
+    pub fn mover(&self) -> &Mover {
+        &self.mover
+    }
+
+    /// Takes over the file of a new buffer. Nobody maps it yet.
+    ///
+    /// # Errors
+    /// ENOMEM: there is not enough memory for the whole buffer, which is allocated now.
+    pub fn adopt(
+        &mut self,
+        id: BufferId,
+        inode: Inode,
+        file: OwnedFd,
+        size_bytes: u64,
+    ) -> Result<(), StoreError> {
+        let pages = usize::try_from(size_bytes).map_err(|_| StoreError::NoMemory)? / PAGE_BYTES;
+        let store = self.mover.adopt(file, pages)?;
+        let guardian = self.guardian.as_ref();
+        let ward = guardian.map(|guardian| guardian.keep(id.0, pages, store.as_fd()));
+        self.buffers.insert(id, Held { inode, store, barred: None, dead: false, _ward: ward });
+        Ok(())
+    }
+
+    /// Whether the engine has the buffer.
+    pub fn holds(&self, id: BufferId) -> bool {
+        self.buffers.contains_key(&id)
+    }
+
+    /// The buffers, oldest first, with their sizes in pages.
+    pub fn buffers(&self) -> impl Iterator<Item = (BufferId, usize)> {
+        self.buffers.iter().map(|(&id, held)| (id, held.store.pages()))
+    }
+
+    /// Forgets buffers that are gone.
+    pub fn retain(&mut self, exists: impl Fn(BufferId) -> bool) {
+        self.buffers.retain(|&id, _| exists(id));
+    }
+
+    /// Forgets address spaces in which nobody lives.
+    pub fn prune(&mut self) {
+        self.spaces.retain(Space::is_alive);
+        self.distrusted.retain(|pid, _| std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    /// The address spaces.
+    pub fn spaces(&self) -> &[Space] {
+        &self.spaces
+    }
+
+    /// The address space of a process, if it has one with a userfaultfd.
+    pub fn space_of(&mut self, pid: i32) -> Option<usize> {
+        let known = self.spaces.iter().position(|space| space.is_home_of(pid));
+        if let Some(index) = known {
+            if self.spaces[index].is_alive() {
+                return Some(index);
+            }
+            self.spaces.remove(index);
+        }
+        // It may live in its parent's, which vfork shares.
+        let same = |other: i32| crate::sys::inject::share_memory(pid, other) == Some(true);
+        let shares = |space: &Space| space.is_alive() && space.members().iter().any(|&m| same(m));
+        let index = self.spaces.iter().position(shares)?;
+        self.spaces[index].add(pid);
+        Some(index)
+    }
+
+    /// Adds the address space of a process, whose userfaultfd this is.
+    ///
+    /// # Errors
+    /// EINVAL: the kernel's userfaultfd is too old.
+    pub fn add_space(
+        &mut self,
+        pid: i32,
+        uffd: OwnedFd,
+        traps_kernel: bool,
+    ) -> Result<usize, rustix::io::Errno> {
+        let mut space = Space::new(pid, uffd, traps_kernel)?;
+        self.next_ward -= 1;
+        let guardian = self.guardian.as_ref();
+        space.ward =
+            guardian.map(|guardian| guardian.keep(self.next_ward, 0, space.uffd().as_fd()));
+        self.spaces.push(space);
+        Ok(self.spaces.len() - 1)
+    }
+
+    /// An address for the next mapping of `len_bytes` in a space.
+    pub fn place(&mut self, space: usize, len_bytes: u64) -> Option<u64> {
+        self.spaces.get_mut(space)?.place(len_bytes)
+    }
+
+    /// The process is about to execute another program.
+    pub fn leaves(&mut self, pid: i32) {
+        for space in &mut self.spaces {
+            space.leave(pid);
+        }
+    }
+
+    /// Looks at an address space whose mappings may have changed and traps what is new.
+    pub fn scan(&mut self, index: usize) {
+        let Some(space) = self.spaces.get_mut(index) else { return };
+        let inodes: Vec<Inode> = self.buffers.values().map(|held| held.inode).collect();
+        let before: Vec<Inode> = space.areas.iter().map(|area| area.inode).collect();
+        let pid = space.somebody().unwrap_or(0);
+        match space.scan(|area| inodes.contains(&area.inode)) {
+            Ok(failed) => {
+                for (area, error) in failed {
+                    self.bar_inode(area.inode, &format!("process {pid} maps it, and {error}"));
+                }
+            }
+            Err(Unseen::Gone) => drop(self.spaces.remove(index)),
+            Err(Unseen::Hidden) => {
+                let why = format!("process {pid} maps it, and its mappings can't be seen");
+                before.into_iter().for_each(|inode| self.bar_inode(inode, &why));
+            }
+        }
+    }
+
+    /// Whether the mapping of a process at an address is trapped.
+    pub fn traps(&self, pid: i32, addr: u64) -> bool {
+        let holds = |area: &Area| (area.start..area.start + area.len_bytes).contains(&addr);
+        let home = self.spaces.iter().find(|space| space.is_home_of(pid));
+        home.is_some_and(|space| space.areas.iter().any(holds))
+    }
+
+    /// From now on the buffer stays where it is.
+    pub fn bar(&mut self, id: BufferId, why: &str) {
+        if let Some(held) = self.buffers.get_mut(&id) {
+            held.barred.get_or_insert_with(|| why.to_owned());
+        }
+    }
+
+    fn bar_inode(&mut self, inode: Inode, why: &str) {
+        let held = self.buffers.values_mut().find(|held| held.inode == inode);
+        if let Some(held) = held {
+            held.barred.get_or_insert_with(|| why.to_owned());
+        }
+    }
+
+    /// A process may have a child that nobody traps: what it maps, and will map, can't move.
+    pub fn distrust(&mut self, pid: i32, why: &str) {
+        if let Some(index) = self.space_of(pid) {
+            let inodes: Vec<Inode> = self.spaces[index].areas.iter().map(|a| a.inode).collect();
+            inodes.into_iter().for_each(|inode| self.bar_inode(inode, why));
+        }
+        self.distrusted.insert(pid, why.to_owned());
+    }
+
+    /// Why what this process maps can't move.
+    pub fn distrusts(&self, pid: i32) -> Option<&str> {
+        self.distrusted.get(&pid).map(String::as_str)
+    }
+
+    /// Why the buffer can't move; `None` if it can.
+    pub fn immovable(&self, id: BufferId) -> Option<Refusal> {
+        match self.buffers.get(&id) {
+            None => Some(Refusal::Unsuitable(
+                "its memory can't be taken away: it is memfd_secret (mmap=pfnmap) or the caller's \
+                 own memfd (udmabuf)",
+            )),
+            Some(held) if held.dead => Some(Refusal::Dead),
+            Some(held) => held.barred.clone().map(Refusal::Barred),
+        }
+    }
+
+    /// Gives `pages` pages from `first` new memory.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing is lost.
+    ///
+    /// # Panics
+    /// When the pages are not all in the buffer.
+    pub fn relocate(&mut self, id: BufferId, first: usize, pages: usize) -> Result<Moved, Refusal> {
+        let moved = self.try_relocate(id, first, pages);
+        match &moved {
+            Ok(moved) => {
+                self.totals.moves += 1;
+                self.totals.pages += moved.pages;
+                self.totals.conflicts += moved.conflicts;
+            }
+            Err(_) => self.totals.refused += 1,
+        }
+        moved
+    }
+
+    fn try_relocate(&mut self, id: BufferId, first: usize, pages: usize) -> Result<Moved, Refusal> {
+        for _ in 0..TRIES_MAX {
+            if let Some(refusal) = self.immovable(id) {
+                return Err(refusal);
+            }
+            let Some(held) = self.buffers.get(&id) else { return Err(Refusal::Dead) };
+            let mappings = mappings(&self.spaces, held.inode);
+            match self.mover.relocate(id.0, &held.store, &mappings, first, pages) {
+                Ok(moved) => return Ok(moved),
+                Err(MoveError::Changed(at)) => {
+                    let of = |space: &Space| Arc::ptr_eq(space.uffd(), &mappings[at].uffd);
+                    if let Some(index) = self.spaces.iter().position(of) {
+                        self.scan(index);
+                    }
+                }
+                Err(error) => {
+                    let lost = matches!(error, MoveError::Lost);
+                    if let Some(held) = self.buffers.get_mut(&id).filter(|_| lost) {
+                        held.dead = true;
+                    }
+                    return Err(Refusal::Failed(error));
+                }
+            }
+        }
+        Err(Refusal::Restless)
+    }
+
+    /// Takes a buffer's memory away for good: every access is SIGBUS, every system call's EFAULT.
+    /// Needs no trap, so it works where a move is refused.
+    ///
+    /// # Errors
+    /// [`Refusal::Dead`], [`Refusal::Unsuitable`], [`Refusal::Failed`].
+    pub fn kill(&mut self, id: BufferId) -> Result<(), Refusal> {
+        if let Some(refusal @ (Refusal::Unsuitable(_) | Refusal::Dead)) = self.immovable(id) {
+            return Err(refusal);
+        }
+        let Some(held) = self.buffers.get_mut(&id) else { return Err(Refusal::Dead) };
+        held.store.truncate().map_err(|error| Refusal::Failed(error.into()))?;
+        held.dead = true;
+        // Who sleeps in a fault of it shall see.
+        for mapping in mappings(&self.spaces, held.inode) {
+            let range = crate::sys::page::Range::pages(mapping.start, mapping.pages);
+            let _ = mapping.uffd.wake(range);
+        }
+        Ok(())
+    }
+
+    /// Where address spaces that trap user mode only map the buffer.
+    pub fn untrapped_for_the_kernel(&self, id: BufferId) -> Vec<std::ops::Range<u64>> {
+        let Some(held) = self.buffers.get(&id) else { return Vec::new() };
+        let spaces = self.spaces.iter().filter(|space| !space.traps_kernel);
+        let areas = spaces.flat_map(|space| &space.areas).filter(|a| a.inode == held.inode);
+        areas.map(|area| area.start..area.start + area.len_bytes).collect()
+    }
+}
+
+/// All mappings of a file.
+fn mappings(spaces: &[Space], inode: Inode) -> Vec<Mapping> {
+    let pages = |bytes: u64| usize::try_from(bytes).unwrap_or(0) / PAGE_BYTES;
+    let of_space = |space: &Space| {
+        let uffd = Arc::clone(space.uffd());
+        let areas = space.areas.iter().filter(|area| area.inode == inode);
+        let mapping = |area: &Area| Mapping {
+            uffd: Arc::clone(&uffd),
+            start: Addr(area.start),
+            first: pages(area.offset_bytes),
+            pages: pages(area.len_bytes),
+        };
+        areas.map(mapping).collect::<Vec<_>>()
+    };
+    spaces.iter().flat_map(of_space).collect()
+}

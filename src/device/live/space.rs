@@ -1,0 +1,164 @@
+//! An address space of a program, with the userfaultfd that traps its mappings of our buffers.
+//!
+//! Threads share one, and so do a vforked child and its parent until the child executes; a forked
+//! child has its own. An address space is named by the processes that live in it.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::sys::page::{Addr, Range};
+use crate::sys::uffd::{Modes, ProtectError, RegisterError, Uffd};
+
+use super::maps::{self, Area};
+
+/// Where buffers are mapped when the program leaves the address to the kernel: above what mmap
+/// hands out by itself, and inside what the sanitizers' shadow maps allow. A seccomp filter can
+/// tell by the upper half of a pointer that it points here.
+pub const REGION: std::ops::Range<u64> = 0x7ea0_0000_0000..0x7ec0_0000_0000;
+
+/// Distance between the ends of two mappings in the region, so that an overrun hits nothing.
+const GUARD_BYTES: u64 = 2 << 20;
+
+/// Why an address space can't be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unseen {
+    /// Nobody lives there any more.
+    Gone,
+    /// Somebody does, and /proc does not show it.
+    Hidden,
+}
+
+/// One address space.
+#[derive(Debug)]
+pub struct Space {
+    uffd: Arc<Uffd>,
+    /// Whether the kernel's own accesses are trapped too.
+    pub traps_kernel: bool,
+    /// Processes in it.
+    members: Vec<i32>,
+    /// One that has called execve since; while that fails it is still in it.
+    former: Option<i32>,
+    /// Mappings of our buffers, all of them registered.
+    pub areas: Vec<Area>,
+    next: u64,
+    /// The guardian's copy of the userfaultfd.
+    pub ward: Option<super::guardian::Ward>,
+}
+
+impl Space {
+    /// An address space of process `pid`, whose userfaultfd this is.
+    ///
+    /// # Errors
+    /// EINVAL: the userfaultfd is used already, or the kernel is too old.
+    pub fn new(pid: i32, uffd: OwnedFd, traps_kernel: bool) -> Result<Self, rustix::io::Errno> {
+        let uffd = Arc::new(Uffd::adopt_raw(uffd, super::mover::FEATURES)?);
+        let next = REGION.start;
+        let (members, areas) = (vec![pid], Vec::new());
+        Ok(Self { uffd, traps_kernel, members, former: None, areas, next, ward: None })
+    }
+
+    /// Its userfaultfd.
+    pub fn uffd(&self) -> &Arc<Uffd> {
+        &self.uffd
+    }
+
+    /// Whether the process lives here.
+    pub fn is_home_of(&self, pid: i32) -> bool {
+        self.members.contains(&pid)
+    }
+
+    /// The processes in it.
+    pub fn members(&self) -> &[i32] {
+        &self.members
+    }
+
+    /// Adds a process that shares it.
+    pub fn add(&mut self, pid: i32) {
+        self.members.push(pid);
+    }
+
+    /// Some process of it.
+    pub fn somebody(&self) -> Option<i32> {
+        self.members.first().copied().or(self.former)
+    }
+
+    /// The process is about to execute another program.
+    pub fn leave(&mut self, pid: i32) {
+        if self.is_home_of(pid) {
+            self.members.retain(|&member| member != pid);
+            self.former = Some(pid);
+        }
+    }
+
+    /// Whether anybody lives in it.
+    pub fn is_alive(&self) -> bool {
+        // No mapping can be there (vm.mmap_min_addr), so nothing is changed; an address space
+        // without users answers before that is looked at (`userfaultfd_writeprotect`).
+        let nowhere = Range::pages(Addr(1 << 20), 1);
+        self.uffd.write_unprotect(nowhere) != Err(ProtectError::Gone)
+    }
+
+    /// Looks for the mappings of files of ours and traps those that are not yet. Returns what could
+    /// not be trapped, and why.
+    ///
+    /// # Errors
+    /// [`Unseen`].
+    pub fn scan(
+        &mut self,
+        ours: impl Fn(&Area) -> bool,
+    ) -> Result<Vec<(Area, RegisterError)>, Unseen> {
+        if !self.is_alive() {
+            return Err(Unseen::Gone);
+        }
+        let areas = self.somebody().and_then(maps::areas);
+        let areas = areas.ok_or(if self.is_alive() { Unseen::Hidden } else { Unseen::Gone })?;
+        let mut failed = Vec::new();
+        self.areas.clear();
+        for area in areas.into_iter().filter(ours) {
+            let range = Range { start: Addr(area.start), len_bytes: area.len_bytes };
+            match self.uffd.register(range, Modes::MISSING | Modes::WP) {
+                Ok(()) => self.areas.push(area),
+                Err(error) => failed.push((area, error)),
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Where to map `len_bytes` bytes next.
+    pub fn place(&mut self, len_bytes: u64) -> Option<u64> {
+        let start = self.next;
+        let end = start.checked_add(len_bytes)?.checked_next_multiple_of(GUARD_BYTES)?;
+        let end = end.checked_add(GUARD_BYTES)?;
+        if end > REGION.end {
+            self.next = REGION.start;
+            return None;
+        }
+        self.next = end;
+        Some(start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::uffd::Via;
+
+    #[test]
+    fn an_own_space_is_alive_and_places_apart() {
+        let Ok(raw) = Uffd::open_bare(Via::UserModeOnly) else {
+            eprintln!("SKIP: no userfaultfd");
+            return;
+        };
+        let pid = std::process::id().cast_signed();
+        let mut space = Space::new(pid, raw, false).unwrap();
+        assert!(space.is_alive());
+        let (a, b) = (space.place(4096).unwrap(), space.place(4096).unwrap());
+        assert!(b >= a + 4096 + GUARD_BYTES, "{a:#x} {b:#x}");
+        assert_eq!(space.place(1 << 40), None, "larger than the region");
+        assert_eq!(space.place(4096), Some(REGION.start), "from the start again");
+        assert!(space.scan(|_| false).unwrap().is_empty());
+        space.leave(pid);
+        assert!(!space.is_home_of(pid));
+        assert_eq!(space.somebody(), Some(pid), "its exec may fail");
+    }
+}

@@ -1,0 +1,114 @@
+//! Misuse reports: what a program did with a buffer that goes wrong on hardware.
+//!
+//! Kernel counterpart: none for the program's side of the contract; the form of a report is that of
+//! KASAN (mm/kasan/report.c), and CONFIG_DMABUF_DEBUG (drivers/dma-buf/dma-buf.c, `mangle_sg_table`)
+//! is the same thought for importers.
+//!
+//! This part is pure: events come in with the [`Site`] at which they happened, [`Report`]s come
+//! out. A transport, which can read processes, makes the sites and prints the reports.
+//!
+//! 1. Tell [`Watch`] of each deed on a buffer: allocated, mapped, synced, moved.
+//! 2. A detector that finds a misuse calls [`Watch::report`]; the buffer's history goes with it.
+//! 3. [`Watch::take_texts`] gives the reports not yet shown; [`Watch::log`] has all of them.
+//!
+//! Reports of one [`Kind`] and place, which is the program's own innermost source line, are counted
+//! and not repeated.
+
+use crate::device::{Buffer, BufferId};
+
+mod brackets;
+pub mod guard;
+mod history;
+mod kind;
+mod report;
+mod site;
+
+pub use brackets::{Allowed, Brackets};
+pub use history::{Deed, Histories, History, Moment, sync_words};
+pub use kind::{Kind, Kinds, UnknownKind};
+pub use report::{Act, Log, REPORTS_MAX, Report, Subject};
+pub use site::{Frame, Site, Symbol};
+
+/// A misuse as a detector sees it, before the buffer's facts and history are added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What kind.
+    pub kind: Kind,
+    /// What happened, in one sentence.
+    pub what: String,
+    /// The call or access.
+    pub act: Act,
+    /// Who, and where in its code.
+    pub site: Site,
+    /// Where in the buffer, bytes.
+    pub offset: Option<u64>,
+}
+
+/// Every detector of one device.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// The open SYNC brackets, where accesses are checked.
+    pub brackets: Brackets,
+    histories: Histories,
+    log: Log,
+}
+
+impl Watch {
+    /// Notes what a thread did to a buffer.
+    pub fn did(&mut self, buffer: BufferId, deed: Deed, site: Site) {
+        let at_ns = site.at_ns;
+        self.histories.push(buffer, Moment { deed, site: Some(site), at_ns });
+    }
+
+    /// Notes what the exporter did to a buffer.
+    pub fn exporter_did(&mut self, buffer: BufferId, deed: Deed, at_ns: u64) {
+        self.histories.push(buffer, Moment { deed, site: None, at_ns });
+    }
+
+    /// Reports a misuse of a buffer; how often it was seen at this place.
+    pub fn report(&mut self, id: BufferId, buffer: &Buffer, finding: Finding) -> u64 {
+        let Finding { kind, what, act, site, offset } = finding;
+        self.log.push(Report {
+            kind,
+            what,
+            act,
+            site,
+            subject: Subject::of(buffer, offset),
+            history: self.histories.of(id),
+            count: 1,
+        })
+    }
+
+    /// The last mapping of a buffer turned out to be at this address.
+    pub fn mapped_at(&mut self, buffer: BufferId, address: u64) {
+        self.histories.mapped_at(buffer, address);
+    }
+
+    /// Where a buffer was allocated, if that was seen.
+    pub fn allocated_at(&self, buffer: BufferId) -> Option<Site> {
+        let history = self.histories.of(buffer);
+        let allocated = history.moments().iter().find(|moment| moment.deed == Deed::Allocated)?;
+        allocated.site.clone()
+    }
+
+    /// Forgets the buffers that are gone.
+    pub fn retain(&mut self, exists: impl Fn(BufferId) -> bool) {
+        self.histories.retain(&exists);
+        self.brackets.retain(exists);
+    }
+
+    /// The texts of the reports that were not handed out yet.
+    pub fn take_texts(&mut self) -> Vec<String> {
+        self.log.take_texts()
+    }
+
+    /// Every report so far.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Every report, at the end.
+    pub fn into_log(self) -> Log {
+        self.log
+    }
+}

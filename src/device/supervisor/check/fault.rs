@@ -1,0 +1,236 @@
+//! A SIGSEGV or SIGBUS of an attached thread: is it ours, what does it mean, and how to go on.
+
+use rustix::io::Errno;
+
+use super::{Hands, Supervisor, lock};
+use crate::device::BufferId;
+use crate::device::misuse::guard::{Area, Change, Mode, READ, WRITE, page};
+use crate::device::misuse::{Act, Allowed, Finding, Kind};
+use crate::device::supervisor::stack::Registers;
+use crate::device::supervisor::{caller, now_ns};
+use crate::sys::trace::{self, Stop};
+use crate::uapi::PAGE_SIZE;
+
+/// SEGV_ACCERR: the mapping does not allow it.
+const SEGV_ACCERR: i32 = 2;
+
+/// Accesses by one instruction that are followed one by one between two ENDs; beyond it the pages
+/// that it touches stay open.
+const STRIKES_MAX: u32 = 16;
+
+/// Most pages that one instruction is given.
+const PAGES_MAX: usize = 8;
+
+/// One page that an instruction was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Given {
+    addr: u64,
+    write: bool,
+    buffer: BufferId,
+    offset: u64,
+    /// What the brackets said.
+    allowed: Allowed,
+}
+
+/// How an instruction that was let through ended.
+struct Stepped {
+    given: Vec<Given>,
+    /// Another signal that came meanwhile.
+    signal: Option<i32>,
+}
+
+/// What a fault calls for.
+enum Cure {
+    /// It is the program's own.
+    None,
+    /// The brackets allow it by now: bring the protections up to date.
+    Adapt,
+    /// A misuse.
+    Misuse,
+}
+
+impl Supervisor {
+    /// Handles the fault that a thread stopped for, and lets it go on.
+    pub(super) fn handle_fault(&mut self, tid: i32, signal: i32) -> Result<(), Errno> {
+        let Some(fault) = trace::fault(tid) else { return trace::resume(tid, Some(signal)) };
+        let Some(pid) = caller::tgid(tid) else { return Ok(()) };
+        if signal != libc::SIGSEGV || fault.code != SEGV_ACCERR {
+            return trace::resume(tid, Some(signal));
+        }
+        match self.cure(pid, fault.addr) {
+            Cure::None => trace::resume(tid, Some(signal)),
+            Cure::Adapt => {
+                let hands = Hands::new(tid, self.gate_of(pid))?;
+                self.adapt(pid, &hands, false)?;
+                trace::resume(tid, None)
+            }
+            Cure::Misuse => {
+                let hands = Hands::new(tid, self.gate_of(pid))?;
+                self.misuse(pid, &hands, fault.addr)
+            }
+        }
+    }
+
+    fn gate_of(&mut self, pid: i32) -> u64 {
+        self.check.as_mut().and_then(|check| check.proc(pid)).map_or(0, |proc| proc.gate)
+    }
+
+    /// The guarded mapping at an address.
+    fn area(&mut self, pid: i32, addr: u64) -> Option<&mut Area> {
+        let areas = &mut self.check.as_mut()?.proc(pid)?.areas;
+        areas.iter_mut().find(|area| area.range.contains(&addr))
+    }
+
+    fn allowed(&self, buffer: BufferId) -> Allowed {
+        let shared = lock(&self.shared);
+        let watch = shared.watch.as_ref();
+        watch.map_or(Allowed::Writes, |watch| watch.brackets.allowed(buffer))
+    }
+
+    fn cure(&mut self, pid: i32, addr: u64) -> Cure {
+        let Some(area) = self.area(pid, addr) else { return Cure::None };
+        let (buffer, prot, now) = (area.buffer, area.prot, area.now(addr));
+        if now == prot {
+            return Cure::None;
+        }
+        match self.allowed(buffer) {
+            Allowed::Writes => Cure::Adapt,
+            Allowed::Reads if now & READ == 0 && prot & READ != 0 => Cure::Adapt,
+            Allowed::Reads | Allowed::Nothing => Cure::Misuse,
+        }
+    }
+
+    /// Lets a forbidden access happen, once, and reports it.
+    fn misuse(&mut self, pid: i32, hands: &Hands, addr: u64) -> Result<(), Errno> {
+        let (tid, saved) = (hands.tid, hands.saved);
+        // Before the step: afterwards the stack may be another one.
+        let at = Registers { pc: saved.rip, sp: saved.rsp, bp: Some(saved.rbp) };
+        let Some(stepped) = self.step_through(pid, hands, addr)? else {
+            // More than the program may do by its own mapping: its own fault after all.
+            return trace::resume(tid, Some(libc::SIGSEGV));
+        };
+        let site = self.stacks.site_at(tid, Some(at), now_ns());
+        for given in &stepped.given {
+            let (kind, what) = if given.allowed == Allowed::Reads {
+                (
+                    Kind::WriteInReadBracket,
+                    "The CPU wrote while only brackets for reading were open",
+                )
+            } else if given.write {
+                (Kind::UnbracketedAccess, "The CPU wrote while no SYNC bracket was open")
+            } else {
+                (Kind::UnbracketedAccess, "The CPU read while no SYNC bracket was open")
+            };
+            let finding = Finding {
+                kind,
+                what: format!("{what} on the buffer."),
+                act: Act::Access { addr: given.addr, write: given.write },
+                site: site.clone(),
+                offset: Some(given.offset),
+            };
+            self.report(given.buffer, finding);
+        }
+        self.show_reports();
+        let after = Hands::new(tid, hands.gate)?;
+        after.protect(&self.close_again(pid, saved.rip, &stepped.given))?;
+        trace::resume(tid, stepped.signal)
+    }
+
+    /// Opens what one instruction needs and lets the thread do it. `None`: it needs what the program
+    /// has not allowed itself; everything is as before.
+    fn step_through(
+        &mut self,
+        pid: i32,
+        hands: &Hands,
+        addr: u64,
+    ) -> Result<Option<Stepped>, Errno> {
+        let mut stepped = Stepped { given: Vec::new(), signal: None };
+        let mut need = Some(addr);
+        loop {
+            if let Some(addr) = need.take() {
+                let Some(change) = self.give(pid, addr, &mut stepped.given) else {
+                    let given = std::mem::take(&mut stepped.given);
+                    hands.protect(&self.closing(pid, &given))?;
+                    return Ok(None);
+                };
+                hands.protect(&[change])?;
+            }
+            trace::step(hands.tid)?;
+            match trace::wait_for(hands.tid)? {
+                Stop::Signal(libc::SIGTRAP) => return Ok(Some(stepped)),
+                Stop::Signal(libc::SIGSEGV) => {
+                    need = trace::fault(hands.tid).map(|fault| fault.addr);
+                    if need.is_none() {
+                        stepped.signal = Some(libc::SIGSEGV);
+                        return Ok(Some(stepped));
+                    }
+                }
+                Stop::Signal(signal) => stepped.signal = Some(signal),
+                Stop::Asked | Stop::Group | Stop::Child(_) | Stop::Exec | Stop::Other => {}
+            }
+        }
+    }
+
+    /// The next thing that an instruction is given: reading of a page, then writing. A page that
+    /// can be read already is written to.
+    fn give(&mut self, pid: i32, addr: u64, given: &mut Vec<Given>) -> Option<Change> {
+        let area = self.area(pid, addr)?;
+        let (buffer, prot, now) = (area.buffer, area.prot, area.now(addr));
+        let offset = area.buffer_offset(addr);
+        let allowed = self.allowed(buffer);
+        let range = page(addr)..page(addr) + PAGE_SIZE;
+        let again = given.iter_mut().find(|one| page(one.addr) == page(addr) && !one.write);
+        let readable = again.is_some() || now & READ != 0;
+        if readable {
+            if prot & WRITE == 0 {
+                return None;
+            }
+            match again {
+                Some(one) => one.write = true,
+                None => given.push(Given { addr, write: true, buffer, offset, allowed }),
+            }
+            return Some((range, prot));
+        }
+        if given.len() >= PAGES_MAX || prot == 0 {
+            return None;
+        }
+        given.push(Given { addr, write: false, buffer, offset, allowed });
+        // A mapping for writing alone is readable too, on x86.
+        Some((range, if prot & READ != 0 { prot & !WRITE } else { prot }))
+    }
+
+    /// What closes the pages that an instruction was given.
+    fn closing(&mut self, pid: i32, given: &[Given]) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for one in given {
+            let at = page(one.addr);
+            if let Some(area) = self.area(pid, at) {
+                changes.push((at..at + PAGE_SIZE, area.now(at)));
+            }
+        }
+        changes
+    }
+
+    /// The protections after the access: closed again, unless this instruction was followed often
+    /// enough or pages are sampled anyway.
+    fn close_again(&mut self, pid: i32, pc: u64, given: &[Given]) -> Vec<Change> {
+        let Some(check) = self.check.as_mut() else { return Vec::new() };
+        let mode = check.mode;
+        let Some(proc) = check.proc(pid) else { return Vec::new() };
+        let strikes = proc.strikes.entry(pc).or_default();
+        *strikes += 1;
+        let tired = *strikes > STRIKES_MAX;
+        let mut changes = Vec::new();
+        for one in given {
+            let Some(area) = self.area(pid, one.addr) else { continue };
+            if mode == Mode::Sampled {
+                changes.extend(area.open_all());
+            } else if tired {
+                area.leave_open(one.addr);
+                let at = page(one.addr);
+                changes.push((at..at + PAGE_SIZE, area.prot));
+            }
+        }
+        if changes.is_empty() && mode != Mode::Sampled { self.closing(pid, given) } else { changes }
+    }
+}

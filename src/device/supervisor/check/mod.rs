@@ -1,0 +1,387 @@
+//! Access checking: the program's own page tables say when the CPU touches a buffer.
+//!
+//! While no SYNC bracket is open on a buffer, its mappings are PROT_NONE, and in a bracket for
+//! reading they are read-only ([`guard`](crate::device::misuse::guard)). The processes that map a
+//! buffer are attached with ptrace, from their first mmap of one:
+//!
+//! 1. mmap: the thread is let go and stopped again before its next instruction; it is made to
+//!    execute mprotect on what it has just mapped.
+//! 2. SYNC: the same, before the program learns that its ioctl has returned.
+//! 3. A forbidden access is a SIGSEGV, which ptrace shows before the program could see it. The
+//!    access is reported with all registers at hand, then made: the page is opened, the thread does
+//!    one instruction, and the page is closed again (`fault`).
+//!
+//! mprotect works on every kind of memory that stands behind a buffer, memfd_secret included, and
+//! costs the same for any number of pages. Which mappings there are is read from /proc/PID/maps at
+//! each SYNC, so that munmap, mremap and mprotect need no trap.
+//!
+//! **Not seen**: what other threads do to a page during the one instruction; a process that maps a
+//! buffer and is stopped nowhere between somebody else's END and its access; processes that can't
+//! be traced, which is said once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustix::io::Errno;
+
+use super::stack::maps::{Mapping, mappings};
+use super::{Answer, Shared, Supervisor, caller, lock};
+use crate::device::buffer::MmapArgs;
+use crate::device::misuse::Allowed;
+use crate::device::misuse::guard::{Area, Change, Dice, Mode};
+use crate::device::{Backing, BufferId, Ioctl, Object};
+use crate::sys::notify::Call;
+use crate::sys::trace::{self, Change as Fate, Follow, Registers, Stop};
+use crate::uapi::{PAGE_SIZE, dma_buf};
+
+mod fault;
+
+/// What to check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckConfig {
+    /// How.
+    pub mode: Mode,
+    /// Seed of [`Mode::Sampled`].
+    pub seed: u64,
+}
+
+/// A process that maps buffers.
+#[derive(Clone, Debug, Default)]
+struct Proc {
+    /// A `syscall` instruction of its own.
+    gate: u64,
+    areas: Vec<Area>,
+    /// Accesses followed one by one since the last END, by program counter.
+    strikes: BTreeMap<u64, u32>,
+}
+
+/// The checker's books.
+#[derive(Debug)]
+pub(super) struct Check {
+    mode: Mode,
+    dice: Dice,
+    procs: BTreeMap<i32, Proc>,
+    attached: BTreeSet<i32>,
+    refused: BTreeSet<i32>,
+}
+
+/// A thread that stands still, to be used for calls of ours.
+struct Hands {
+    tid: i32,
+    gate: u64,
+    saved: Registers,
+}
+
+impl Hands {
+    fn new(tid: i32, gate: u64) -> Result<Self, Errno> {
+        Ok(Self { tid, gate, saved: trace::registers(tid)? })
+    }
+
+    /// Changes protections.
+    fn protect(&self, changes: &[Change]) -> Result<(), Errno> {
+        for (range, prot) in changes {
+            let args = [range.start, range.end - range.start, u64::from(*prot), 0, 0, 0];
+            // What the program has unmapped meanwhile is ENOMEM, and needs no protection.
+            let _ = trace::call(self.tid, self.gate, &self.saved, libc::SYS_mprotect, args)?;
+        }
+        Ok(())
+    }
+}
+
+impl Check {
+    pub(super) fn new(config: CheckConfig) -> Self {
+        Self {
+            mode: config.mode,
+            dice: Dice(config.seed),
+            procs: BTreeMap::new(),
+            attached: BTreeSet::new(),
+            refused: BTreeSet::new(),
+        }
+    }
+
+    /// The books of a process; a forked one starts with its parent's.
+    fn proc(&mut self, pid: i32) -> Option<&mut Proc> {
+        if !self.procs.contains_key(&pid) {
+            let parent = caller::status(pid, "PPid")?.parse().ok()?;
+            let inherited = self.procs.get(&parent)?.clone();
+            self.procs.insert(pid, inherited);
+        }
+        self.procs.get_mut(&pid)
+    }
+
+    /// Attaches to every thread of a process.
+    fn follow(&mut self, pid: i32) -> Result<(), Errno> {
+        loop {
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|_| Errno::SRCH)?;
+            let mut fresh = false;
+            for tid in tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()) {
+                if self.attached.contains(&tid) {
+                    continue;
+                }
+                match trace::attach(tid, Follow { children: true, die_with_us: true }) {
+                    Ok(()) => fresh |= self.attached.insert(tid),
+                    // A thread that one of ours has made meanwhile is attached already.
+                    Err(Errno::PERM) if trace::is_ours(tid) => fresh |= self.attached.insert(tid),
+                    Err(Errno::SRCH) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+            // A thread that was attached late may have made others before.
+            if !fresh {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The address of the `syscall` instruction before `ip`.
+fn gate(tid: i32, ip: u64) -> Option<u64> {
+    let at = ip.checked_sub(2)?;
+    (caller::read(tid, at, 2).ok()? == [0x0f, 0x05]).then_some(at)
+}
+
+/// Waits until a thread that was asked to stop does so; signals on the way are delivered.
+fn stand_still(tid: i32) -> Result<(), Errno> {
+    loop {
+        match trace::wait_for(tid)? {
+            Stop::Asked => return Ok(()),
+            Stop::Signal(signal) => trace::resume(tid, Some(signal))?,
+            Stop::Group | Stop::Child(_) | Stop::Exec | Stop::Other => trace::resume(tid, None)?,
+        }
+    }
+}
+
+/// The buffer behind a mapping, if it is one that can be guarded.
+fn buffer_of(shared: &Shared, mapping: &Mapping) -> Option<BufferId> {
+    let Some(Object::Buffer(id)) = shared.files.by_inode(mapping.inode) else { return None };
+    let buffer = shared.device.buffer(id)?;
+    (mapping.shared && buffer.backing != Backing::Foreign).then_some(id)
+}
+
+impl Supervisor {
+    /// mmap of a buffer that is granted to followed process `pid`: lets the kernel do it and guards
+    /// what it has made.
+    pub(super) fn check_mmap(
+        &mut self,
+        call: &Call,
+        pid: i32,
+        id: BufferId,
+        args: MmapArgs,
+    ) -> Answer {
+        if trace::interrupt(call.tid).is_err() {
+            return Answer::Native;
+        }
+        if self.listener.resume(call.id).is_err() {
+            return Answer::Sent;
+        }
+        let done = stand_still(call.tid)
+            .and_then(|()| trace::registers(call.tid))
+            .and_then(|registers| self.guard_mapped(call.tid, pid, id, registers.rax, args))
+            .and_then(|()| trace::resume(call.tid, None));
+        if let Err(errno) = done {
+            self.lost(call.tid, errno);
+        }
+        Answer::Sent
+    }
+
+    /// Attaches to the caller's process, which is about to map a buffer.
+    pub(super) fn followed(&mut self, call: &Call, id: BufferId) -> Option<i32> {
+        let foreign = {
+            let shared = lock(&self.shared);
+            shared.device.buffer(id).is_none_or(|buffer| buffer.backing == Backing::Foreign)
+        };
+        let check = self.check.as_mut()?;
+        if check.mode == Mode::Off || foreign {
+            return None;
+        }
+        let pid = caller::tgid(call.tid)?;
+        let entry = gate(call.tid, call.ip)?;
+        check.proc(pid);
+        check.procs.entry(pid).or_default().gate = entry;
+        if let Err(errno) = check.follow(pid) {
+            if check.refused.insert(pid) {
+                anstream::eprintln!(
+                    "driftheap: the accesses of process {pid} can't be checked: it can't be traced \
+                     ({errno}); a debugger has it, or it is not dumpable"
+                );
+            }
+            return None;
+        }
+        Some(pid)
+    }
+
+    /// Guards what a stopped thread has just mapped at `addr`, which may be an errno.
+    pub(super) fn guard_mapped(
+        &mut self,
+        tid: i32,
+        pid: i32,
+        id: BufferId,
+        addr: u64,
+        args: MmapArgs,
+    ) -> Result<(), Errno> {
+        let Some(check) = self.check.as_mut() else { return Ok(()) };
+        let Some(proc) = check.proc(pid) else { return Ok(()) };
+        if addr.cast_signed() <= 0 {
+            return Ok(());
+        }
+        let hands = Hands::new(tid, proc.gate)?;
+        let len = args.len.next_multiple_of(PAGE_SIZE);
+        let range = addr..addr.saturating_add(len);
+        proc.areas.retain(|area| area.range.end <= range.start || range.end <= area.range.start);
+        proc.areas.push(Area::new(range, id, args.offset, args.prot & 7));
+        self.with_watch(|watch| watch.mapped_at(id, addr));
+        self.adapt(pid, &hands, true)
+    }
+
+    /// A SYNC that is granted: opens or closes the caller's mappings, then lets it go. `None` where
+    /// the caller maps nothing that is guarded.
+    pub(super) fn check_sync(
+        &mut self,
+        call: &Call,
+        request: &Ioctl,
+        value: i64,
+    ) -> Option<Answer> {
+        let (Object::Buffer(id), dma_buf::SYNC) = (request.object, request.cmd) else {
+            return None;
+        };
+        let sync = dma_buf::Sync::from_bytes(request.memory.first()?)?;
+        let check = self.check.as_mut()?;
+        if check.mode == Mode::Off {
+            return None;
+        }
+        let pid = caller::tgid(call.tid)?;
+        self.with_watch(|watch| watch.brackets.sync(id, pid, sync.flags));
+        let check = self.check.as_mut()?;
+        let gate = check.proc(pid)?.gate;
+        if trace::interrupt(call.tid).is_err() {
+            return None;
+        }
+        if self.listener.reply(call.id, Ok(value)).is_err() {
+            return Some(Answer::Sent);
+        }
+        let ends = sync.flags & dma_buf::SYNC_END != 0;
+        let done = stand_still(call.tid)
+            .and_then(|()| Hands::new(call.tid, gate))
+            .and_then(|hands| self.adapt(pid, &hands, ends))
+            .and_then(|()| trace::resume(call.tid, None));
+        if let Err(errno) = done {
+            self.lost(call.tid, errno);
+        }
+        Some(Answer::Sent)
+    }
+
+    /// Brings the protections of a process up to what the brackets allow now.
+    fn adapt(&mut self, pid: i32, hands: &Hands, fresh: bool) -> Result<(), Errno> {
+        let shared = lock(&self.shared);
+        let Some(check) = self.check.as_mut() else { return Ok(()) };
+        let (mode, mut dice) = (check.mode, check.dice);
+        let Some(proc) = check.proc(pid) else { return Ok(()) };
+        refresh(proc, pid, &shared);
+        if fresh {
+            proc.strikes.clear();
+        }
+        let brackets = shared.watch.as_ref().map(|watch| &watch.brackets);
+        let mut changes = Vec::new();
+        for area in &mut proc.areas {
+            let allowed = brackets.map_or(Allowed::Writes, |known| known.allowed(area.buffer));
+            changes.extend(area.adapt(allowed, mode, fresh, &mut dice));
+        }
+        check.dice = dice;
+        drop(shared);
+        hands.protect(&changes)
+    }
+
+    /// A stop or an end of a child or an attached thread, from the main loop.
+    pub(super) fn handle_stop(&mut self, tid: i32, stop: Stop) {
+        let done = match stop {
+            Stop::Signal(signal @ (libc::SIGSEGV | libc::SIGBUS)) => self.handle_fault(tid, signal),
+            Stop::Signal(signal) => trace::resume(tid, Some(signal)),
+            Stop::Group => trace::leave_stopped(tid),
+            Stop::Child(child) => {
+                if let Some(check) = &mut self.check {
+                    check.attached.insert(child);
+                    if caller::tgid(child) == Some(child) {
+                        check.proc(child);
+                    }
+                }
+                trace::resume(tid, None)
+            }
+            Stop::Exec => {
+                if let Some(check) = &mut self.check {
+                    check.procs.remove(&tid);
+                }
+                trace::resume(tid, None)
+            }
+            Stop::Asked | Stop::Other => trace::resume(tid, None),
+        };
+        if let Err(errno) = done {
+            self.lost(tid, errno);
+        }
+    }
+
+    /// A thread has ended.
+    pub(super) fn handle_end(&mut self, tid: i32) {
+        if let Some(check) = &mut self.check {
+            check.attached.remove(&tid);
+            if check.procs.remove(&tid).is_some() {
+                self.with_watch(|watch| watch.brackets.process_gone(tid));
+            }
+        }
+    }
+
+    /// A thread that is gone needs nothing; one that can't be managed is let go.
+    fn lost(&self, tid: i32, errno: Errno) {
+        if errno == Errno::SRCH {
+            return;
+        }
+        anstream::eprintln!(
+            "driftheap: thread {tid} is out of control ({errno}); it goes on unchecked"
+        );
+        let _ = trace::detach(tid);
+    }
+}
+
+/// Compares the books of a process with its mappings.
+fn refresh(proc: &mut Proc, pid: i32, shared: &Shared) {
+    let mut areas = Vec::new();
+    for mapping in mappings(pid) {
+        let Some(id) = buffer_of(shared, &mapping) else { continue };
+        let range = mapping.start..mapping.end;
+        let known = proc.areas.iter().filter(|area| area.buffer == id);
+        let seen: Vec<Area> = known
+            .clone()
+            .filter_map(|area| area.seen(&range, mapping.offset, mapping.prot))
+            .collect();
+        if seen.is_empty() {
+            // It came by mremap; what was closed there is closed here.
+            let prot = known.map(|area| area.prot).fold(mapping.prot, |all, one| all | one);
+            let mut area = Area::new(range, id, mapping.offset, prot);
+            area.moved_here(mapping.prot);
+            areas.push(area);
+        }
+        areas.extend(seen);
+    }
+    proc.areas = merge(areas);
+}
+
+/// One mapping may show as several while parts of it have different protections.
+fn merge(mut areas: Vec<Area>) -> Vec<Area> {
+    areas.sort_by_key(|area| area.range.start);
+    let mut merged: Vec<Area> = Vec::new();
+    for area in areas {
+        let absorbed = merged.last_mut().is_some_and(|last| last.absorbs(&area));
+        if !absorbed {
+            merged.push(area);
+        }
+    }
+    merged
+}
+
+impl Supervisor {
+    /// Takes in a change: a stop is handled and an end is noted.
+    pub(super) fn note(&mut self, tid: i32, fate: Fate) {
+        match fate {
+            Fate::Stopped(stop) => self.handle_stop(tid, stop),
+            Fate::Exited(_) | Fate::Killed(_) => self.handle_end(tid),
+        }
+    }
+}

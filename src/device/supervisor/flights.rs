@@ -1,0 +1,254 @@
+//! System calls that may be copying to or from a buffer right now.
+//!
+//! An unprivileged userfaultfd traps user mode only: where the kernel itself comes upon a page that
+//! is protected or absent, the call fails with EFAULT, which no hardware does. So a buffer that such
+//! an address space maps does not move while a call that was given a pointer to it is executed.
+//!
+//! * Buffers are mapped in [`REGION`], and the filter hands over every call with an argument that
+//!   points there, and those whose pointers lie behind a pointer (readv, sendmsg and their like).
+//! * A call that was let go is *in flight* until its thread is seen outside of it: by its next
+//!   call, in /proc/TID/syscall, or, where that says `running`, by a stop, which a thread makes
+//!   only outside of the kernel.
+//! * While a move waits for a buffer, further calls on it are held back.
+//!
+//! **Not seen**: io_uring and Linux AIO, sendmmsg and recvmmsg, the addresses that a program insists
+//! on with MAP_FIXED. They may get EFAULT, or where a copy is cut off, a short count.
+
+use std::collections::BTreeMap;
+
+use super::{caller, now_ns};
+use crate::device::live::space::REGION;
+use crate::sys::inject::Seized;
+use crate::sys::notify::Call;
+use crate::sys::seccomp::Filter;
+
+/// How long a thread that runs is given to leave its call by itself.
+const GRACE_NS: u64 = 2_000_000;
+
+/// Most elements of an iovec (UIO_MAXIOV).
+const IOVECS_MAX: u64 = 1024;
+
+/// A call that was let go.
+#[derive(Clone, Debug)]
+struct Flight {
+    call: Call,
+    since_ns: u64,
+    pointers: Vec<u64>,
+}
+
+/// Calls in flight, by thread.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    flights: BTreeMap<i32, Flight>,
+}
+
+/// Adds the calls with pointers into the region to a filter.
+pub(super) fn add_rules(filter: &mut Filter) {
+    for nr in WITH_IOVECS.iter().chain(&WITH_MESSAGES) {
+        filter.always(*nr);
+    }
+    let upper = |addr: u64| u32::try_from(addr >> 32).unwrap_or(u32::MAX);
+    let size = upper(REGION.end - REGION.start);
+    filter.pointers(!(size - 1), upper(REGION.start));
+}
+
+/// Calls with an iovec in argument 1 and its length in argument 2, and process_vm_* with another
+/// after it.
+const WITH_IOVECS: [i64; 9] = [
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+    libc::SYS_vmsplice,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+];
+
+/// Calls with a struct msghdr in argument 1.
+const WITH_MESSAGES: [i64; 2] = [libc::SYS_sendmsg, libc::SYS_recvmsg];
+
+/// Calls that take an address and copy nothing.
+const ABOUT_ADDRESSES: [i64; 5] =
+    [libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mprotect, libc::SYS_mremap, libc::SYS_msync];
+
+fn in_region(addr: u64) -> bool {
+    REGION.contains(&addr)
+}
+
+/// The addresses in the region that a call may copy to or from.
+pub(super) fn pointers(call: &Call) -> Vec<u64> {
+    if ABOUT_ADDRESSES.contains(&call.nr) {
+        return Vec::new();
+    }
+    let [_, a1, a2, a3, a4, _] = call.args;
+    let mut found: Vec<u64> = call.args.into_iter().filter(|&arg| in_region(arg)).collect();
+    if WITH_IOVECS.contains(&call.nr) {
+        found.extend(bases(call.tid, a1, a2));
+    }
+    if call.nr == libc::SYS_process_vm_readv || call.nr == libc::SYS_process_vm_writev {
+        found.extend(bases(call.tid, a3, a4));
+    }
+    if WITH_MESSAGES.contains(&call.nr) {
+        // struct msghdr: name, namelen, iov, iovlen, control, controllen, flags.
+        let bytes = caller::read(call.tid, a1, 48).unwrap_or_default();
+        let word = |at: usize| {
+            let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk);
+            bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+        };
+        found.extend([word(0), word(32)].into_iter().filter(|&addr| in_region(addr)));
+        found.extend(bases(call.tid, word(16), word(24)));
+    }
+    found
+}
+
+/// The bases in the region of an iovec array.
+fn bases(tid: i32, addr: u64, count: u64) -> Vec<u64> {
+    let len = usize::try_from(count.min(IOVECS_MAX) * 16).unwrap_or(0);
+    let bytes = caller::read(tid, addr, len).unwrap_or_default();
+    let base = |iovec: &[u8]| iovec.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+    bytes.chunks_exact(16).map(base).filter(|&addr| in_region(addr)).collect()
+}
+
+impl Flights {
+    /// The thread has made another call, so its last one is over.
+    pub(super) fn landed(&mut self, tid: i32) {
+        self.flights.remove(&tid);
+    }
+
+    /// The call is let go.
+    pub(super) fn depart(&mut self, call: Call, pointers: Vec<u64>) {
+        if !pointers.is_empty() {
+            self.flights.insert(call.tid, Flight { call, since_ns: now_ns(), pointers });
+        }
+    }
+
+    /// A thread whose call may still copy to or from memory at one of `ranges`. Threads that are
+    /// found outside of their calls are forgotten.
+    pub(super) fn busy(&mut self, holds: impl Fn(u64) -> bool) -> Option<i32> {
+        let concerned: Vec<i32> = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.pointers.iter().any(|&addr| holds(addr)))
+            .map(|(&tid, _)| tid)
+            .collect();
+        for tid in concerned {
+            if self.flights.get(&tid).is_some_and(is_flying) {
+                return Some(tid);
+            }
+            self.flights.remove(&tid);
+        }
+        None
+    }
+
+    /// Forgets threads that are gone.
+    pub(super) fn prune(&mut self) {
+        self.flights.retain(|tid, _| std::path::Path::new(&format!("/proc/{tid}")).exists());
+    }
+}
+
+fn is_flying(flight: &Flight) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{}/syscall", flight.call.tid)) else {
+        // A thread that is gone is in no call. One that can't be looked into may be.
+        return std::path::Path::new(&format!("/proc/{}", flight.call.tid)).exists();
+    };
+    match look(&text, &flight.call) {
+        Look::Outside => false,
+        Look::Inside => true,
+        Look::Running if now_ns() < flight.since_ns + GRACE_NS => true,
+        // It stops as it returns to user mode, and a thread that is there is not disturbed.
+        Look::Running => match Seized::new(flight.call.tid).and_then(Seized::stopped) {
+            Ok(stopped) => {
+                stopped.leave();
+                false
+            }
+            Err(_) => true,
+        },
+    }
+}
+
+/// What /proc/TID/syscall says about a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// The thread sleeps in it.
+    Inside,
+    /// It sleeps somewhere else, or in a futex, whose word it has read already.
+    Outside,
+    /// It runs, in the kernel or not.
+    Running,
+}
+
+fn look(text: &str, call: &Call) -> Look {
+    let mut fields = text.split_ascii_whitespace();
+    let Some(first) = fields.next() else { return Look::Running };
+    if first == "running" {
+        return Look::Running;
+    }
+    let nr = first.parse::<i64>().ok();
+    let arg = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+    let same = fields.take(6).map(arg).eq(call.args.iter().copied().map(Some));
+    if nr == Some(call.nr) && same && call.nr != libc::SYS_futex {
+        Look::Inside
+    } else {
+        Look::Outside
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(nr: i64, args: [u64; 6]) -> Call {
+        Call { id: 1, tid: std::process::id().cast_signed(), nr, args, ip: 0 }
+    }
+
+    #[test]
+    fn what_proc_says() {
+        let read = call(0, [3, 0x7ea0_0000_0000, 16, 0, 0, 0]);
+        for (text, expect) in [
+            ("running\n", Look::Running),
+            ("", Look::Running),
+            ("-1 0x7ffc 0x4007\n", Look::Outside),
+            ("0 0x3 0x7ea000000000 0x10 0x0 0x0 0x0 0x7ffc 0x4007\n", Look::Inside),
+            ("0 0x3 0x7ea000000000 0x11 0x0 0x0 0x0 0x7ffc 0x4007\n", Look::Outside),
+            ("1 0x3 0x7ea000000000 0x10 0x0 0x0 0x0 0x7ffc 0x4007\n", Look::Outside),
+        ] {
+            assert_eq!(look(text, &read), expect, "{text}");
+        }
+        let futex = call(libc::SYS_futex, [0x7ea0_0000_0000, 0, 0, 0, 0, 0]);
+        assert_eq!(look("202 0x7ea000000000 0x0 0x0 0x0 0x0 0x0 0x1 0x2", &futex), Look::Outside);
+    }
+
+    #[test]
+    fn pointers_are_found_behind_pointers() {
+        let inside = REGION.start + 4096;
+        assert_eq!(pointers(&call(libc::SYS_read, [0, inside, 9, 0, 0, 0])), [inside]);
+        assert!(pointers(&call(libc::SYS_munmap, [inside, 9, 0, 0, 0, 0])).is_empty());
+        assert!(pointers(&call(libc::SYS_read, [0, REGION.end, 9, 0, 0, 0])).is_empty());
+        let iov = [1u64, 8, inside, 8];
+        let at = iov.as_ptr() as u64;
+        assert_eq!(pointers(&call(libc::SYS_writev, [1, at, 2, 0, 0, 0])), [inside]);
+        assert!(pointers(&call(libc::SYS_writev, [1, at, 1, 0, 0, 0])).is_empty());
+        let message = [0u64, 0, at, 2, inside + 1, 8, 0];
+        let at = message.as_ptr() as u64;
+        let sendmsg = call(libc::SYS_sendmsg, [1, at, 0, 0, 0, 0]);
+        assert_eq!(pointers(&sendmsg), [inside + 1, inside]);
+    }
+
+    #[test]
+    fn a_flight_ends_with_the_next_call() {
+        let mut flights = Flights::default();
+        let inside = REGION.start;
+        let read = Call { tid: i32::MAX, ..call(libc::SYS_read, [0, inside, 9, 0, 0, 0]) };
+        flights.depart(read, vec![inside]);
+        assert_eq!(flights.busy(|addr| addr == inside), None, "no such thread");
+        let own = rustix::thread::gettid().as_raw_nonzero().get();
+        let read = Call { tid: own, ..read };
+        flights.depart(read, vec![inside]);
+        assert_eq!(flights.busy(|addr| addr == inside), Some(own), "it runs, for all we know");
+        assert_eq!(flights.busy(|addr| addr != inside), None, "another buffer");
+        flights.landed(own);
+        assert_eq!(flights.busy(|addr| addr == inside), None);
+    }
+}

@@ -1,0 +1,408 @@
+//! Moves under the running programs: orders from outside, chaos, and faults nobody else answers.
+//!
+//! The supervisor's one thread serves the programs' calls and makes the moves, so that no call that
+//! is handed over is answered during a move, and no move begins during one.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags};
+
+use super::flights::Flights;
+use super::{Supervisor, lock, now_ns};
+use crate::device::live::mover::SetupError;
+use crate::device::live::{Chaos, ChaosConfig, Deed, Engine, Refusal, Sabotage};
+use crate::device::{Backing, BufferId, Device, Life, Object, Placement};
+use crate::sys::notify::Call;
+use crate::sys::page::{Addr, PAGE_BYTES, Range};
+use crate::sys::uffd::{Event, FaultKind, Fill, Uffd};
+
+/// Time between looks for buffers and processes that are gone.
+const SWEEP_NS: u64 = 250_000_000;
+
+/// Most deeds of chaos between two looks at the programs' calls.
+const BURST_MAX: usize = 16;
+
+/// Time between two tries of a deed that waits for calls in flight.
+const RETRY_NS: u64 = 100_000;
+
+/// How long chaos waits for calls in flight, and how long an order does.
+const CHAOS_PATIENCE_NS: u64 = 4_000_000;
+const ORDER_PATIENCE_NS: u64 = 1_000_000_000;
+
+/// Most answers to faults between two looks at the programs' calls.
+const FAULTS_MAX: usize = 64;
+
+/// What `--live` and `--chaos` ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LiveConfig {
+    /// Deeds that nobody orders.
+    pub chaos: Option<ChaosConfig>,
+    /// A fault put in on purpose, for tests.
+    pub sabotage: Sabotage,
+}
+
+/// Something to be done to a buffer.
+#[derive(Debug)]
+pub struct Order {
+    deed: Deed,
+    ino: u64,
+    answer: Sender<Result<String, String>>,
+}
+
+/// Orders on their way to the supervisor's thread.
+#[derive(Debug)]
+pub struct Orders {
+    wake: OwnedFd,
+    queue: Vec<Order>,
+}
+
+impl Orders {
+    /// Asks for a deed; the answer comes when it is done.
+    pub fn give(&mut self, deed: Deed, ino: u64) -> Receiver<Result<String, String>> {
+        let (answer, receiver) = channel();
+        self.queue.push(Order { deed, ino, answer });
+        // A counter that is not at its end can always be raised.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        receiver
+    }
+}
+
+/// A deed that waits for calls in flight.
+#[derive(Debug)]
+struct Wanted {
+    deed: Deed,
+    id: BufferId,
+    first: usize,
+    pages: usize,
+    deadline_ns: u64,
+    /// The order, and the inode that it named; none for chaos.
+    order: Option<(Order, u64)>,
+}
+
+/// The supervisor's part of the live exporter.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) engine: Engine,
+    /// Tells the calls that we make in a program from its own.
+    pub(super) cookie: u32,
+    /// A userfaultfd that traps the kernel was refused, so it is not asked for again.
+    pub(super) user_mode_only: bool,
+    /// Calls that may be copying to or from a buffer.
+    flights: Flights,
+    /// What could not be done because of one.
+    wanted: Option<Wanted>,
+    /// Calls on the wanted buffer that are held back meanwhile.
+    held: Vec<(Call, Vec<u64>)>,
+    chaos: Option<Chaos>,
+    wake: OwnedFd,
+    next_sweep_ns: u64,
+}
+
+impl Live {
+    /// The live exporter, and the way for orders to reach it.
+    pub(super) fn new(config: &LiveConfig) -> Result<(Self, Orders), SetupError> {
+        let mut engine = Engine::new(config.sabotage)?;
+        engine.guard()?;
+        let setup = |errno| SetupError::Store(crate::sys::store::StoreError::Other(errno));
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let wake = rustix::event::eventfd(0, flags).map_err(setup)?;
+        let orders = Orders {
+            wake: wake.try_clone().map_err(|_| setup(rustix::io::Errno::MFILE))?,
+            queue: Vec::new(),
+        };
+        let random = RandomState::new().build_hasher().finish();
+        let cookie = u32::try_from(random >> 32).unwrap_or(0);
+        let now = now_ns();
+        let live = Self {
+            engine,
+            // Neither half of a pointer nor of a small negative number.
+            cookie: (cookie | 0x8000_0000) & !1,
+            user_mode_only: false,
+            flights: Flights::default(),
+            wanted: None,
+            held: Vec::new(),
+            chaos: config.chaos.clone().map(|config| Chaos::new(config, now)),
+            wake,
+            next_sweep_ns: now + SWEEP_NS,
+        };
+        Ok((live, orders))
+    }
+
+    /// What the supervisor waits for on our behalf.
+    pub(super) fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let wake = std::iter::once(PollFd::new(&self.wake, PollFlags::IN));
+        let spaces = self.engine.spaces().iter();
+        wake.chain(
+            spaces.map(|space| PollFd::from_borrowed_fd(space.uffd().as_fd(), PollFlags::IN)),
+        )
+    }
+
+    /// How long it may wait.
+    pub(super) fn next_ns(&self) -> u64 {
+        if self.wanted.is_some() {
+            return now_ns() + RETRY_NS;
+        }
+        let chaos = self.chaos.as_ref().filter(|_| self.engine.buffers().next().is_some());
+        chaos.map_or(self.next_sweep_ns, |chaos| chaos.next_ns().min(self.next_sweep_ns))
+    }
+
+    /// A thread whose call may be copying to or from the buffer.
+    fn busy(&mut self, id: BufferId) -> Option<i32> {
+        let ranges = self.engine.untrapped_for_the_kernel(id);
+        self.flights.busy(|addr| ranges.iter().any(|range| range.contains(&addr)))
+    }
+
+    /// Whether one of these addresses may be the buffer's.
+    fn maps_any(&self, id: BufferId, addrs: &[u64]) -> bool {
+        let ranges = self.engine.untrapped_for_the_kernel(id);
+        addrs.iter().any(|addr| ranges.iter().any(|range| range.contains(addr)))
+    }
+
+    fn take_wakes(&self) {
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+    }
+
+    /// Answers faults outside of a move: of pages that a program took away itself, and messages
+    /// whose sleeper a move has woken already.
+    fn answer_faults(&self) {
+        for space in self.engine.spaces() {
+            for _ in 0..FAULTS_MAX {
+                let Ok(Some(Event::Fault(fault))) = space.uffd().poll_event() else { break };
+                let page = Addr(fault.addr.0 & !(PAGE_BYTES as u64 - 1));
+                answer_fault(space.uffd(), page, fault.kind);
+            }
+        }
+    }
+}
+
+/// Answers an order. Whoever gave it may have lost patience.
+fn reply(order: &Order, ino: u64, result: Result<u64, Refusal>) {
+    let word = order.deed.word();
+    let answer = match result {
+        Ok(0) => Ok(format!("{word} {ino}: its pages are gone\n")),
+        Ok(pages) => Ok(format!("{word} {ino}: {pages} pages have new memory\n")),
+        Err(refusal) => Err(format!("can't {word} {ino}: {refusal}")),
+    };
+    drop(order.answer.send(answer));
+}
+
+/// Fills a page that is missing with zeros, lifts a protection that is left over.
+fn answer_fault(uffd: &Uffd, page: Addr, kind: FaultKind) {
+    let range = Range::pages(page, 1);
+    // A page that is there already needs no more than the wake.
+    match kind {
+        FaultKind::Missing => drop(uffd.zeropage(range, Fill::Plain)),
+        FaultKind::WriteProtect => drop(uffd.write_unprotect(range)),
+        FaultKind::Minor => {}
+    }
+    let _ = uffd.wake(range);
+}
+
+impl Supervisor {
+    /// Everything that is due: orders, chaos, faults, housekeeping.
+    pub(super) fn tend_live(&mut self) {
+        let Some(live) = &mut self.live else { return };
+        live.answer_faults();
+        live.take_wakes();
+        let orders =
+            lock(&self.shared).orders.as_mut().map(|orders| std::mem::take(&mut orders.queue));
+        self.retry_wanted();
+        for order in orders.unwrap_or_default() {
+            self.obey(order);
+        }
+        self.sweep_live();
+        self.make_chaos();
+    }
+
+    /// A call that arrives: its thread's last one is over.
+    pub(super) fn call_arrives(&mut self, call: &Call) {
+        if let Some(live) = &mut self.live {
+            live.flights.landed(call.tid);
+        }
+    }
+
+    /// Lets a call go, at once or when the move that waits for its buffer is done.
+    pub(super) fn let_go(&mut self, call: Call) {
+        let Some(live) = &mut self.live else {
+            drop(self.listener.resume(call.id));
+            return;
+        };
+        let pointers = super::flights::pointers(&call);
+        if let Some(wanted) = &live.wanted
+            && live.maps_any(wanted.id, &pointers)
+        {
+            live.held.push((call, pointers));
+            return;
+        }
+        live.flights.depart(call, pointers);
+        drop(self.listener.resume(call.id));
+    }
+
+    /// Tries what had to wait, and lets go what was held back for it.
+    fn retry_wanted(&mut self) {
+        let Some(live) = &mut self.live else { return };
+        let Some(wanted) = live.wanted.take() else { return };
+        let result = self.act(wanted.deed, wanted.id, wanted.first, wanted.pages);
+        let Some(live) = &mut self.live else { return };
+        if matches!(result, Err(Refusal::InUse(_))) && now_ns() < wanted.deadline_ns {
+            live.wanted = Some(wanted);
+            return;
+        }
+        for (call, pointers) in std::mem::take(&mut live.held) {
+            live.flights.depart(call, pointers);
+            drop(self.listener.resume(call.id));
+        }
+        if let Some((order, ino)) = wanted.order {
+            reply(&order, ino, result);
+        }
+    }
+
+    /// Does a deed, now or as soon as no call is in its way.
+    fn attempt(
+        &mut self,
+        deed: Deed,
+        id: BufferId,
+        first: usize,
+        pages: usize,
+        order: Option<(Order, u64)>,
+    ) {
+        let result = self.act(deed, id, first, pages);
+        let Some(live) = &mut self.live else { return };
+        if matches!(result, Err(Refusal::InUse(_))) && live.wanted.is_none() {
+            let patience = if order.is_some() { ORDER_PATIENCE_NS } else { CHAOS_PATIENCE_NS };
+            let deadline_ns = now_ns() + patience;
+            live.wanted = Some(Wanted { deed, id, first, pages, deadline_ns, order });
+            return;
+        }
+        if let Some((order, ino)) = order {
+            reply(&order, ino, result);
+        }
+    }
+
+    /// Releases what the programs have let go.
+    fn sweep_live(&mut self) {
+        let Some(live) = &mut self.live else { return };
+        let now = now_ns();
+        if now < live.next_sweep_ns {
+            return;
+        }
+        live.next_sweep_ns = now + SWEEP_NS;
+        live.engine.prune();
+        live.flights.prune();
+        if live.engine.buffers().next().is_some() {
+            let shared = &mut *lock(&self.shared);
+            shared.files.sweep(&mut shared.device);
+            live.engine.retain(|id| shared.device.buffer(id).is_some());
+        }
+    }
+
+    fn make_chaos(&mut self) {
+        for _ in 0..BURST_MAX {
+            let Some(live) = &mut self.live else { return };
+            let Some(chaos) = &mut live.chaos else { return };
+            if live.wanted.is_some() || !chaos.is_due(now_ns()) {
+                return;
+            }
+            let able = |id: &(BufferId, usize)| live.engine.immovable(id.0).is_none();
+            let buffers: Vec<(BufferId, usize)> = live.engine.buffers().filter(able).collect();
+            let sizes: Vec<usize> = buffers.iter().map(|&(_, pages)| pages).collect();
+            let Some(choice) = chaos.choose(&sizes) else { return };
+            let (id, _) = buffers[choice.buffer];
+            // What is refused now is tried again by a later choice.
+            self.attempt(choice.deed, id, choice.first, choice.pages, None);
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        let (deed, ino) = (order.deed, order.ino);
+        let id = {
+            let shared = lock(&self.shared);
+            let mut buffers = shared.device.buffers();
+            let found = buffers.find(|(_, buffer)| buffer.inode.ino == ino);
+            found.map(|(id, buffer)| {
+                (id, usize::try_from(buffer.size_bytes).unwrap_or(0) / PAGE_BYTES)
+            })
+        };
+        match id {
+            Some((id, pages)) => self.attempt(deed, id, 0, pages, Some((order, ino))),
+            None => {
+                let why = "no buffer has this inode: see `driftheap ctl list`";
+                drop(order.answer.send(Err(why.into())));
+            }
+        }
+    }
+
+    /// Does one deed; the number of pages that have new memory.
+    fn act(
+        &mut self,
+        deed: Deed,
+        id: BufferId,
+        first: usize,
+        pages: usize,
+    ) -> Result<u64, Refusal> {
+        let Some(live) = &mut self.live else {
+            return Err(Refusal::Unsuitable("this device was started without --live"));
+        };
+        let (placement, life) = match deed {
+            Deed::Move => (Some(Placement::Vram), Life::Live),
+            Deed::Evict => (Some(Placement::System), Life::Live),
+            Deed::Purge => (None, Life::Purged),
+            Deed::Revoke => (None, Life::Revoked),
+        };
+        if let Some(tid) = placement.and_then(|_| live.busy(id)) {
+            return Err(Refusal::InUse(tid));
+        }
+        let result = match placement {
+            Some(_) => live.engine.relocate(id, first, pages).map(|moved| moved.pages),
+            None => live.engine.kill(id).map(|()| 0),
+        };
+        let mut shared = lock(&self.shared);
+        shared.device.trace.at(self.main_pid, now_ns());
+        let wide = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        match (&result, placement) {
+            (Ok(_), Some(placement)) => {
+                shared.device.moved(id, placement, wide(first), wide(pages));
+            }
+            (Ok(_), None) => shared.device.killed(id, life),
+            (Err(_), _) => shared.device.stats.moves_refused += 1,
+        }
+        result
+    }
+
+    /// Gives a new buffer's file to the engine; the program's own file of it. `None` where the
+    /// buffer is not one that can move.
+    pub(super) fn create_live(
+        &mut self,
+        object: Object,
+        id: BufferId,
+    ) -> Option<Result<(OwnedFd, crate::device::Inode, Backing), rustix::io::Errno>> {
+        let live = self.live.as_mut()?;
+        let shared = &mut *lock(&self.shared);
+        let buffer = shared.device.buffer(id)?;
+        if buffer.backing != Backing::Memfd {
+            return None;
+        }
+        let size_bytes = buffer.size_bytes;
+        let created = shared.files.create_live_buffer(object, buffer);
+        Some(created.and_then(|(file, whole, inode)| {
+            live.engine
+                .adopt(id, inode, whole, size_bytes)
+                .map_err(|_| rustix::io::Errno::NOMEM)?;
+            Ok((file, inode, Backing::Memfd))
+        }))
+    }
+}
+
+/// Gives the heaps that leave their `mmap` rule to us memory that can move; how many.
+pub(super) fn make_movable(device: &mut Device) -> usize {
+    let mut changed = 0;
+    for heap in device.heaps_mut() {
+        if !heap.mmap_given && heap.mmap.refuses_gup() {
+            heap.mmap = crate::device::MmapKind::Shmem;
+            changed += 1;
+        }
+    }
+    changed
+}

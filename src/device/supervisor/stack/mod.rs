@@ -1,0 +1,277 @@
+//! Call stacks of threads that wait for us.
+//!
+//! A thread that sleeps in a trapped call or in a page fault shows its stack pointer and program
+//! counter in /proc/TID/syscall; no ptrace is needed. From there the stack is unwound by the call
+//! frame information of the files that the process maps (`.eh_frame`, which compilers write with
+//! and without `-g`). The first frames of a call through libc count from rsp alone, so that the
+//! unknown rbp is rarely in the way; where it is, the stack is searched for an address behind a
+//! call instruction of the program itself.
+//!
+//! **Differs from Linux**: KASAN's stacks come from inside the faulting context and are complete.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::caller;
+use crate::device::Inode;
+use crate::device::misuse::{Frame, Site};
+
+pub mod maps;
+mod module;
+
+use maps::{Mapping, mappings};
+use module::{Base, Module, Rule, Saved};
+
+/// Most frames of a stack.
+const FRAMES_MAX: usize = 16;
+
+/// Bytes of a stack that are searched or unwound through.
+const STACK_BYTES_MAX: usize = 16 * 1024;
+
+/// Most processes whose mappings are remembered; more and all are read anew.
+const PROCESSES_MAX: usize = 256;
+
+/// Registers of a thread, as far as they are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// Program counter.
+    pub pc: u64,
+    /// Stack pointer.
+    pub sp: u64,
+    /// Frame pointer.
+    pub bp: Option<u64>,
+}
+
+impl Registers {
+    /// Of a thread that sleeps in a system call or a page fault: the last two fields of
+    /// /proc/TID/syscall. `None` while it runs, or if it is gone.
+    pub fn of_sleeper(tid: i32) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
+        Self::parse(&text)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let hex = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+        let mut fields = text.split_ascii_whitespace().rev();
+        let (pc, sp) = (hex(fields.next()?)?, hex(fields.next()?)?);
+        Some(Self { pc, sp, bp: None })
+    }
+}
+
+/// The code of one process.
+#[derive(Debug)]
+struct Image {
+    /// Its executable: another one after exec.
+    exe: Option<PathBuf>,
+    code: Vec<Mapping>,
+}
+
+impl Image {
+    /// Whether it is code of the program itself. By path: on an overlay, stat and /proc/PID/maps
+    /// may disagree about the inode.
+    fn is_own(&self, code: &Mapping) -> bool {
+        self.exe.as_ref().is_some_and(|exe| exe.as_os_str() == code.path.as_str())
+    }
+}
+
+/// Reads the stacks of threads and knows the files that their code comes from.
+#[derive(Debug, Default)]
+pub struct Stacks {
+    images: BTreeMap<i32, Image>,
+    modules: BTreeMap<(Inode, bool), Module>,
+    started_ns: u64,
+}
+
+/// A copy of the upper end of a stack.
+struct Memory {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Memory {
+    fn word(&self, addr: u64) -> Option<u64> {
+        let at = usize::try_from(addr.checked_sub(self.start)?).ok()?;
+        self.bytes.get(at..)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
+    }
+
+    /// The words from `sp` up, with their addresses.
+    fn words(&self, sp: u64) -> impl Iterator<Item = (u64, u64)> {
+        let at = (0..STACK_BYTES_MAX as u64).step_by(8).map(move |offset| sp + offset);
+        at.map_while(|at| Some((at, self.word(at)?)))
+    }
+}
+
+impl Stacks {
+    /// Counts time from `started_ns`.
+    pub fn new(started_ns: u64) -> Self {
+        Self { started_ns, ..Self::default() }
+    }
+
+    /// Where a thread is that sleeps in a call or a fault.
+    pub fn site(&mut self, tid: i32, now_ns: u64) -> Site {
+        self.site_at(tid, Registers::of_sleeper(tid), now_ns)
+    }
+
+    /// Where a thread with these registers is.
+    pub fn site_at(&mut self, tid: i32, registers: Option<Registers>, now_ns: u64) -> Site {
+        let pid = caller::tgid(tid).unwrap_or(tid);
+        let comm = std::fs::read_to_string(format!("/proc/{tid}/comm")).unwrap_or_default();
+        let frames = registers.map_or_else(Vec::new, |registers| self.unwind(pid, registers));
+        let at_ns = now_ns.saturating_sub(self.started_ns);
+        Site { pid, tid, comm: comm.trim_end().to_owned(), at_ns, frames }
+    }
+
+    fn unwind(&mut self, pid: i32, mut at: Registers) -> Vec<Frame> {
+        let stack = Memory { start: at.sp, bytes: read_up(pid, at.sp) };
+        let mut frames: Vec<Frame> = Vec::new();
+        while frames.len() < FRAMES_MAX {
+            let returns = !frames.is_empty();
+            let Some((here, rule)) = self.frames(pid, at.pc, returns) else { break };
+            frames.extend(here);
+            let Some(rule) = rule else { break };
+            if rule.base == Base::Frame && at.bp.is_none() {
+                at.bp = self.guess_frame_pointer(pid, at.sp, &stack);
+            }
+            let Some(next) = step(rule, at, &stack) else { break };
+            at = next;
+        }
+        if !frames.iter().any(|frame| frame.symbol.own) {
+            frames.extend(self.search(pid, at.sp, &stack));
+        }
+        frames
+    }
+
+    /// What is at `pc`, and how to go on from there.
+    fn frames(&mut self, pid: i32, pc: u64, returns: bool) -> Option<(Vec<Frame>, Option<Rule>)> {
+        let (module, address) = self.locate(pid, pc)?;
+        let symbols = module.symbols(address, returns);
+        let rule = module.rule(address - u64::from(returns && address > 0));
+        Some((symbols.into_iter().map(|symbol| Frame { pc, symbol }).collect(), rule))
+    }
+
+    /// The module that an address of a process lies in, and the address within it.
+    fn locate(&mut self, pid: i32, pc: u64) -> Option<(&mut Module, u64)> {
+        let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+        let known = self.images.get(&pid).is_some_and(|image| {
+            image.exe == exe && image.code.iter().any(|code| code.contains(pc))
+        });
+        if !known {
+            if self.images.len() >= PROCESSES_MAX {
+                self.images.clear();
+            }
+            let code = mappings(pid).into_iter().filter(Mapping::is_code).collect();
+            self.images.insert(pid, Image { exe, code });
+        }
+        let image = self.images.get(&pid)?;
+        let code = image.code.iter().find(|code| code.contains(pc))?;
+        let own = image.is_own(code);
+        let module = self.modules.entry((code.inode, own)).or_insert_with(|| {
+            let mut candidates = vec![
+                PathBuf::from(format!("/proc/{pid}/root{}", code.path)),
+                PathBuf::from(&code.path),
+            ];
+            if own {
+                candidates.insert(0, PathBuf::from(format!("/proc/{pid}/exe")));
+            }
+            Module::open(&code.path, &candidates, own)
+        });
+        let address = module.address(pc - code.start + code.offset)?;
+        Some((module, address))
+    }
+
+    /// The first address on the stack that a call of the program itself returns to.
+    fn search(&mut self, pid: i32, sp: u64, stack: &Memory) -> Vec<Frame> {
+        let Some(image) = self.images.get(&pid) else { return Vec::new() };
+        let own =
+            |word: u64| image.code.iter().any(|code| code.contains(word) && image.is_own(code));
+        let mut found = stack.words(sp).map(|(_, word)| word).filter(|&word| own(word)).take(64);
+        let pc = found.find(|&word| follows_a_call(pid, word));
+        pc.and_then(|pc| self.frames(pid, pc, true)).map_or_else(Vec::new, |(frames, _)| frames)
+    }
+
+    /// Where a function that uses rbp as frame pointer has saved its caller's: the first place that
+    /// holds an address further up the stack and, behind it, one that follows a call.
+    fn guess_frame_pointer(&self, pid: i32, sp: u64, stack: &Memory) -> Option<u64> {
+        let image = self.images.get(&pid)?;
+        let code = |word: u64| image.code.iter().any(|code| code.contains(word));
+        let frame = |&(at, saved): &(u64, u64)| {
+            let above = saved > at && saved - at <= STACK_BYTES_MAX as u64;
+            above && stack.word(at + 8).is_some_and(|ret| code(ret) && follows_a_call(pid, ret))
+        };
+        stack.words(sp).find(frame).map(|(at, _)| at)
+    }
+}
+
+/// The registers of the caller.
+fn step(rule: Rule, at: Registers, stack: &Memory) -> Option<Registers> {
+    let base = match rule.base {
+        Base::Stack => at.sp,
+        Base::Frame => at.bp?,
+    };
+    let frame_address = base.checked_add_signed(rule.offset)?;
+    if frame_address <= at.sp {
+        return None;
+    }
+    let pc = stack.word(frame_address.checked_add_signed(rule.ret)?)?;
+    let bp = match rule.bp {
+        Saved::Same => at.bp,
+        Saved::At(offset) => stack.word(frame_address.checked_add_signed(offset)?),
+        Saved::Lost => None,
+    };
+    Some(Registers { pc, sp: frame_address, bp })
+}
+
+/// Whether the bytes before an address are a call: `e8` with 32 bits, or `ff /2` in one of its
+/// lengths.
+fn follows_a_call(pid: i32, addr: u64) -> bool {
+    let Some(start) = addr.checked_sub(7) else { return false };
+    let Ok(bytes) = caller::read(pid, start, 7) else { return false };
+    bytes[2] == 0xe8
+        || [2, 3, 4, 6, 7].iter().any(|&len| {
+            let at = 7 - len;
+            bytes[at] == 0xff && (bytes[at + 1] >> 3) & 7 == 2
+        })
+}
+
+/// The stack from `sp` upwards, as much of it as is mapped.
+fn read_up(pid: i32, sp: u64) -> Vec<u8> {
+    let page = crate::uapi::PAGE_SIZE;
+    let to_page_end = usize::try_from(page - sp % page).unwrap_or(0);
+    let mut len = STACK_BYTES_MAX;
+    while len > to_page_end {
+        if let Ok(bytes) = caller::read(pid, sp, len) {
+            return bytes;
+        }
+        len /= 2;
+    }
+    caller::read(pid, sp, to_page_end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_syscall_file_is_understood() {
+        let in_call = "16 0x3 0xc0184800 0x7ffd 0x0 0x0 0x0 0x7ffdd0 0x7f1234\n";
+        let expect = Registers { pc: 0x7f_1234, sp: 0x7f_fdd0, bp: None };
+        assert_eq!(Registers::parse(in_call), Some(expect));
+        assert_eq!(Registers::parse("-1 0x7ffdd0 0x7f1234"), Some(expect));
+        assert_eq!(Registers::parse("running\n"), None);
+        assert_eq!(Registers::parse(""), None);
+    }
+
+    #[test]
+    fn a_frame_is_left_by_its_rule() {
+        let words = [1u64, 2, 3, 0xbeef, 0xcafe, 9];
+        let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let stack = Memory { start: 0x1000, bytes };
+        let at = Registers { pc: 5, sp: 0x1000, bp: None };
+        let rule = Rule { base: Base::Stack, offset: 0x28, ret: -8, bp: Saved::At(-16) };
+        let caller = Registers { pc: 0xcafe, sp: 0x1028, bp: Some(0xbeef) };
+        assert_eq!(step(rule, at, &stack), Some(caller));
+        // Without rbp there is no way on, and a frame that does not grow is none.
+        assert_eq!(step(Rule { base: Base::Frame, ..rule }, at, &stack), None);
+        assert_eq!(step(Rule { offset: 0, ..rule }, at, &stack), None);
+    }
+}

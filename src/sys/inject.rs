@@ -1,0 +1,353 @@
+//! System calls made by another process because we say so.
+//!
+//! A userfaultfd belongs to the address space that opened it, so a program that does not open one
+//! has to be made to. The thread to use is one that sleeps in a seccomp notification: it is known
+//! where it is, and the call that it waits for has not begun.
+//!
+//! 1. [`Seized::new`] attaches and asks for a stop (PTRACE_SEIZE, PTRACE_INTERRUPT);
+//! 2. the caller answers the notification: the thread returns from its call and stops before its
+//!    next instruction;
+//! 3. [`Seized::stopped`] waits for that; [`Stopped::call`] makes the thread execute the `syscall`
+//!    instruction that it has just left, with other registers;
+//! 4. [`Stopped::finish`] restores the registers, with the result that its call shall have had, and
+//!    detaches.
+//!
+//! A fork is followed instead: [`Seized::for_fork`], then the notification is let go, and
+//! [`Seized::forked`] catches the child before its first instruction.
+//!
+//! A thread that [`trace`](super::trace) has attached for good is used as it is and stays attached.
+//!
+//! If this process dies meanwhile, so does the thread's process (PTRACE_O_EXITKILL): it can't go on
+//! with half of its registers ours.
+//!
+//! **Differs from Linux**: a signal that arrives meanwhile is delivered afterwards. A program that
+//! is traced already (a debugger, strace) can't be attached to.
+
+#![allow(unsafe_code, reason = "PTRACE_SETSIGMASK and kcmp(2) have no safe wrapper")]
+
+use std::time::{Duration, Instant};
+
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions};
+
+/// Longest wait for a thread to stop.
+const STOP_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Why a thread could not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InjectError {
+    /// EPERM: a debugger has it, it is not dumpable, or a security module forbids ptrace.
+    #[error(
+        "it can't be traced (EPERM): a debugger has it, it is not dumpable, or ptrace is forbidden"
+    )]
+    NotPermitted,
+    /// ESRCH, or it ended meanwhile.
+    #[error("it has ended")]
+    Gone,
+    /// It did not stop in time.
+    #[error("it did not stop within {} s", STOP_TIME_MAX.as_secs())]
+    TimedOut,
+    /// Anything else.
+    #[error("tracing it failed: {0}")]
+    Other(Errno),
+}
+
+impl InjectError {
+    fn of(errno: nix::errno::Errno) -> Self {
+        match Errno::from_raw_os_error(errno as i32) {
+            Errno::PERM | Errno::ACCESS => Self::NotPermitted,
+            Errno::SRCH | Errno::CHILD => Self::Gone,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// A thread that is attached and will stop.
+#[derive(Debug)]
+pub struct Seized {
+    pid: Pid,
+    kept: bool,
+}
+
+/// A thread that is stopped.
+#[derive(Debug)]
+pub struct Stopped {
+    pid: Pid,
+    saved: libc::user_regs_struct,
+    mask: u64,
+    attached: bool,
+    kept: bool,
+}
+
+const PTRACE_EVENT_STOP: i32 = 128;
+const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
+const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
+
+impl Seized {
+    /// Attaches to a thread and asks it to stop. It can't while it waits for the answer to a
+    /// notification, and will before it executes anything.
+    ///
+    /// # Errors
+    /// [`InjectError`].
+    pub fn new(tid: i32) -> Result<Self, InjectError> {
+        let seized = Self::attach(tid, Options::empty())?;
+        ptrace::interrupt(seized.pid).map_err(InjectError::of)?;
+        Ok(seized)
+    }
+
+    /// Attaches to a thread that is about to fork.
+    ///
+    /// # Errors
+    /// [`InjectError`].
+    pub fn for_fork(tid: i32) -> Result<Self, InjectError> {
+        let events = Options::PTRACE_O_TRACEFORK
+            | Options::PTRACE_O_TRACEVFORK
+            | Options::PTRACE_O_TRACECLONE;
+        Self::attach(tid, events)
+    }
+
+    fn attach(tid: i32, options: Options) -> Result<Self, InjectError> {
+        let pid = Pid::from_raw(tid);
+        let options = options | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
+        match ptrace::seize(pid, options) {
+            Ok(()) => Ok(Self { pid, kept: false }),
+            Err(nix::errno::Errno::EPERM) if super::trace::is_ours(tid) => {
+                Ok(Self { pid, kept: true })
+            }
+            Err(errno) => Err(InjectError::of(errno)),
+        }
+    }
+
+    /// Waits for the stop.
+    ///
+    /// # Errors
+    /// [`InjectError::TimedOut`], [`InjectError::Gone`].
+    pub fn stopped(self) -> Result<Stopped, InjectError> {
+        let deadline = Instant::now() + STOP_TIME_MAX;
+        loop {
+            match wait(self.pid, deadline)? {
+                WaitStatus::PtraceEvent(_, _, PTRACE_EVENT_STOP) => break,
+                // A signal that was on its way: deliver it, the stop comes next.
+                WaitStatus::Stopped(_, signal) => {
+                    ptrace::cont(self.pid, signal).map_err(InjectError::of)?;
+                }
+                _ => ptrace::cont(self.pid, None).map_err(InjectError::of)?,
+            }
+        }
+        Stopped::new(self.pid, self.kept)
+    }
+
+    /// Waits for the fork and returns the child, stopped before its first instruction; `None` if
+    /// there was no fork. The parent goes on.
+    ///
+    /// # Errors
+    /// [`InjectError`].
+    pub fn forked(self) -> Result<Option<Stopped>, InjectError> {
+        let soon = Instant::now() + STOP_TIME_MAX / 8;
+        let status = match wait(self.pid, soon) {
+            Err(InjectError::TimedOut) => {
+                // It failed and the thread went on; or it has not begun, and will be trapped anew.
+                ptrace::interrupt(self.pid).map_err(InjectError::of)?;
+                wait(self.pid, Instant::now() + STOP_TIME_MAX)?
+            }
+            status => status?,
+        };
+        let forked = matches!(
+            status,
+            WaitStatus::PtraceEvent(
+                _,
+                _,
+                libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE
+            )
+        );
+        let child = if forked { ptrace::getevent(self.pid).ok() } else { None };
+        let signal = match status {
+            WaitStatus::Stopped(_, signal) => Some(signal),
+            _ => None,
+        };
+        let child = child.and_then(|child| i32::try_from(child).ok()).map(Pid::from_raw);
+        let child = child.map(|pid| Self { pid, kept: self.kept }.stopped()).transpose();
+        leave(self.pid, self.kept, signal)?;
+        child
+    }
+
+    /// Detaches from a thread that need not be stopped after all: it stops once and goes on.
+    pub fn release(self) {
+        if let Ok(stopped) = self.stopped() {
+            stopped.leave();
+        }
+    }
+}
+
+impl Stopped {
+    fn new(pid: Pid, kept: bool) -> Result<Self, InjectError> {
+        let saved = ptrace::getregs(pid).map_err(InjectError::of)?;
+        let mut mask = 0;
+        // SAFETY: GETSIGMASK writes 8 bytes, as the third argument says, to a live u64.
+        unsafe { sigmask(PTRACE_GETSIGMASK, pid, &raw mut mask) }?;
+        let mut all = u64::MAX;
+        // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
+        unsafe { sigmask(PTRACE_SETSIGMASK, pid, &raw mut all) }?;
+        Ok(Self { pid, saved, mask, attached: true, kept })
+    }
+
+    /// The thread.
+    #[must_use]
+    pub fn tid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// Makes the thread execute a system call; the value or the errno that it returned.
+    ///
+    /// # Errors
+    /// [`InjectError`] when the thread could not; the call's own errno is in the value.
+    #[cfg(target_arch = "x86_64")]
+    pub fn call(&mut self, nr: i64, args: [u64; 6]) -> Result<Result<u64, Errno>, InjectError> {
+        const SYSCALL_BYTES: u64 = 2;
+        let mut regs = self.saved;
+        regs.rip = self.saved.rip - SYSCALL_BYTES;
+        regs.rax = nr.cast_unsigned();
+        regs.orig_rax = u64::MAX;
+        [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
+        ptrace::setregs(self.pid, regs).map_err(InjectError::of)?;
+        // To the call's entry, then to its exit.
+        self.to_syscall_stop()?;
+        self.to_syscall_stop()?;
+        let result = ptrace::getregs(self.pid).map_err(InjectError::of)?.rax.cast_signed();
+        Ok(match result {
+            -4095..0 => Err(Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EIO))),
+            value => Ok(value.cast_unsigned()),
+        })
+    }
+
+    /// Makes the thread execute a system call.
+    ///
+    /// # Errors
+    /// Always: the registers of this architecture are not known.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn call(&mut self, _: i64, _: [u64; 6]) -> Result<Result<u64, Errno>, InjectError> {
+        Err(InjectError::Other(Errno::NOSYS))
+    }
+
+    fn to_syscall_stop(&self) -> Result<(), InjectError> {
+        let deadline = Instant::now() + STOP_TIME_MAX;
+        let mut signal: Option<Signal> = None;
+        loop {
+            ptrace::syscall(self.pid, signal.take()).map_err(InjectError::of)?;
+            match wait(self.pid, deadline)? {
+                WaitStatus::PtraceSyscall(_) => return Ok(()),
+                // Only SIGSTOP can't be blocked.
+                WaitStatus::Stopped(_, stop) => signal = Some(stop),
+                _ => {}
+            }
+        }
+    }
+
+    /// Lets the thread go on as if its own call had returned this.
+    ///
+    /// # Errors
+    /// [`InjectError`]: the thread has ended.
+    #[cfg(target_arch = "x86_64")]
+    pub fn finish(mut self, result: Result<u64, Errno>) -> Result<(), InjectError> {
+        self.saved.rax = match result {
+            Ok(value) => value,
+            Err(errno) => i64::from(-errno.raw_os_error()).cast_unsigned(),
+        };
+        // Not in a call any more, so nothing is restarted.
+        self.saved.orig_rax = u64::MAX;
+        self.detach()
+    }
+
+    /// Lets the thread go on.
+    ///
+    /// # Errors
+    /// [`InjectError`]: the thread has ended.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn finish(mut self, _: Result<u64, Errno>) -> Result<(), InjectError> {
+        self.detach()
+    }
+
+    /// Lets the thread go on where it was.
+    pub fn leave(mut self) {
+        let _ = self.detach();
+    }
+
+    fn detach(&mut self) -> Result<(), InjectError> {
+        self.attached = false;
+        let restored = ptrace::setregs(self.pid, self.saved).map_err(InjectError::of);
+        // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
+        let unmasked = unsafe { sigmask(PTRACE_SETSIGMASK, self.pid, &raw mut self.mask) };
+        let detached = leave(self.pid, self.kept, None);
+        restored.and(unmasked).and(detached)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if self.attached {
+            let _ = self.detach();
+        }
+    }
+}
+
+/// Lets a thread go on, attached if it was so before.
+fn leave(pid: Pid, kept: bool, signal: Option<Signal>) -> Result<(), InjectError> {
+    if kept { ptrace::cont(pid, signal) } else { ptrace::detach(pid, signal) }
+        .map_err(InjectError::of)
+}
+
+/// Whether two processes share one address space. `None`: it can't be told (no CONFIG_KCMP, or one of
+/// them is gone or not ours to look into).
+#[must_use]
+pub fn share_memory(one: i32, other: i32) -> Option<bool> {
+    const KCMP_VM: libc::c_int = 1;
+    // SAFETY: kcmp takes scalars only.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0, 0) };
+    (order >= 0).then_some(order == 0)
+}
+
+/// # Safety
+/// `request` must be PTRACE_GETSIGMASK or PTRACE_SETSIGMASK, `mask` a live u64.
+unsafe fn sigmask(request: libc::c_uint, pid: Pid, mask: *mut u64) -> Result<(), InjectError> {
+    // SAFETY: the caller vouches for request and mask, whose size is the address argument.
+    let result = unsafe { libc::ptrace(request, pid.as_raw(), 8_usize, mask) };
+    if result < 0 { Err(InjectError::of(nix::errno::Errno::last())) } else { Ok(()) }
+}
+
+/// Waits for the thread's next stop. Its end is left for whoever reaps our children.
+fn wait(pid: Pid, deadline: Instant) -> Result<WaitStatus, InjectError> {
+    let raw = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(InjectError::Gone)?;
+    let peek = WaitIdOptions::EXITED
+        | WaitIdOptions::STOPPED
+        | WaitIdOptions::NOHANG
+        | WaitIdOptions::NOWAIT
+        | WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned());
+    let mut looks = 0u32;
+    loop {
+        match rustix::process::waitid(WaitId::Pid(raw), peek) {
+            Ok(Some(status)) if status.exited() || status.killed() || status.dumped() => {
+                return Err(InjectError::Gone);
+            }
+            Ok(Some(_)) => break,
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(Errno::CHILD) => return Err(InjectError::Gone),
+            Err(errno) => return Err(InjectError::Other(errno)),
+        }
+        looks += 1;
+        if looks.is_multiple_of(64) && Instant::now() > deadline {
+            return Err(InjectError::TimedOut);
+        }
+        // Most stops come within a few microseconds of the other CPU's time.
+        if looks < 64 {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+    waitpid(pid, Some(flags)).map_err(InjectError::of)
+}

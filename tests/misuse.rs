@@ -1,0 +1,167 @@
+//! Misuse reports: C programs with seeded mistakes, compiled here, and their correct twins.
+//!
+//! A client says itself what is to be reported: a line with a mistake carries `BUG: KIND`. Built
+//! with -DBUGGY it must be reported for exactly those kinds and lines, built without for none.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod device_kit;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use device_kit::{User, available, bounded, run, stage, text, users};
+
+/// Kind and line of a report.
+type Place = (String, u64);
+
+const BUILDS: [&[&str]; 3] = [&["-g"], &["-g", "-static"], &["-g", "-O2", "-fomit-frame-pointer"]];
+
+fn source(client: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(client)
+}
+
+/// Compiles a client; `None` and a SKIP without a compiler.
+fn compile(stage: &Path, client: &str, flags: &[&str], buggy: bool) -> Option<PathBuf> {
+    if Command::new("cc").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("SKIP: no C compiler called cc");
+        return None;
+    }
+    let out = stage.join(format!("client{}{}", flags.concat(), u8::from(buggy)));
+    let mut command = Command::new("cc");
+    command.args(flags).arg("-o").arg(&out).arg(source(client));
+    if buggy {
+        command.arg("-DBUGGY");
+    }
+    let output = bounded(command);
+    assert!(output.status.success(), "{}", text(&output));
+    Some(out)
+}
+
+/// The places that a client's source marks.
+fn marked(client: &str) -> BTreeSet<Place> {
+    let text = std::fs::read_to_string(source(client)).unwrap();
+    let mark = |(line, text): (u64, &str)| {
+        let (_, kind) = text.split_once("BUG: ")?;
+        Some((kind.split_whitespace().next()?.to_owned(), line))
+    };
+    (1..).zip(text.lines()).filter_map(mark).collect()
+}
+
+/// The reports of a run, from its JSON file.
+fn reports(stage: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(stage.join("reports.json")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn place(report: &serde_json::Value) -> Place {
+    (report["kind"].as_str().unwrap().to_owned(), report["line"].as_u64().unwrap_or(0))
+}
+
+fn watched(stage: &Path, user: User, options: &[&str], program: &[&str]) -> Output {
+    let file = stage.join("reports.json");
+    drop(std::fs::remove_file(&file));
+    let mut all = vec!["-q", "--misuse-json", file.to_str().unwrap(), "--fail-on", "any"];
+    all.extend(options);
+    run(stage, user, &all, program)
+}
+
+/// Builds a client in each way and demands that its reports are those that it marks.
+fn check(client: &str, options: &[&str]) {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    for flags in BUILDS {
+        let Some(buggy) = compile(stage.path(), client, flags, true) else { return };
+        let Some(correct) = compile(stage.path(), client, flags, false) else { return };
+        for user in users() {
+            let output = watched(stage.path(), user, options, &[buggy.to_str().unwrap()]);
+            let told = text(&output);
+            let reports = reports(stage.path());
+            let places: BTreeSet<_> = reports.iter().map(place).collect();
+            assert_eq!(places, marked(client), "{client} {flags:?} {user:?}: {told}");
+            assert_eq!(output.status.code(), Some(99), "{client} {flags:?} {user:?}: {told}");
+            for (kind, line) in &places {
+                let file = Path::new(client).file_name().unwrap().to_str().unwrap();
+                let head = format!("BUG: driftheap: {kind} in main ({file}:{line})");
+                assert!(told.contains(&head), "{head}: {told}");
+            }
+            let output = watched(stage.path(), user, options, &[correct.to_str().unwrap()]);
+            assert_eq!(output.status.code(), Some(0), "{client} {flags:?}: {}", text(&output));
+            assert_eq!(text(&output), "", "{client} {flags:?} {user:?} is correct");
+        }
+    }
+}
+
+#[test]
+fn private_mappings_and_leaks() {
+    check("tests/clients/misuse/private.c", &[]);
+    check("tests/clients/misuse/private.c", &["--heap", "system,mmap=shmem,cow=allow"]);
+    check("tests/clients/misuse/private.c", &["--strict"]);
+}
+
+#[test]
+fn brackets() {
+    let exhaustive = ["--check-access", "exhaustive"];
+    check("tests/clients/misuse/bracket.c", &exhaustive);
+    check(
+        "tests/clients/misuse/bracket.c",
+        &[&exhaustive[..], &["--heap", "system,mmap=shmem"]].concat(),
+    );
+    check("tests/clients/misuse/bracket.c", &[&exhaustive[..], &["--strict"]].concat());
+}
+
+/// Threads, children, signals, munmap of parts, mremap and mprotect: the program does not notice
+/// that it is followed, and only its mistakes are told.
+#[test]
+fn brackets_of_a_busy_program() {
+    check("tests/clients/misuse/busy.c", &["--check-access", "exhaustive"]);
+}
+
+/// A report names the buffer and what happened to it, and `--fail-on` the kinds that count.
+#[test]
+fn a_report_has_the_buffer_and_its_history() {
+    let stage = stage();
+    let client = "tests/clients/misuse/private.c";
+    if !available(stage.path()) {
+        return;
+    }
+    let Some(program) = compile(stage.path(), client, &["-g"], true) else { return };
+    let program = [program.to_str().unwrap()];
+    drop(watched(stage.path(), User::Own, &[], &program));
+    let reports = reports(stage.path());
+    let private = reports.iter().find(|report| report["kind"] == "private-mapping").unwrap();
+    assert_eq!(private["buffer"]["name"], "frame");
+    assert_eq!(private["buffer"]["size"], 8192);
+    assert_eq!(private["buffer"]["exp_name"], "system");
+    assert_eq!(private["act"]["syscall"], "mmap");
+    assert_eq!(private["function"], "main");
+    assert_eq!(private["history"][0]["what"], "allocated");
+    assert_eq!(private["history"][0]["by"]["function"], "alloc");
+    assert_eq!(private["pid"], private["tid"]);
+    for (options, expect) in [
+        (&["--misuse"][..], 0),
+        (&["--fail-on", "leaked-fd"], 99),
+        (&["--fail-on", "unfenced-dma,private-mapping"], 99),
+        (&["--fail-on", "unfenced-dma"], 0),
+        (&["--fail-on", "nonsense"], 2),
+        (&["--misuse-json", "/nowhere/x"], 125),
+        (&[], 0),
+    ] {
+        let output = run(stage.path(), User::Own, options, &program);
+        assert_eq!(output.status.code(), Some(expect), "{options:?}: {}", text(&output));
+        let told = text(&output).contains("driftheap: misuse: 1 private-mapping, 1 leaked-fd");
+        assert_eq!(
+            told,
+            matches!(expect, 99)
+                || options.contains(&"--misuse")
+                || options.contains(&"unfenced-dma"),
+            "{options:?}: {}",
+            text(&output)
+        );
+    }
+    // A program that fails keeps its own status.
+    let output = run(stage.path(), User::Own, &["--fail-on", "any"], &["false"]);
+    assert_eq!(output.status.code(), Some(1));
+}
