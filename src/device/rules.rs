@@ -8,9 +8,10 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use crate::model::{ExporterRules, RuleError};
+
 /// How a heap's buffers are mapped, which decides what get_user_pages answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MmapKind {
     /// VM_PFNMAP: get_user_pages is EFAULT. Every exporter in the tree today.
     Pfnmap,
@@ -38,8 +39,7 @@ impl MmapKind {
 }
 
 /// What a MAP_PRIVATE mapping of a buffer gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cow {
     /// EINVAL, as udmabuf, vgem, CMA and TTM answer.
     Reject,
@@ -78,6 +78,9 @@ pub struct HeapConfig {
     pub cow: Cow,
     /// Whether `mmap` was asked for, rather than the default.
     pub mmap_given: bool,
+    /// The rules of its moves, as the model has them: [`LIVE_RULES`]. Its `mmap` and `cow` are
+    /// those above.
+    pub live: ExporterRules,
 }
 
 /// Why a heap could not be configured.
@@ -93,7 +96,7 @@ pub enum HeapError {
     #[error("`{0}` is no rule: write rule=value, for example mmap=pfnmap")]
     Syntax(String),
     /// No such rule.
-    #[error("a running heap has no rule `{rule}`{}; it has: mmap, cow", hint(rule, &RULES))]
+    #[error("a running heap has no rule `{rule}`{}; it has: {}", hint(rule, &RULES), RULES.join(", "))]
     UnknownRule {
         /// What was written.
         rule: String,
@@ -117,7 +120,21 @@ pub enum HeapError {
 }
 
 /// The rules that a running heap has.
-const RULES: [&str; 2] = ["mmap", "cow"];
+const RULES: [&str; 9] = [
+    "mmap",
+    "cow",
+    "on-dma-buf-pin",
+    "on-foreign-pin",
+    "recycle",
+    "wait",
+    "move",
+    "purge",
+    "revoke",
+];
+
+/// Those that concern buffers that move. The last three take a list of steps: `move=[lock notify
+/// wait zap reserve copy rebind free unlock]`.
+pub const LIVE_RULES: &[&str] = RULES.split_at(2).1;
 
 fn hint(word: &str, known: &[&str]) -> String {
     known
@@ -138,6 +155,7 @@ impl HeapConfig {
             mmap: MmapKind::Pfnmap,
             cow: Cow::Reject,
             mmap_given: false,
+            live: ExporterRules::default(),
         }
     }
 
@@ -150,11 +168,28 @@ impl HeapConfig {
             "mmap" => {
                 self.mmap = lookup(rule, value, &MmapKind::WORDS)?;
                 self.mmap_given = true;
+                self.set_live(rule, value)?;
             }
-            "cow" => self.cow = lookup(rule, value, &Cow::WORDS)?,
+            "cow" => {
+                self.cow = lookup(rule, value, &Cow::WORDS)?;
+                self.set_live(rule, value)?;
+            }
+            _ if LIVE_RULES.contains(&rule) => self.set_live(rule, value)?,
             _ => return Err(HeapError::UnknownRule { rule: rule.to_owned() }),
         }
         Ok(())
+    }
+
+    /// Sets a rule of the model: one word, or a list of steps in brackets.
+    fn set_live(&mut self, rule: &str, value: &str) -> Result<(), HeapError> {
+        let list = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let words: Vec<&str> = list.unwrap_or(value).split_whitespace().collect();
+        self.live.set(rule, &words).map_err(|error| match error {
+            RuleError::Unknown(rule) => HeapError::UnknownRule { rule },
+            RuleError::Value { rule, value, allowed } => {
+                HeapError::UnknownValue { rule, value, allowed }
+            }
+        })
     }
 
     fn named(name: &str) -> Result<Self, HeapError> {
@@ -232,15 +267,24 @@ struct TomlFile {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct TomlHeap {
     name: String,
     size: Option<String>,
-    mmap: Option<MmapKind>,
-    cow: Option<Cow>,
+    mmap: Option<String>,
+    cow: Option<String>,
+    on_dma_buf_pin: Option<String>,
+    on_foreign_pin: Option<String>,
+    recycle: Option<String>,
+    wait: Option<String>,
+    #[serde(rename = "move")]
+    move_steps: Option<String>,
+    purge: Option<String>,
+    revoke: Option<String>,
 }
 
-/// Reads heaps from TOML: `[[heap]]` tables with `name` and, optionally, `size`, `mmap`, `cow`.
+/// Reads heaps from TOML: `[[heap]]` tables with `name` and, optionally, `size` and the
+/// rules by name.
 ///
 /// # Errors
 /// The text is no TOML, or a heap in it is not valid.
@@ -250,8 +294,20 @@ pub fn heaps_from_toml(text: &str) -> Result<Vec<HeapConfig>, HeapError> {
     let heaps = file.heap.into_iter().map(|entry| {
         let mut heap = HeapConfig::named(&entry.name)?;
         heap.size_bytes = entry.size.as_deref().map(parse_size).transpose()?;
-        heap.mmap = entry.mmap.unwrap_or(heap.mmap);
-        heap.cow = entry.cow.unwrap_or(heap.cow);
+        let values = [
+            entry.mmap,
+            entry.cow,
+            entry.on_dma_buf_pin,
+            entry.on_foreign_pin,
+            entry.recycle,
+            entry.wait,
+            entry.move_steps,
+            entry.purge,
+            entry.revoke,
+        ];
+        for (rule, value) in RULES.iter().zip(values) {
+            value.map_or(Ok(()), |value| heap.set(rule, &value))?;
+        }
         Ok(heap)
     });
     distinct(heaps.collect::<Result<_, _>>()?)
@@ -299,7 +355,14 @@ mod tests {
         );
         check(
             "x,mmpa=pfnmap",
-            "a running heap has no rule `mmpa` (did you mean `mmap`?); it has: mmap, cow",
+            "a running heap has no rule `mmpa` (did you mean `mmap`?); it has: mmap, cow, \
+             on-dma-buf-pin, on-foreign-pin, recycle, wait, move, purge, revoke",
+        );
+        check("x,wait=write,move=[lock copy rebind free unlock],cow=allow", "x None pfnmap allow");
+        check(
+            "x,move=[lock zip]",
+            "rule `move` does not take `zip`; it takes: lock, notify, zap, wait, check-pins, \
+             reserve, flush, copy, rebind, free, mark, wait-unmap, unlock",
         );
         check(
             "x,mmap=foo",
@@ -318,5 +381,10 @@ mod tests {
         assert_eq!(heaps[1].mmap, MmapKind::Shmem);
         assert!(heaps_from_toml("[[heap]]\nname='a'\n[[heap]]\nname='a'").is_err());
         assert!(heaps_from_toml("[[heap]]\nname='a'\nmmmap='shmem'").is_err());
+        let text =
+            "[[heap]]\nname='a'\non-dma-buf-pin='ignore'\nmove='[lock copy rebind free unlock]'";
+        let live = &heaps_from_toml(text).unwrap()[0].live;
+        assert_eq!(live.on_dma_buf_pin, crate::model::OnDmaBufPin::Ignore);
+        assert_eq!(live.move_steps.len(), 5);
     }
 }

@@ -70,6 +70,9 @@ fn become_guard(link: &Link) {
         // SAFETY: as above.
         unsafe { libc::close_range(0, keep - 1, 0) };
     }
+    let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    files.current = files.maximum;
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, files);
     let mut all = nix::sys::signal::SigSet::all();
     all.remove(nix::sys::signal::Signal::SIGBUS);
     let _ = all.thread_block();

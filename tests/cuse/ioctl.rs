@@ -1,6 +1,7 @@
 //! The unsafe calls of the CUSE tests.
 
 #![allow(unsafe_code, reason = "ioctl(2) with any command and argument, and memory with a hole")]
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::ffi::c_void;
 use std::fs::File;

@@ -8,17 +8,33 @@
 //! | [`maps`], [`space`] | the address spaces that map buffers, and the userfaultfd of each |
 //! | [`engine`] | which buffer can move, and moving it |
 //! | [`chaos`] | seeded choices of what to do to which buffer |
+//! | [`frames`] | bus addresses: whose memory a frame is now |
+//! | [`attach`] | importers: attachments, sg_tables, buffer pins, reservation locks |
+//! | [`bus`] | what a device's access at a bus address reaches, on real bytes |
+//! | [`job`] | moves, purges and revocations in the order of the exporter's rules |
+//! | [`importer`] | what an importer calls |
+//! | [`emulate`] | devices that use buffers on a schedule |
+//! | [`findings`] | reports of accesses that went wrong |
+//! | [`record`] | a run in the litmus language |
 //!
 //! **Invariant**: a buffer moves only while every mapping of its memory, in every process, is
 //! registered with a userfaultfd of ours. What can't be registered makes the buffer unmovable, and
 //! the reason is told; it is never moved on hope.
 
+pub mod attach;
+pub mod bus;
 pub mod chaos;
+pub mod emulate;
 pub mod engine;
+pub mod findings;
+pub mod frames;
 pub mod guardian;
+pub mod importer;
+pub mod job;
 pub mod journal;
 pub mod maps;
 pub mod mover;
+pub mod record;
 pub mod space;
 
 pub use chaos::{Chaos, ChaosConfig, Deed};

@@ -91,6 +91,9 @@ pub(super) struct Live {
     pub(super) user_mode_only: bool,
     /// Calls that may be copying to or from a buffer.
     flights: Flights,
+    ignore_calls: bool,
+    /// Some process shares its address space with another that is no thread of it.
+    pub(super) sharers: bool,
     /// What could not be done because of one.
     wanted: Option<Wanted>,
     /// Calls on the wanted buffer that are held back meanwhile.
@@ -112,7 +115,9 @@ impl Live {
     /// The live exporter, and the way for orders to reach it.
     pub(super) fn new(config: &LiveConfig, cookie: u32) -> Result<(Self, Orders), SetupError> {
         let mut engine = Engine::new(config.sabotage)?;
-        engine.guard()?;
+        if !matches!(config.sabotage, Sabotage::DieUnguarded(_)) {
+            engine.guard()?;
+        }
         let setup = |errno| SetupError::Store(crate::sys::store::StoreError::Other(errno));
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = rustix::event::eventfd(0, flags).map_err(setup)?;
@@ -126,6 +131,8 @@ impl Live {
             cookie,
             user_mode_only: false,
             flights: Flights::default(),
+            ignore_calls: config.sabotage == Sabotage::IgnoreCalls,
+            sharers: false,
             wanted: None,
             held: Vec::new(),
             chaos: config.chaos.clone().map(|config| Chaos::new(config, now)),
@@ -155,6 +162,9 @@ impl Live {
 
     /// A thread whose call may be copying to or from the buffer.
     fn busy(&mut self, id: BufferId) -> Option<i32> {
+        if self.ignore_calls {
+            return None;
+        }
         let ranges = self.engine.untrapped_for_the_kernel(id);
         self.flights.busy(|addr| ranges.iter().any(|range| range.contains(&addr)))
     }
@@ -297,6 +307,7 @@ impl Supervisor {
         live.next_sweep_ns = now + SWEEP_NS;
         live.engine.prune();
         live.flights.prune();
+        self.callers.prune();
         if live.engine.buffers().next().is_some() {
             let shared = &mut *lock(&self.shared);
             shared.files.sweep(&mut shared.device);

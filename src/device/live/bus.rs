@@ -1,0 +1,602 @@
+//! The bus: devices' accesses to live buffers, by address.
+//!
+//! [`Bus`] ties [`Frames`], [`Attachments`] and real bytes together. An access is made on real
+//! memory: a frame that is a buffer's page now is that page, in the buffer's own file; any other
+//! frame has storage of its own. The device that uses a stale address therefore changes the bytes
+//! of whoever owns the frame now, and its own buffer never sees them. What an access meant is
+//! known from what the address stood for when it was told; where it landed is judged by the
+//! model's table (`src/model/oracle.rs`):
+//!
+//! ```text
+//! landed in                            read                       write
+//! the page's current frame             fine                       fine
+//! another page's frame                 cross-buffer-read          cross-buffer-write
+//! a frame nobody owns                  use-after-free             use-after-free
+//! a frame that was the page's          stale-read if it differs   lost-write
+//! an address the device was never told iommu-fault                iommu-fault
+//! ```
+//!
+//! A dynamic importer's access without a fence of its own is `unfenced-access` as well.
+//!
+//! **Differs from Linux**: an access is one page or less and atomic against moves; there is an
+//! IOMMU only for addresses that never were anybody's.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::attach::{AttachError, Attachment, AttachmentId, Attachments, Holder, Sg};
+use super::findings::{Finding, Findings, Place};
+use super::frames::{BusAddr, Bytes, FrameNo, Frames, Landing, Owner, PageOf};
+use super::record::{Actor, Doing, Outcome, Recorder};
+use crate::device::fence::{Fence, FenceState, Usage};
+use crate::device::{BufferId, Device, Exporter, FenceId};
+use crate::model::{ExporterRules, HazardKind, Life};
+use crate::sys::backing;
+use crate::sys::page::PAGE_BYTES;
+
+/// The bytes of live buffers, as their host keeps them.
+pub trait Pages {
+    /// Reads bytes of a page.
+    ///
+    /// # Errors
+    /// The errno of pread(2); ENODATA if the file has no such page.
+    fn read(&self, of: PageOf, offset: usize, into: &mut [u8]) -> Result<(), Errno>;
+
+    /// Writes bytes of a page.
+    ///
+    /// # Errors
+    /// The errno of pwrite(2).
+    fn write(&self, of: PageOf, offset: usize, bytes: &[u8]) -> Result<(), Errno>;
+}
+
+/// A `get_user_pages` pin of one page of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PinId(pub u64);
+
+/// What a pin holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GupPin {
+    /// Whose it is.
+    pub holder: Holder,
+    /// The page that was behind the mapping.
+    pub of: PageOf,
+    /// Its frame then.
+    pub frame: FrameNo,
+    /// The program that has it, for the record.
+    pub program: String,
+}
+
+/// Through what a device makes an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// An attachment's sg_table.
+    Attachment(AttachmentId),
+    /// A page pin.
+    Pin(PinId),
+}
+
+/// A transfer.
+#[derive(Debug)]
+pub enum Dma<'a> {
+    /// The device reads memory.
+    Read(&'a mut [u8]),
+    /// The device writes memory.
+    Write(&'a [u8]),
+}
+
+impl Dma<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Read(into) => into.len(),
+            Self::Write(from) => from.len(),
+        }
+    }
+}
+
+/// Why an access was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DmaError {
+    /// No such attachment or pin.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The device was never told this address: the IOMMU has no entry for it.
+    #[error("the device was never told this bus address: an IOMMU fault (EFAULT)")]
+    Iommu,
+    /// The bytes are not all in one page.
+    #[error("an access lies within one page of {PAGE_BYTES} bytes (EINVAL)")]
+    Length,
+    /// The memory could not be reached.
+    #[error("the memory behind the address can't be reached: {0}")]
+    Memory(Errno),
+}
+
+/// The frames' own bytes: a sparse file, a page a frame.
+#[derive(Debug)]
+struct OwnBytes(OwnedFd);
+
+impl OwnBytes {
+    fn at(frame: FrameNo, offset: usize) -> u64 {
+        u64::from(frame.0) * PAGE_BYTES as u64 + offset as u64
+    }
+}
+
+/// What a device of live buffers has besides the buffers; see the [module](self).
+#[derive(Debug)]
+pub struct Bus {
+    /// Who owns which frame.
+    pub frames: Frames,
+    /// Importers.
+    pub attachments: Attachments,
+    /// What went wrong.
+    pub findings: Findings,
+    /// What happened, if somebody wants to know.
+    pub recorder: Option<Recorder>,
+    pins: BTreeMap<PinId, GupPin>,
+    own: OwnBytes,
+    life: BTreeMap<BufferId, Life>,
+    next: u64,
+}
+
+impl Bus {
+    /// A bus with so many frames of carveout and of system memory.
+    ///
+    /// # Errors
+    /// The errno of memfd_create or ftruncate: no memory, no file descriptor.
+    pub fn new(vram: usize, system: usize) -> std::io::Result<Self> {
+        let own = backing::memfd("driftheap-frames")?;
+        rustix::fs::ftruncate(&own, ((vram + system) * PAGE_BYTES) as u64)?;
+        Ok(Self {
+            frames: Frames::new(vram, system),
+            attachments: Attachments::default(),
+            findings: Findings::default(),
+            recorder: None,
+            pins: BTreeMap::new(),
+            own: OwnBytes(own),
+            life: BTreeMap::new(),
+            next: 0,
+        })
+    }
+
+    /// The file of the frames' own bytes: frame n at page n.
+    #[must_use]
+    pub fn own_bytes(&self) -> BorrowedFd<'_> {
+        self.own.0.as_fd()
+    }
+
+    /// Whether the buffer is live, purged or revoked.
+    #[must_use]
+    pub fn life(&self, buffer: BufferId) -> Life {
+        self.life.get(&buffer).copied().unwrap_or(Life::Live)
+    }
+
+    /// Marks a buffer.
+    pub fn set_life(&mut self, buffer: BufferId, life: Life) {
+        self.life.insert(buffer, life);
+    }
+
+    /// `get_user_pages` of one page behind a mapping, as the exporter's rule `mmap` has it.
+    ///
+    /// # Errors
+    /// EFAULT: the mapping's pages can't be had, or there are none any more.
+    pub fn gup(
+        &mut self,
+        rules: &ExporterRules,
+        of: PageOf,
+        (holder, program): (Holder, &str),
+        mapping: u64,
+    ) -> Result<(PinId, BusAddr), Errno> {
+        use crate::model::MmapKind;
+        match rules.mmap {
+            MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn => return Err(Errno::FAULT),
+            MmapKind::MixedmapInsertPage | MmapKind::Shmem => {}
+        }
+        let frame = self.frames.frame(of).ok_or(Errno::FAULT)?;
+        self.frames.pin(frame);
+        self.next += 1;
+        let id = PinId(self.next);
+        let program = program.to_owned();
+        let actor = Actor::Program(program.clone());
+        self.pins.insert(id, GupPin { holder, of, frame, program });
+        self.note(&actor, Doing::Gup { id, mapping, page: of.page }, &[]);
+        Ok((id, BusAddr::of(frame)))
+    }
+
+    /// `unpin_user_page`.
+    ///
+    /// # Errors
+    /// [`AttachError::NotHeld`].
+    pub fn unpin(&mut self, id: PinId, holder: Holder) -> Result<(), AttachError> {
+        let held = self.pins.get(&id).filter(|pin| pin.holder == holder);
+        let GupPin { frame, program, .. } = held.ok_or(AttachError::NotHeld)?.clone();
+        self.pins.remove(&id);
+        self.frames.unpin(frame);
+        self.note(&Actor::Program(program), Doing::Unpin(id), &[]);
+        Ok(())
+    }
+
+    /// Records something that somebody did.
+    pub fn note(&mut self, actor: &Actor, doing: Doing, kinds: &[HazardKind]) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.push(actor, doing, kinds);
+        }
+    }
+
+    /// Records that the exporter begins something.
+    pub fn begin(&mut self, doing: Doing) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.begin(&Actor::Exporter, doing);
+        }
+    }
+
+    /// Records that it ended it.
+    pub fn end(&mut self, doing: &Doing, outcome: Outcome, kinds: &[HazardKind]) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.end(doing, outcome, kinds);
+        }
+    }
+
+    /// Everything that a holder has goes: pins, attachments, locks. Its fences are returned, to be
+    /// signalled with an error.
+    pub fn drop_holder(&mut self, holder: Holder) -> Vec<FenceId> {
+        for (_, pin) in self.pins.extract_if(.., |_, pin| pin.holder == holder) {
+            self.frames.unpin(pin.frame);
+        }
+        let gone = self.attachments.drop_holder(holder);
+        gone.into_iter().flat_map(|attachment| attachment.fences).collect()
+    }
+
+    /// The second half of a DMA: the transfer of at most a page at an address that was translated
+    /// before. Returns what kinds of wrong it was.
+    ///
+    /// # Errors
+    /// [`DmaError`]; nothing was accessed then.
+    pub fn dma(
+        &mut self,
+        device: &Device,
+        pages: &dyn Pages,
+        (through, holder): (Through, Holder),
+        addr: BusAddr,
+        mut dma: Dma<'_>,
+    ) -> Result<Vec<HazardKind>, DmaError> {
+        let access = self.translate(device, through, holder, addr)?;
+        let Some((frame, offset)) = access.at else {
+            self.findings.push(access.finding(HazardKind::IommuFault, &dma, addr, IOMMU));
+            return Err(DmaError::Iommu);
+        };
+        if offset + dma.len() > PAGE_BYTES {
+            return Err(DmaError::Length);
+        }
+        let mut before = vec![0; dma.len()];
+        self.load(pages, frame, offset, &mut before)?;
+        let write = matches!(dma, Dma::Write(_));
+        match &mut dma {
+            Dma::Write(bytes) => self.store(pages, frame, offset, bytes)?,
+            Dma::Read(into) => into.copy_from_slice(&before),
+        }
+        let mut kinds = Vec::new();
+        let doing = access.doing(frame, through, write);
+        if let Some((kind, expected)) = self.judge(pages, &access, frame, offset, &dma, &before) {
+            kinds.push(kind);
+            let now: &[u8] = if let Dma::Write(bytes) = dma { bytes } else { &before };
+            let byte = expected.iter().zip(now).position(|(a, b)| a != b);
+            let byte = byte.map(|at| (offset + at, expected[at], now[at]));
+            let hit = self.hit(device, frame);
+            let finding = access.finding(kind, &dma, addr, self.why(&access));
+            self.findings.push(Finding { byte, hit, ..finding });
+        }
+        if access.dynamic && !access.fenced {
+            kinds.push(HazardKind::UnfencedAccess);
+            let hit = self.hit(device, frame);
+            let finding = access.finding(HazardKind::UnfencedAccess, &dma, addr, UNFENCED);
+            self.findings.push(Finding { hit, ..finding });
+        }
+        if let Some(recorder) = &mut self.recorder {
+            if access.ignored {
+                recorder.ignored_notify(&access.who);
+            }
+            recorder.push(&access.actor, doing, &kinds);
+        }
+        Ok(kinds)
+    }
+
+    fn translate(
+        &mut self,
+        device: &Device,
+        through: Through,
+        holder: Holder,
+        addr: BusAddr,
+    ) -> Result<Access, DmaError> {
+        let split = addr.split();
+        let mut access = match through {
+            Through::Attachment(id) => {
+                let attachment = self.attachments.of_mut(id, holder)?;
+                attachment.fences.retain(|&fence| !device.fences().is_signalled(fence));
+                let fenced = !attachment.fences.is_empty();
+                if attachment.sg == Sg::Invalid && !fenced {
+                    attachment.ignored_notify = true;
+                }
+                let means = |(frame, offset)| Some(((frame, offset), attachment.means(frame)?));
+                let found = split.and_then(means);
+                Access {
+                    who: attachment.device.clone(),
+                    at: found.map(|(at, _)| at),
+                    meant: found.map(|(_, of)| of),
+                    dynamic: attachment.dynamic,
+                    fenced,
+                    ignored: attachment.ignored_notify,
+                    actor: Actor::Device(attachment.device.clone()),
+                    link: Link::Attachment(attachment.clone()),
+                    name: String::new(),
+                }
+            }
+            Through::Pin(id) => {
+                let pin = self.pins.get(&id).filter(|pin| pin.holder == holder);
+                let pin = pin.ok_or(AttachError::NotHeld)?;
+                Access {
+                    who: format!("pin {}", id.0),
+                    at: split.filter(|&(frame, _)| frame == pin.frame),
+                    meant: Some(pin.of),
+                    dynamic: false,
+                    fenced: false,
+                    ignored: false,
+                    actor: Actor::Program(pin.program.clone()),
+                    link: Link::Pin,
+                    name: String::new(),
+                }
+            }
+        };
+        access.name = access.meant.map_or_else(String::new, |of| name_of(device, of.buffer));
+        Ok(access)
+    }
+
+    /// What was wrong, and what the bytes should have been.
+    fn judge(
+        &self,
+        pages: &dyn Pages,
+        access: &Access,
+        frame: FrameNo,
+        offset: usize,
+        dma: &Dma<'_>,
+        before: &[u8],
+    ) -> Option<(HazardKind, Vec<u8>)> {
+        let meant = access.meant?;
+        let landing = self.frames.landing(frame, meant)?;
+        let alive = self.life(meant.buffer) == Life::Live;
+        let write = matches!(dma, Dma::Write(_));
+        let kind = match landing {
+            Landing::Right => return None,
+            Landing::Nobody => HazardKind::UseAfterFree,
+            Landing::Other(_) if write => HazardKind::CrossBufferWrite,
+            Landing::Other(_) => HazardKind::CrossBufferRead,
+            Landing::Old if !alive => return None,
+            Landing::Old if write => HazardKind::LostWrite,
+            Landing::Old => HazardKind::StaleRead,
+        };
+        if write {
+            return Some((kind, before.to_vec()));
+        }
+        let mut expected = vec![0; before.len()];
+        let known = pages.read(meant, offset, &mut expected).is_ok();
+        if !known {
+            expected.copy_from_slice(before);
+        }
+        (kind != HazardKind::StaleRead || expected != before).then_some((kind, expected))
+    }
+
+    fn why(&self, access: &Access) -> &'static str {
+        let Link::Attachment(attachment) = &access.link else { return PINNED };
+        match attachment.sg {
+            Sg::Invalid if access.fenced => NOT_WAITED,
+            Sg::Invalid => IGNORED,
+            Sg::Dropped => UNMAPPED,
+            Sg::Held | Sg::None if attachment.pins > 0 => PIN_IGNORED,
+            Sg::Held | Sg::None if attachment.dynamic => OLD_TABLE,
+            Sg::Held | Sg::None => NOT_TOLD,
+        }
+    }
+
+    fn hit(&self, device: &Device, frame: FrameNo) -> Option<Place> {
+        match self.frames.owner(frame)? {
+            Owner::Page(of) | Owner::Reserved(of) => {
+                Some(Place { of, name: name_of(device, of.buffer) })
+            }
+            Owner::Free | Owner::Retired(_) | Owner::Orphan => None,
+        }
+    }
+
+    fn load(
+        &self,
+        pages: &dyn Pages,
+        frame: FrameNo,
+        offset: usize,
+        into: &mut [u8],
+    ) -> Result<(), DmaError> {
+        match self.frames.bytes(frame) {
+            Some(Bytes::Buffer(of)) => pages.read(of, offset, into).map_err(DmaError::Memory),
+            _ => read_all(self.own_bytes(), OwnBytes::at(frame, offset), into)
+                .map_err(DmaError::Memory),
+        }
+    }
+
+    fn store(
+        &self,
+        pages: &dyn Pages,
+        frame: FrameNo,
+        offset: usize,
+        bytes: &[u8],
+    ) -> Result<(), DmaError> {
+        match self.frames.bytes(frame) {
+            Some(Bytes::Buffer(of)) => pages.write(of, offset, bytes).map_err(DmaError::Memory),
+            _ => write_all(self.own_bytes(), OwnBytes::at(frame, offset), bytes)
+                .map_err(DmaError::Memory),
+        }
+    }
+
+    /// Step `copy` of a move: the old frames get bytes of their own, those of the page.
+    ///
+    /// # Errors
+    /// The page can't be read.
+    pub fn copy(&mut self, pages: &dyn Pages, buffer: BufferId) -> Result<(), Errno> {
+        let mut bytes = [0; PAGE_BYTES];
+        for (frame, of) in self.frames.copy(buffer) {
+            pages.read(of, 0, &mut bytes)?;
+            write_all(self.own_bytes(), OwnBytes::at(frame, 0), &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+const IOMMU: &str = "The device was never told this address.";
+const UNFENCED: &str = "A dynamic importer adds a fence to the buffer's dma_resv before it starts \
+                        DMA: nobody waits for it otherwise.";
+const NOT_WAITED: &str = "The device's fence was on the buffer and the exporter did not wait for \
+                          it: see the rules `move` and `wait`.";
+const IGNORED: &str = "move_notify was called and the importer went on with the addresses it had: \
+                       map the attachment again, under the lock, before new work.";
+const UNMAPPED: &str = "The importer had unmapped the attachment.";
+const PIN_IGNORED: &str = "The buffer was pinned and moved all the same: the exporter must answer \
+                           EBUSY (rule on-dma-buf-pin=honour).";
+const OLD_TABLE: &str = "The address is from an older sg_table, or the exporter does not call \
+                         move_notify (rule `move`).";
+const NOT_TOLD: &str = "A static importer is not told of moves: its mapping pins the buffer.";
+const PINNED: &str = "get_user_pages pins the page and not the buffer: the exporter that maps \
+                      with mmap=pfnmap refuses it, one with on-foreign-pin=refuse does not move.";
+
+enum Link {
+    Attachment(Attachment),
+    Pin,
+}
+
+/// An access on its way.
+struct Access {
+    who: String,
+    at: Option<(FrameNo, usize)>,
+    meant: Option<PageOf>,
+    dynamic: bool,
+    fenced: bool,
+    /// Whether its importer goes on with old addresses.
+    ignored: bool,
+    actor: Actor,
+    link: Link,
+    /// Of the buffer that is meant.
+    name: String,
+}
+
+impl Access {
+    fn doing(&self, frame: FrameNo, through: Through, write: bool) -> Doing {
+        match (through, &self.link) {
+            (Through::Attachment(id), Link::Attachment(attachment)) => {
+                let (page, map) = attachment.told.get(&frame).copied().unwrap_or_default();
+                Doing::Dma { id, map, page, write }
+            }
+            (Through::Attachment(_), Link::Pin) => unreachable!("an attachment's link is its own"),
+            (Through::Pin(id), _) => Doing::PinDma(id, write),
+        }
+    }
+
+    fn finding(
+        &self,
+        kind: HazardKind,
+        dma: &Dma<'_>,
+        addr: BusAddr,
+        why: &'static str,
+    ) -> Finding {
+        Finding {
+            kind,
+            who: self.who.clone(),
+            write: matches!(dma, Dma::Write(_)),
+            addr,
+            len: dma.len(),
+            byte: None,
+            meant: self.meant.map(|of| Place { of, name: self.name.clone() }),
+            hit: None,
+            why,
+        }
+    }
+}
+
+/// A buffer's name for reports.
+#[must_use]
+pub fn name_of(device: &Device, buffer: BufferId) -> String {
+    match device.buffer(buffer) {
+        Some(known) => known.name_text().unwrap_or_else(|| format!("buffer {}", known.inode.ino)),
+        None => "a buffer that is gone".to_owned(),
+    }
+}
+
+/// Reads all of `into` at `at`.
+///
+/// # Errors
+/// The errno of pread(2); ENODATA at the end of the file.
+pub fn read_all(fd: BorrowedFd<'_>, at: u64, into: &mut [u8]) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < into.len() {
+        match rustix::io::pread(fd, &mut into[done..], at + done as u64) {
+            Ok(0) => return Err(Errno::NODATA),
+            Ok(got) => done += got,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Writes all of `bytes` at `at`.
+///
+/// # Errors
+/// The errno of pwrite(2).
+pub fn write_all(fd: BorrowedFd<'_>, at: u64, bytes: &[u8]) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pwrite(fd, &bytes[done..], at + done as u64) {
+            Ok(wrote) => done += wrote,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+impl Device {
+    /// Adds a fence of an emulated device to a buffer (`dma_resv_add_fence`). None for a buffer
+    /// that does not exist, or one that has as many fences as it may.
+    pub fn add_fence(
+        &mut self,
+        buffer: BufferId,
+        usage: Usage,
+        timeline: (&str, u64),
+    ) -> Option<FenceId> {
+        let held = self.buffers.get(&buffer)?.resv.pending(Usage::Bookkeep, &self.fences).len();
+        if held >= self.limits.fences {
+            return None;
+        }
+        let id = FenceId(self.take_id());
+        let fence = Fence {
+            driver: "driftheap".into(),
+            timeline: timeline.0.to_owned(),
+            context: timeline.1,
+            seqno: id.0,
+            state: FenceState::Active,
+        };
+        self.fences.add(id, fence);
+        self.buffers.get_mut(&buffer)?.resv.add(id, usage, &self.fences);
+        Some(id)
+    }
+
+    /// Signals a fence: status 1, or a negative errno.
+    pub fn signal_fence(&mut self, id: FenceId, status: i32, now_ns: u64) {
+        self.fences.signal(id, status, now_ns);
+    }
+
+    /// The rules of a buffer's heap; the defaults for a udmabuf.
+    #[must_use]
+    pub fn rules_of(&self, buffer: BufferId) -> ExporterRules {
+        let heap = match self.buffer(buffer).map(|buffer| &buffer.exporter) {
+            Some(Exporter::Heap(heap)) => self.heap_config(*heap),
+            Some(Exporter::Udmabuf { .. }) | None => None,
+        };
+        heap.map(|config| config.live.clone()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,171 @@
+//! What devices hit that they did not mean: reports in the manner of KASAN.
+//!
+//! A report names the access, what the address stood for when the device was told it, whose memory
+//! it is now, the first byte that changed, and what would have prevented it. The kinds are the
+//! model's ([`HazardKind`]), so that a recorded run can be asked about them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::frames::{BusAddr, PageOf};
+use crate::model::HazardKind;
+
+/// Reports kept in full; more are counted.
+pub const FINDINGS_MAX: usize = 64;
+
+/// A buffer page with the buffer's name as it was then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which.
+    pub of: PageOf,
+    /// The buffer's name: what DMA_BUF_SET_NAME gave it, or its inode.
+    pub name: String,
+}
+
+/// One access that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What kind of wrong.
+    pub kind: HazardKind,
+    /// Who accessed: the device's name, or the process's.
+    pub who: String,
+    /// Whether it wrote.
+    pub write: bool,
+    /// The address that it used.
+    pub addr: BusAddr,
+    /// How many bytes.
+    pub len: usize,
+    /// Offset in the page of the first byte that differs from what it should be, with what it was
+    /// (or should be) and what it is (or what was read).
+    pub byte: Option<(usize, u8, u8)>,
+    /// What the address stood for; none for one that the device was never told.
+    pub meant: Option<Place>,
+    /// Whose memory it is; none: nobody's.
+    pub hit: Option<Place>,
+    /// Why the address was still in use, and the rule that would have prevented it.
+    pub why: &'static str,
+}
+
+impl Finding {
+    /// The report, with a newline at its end.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let (verb, done) = if self.write { ("Write", "was") } else { ("Read", "should be") };
+        let mut text = format!("driftheap: BUG: {} by {}\n", self.kind, self.who);
+        // Writing to a String can't fail.
+        let _ = write!(text, "  {verb} of {} bytes at bus address {}", self.len, self.addr);
+        if let Some(Place { of, name }) = &self.meant {
+            let _ = write!(text, ", meant for page {} of `{name}`", of.page);
+        }
+        text.push('\n');
+        match &self.hit {
+            Some(Place { of, name }) if self.meant.as_ref().is_none_or(|meant| meant.of != *of) => {
+                let _ = writeln!(text, "  The address is page {} of `{name}` now", of.page);
+            }
+            Some(_) => text.push_str("  The address is that page's\n"),
+            None => text.push_str("  The address is no buffer's memory now\n"),
+        }
+        if let Some((offset, before, now)) = self.byte {
+            let what = if self.write { "is" } else { "was read as" };
+            let _ = writeln!(text, "  Byte {offset} {done} {before:#04x} and {what} {now:#04x}");
+        }
+        let _ = writeln!(text, "  {}", self.why);
+        text
+    }
+}
+
+/// All findings of a run.
+#[derive(Debug, Default)]
+pub struct Findings {
+    kept: Vec<Finding>,
+    counts: BTreeMap<HazardKind, u64>,
+}
+
+impl Findings {
+    /// Adds one.
+    pub fn push(&mut self, finding: Finding) {
+        *self.counts.entry(finding.kind).or_default() += 1;
+        if self.kept.len() < FINDINGS_MAX {
+            self.kept.push(finding);
+        }
+    }
+
+    /// The first [`FINDINGS_MAX`].
+    #[must_use]
+    pub fn kept(&self) -> &[Finding] {
+        &self.kept
+    }
+
+    /// How many of each kind.
+    #[must_use]
+    pub fn counts(&self) -> &BTreeMap<HazardKind, u64> {
+        &self.counts
+    }
+
+    /// All reports, and what was left out; empty without findings.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text: String = self.kept.iter().map(Finding::text).collect();
+        let total: u64 = self.counts.values().sum();
+        let left = total - self.kept.len() as u64;
+        if left > 0 {
+            let _ = writeln!(text, "driftheap: {left} more reports left out");
+        }
+        text
+    }
+
+    /// One line of counts; empty without findings.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let counts = self.counts.iter().map(|(kind, count)| format!("{count} {kind}"));
+        counts.collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::BufferId;
+    use crate::device::live::frames::FrameNo;
+
+    fn finding(kind: HazardKind) -> Finding {
+        let place = |buffer, name: &str| Place {
+            of: PageOf { buffer: BufferId(buffer), page: 0 },
+            name: name.into(),
+        };
+        Finding {
+            kind,
+            who: "camera".into(),
+            write: true,
+            addr: BusAddr::of(FrameNo(1)),
+            len: 64,
+            byte: Some((16, 0x42, 0xcc)),
+            meant: Some(place(1, "A")),
+            hit: Some(place(2, "B")),
+            why: "The importer was told.",
+        }
+    }
+
+    #[test]
+    fn a_report_names_the_byte_and_the_buffers() {
+        assert_eq!(
+            finding(HazardKind::CrossBufferWrite).text(),
+            "driftheap: BUG: cross-buffer-write by camera\n  \
+             Write of 64 bytes at bus address 0x4000001000, meant for page 0 of `A`\n  \
+             The address is page 0 of `B` now\n  \
+             Byte 16 was 0x42 and is 0xcc\n  \
+             The importer was told.\n"
+        );
+    }
+
+    #[test]
+    fn reports_are_bounded_and_counted() {
+        let mut findings = Findings::default();
+        assert_eq!((findings.text(), findings.summary()), (String::new(), String::new()));
+        for _ in 0..FINDINGS_MAX + 2 {
+            findings.push(finding(HazardKind::LostWrite));
+        }
+        assert!(findings.text().ends_with("driftheap: 2 more reports left out\n"));
+        assert_eq!(findings.summary(), "66 lost-write");
+    }
+}

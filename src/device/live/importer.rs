@@ -1,0 +1,172 @@
+//! An importer's calls: what a driver does with a dma-buf that it was given.
+//!
+//! The order that keeps a device right, as amdgpu and xe do it:
+//! 1. [`Bus::attach`] (dynamic: with a `move_notify`);
+//! 2. take the reservation lock, [`Bus::map`] if there is no valid sg_table, [`Bus::submit`] the
+//!    job's fence, release the lock;
+//! 3. the device transfers ([`Bus::dma`]), then [`Bus::signal`];
+//! 4. after a `move_notify` the addresses must not be used for new work: 2 maps again.
+
+use rustix::io::Errno;
+
+use super::attach::{AttachError, AttachmentId, Holder, Sg};
+use super::bus::Bus;
+use super::frames::BusAddr;
+use super::record::{Actor, Doing};
+use crate::device::fence::Usage;
+use crate::device::{BufferId, Device, FenceId};
+use crate::model::{Life, Placement};
+
+impl Bus {
+    /// A buffer came into being: it gets its frames.
+    ///
+    /// # Errors
+    /// ENOMEM: its placement is full.
+    pub fn allocated(
+        &mut self,
+        device: &Device,
+        buffer: BufferId,
+        pages: usize,
+        placement: Placement,
+    ) -> Result<(), Errno> {
+        self.frames.alloc(buffer, pages, placement).map_err(|_| Errno::NOMEM)?;
+        if let Some(recorder) = &mut self.recorder {
+            let heap = device.buffer(buffer).map_or("heap", |found| found.exp_name.as_str());
+            recorder.declare(buffer, (heap, &device.rules_of(buffer)), pages, placement);
+        }
+        self.note(&Actor::Exporter, Doing::Alloc(buffer), &[]);
+        Ok(())
+    }
+
+    /// The last reference to a buffer is gone: its frames go back.
+    pub fn released(&mut self, device: &Device, buffer: BufferId) {
+        if self.frames.placement(buffer).is_some() {
+            self.frames.release(buffer, device.rules_of(buffer).recycle);
+            self.note(&Actor::Exporter, Doing::Close(buffer), &[]);
+        }
+    }
+
+    /// `dma_buf_attach` or `dma_buf_dynamic_attach`.
+    ///
+    /// # Errors
+    /// ENODEV for a buffer that has no memory.
+    pub fn attach(
+        &mut self,
+        buffer: BufferId,
+        (holder, name): (Holder, &str),
+        dynamic: bool,
+    ) -> Result<AttachmentId, AttachError> {
+        if self.life(buffer) != Life::Live || self.frames.placement(buffer).is_none() {
+            return Err(AttachError::Gone);
+        }
+        let id = self.attachments.attach(buffer, holder, name, dynamic);
+        self.note(&Actor::Device(name.to_owned()), Doing::Attach { id, buffer, dynamic }, &[]);
+        Ok(id)
+    }
+
+    /// `dma_buf_map_attachment`, whose caller has the reservation lock.
+    ///
+    /// # Errors
+    /// [`AttachError`]; ENODEV for a buffer that has no memory.
+    pub fn map(&mut self, id: AttachmentId, holder: Holder) -> Result<Vec<BusAddr>, AttachError> {
+        let attachment = self.attachments.of(id, holder)?;
+        let (buffer, actor) = (attachment.buffer, Actor::Device(attachment.device.clone()));
+        let mapped = matches!(attachment.sg, Sg::Held | Sg::Invalid);
+        if self.life(buffer) != Life::Live {
+            return Err(AttachError::Gone);
+        }
+        let addrs = self.frames.tell(buffer).ok_or(AttachError::Gone)?;
+        self.attachments.map(id, holder, &addrs)?;
+        if mapped {
+            self.note(&actor, Doing::Unmap(id), &[]);
+        }
+        self.note(&actor, Doing::Map(id), &[]);
+        Ok(addrs)
+    }
+
+    /// `dma_buf_unmap_attachment`.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn unmap(&mut self, id: AttachmentId, holder: Holder) -> Result<(), AttachError> {
+        self.attachments.unmap(id, holder)?;
+        self.note_of(id, holder, Doing::Unmap(id));
+        Ok(())
+    }
+
+    /// `dma_buf_pin` or `dma_buf_unpin`.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn pin(&mut self, id: AttachmentId, holder: Holder, pin: bool) -> Result<(), AttachError> {
+        self.attachments.pin(id, holder, pin)?;
+        self.note_of(id, holder, Doing::DmaBufPin(id, pin));
+        Ok(())
+    }
+
+    /// `dma_buf_detach`. Its fences are returned, to be signalled.
+    ///
+    /// # Errors
+    /// [`AttachError::NoAttachment`].
+    pub fn detach(
+        &mut self,
+        id: AttachmentId,
+        holder: Holder,
+    ) -> Result<Vec<FenceId>, AttachError> {
+        self.note_of(id, holder, Doing::Detach(id));
+        Ok(self.attachments.detach(id, holder)?.fences)
+    }
+
+    /// `dma_resv_add_fence` for a job of the device, whose caller has the reservation lock.
+    ///
+    /// # Errors
+    /// [`AttachError`]; ENODEV also where the buffer has as many fences as it may.
+    pub fn submit(
+        &mut self,
+        device: &mut Device,
+        id: AttachmentId,
+        holder: Holder,
+        usage: Usage,
+    ) -> Result<FenceId, AttachError> {
+        let attachment = self.attachments.of_mut(id, holder)?;
+        let fence = device.add_fence(attachment.buffer, usage, (&attachment.device, id.0));
+        let fence = fence.ok_or(AttachError::Gone)?;
+        attachment.fences.retain(|&old| !device.fences().is_signalled(old));
+        attachment.fences.push(fence);
+        let (ignored, name) = (attachment.sg == Sg::Invalid, attachment.device.clone());
+        attachment.ignored_notify |= ignored;
+        if let Some(recorder) = &mut self.recorder
+            && ignored
+        {
+            recorder.ignored_notify(&name);
+        }
+        self.note(&Actor::Device(name), Doing::Submit(fence, id, usage), &[]);
+        Ok(fence)
+    }
+
+    /// `dma_fence_signal` of a job of the device.
+    ///
+    /// # Errors
+    /// [`AttachError::NotHeld`]: the attachment has no such fence.
+    pub fn signal(
+        &mut self,
+        device: &mut Device,
+        (id, holder): (AttachmentId, Holder),
+        fence: FenceId,
+        now_ns: u64,
+    ) -> Result<(), AttachError> {
+        let attachment = self.attachments.of_mut(id, holder)?;
+        let at = attachment.fences.iter().position(|&held| held == fence);
+        attachment.fences.swap_remove(at.ok_or(AttachError::NotHeld)?);
+        device.signal_fence(fence, 1, now_ns);
+        self.note_of(id, holder, Doing::Signal(fence));
+        Ok(())
+    }
+
+    fn note_of(&mut self, id: AttachmentId, holder: Holder, doing: Doing) {
+        let device = self.attachments.of(id, holder).map(|attachment| attachment.device.clone());
+        if let Ok(device) = device {
+            self.note(&Actor::Device(device), doing, &[]);
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! Moves, purges and revocations as the exporter's rules order their steps.
+//!
+//! Kernel counterpart: `ttm_bo_handle_move_mem` and `ttm_bo_evict`
+//! (drivers/gpu/drm/ttm/ttm_bo.c), `drm_gem_shmem_purge`, and the revocation of
+//! drivers/vfio/pci/vfio_pci_dmabuf.c. The steps are those of the rules `move`, `purge` and
+//! `revoke`, by the model's names; what is left out of the list is left out here, and what is
+//! swapped is done in that order. Between two steps devices go on.
+//!
+//! 1. `lock` takes the buffer's reservation lock, `unlock` releases it.
+//! 2. `notify` calls every dynamic importer's `move_notify` and waits until it returns.
+//! 3. `wait` waits for the fences that the rule `wait` names, `wait-unmap` until no importer has
+//!    an sg_table.
+//! 4. `check-pins` answers EBUSY as `on-dma-buf-pin` and `on-foreign-pin` say.
+//! 5. `reserve`, `copy`, `rebind`, `free` are those of [`super::frames`]; at `rebind` the memory
+//!    itself is replaced, which zaps every CPU mapping.
+//! 6. `mark` and then `free` of a purge or a revocation take the memory away.
+//!
+//! **Differs from Linux**: `zap` and `flush` have nothing to do (5 zaps, and every page is
+//! coherent). A wait is bounded by [`Patience`]: an importer whose `move_notify` or lock does not
+//! come back is dropped, a fence that does not signal ends the operation.
+
+use std::time::{Duration, Instant};
+
+use super::attach::{AttachmentId, Holder};
+use super::bus::{Bus, Pages};
+use super::frames::NoFrames;
+use super::record::{Doing, Outcome};
+use crate::device::fence::Usage;
+use crate::device::{BufferId, Device};
+use crate::model::{
+    ExporterRules, ExporterStep, HazardKind, Job, Life, OnDmaBufPin, OnForeignPin, Placement,
+    WaitFor,
+};
+
+/// The memory of live buffers.
+pub trait Memory: Pages {
+    /// Gives all pages of a buffer new memory.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn relocate(&mut self, buffer: BufferId) -> Result<(), String>;
+
+    /// Takes the memory away: SIGBUS.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn truncate(&mut self, buffer: BufferId) -> Result<(), String>;
+}
+
+/// What a host locks together.
+#[expect(missing_debug_implementations, reason = "a trait object is in it")]
+pub struct Parts<'a> {
+    /// Buffers and fences.
+    pub device: &'a mut Device,
+    /// Frames and importers.
+    pub bus: &'a mut Bus,
+    /// The bytes.
+    pub memory: &'a mut dyn Memory,
+}
+
+/// Who keeps a device of live buffers.
+pub trait Host: Send + Sync {
+    /// Calls `f` with everything locked.
+    fn with(&self, f: &mut dyn FnMut(&mut Parts<'_>));
+
+    /// Sleeps until something has changed, or this long.
+    fn wait(&self, at_most: Duration);
+
+    /// Calls an importer's `move_notify`; false if it did not return in time and is dropped.
+    fn notify(&self, holder: Holder, attachment: AttachmentId, buffer: BufferId) -> bool;
+
+    /// Drops a holder that does not give back what others need.
+    fn drop_holder(&self, holder: Holder, why: &str);
+
+    /// Frames have other bytes or another owner: who follows them has to look.
+    fn frames_changed(&self);
+}
+
+/// How long to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For a reservation lock.
+    pub lock: Duration,
+    /// For fences, or for importers to unmap.
+    pub fence: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { lock: Duration::from_secs(2), fence: Duration::from_secs(5) }
+    }
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Pages moved or given up.
+    pub pages: usize,
+    /// Importers that were notified.
+    pub notified: usize,
+}
+
+/// Why a job was not done. The buffer is as it was, unless memory itself failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// `dma_buf_pin`.
+    #[error("the buffer is pinned by an importer (EBUSY)")]
+    Pinned,
+    /// get_user_pages.
+    #[error("a page of the buffer is pinned by get_user_pages (EBUSY)")]
+    PagePinned,
+    /// No frames at the destination.
+    #[error(transparent)]
+    NoFrames(#[from] NoFrames),
+    /// It does not exist, or was purged or revoked before.
+    #[error("the buffer is gone, purged or revoked already (EINVAL)")]
+    Gone,
+    /// Who holds the lock was dropped; or somebody else has it again.
+    #[error("the reservation lock was not released within {0:?}")]
+    LockTimeout(Duration),
+    /// A fence did not signal.
+    #[error("a fence on the buffer did not signal within {0:?}: the operation is given up")]
+    FenceTimeout(Duration),
+    /// An importer did not unmap.
+    #[error("an importer did not unmap within {0:?}: the pages are kept")]
+    UnmapTimeout(Duration),
+    /// Real memory.
+    #[error("{0}")]
+    Memory(String),
+}
+
+/// Moves, purges or revokes a buffer.
+///
+/// # Errors
+/// [`JobError`].
+pub fn run(
+    host: &dyn Host,
+    mover: Holder,
+    buffer: BufferId,
+    job: Job,
+    patience: Patience,
+) -> Result<Done, JobError> {
+    let mut rules = None;
+    let mut orphans = 0;
+    host.with(&mut |parts| {
+        let known = parts.device.buffer(buffer).is_some();
+        let alive = known && parts.bus.life(buffer) == Life::Live;
+        rules = alive.then(|| parts.device.rules_of(buffer));
+        orphans = parts.bus.frames.orphans();
+        if alive {
+            parts.bus.begin(doing(buffer, job));
+        }
+    });
+    let rules = rules.ok_or(JobError::Gone)?;
+    let steps = match job {
+        Job::Move(_) => &rules.move_steps,
+        Job::Purge => &rules.purge_steps,
+        Job::Revoke => &rules.revoke_steps,
+    };
+    let mut run = Run { host, mover, buffer, job, rules: &rules, patience, notified: 0 };
+    let result = steps.iter().try_for_each(|&step| run.step(step));
+    let mut pages = 0;
+    host.with(&mut |parts| {
+        if result.is_err() {
+            parts.bus.frames.abandon(buffer);
+        }
+        parts.bus.attachments.unlock(buffer, mover);
+        pages = parts.bus.frames.pages(buffer);
+        let mut kinds = Vec::new();
+        if result == Err(JobError::PagePinned) {
+            kinds.push(HazardKind::PinBlocksMove);
+        }
+        if parts.bus.frames.orphans() > orphans {
+            kinds.push(HazardKind::OrphanPin);
+        }
+        parts.bus.end(&doing(buffer, job), outcome(&result), &kinds);
+    });
+    host.frames_changed();
+    result.map(|()| Done { pages, notified: run.notified })
+}
+
+fn doing(buffer: BufferId, job: Job) -> Doing {
+    match job {
+        Job::Move(to) => Doing::Move { buffer, to },
+        Job::Purge => Doing::Purge(buffer),
+        Job::Revoke => Doing::Revoke(buffer),
+    }
+}
+
+fn outcome(result: &Result<(), JobError>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(JobError::Pinned | JobError::PagePinned) => Outcome::Busy,
+        Err(_) => Outcome::Failed,
+    }
+}
+
+struct Run<'a> {
+    host: &'a dyn Host,
+    mover: Holder,
+    buffer: BufferId,
+    job: Job,
+    rules: &'a ExporterRules,
+    patience: Patience,
+    notified: usize,
+}
+
+impl Run<'_> {
+    fn step(&mut self, step: ExporterStep) -> Result<(), JobError> {
+        let (buffer, job) = (self.buffer, self.job);
+        match step {
+            ExporterStep::Lock => self.lock(),
+            ExporterStep::Unlock => self.quick(|parts, run| {
+                parts.bus.attachments.unlock(buffer, run.mover);
+                Ok(())
+            }),
+            ExporterStep::Notify => {
+                self.notify();
+                Ok(())
+            }
+            ExporterStep::Wait => self.until(
+                |parts, run| parts.device.is_idle(buffer, level(run.rules.wait)),
+                JobError::FenceTimeout(self.patience.fence),
+            ),
+            ExporterStep::WaitUnmap => self.until(
+                |parts, _| !parts.bus.attachments.is_mapped(buffer),
+                JobError::UnmapTimeout(self.patience.fence),
+            ),
+            ExporterStep::CheckPins => self.quick(|parts, run| run.check_pins(parts)),
+            ExporterStep::Zap | ExporterStep::Flush => Ok(()),
+            ExporterStep::Reserve => self.quick(|parts, _| match job {
+                Job::Move(to) => Ok(parts.bus.frames.reserve(buffer, to)?),
+                Job::Purge | Job::Revoke => Ok(()),
+            }),
+            ExporterStep::Copy => self.changing(|parts, _| {
+                let Parts { bus, memory, .. } = parts;
+                bus.copy(*memory, buffer).map_err(|errno| JobError::Memory(errno.to_string()))
+            }),
+            ExporterStep::Rebind => self.changing(|parts, _| {
+                let Job::Move(to) = job else { return Ok(()) };
+                parts.bus.frames.rebind(buffer, to);
+                parts.memory.relocate(buffer).map_err(JobError::Memory)
+            }),
+            ExporterStep::Mark => self.quick(|parts, _| {
+                let life = if job == Job::Revoke { Life::Revoked } else { Life::Purged };
+                parts.bus.set_life(buffer, life);
+                Ok(())
+            }),
+            ExporterStep::Free => self.changing(|parts, run| match job {
+                Job::Move(_) => {
+                    parts.bus.frames.free_old(buffer, run.rules.recycle);
+                    Ok(())
+                }
+                Job::Purge | Job::Revoke => {
+                    // What a device still reads there is what the page held.
+                    let Parts { bus, memory, .. } = parts;
+                    bus.copy(*memory, buffer)
+                        .map_err(|errno| JobError::Memory(errno.to_string()))?;
+                    bus.frames.give_back(buffer, run.rules.recycle);
+                    memory.truncate(buffer).map_err(JobError::Memory)
+                }
+            }),
+        }
+    }
+
+    /// Something that is done at once.
+    fn quick(
+        &self,
+        mut f: impl FnMut(&mut Parts<'_>, &Self) -> Result<(), JobError>,
+    ) -> Result<(), JobError> {
+        let mut result = Err(JobError::Gone);
+        self.host.with(&mut |parts| {
+            // Its last reference may have gone between two steps.
+            if parts.device.buffer(self.buffer).is_some() {
+                result = f(parts, self);
+            }
+        });
+        result
+    }
+
+    /// The same, and frames change.
+    fn changing(
+        &self,
+        f: impl FnMut(&mut Parts<'_>, &Self) -> Result<(), JobError>,
+    ) -> Result<(), JobError> {
+        let result = self.quick(f);
+        self.host.frames_changed();
+        result
+    }
+
+    fn until(
+        &self,
+        mut ready: impl FnMut(&mut Parts<'_>, &Self) -> bool,
+        late: JobError,
+    ) -> Result<(), JobError> {
+        let deadline = Instant::now() + self.patience.fence;
+        loop {
+            let mut is_ready = false;
+            self.quick(|parts, run| {
+                is_ready = ready(parts, run);
+                Ok(())
+            })?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if is_ready {
+                return Ok(());
+            }
+            if left.is_zero() {
+                return Err(late);
+            }
+            self.host.wait(left);
+        }
+    }
+
+    fn lock(&self) -> Result<(), JobError> {
+        let mut dropped = false;
+        let mut deadline = Instant::now() + self.patience.lock;
+        loop {
+            let mut holder = None;
+            self.quick(|parts, run| {
+                if !parts.bus.attachments.lock(run.buffer, run.mover) {
+                    holder = parts.bus.attachments.locked_by(run.buffer);
+                }
+                Ok(())
+            })?;
+            let Some(holder) = holder else { return Ok(()) };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                if dropped {
+                    return Err(JobError::LockTimeout(self.patience.lock));
+                }
+                dropped = true;
+                self.host.drop_holder(holder, "it held a reservation lock for too long");
+                deadline = Instant::now() + self.patience.lock;
+                continue;
+            }
+            self.host.wait(left);
+        }
+    }
+
+    fn notify(&mut self) {
+        let mut told = Vec::new();
+        self.host.with(&mut |parts| told = parts.bus.attachments.notify(self.buffer));
+        for (attachment, holder) in told {
+            if self.host.notify(holder, attachment, self.buffer) {
+                self.notified += 1;
+            }
+        }
+    }
+
+    fn check_pins(&self, parts: &Parts<'_>) -> Result<(), JobError> {
+        let pinned = parts.bus.attachments.pins(self.buffer) > 0;
+        if pinned && self.rules.on_dma_buf_pin == OnDmaBufPin::Honour {
+            return Err(JobError::Pinned);
+        }
+        let page_pinned = parts.bus.frames.is_pinned(self.buffer);
+        if page_pinned && self.rules.on_foreign_pin == OnForeignPin::Refuse {
+            return Err(JobError::PagePinned);
+        }
+        Ok(())
+    }
+}
+
+fn level(wait: WaitFor) -> Usage {
+    match wait {
+        WaitFor::Kernel => Usage::Kernel,
+        WaitFor::Write => Usage::Write,
+        WaitFor::Read => Usage::Read,
+        WaitFor::Bookkeep => Usage::Bookkeep,
+    }
+}
+
+/// Where an eviction takes a buffer: away from where it is.
+#[must_use]
+pub fn elsewhere(placement: Placement) -> Placement {
+    match placement {
+        Placement::Vram | Placement::Cma => Placement::System,
+        Placement::System => Placement::Vram,
+    }
+}
+
+impl Device {
+    /// Whether no fence of this usage or below is pending on the buffer.
+    #[must_use]
+    pub fn is_idle(&self, buffer: BufferId, usage: Usage) -> bool {
+        self.buffer(buffer).is_none_or(|found| found.resv.pending(usage, self.fences()).is_empty())
+    }
+}
