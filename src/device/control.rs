@@ -205,7 +205,13 @@ pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> String {
     // The walk through /proc is long; the device goes on meanwhile.
     let held = match query.verb {
         Verb::List | Verb::Info => holders(&inodes),
-        _ => BTreeMap::new(),
+        Verb::Stats
+        | Verb::Trace
+        | Verb::Zap
+        | Verb::Move
+        | Verb::Evict
+        | Verb::Purge
+        | Verb::Revoke => BTreeMap::new(),
     };
     let shared = lock(shared);
     match query.verb {
@@ -216,7 +222,14 @@ pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> String {
             stats_text(&shared.device)
                 + &format!("pfnmap\tat most {} bytes\n", shared.files.secret_bytes_max)
         }
-        _ => show(query, &shared.device, &held),
+        Verb::List
+        | Verb::Info
+        | Verb::Stats
+        | Verb::Trace
+        | Verb::Move
+        | Verb::Evict
+        | Verb::Purge
+        | Verb::Revoke => show(query, &shared.device, &held),
     }
 }
 
