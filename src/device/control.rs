@@ -266,12 +266,16 @@ pub fn answer_served(query: &Query, served: &Mutex<Served>, zapper: &Zapper) -> 
 
 /// Answers one query about a node.
 pub fn answer_node(query: &Query, state: &Mutex<NodeState>) -> String {
-    if query.verb == Verb::Zap {
-        return "can't zap: a node gives out its buffers' memory and keeps no hold on its mappings; \
-                `driftheap serve --mount` does\n"
-            .into();
+    match query.verb {
+        Verb::List | Verb::Info | Verb::Stats | Verb::Trace => {
+            show(query, &super::cuse::lock(state).device, &BTreeMap::new())
+        }
+        Verb::Zap | Verb::Move | Verb::Evict | Verb::Purge | Verb::Revoke => {
+            "refused: a node gives out its buffers' memory and keeps no hold on the mappings; \
+             `driftheap run` does, and `driftheap serve --mount` can zap\n"
+                .into()
+        }
     }
-    show(query, &super::cuse::lock(state).device, &BTreeMap::new())
 }
 
 /// What a device tells about itself.
