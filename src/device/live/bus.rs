@@ -32,7 +32,7 @@ use super::frames::{BusAddr, Bytes, FrameNo, Frames, Landing, Owner, PageOf};
 use super::record::{Actor, Doing, Outcome, Recorder};
 use crate::device::fence::{Fence, FenceState, Usage};
 use crate::device::{BufferId, Device, Exporter, FenceId};
-use crate::model::{ExporterRules, HazardKind, Life};
+use crate::model::{ExporterRules, HazardKind, Life, Placement, Recycle};
 use crate::sys::backing;
 use crate::sys::page::PAGE_BYTES;
 
@@ -136,6 +136,8 @@ pub struct Bus {
     pins: BTreeMap<PinId, GupPin>,
     own: OwnBytes,
     life: BTreeMap<BufferId, Life>,
+    /// Where their frames go in the end.
+    pub(super) recycle: BTreeMap<BufferId, Recycle>,
     next: u64,
 }
 
@@ -155,6 +157,7 @@ impl Bus {
             pins: BTreeMap::new(),
             own: OwnBytes(own),
             life: BTreeMap::new(),
+            recycle: BTreeMap::new(),
             next: 0,
         })
     }
@@ -588,6 +591,16 @@ impl Device {
     /// Signals a fence: status 1, or a negative errno.
     pub fn signal_fence(&mut self, id: FenceId, status: i32, now_ns: u64) {
         self.fences.signal(id, status, now_ns);
+    }
+
+    /// A new buffer's pages are there.
+    pub fn placed(&mut self, buffer: BufferId, placement: Placement) {
+        if let Some(found) = self.buffers.get_mut(&buffer) {
+            found.placement = match placement {
+                Placement::Vram => crate::device::Placement::Vram,
+                Placement::System | Placement::Cma => crate::device::Placement::System,
+            };
+        }
     }
 
     /// The rules of a buffer's heap; the defaults for a udmabuf.

@@ -59,7 +59,7 @@ pub struct Parts<'a> {
 }
 
 /// Who keeps a device of live buffers.
-pub trait Host: Send + Sync {
+pub trait Host {
     /// Calls `f` with everything locked.
     fn with(&self, f: &mut dyn FnMut(&mut Parts<'_>));
 
@@ -174,9 +174,29 @@ pub fn run(
             kinds.push(HazardKind::OrphanPin);
         }
         parts.bus.end(&doing(buffer, job), outcome(&result), &kinds);
+        if result.is_ok() {
+            tell(parts.device, buffer, job, pages);
+        } else {
+            parts.device.stats.moves_refused += 1;
+        }
     });
     host.frames_changed();
     result.map(|()| Done { pages, notified: run.notified })
+}
+
+/// Tells the device core what was done: its counters, its trace, where the buffer is.
+fn tell(device: &mut Device, buffer: BufferId, job: Job, pages: usize) {
+    let pages = u64::try_from(pages).unwrap_or(u64::MAX);
+    match job {
+        Job::Move(Placement::Vram) => {
+            device.moved(buffer, crate::device::Placement::Vram, 0, pages)
+        }
+        Job::Move(Placement::System | Placement::Cma) => {
+            device.moved(buffer, crate::device::Placement::System, 0, pages);
+        }
+        Job::Purge => device.killed(buffer, crate::device::Life::Purged),
+        Job::Revoke => device.killed(buffer, crate::device::Life::Revoked),
+    }
 }
 
 fn doing(buffer: BufferId, job: Job) -> Doing {
