@@ -206,10 +206,16 @@ fn write_reports(file: std::fs::File, log: &Log) -> std::io::Result<()> {
     file.flush()
 }
 
-/// `no-protect`, or `die-at-STEP[:N]`.
+/// `no-protect`, `ignore-calls`, `die-unguarded:N` or `die-at-STEP[:N]`.
 fn sabotage(text: &str) -> Result<Sabotage, String> {
     if text == "no-protect" {
         return Ok(Sabotage::NoProtect);
+    }
+    if text == "ignore-calls" {
+        return Ok(Sabotage::IgnoreCalls);
+    }
+    if let Some(nth) = text.strip_prefix("die-unguarded:") {
+        return Ok(Sabotage::DieUnguarded(nth.parse().map_err(|_| "no number")?));
     }
     let rest = text.strip_prefix("die-at-").ok_or("no-protect or die-at-STEP[:N]")?;
     let (step, nth) = rest.split_once(':').unwrap_or((rest, "1"));
@@ -230,7 +236,7 @@ fn summarise(exit: &Ran) {
             0 => String::new(),
             n => format!(", {n} without pfnmap"),
         },
-        moves(&stats),
+        moves(stats),
     );
     if let Some(misuse) = &exit.misuse {
         let summary = misuse.summary();

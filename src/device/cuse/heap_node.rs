@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{OFlags, SealFlags};
 use rustix::io::Errno;
 
-use super::HANDLE_FIRST;
 use super::backend::{Answer, Backend, Call, Extent, OpenFile, Opener, text_extents};
+use super::{HANDLE_FIRST, HANDLES_END};
 use crate::device::{
     Action, Backing, BufferId, Device, FdAnswer, FileFact, HeapId, Inode, Install, Ioctl, Object,
     Reply, Usage, Want,
@@ -193,7 +193,8 @@ impl NodeState {
     fn make_handle(&mut self, file: OpenFile, object: Object) -> Result<u32, Errno> {
         let uid = self.files.get(&file).ok_or(Errno::BADF)?.uid;
         let unopened = |handle: &&Handle| handle.made_on == Some(file);
-        let number = HANDLE_FIRST.checked_add(self.handles_made).filter(|&number| number < 1 << 31);
+        let number =
+            HANDLE_FIRST.checked_add(self.handles_made).filter(|&number| number < HANDLES_END);
         let number = number.ok_or(Errno::MFILE)?;
         if self.handles.values().filter(unopened).count() >= HANDLES_MAX {
             return Err(Errno::MFILE);

@@ -91,6 +91,9 @@ pub(super) struct Live {
     pub(super) user_mode_only: bool,
     /// Calls that may be copying to or from a buffer.
     flights: Flights,
+    ignore_calls: bool,
+    /// Some process shares its address space with another that is no thread of it.
+    pub(super) sharers: bool,
     /// What could not be done because of one.
     wanted: Option<Wanted>,
     /// Calls on the wanted buffer that are held back meanwhile.
@@ -100,11 +103,21 @@ pub(super) struct Live {
     next_sweep_ns: u64,
 }
 
+/// A number that tells calls which we make in a program from its own.
+pub(super) fn new_cookie() -> u32 {
+    let random = RandomState::new().build_hasher().finish();
+    let cookie = u32::try_from(random >> 32).unwrap_or(0);
+    // Neither half of a pointer nor of a small negative number.
+    (cookie | 0x8000_0000) & !1
+}
+
 impl Live {
     /// The live exporter, and the way for orders to reach it.
-    pub(super) fn new(config: &LiveConfig) -> Result<(Self, Orders), SetupError> {
+    pub(super) fn new(config: &LiveConfig, cookie: u32) -> Result<(Self, Orders), SetupError> {
         let mut engine = Engine::new(config.sabotage)?;
-        engine.guard()?;
+        if !matches!(config.sabotage, Sabotage::DieUnguarded(_)) {
+            engine.guard()?;
+        }
         let setup = |errno| SetupError::Store(crate::sys::store::StoreError::Other(errno));
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = rustix::event::eventfd(0, flags).map_err(setup)?;
@@ -112,15 +125,14 @@ impl Live {
             wake: wake.try_clone().map_err(|_| setup(rustix::io::Errno::MFILE))?,
             queue: Vec::new(),
         };
-        let random = RandomState::new().build_hasher().finish();
-        let cookie = u32::try_from(random >> 32).unwrap_or(0);
         let now = now_ns();
         let live = Self {
             engine,
-            // Neither half of a pointer nor of a small negative number.
-            cookie: (cookie | 0x8000_0000) & !1,
+            cookie,
             user_mode_only: false,
             flights: Flights::default(),
+            ignore_calls: config.sabotage == Sabotage::IgnoreCalls,
+            sharers: false,
             wanted: None,
             held: Vec::new(),
             chaos: config.chaos.clone().map(|config| Chaos::new(config, now)),
@@ -150,6 +162,9 @@ impl Live {
 
     /// A thread whose call may be copying to or from the buffer.
     fn busy(&mut self, id: BufferId) -> Option<i32> {
+        if self.ignore_calls {
+            return None;
+        }
         let ranges = self.engine.untrapped_for_the_kernel(id);
         self.flights.busy(|addr| ranges.iter().any(|range| range.contains(&addr)))
     }
@@ -225,6 +240,7 @@ impl Supervisor {
 
     /// Lets a call go, at once or when the move that waits for its buffer is done.
     pub(super) fn let_go(&mut self, call: Call) {
+        let Some(call) = self.check_call(call) else { return };
         let Some(live) = &mut self.live else {
             drop(self.listener.resume(call.id));
             return;
@@ -291,6 +307,7 @@ impl Supervisor {
         live.next_sweep_ns = now + SWEEP_NS;
         live.engine.prune();
         live.flights.prune();
+        self.callers.prune();
         if live.engine.buffers().next().is_some() {
             let shared = &mut *lock(&self.shared);
             shared.files.sweep(&mut shared.device);
@@ -367,6 +384,10 @@ impl Supervisor {
             }
             (Ok(_), None) => shared.device.killed(id, life),
             (Err(_), _) => shared.device.stats.moves_refused += 1,
+        }
+        drop(shared);
+        if result.is_ok() {
+            self.watch_moved(id, first, pages, life);
         }
         result
     }

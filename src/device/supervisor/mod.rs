@@ -35,6 +35,7 @@ mod ioctls;
 pub mod live;
 mod paths;
 mod pending;
+mod pins;
 mod run;
 pub mod stack;
 mod strict;
@@ -198,6 +199,14 @@ impl Supervisor {
             libc::SYS_readlinkat => self.readlink(call, int(a0), a1, a2, a3),
             libc::SYS_clone | libc::SYS_clone3 | legacy::SYS_fork => self.fork_live(call),
             libc::SYS_execve | libc::SYS_execveat => self.exec_live(call),
+            libc::SYS_vmsplice => {
+                self.watch_vmsplice(call);
+                Answer::Native
+            }
+            libc::SYS_io_uring_register => {
+                self.watch_ring(call);
+                Answer::Native
+            }
             libc::SYS_remap_file_pages => self.remap_file_pages(call),
             _ => self.strict(call),
         }

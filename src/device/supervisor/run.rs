@@ -12,9 +12,10 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::check::{Check, CheckConfig};
 use super::filter::{Level, filter};
-use super::live::{Live, LiveConfig, make_movable};
+use super::live::{Live, LiveConfig, make_movable, new_cookie};
 use super::pending::{Pending, TICK_MS};
 use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, lock, now_ns};
+use crate::device::misuse::guard::Mode;
 use crate::device::misuse::{Log, Watch};
 use crate::device::{Device, HeapConfig, Limits, Stats};
 use crate::sys::supervise::{Child, spawn};
@@ -127,12 +128,19 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     if page != 4096 {
         return Err(RunError::PageSize(page));
     }
-    let live = config.live.as_ref().map(Live::new).transpose()?;
+    let cookie = new_cookie();
+    let live = config.live.as_ref().map(|live| Live::new(live, cookie)).transpose()?;
     let (live, orders) = live.unzip();
     let mut filter = filter(config.level, config.watch);
+    if config.watch {
+        super::pins::add_rules(&mut filter);
+    }
     if let Some(live) = &live {
         super::flights::add_rules(&mut filter);
         super::trap::add_rules(&mut filter, live.cookie);
+    }
+    if config.check.mode != Mode::Off {
+        super::check::calls::add_rules(&mut filter, cookie);
     }
     let program = filter.assemble().ok_or(RunError::Architecture)?;
     raise_limit(rustix::process::Resource::Memlock);
@@ -162,7 +170,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         pending: Pending::default(),
         epolls: epoll::Proxies::default(),
         stacks: Stacks::new(now_ns()),
-        check: config.watch.then(|| Check::new(config.check)),
+        check: config.watch.then(|| Check::new(config.check, cookie)),
         live,
         main_pid: pid,
         quiet: config.quiet,
