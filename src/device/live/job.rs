@@ -258,8 +258,9 @@ impl Run<'_> {
             }),
             ExporterStep::Rebind => self.changing(|parts, _| {
                 let Job::Move(to) = job else { return Ok(()) };
+                parts.memory.relocate(buffer).map_err(JobError::Memory)?;
                 parts.bus.frames.rebind(buffer, to);
-                parts.memory.relocate(buffer).map_err(JobError::Memory)
+                Ok(())
             }),
             ExporterStep::Mark => self.quick(|parts, _| {
                 let life = if job == Job::Revoke { Life::Revoked } else { Life::Purged };
@@ -345,7 +346,7 @@ impl Run<'_> {
             let Some(holder) = holder else { return Ok(()) };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                if dropped {
+                if dropped || self.patience.lock.is_zero() {
                     return Err(JobError::LockTimeout(self.patience.lock));
                 }
                 dropped = true;
@@ -395,13 +396,5 @@ pub fn elsewhere(placement: Placement) -> Placement {
     match placement {
         Placement::Vram | Placement::Cma => Placement::System,
         Placement::System => Placement::Vram,
-    }
-}
-
-impl Device {
-    /// Whether no fence of this usage or below is pending on the buffer.
-    #[must_use]
-    pub fn is_idle(&self, buffer: BufferId, usage: Usage) -> bool {
-        self.buffer(buffer).is_none_or(|found| found.resv.pending(usage, self.fences()).is_empty())
     }
 }
