@@ -7,6 +7,7 @@
 mod device_kit;
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -58,12 +59,16 @@ fn place(report: &serde_json::Value) -> Place {
     (report["kind"].as_str().unwrap().to_owned(), report["line"].as_u64().unwrap_or(0))
 }
 
+/// Runs a client whose reports are to be written, with a control socket that it finds by $CTL.
 fn watched(stage: &Path, user: User, options: &[&str], program: &[&str]) -> Output {
-    let file = stage.join("reports.json");
+    let (file, socket) = (stage.join("reports.json"), stage.join("socket"));
     drop(std::fs::remove_file(&file));
     let mut all = vec!["-q", "--misuse-json", file.to_str().unwrap(), "--fail-on", "any"];
+    all.extend(["--control", socket.to_str().unwrap()]);
     all.extend(options);
-    run(stage, user, &all, program)
+    let binary = stage.join("driftheap");
+    let ctl = format!("CTL={} ctl --socket {}", binary.display(), socket.display());
+    run(stage, user, &all, &[&["env", &ctl], program].concat())
 }
 
 /// Builds a client in each way and demands that its reports are those that it marks.
@@ -112,11 +117,96 @@ fn brackets() {
     check("tests/clients/misuse/bracket.c", &[&exhaustive[..], &["--strict"]].concat());
 }
 
+/// A mistake that is made often is seen though few pages are closed, and then it is counted less
+/// often than it was made.
+#[test]
+fn sampling() {
+    check("tests/clients/misuse/often.c", &["--check-access", "sampled"]);
+    check("tests/clients/misuse/often.c", &["--check-access", "exhaustive"]);
+    let stage = stage();
+    let client = "tests/clients/misuse/often.c";
+    let Some(program) = compile(stage.path(), client, &["-g"], true) else { return };
+    let count = |options: &[&str]| {
+        drop(watched(stage.path(), User::Own, options, &[program.to_str().unwrap()]));
+        reports(stage.path()).first().map_or(0, |report| report["count"].as_u64().unwrap())
+    };
+    if !available(stage.path()) {
+        return;
+    }
+    let every = count(&["--check-access", "exhaustive"]);
+    let some = count(&["--check-access", "sampled"]);
+    assert!(every >= 1600, "a read and a write each time: {every}");
+    assert!((1..every / 4).contains(&some), "{some} of {every}");
+    assert_eq!(some, count(&["--check-access", "sampled"]), "by seed");
+    assert_ne!(some, count(&["--check-access", "sampled", "--check-seed", "5"]));
+}
+
+/// The example of the README: ten lines, four mistakes.
+#[test]
+fn ten_lines() {
+    let stage = stage();
+    let client = "tools/examples/ten-lines.c";
+    if !available(stage.path()) {
+        return;
+    }
+    for (flags, expect) in
+        [(&["-g", "-w"][..], marked(client)), (&["-g", "-w", "-DFIXED"], BTreeSet::new())]
+    {
+        let Some(program) = compile(stage.path(), client, flags, false) else { return };
+        let file = stage.path().join("reports.json");
+        let mut command = Command::new(stage.path().join("driftheap"));
+        command.args(["run", "--chaos", "1,kinds=move", "--check-access", "exhaustive"]);
+        command.arg("--misuse-json").arg(&file).arg("--").arg(program);
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // The program waits for its input to end, and the pin needs a move.
+        let awaited =
+            if expect.is_empty() { "driftheap: " } else { "BUG: driftheap: pin-across-move" };
+        let mut told = String::new();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        while let Some(line) = lines.next().transpose().unwrap() {
+            told += &line;
+            if line.starts_with(awaited) {
+                break;
+            }
+        }
+        drop(child.stdin.take());
+        for line in lines {
+            told += &line.unwrap();
+        }
+        assert!(child.wait().unwrap().success(), "{told}");
+        let places: BTreeSet<_> = reports(stage.path()).iter().map(place).collect();
+        assert_eq!(places, expect, "{flags:?}: {told}");
+    }
+}
+
+/// What the kernel copies for a program counts as the program's access, and never fails for it.
+#[test]
+fn brackets_and_system_calls() {
+    let exhaustive = ["--check-access", "exhaustive"];
+    check("tests/clients/misuse/kernel.c", &exhaustive);
+    check("tests/clients/misuse/kernel.c", &[&exhaustive[..], &["--live"]].concat());
+}
+
+#[test]
+fn pins_that_a_move_leaves_behind() {
+    check("tests/clients/misuse/pin.c", &["--live"]);
+    check("tests/clients/misuse/pin.c", &["--live", "--check-access", "exhaustive"]);
+}
+
+#[test]
+fn buffers_that_are_gone() {
+    check("tests/clients/misuse/gone.c", &["--live"]);
+    check("tests/clients/misuse/gone.c", &["--live", "--check-access", "exhaustive"]);
+}
+
 /// Threads, children, signals, munmap of parts, mremap and mprotect: the program does not notice
 /// that it is followed, and only its mistakes are told.
 #[test]
 fn brackets_of_a_busy_program() {
     check("tests/clients/misuse/busy.c", &["--check-access", "exhaustive"]);
+    // Buffers that move meanwhile make no difference.
+    let moving = ["--check-access", "exhaustive", "--chaos", "1,kinds=move"];
+    check("tests/clients/misuse/busy.c", &moving);
 }
 
 /// A report names the buffer and what happened to it, and `--fail-on` the kinds that count.

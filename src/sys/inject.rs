@@ -37,6 +37,16 @@ use rustix::process::{WaitId, WaitIdOptions};
 /// Longest wait for a thread to stop.
 const STOP_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// Longest that a call that we inject may take.
+const CALL_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// Lets a thread go that stopped, perhaps for a signal, only after we had lost patience with it.
+pub fn let_go(tid: i32, signal: Option<i32>) {
+    let signal = signal.and_then(|signal| Signal::try_from(signal).ok());
+    // One that is not ours to let go is a child that was stopped by a signal.
+    let _ = ptrace::detach(Pid::from_raw(tid), signal);
+}
+
 /// Why a thread could not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InjectError {
@@ -234,11 +244,15 @@ impl Stopped {
     }
 
     fn to_syscall_stop(&self) -> Result<(), InjectError> {
-        let deadline = Instant::now() + STOP_TIME_MAX;
+        let deadline = Instant::now() + CALL_TIME_MAX;
         let mut signal: Option<Signal> = None;
         loop {
             ptrace::syscall(self.pid, signal.take()).map_err(InjectError::of)?;
-            match wait(self.pid, deadline)? {
+            let status = wait(self.pid, deadline).inspect_err(|_| {
+                // It must not go on with our registers, whenever that would be.
+                let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
+            })?;
+            match status {
                 WaitStatus::PtraceSyscall(_) => return Ok(()),
                 // Only SIGSTOP can't be blocked.
                 WaitStatus::Stopped(_, stop) => signal = Some(stop),

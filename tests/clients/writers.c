@@ -2,8 +2,8 @@
  * and looks, before each store, whether its last one is still there. They map the buffer in every
  * way that a program can: threads, fork and fork again, a second mapping of a part, what is left
  * after munmap of the middle, mremap, exec, a descriptor from another process, map and unmap in
- * turn. Usage: writers SECONDS [WAY]... ; prints one line for each writer; exits 0 if nothing was
- * lost. "slot N fd" after exec is internal. */
+ * turn. Usage: writers SECONDS; prints one line for each writer; exits 0 if nothing was
+ * lost. "exec-fd N" is how it executes itself. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -136,6 +136,8 @@ static void *churn(void *arg)
 	return 0;
 }
 
+static const char *self, *seconds;
+
 static int in_child(int (*body)(int, char *), int fd, char *shared)
 {
 	int pid;
@@ -145,7 +147,11 @@ static int in_child(int (*body)(int, char *), int fd, char *shared)
 	if (pid < 0)
 		die("fork");
 	if (pid == 0) {
-		int status = body(fd, shared);
+		int status;
+
+		/* Nobody waits for ever for a parent that died. */
+		alarm(atoi(seconds) + 30);
+		status = body(fd, shared);
 
 		fflush(stdout);
 		_exit(status);
@@ -228,8 +234,9 @@ static int overlay_child(int fd, char *shared)
 	struct writer *w = writer("MAP_FIXED over a part", 7);
 	char *at = map(fd, 0, PAGES);
 
-	mmap(at + 10 * PAGE, 10 * PAGE, PROT_READ | PROT_WRITE,
-	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	if (mmap(at + 10 * PAGE, 10 * PAGE, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+		die("mmap fixed");
 	memset(at + 10 * PAGE, 1, 10 * PAGE);
 	/* Pages 30 to 40 of the buffer once more, in the middle of the old mapping. */
 	if (mmap(at + 50 * PAGE, 10 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
@@ -287,8 +294,6 @@ static int executed(int fd)
 	write_all(w);
 	return check(w, shared);
 }
-
-static const char *self, *seconds;
 
 static int exec_child(int fd, char *shared)
 {

@@ -86,6 +86,11 @@ pub enum Sabotage {
     None,
     /// Leaves the write protection out: updates are lost.
     NoProtect,
+    /// Moves while a system call may be copying: calls fail with EFAULT.
+    IgnoreCalls,
+    /// Kills this process by SIGKILL when it comes to refill for the `n`th time, and there is no
+    /// guardian: pages read as zeros.
+    DieUnguarded(u64),
     /// Kills this process by SIGKILL when it comes to this step for the `n`th time.
     DieAt(Step, u64),
 }
@@ -242,9 +247,12 @@ impl Mover {
     }
 
     fn reach(&mut self, step: Step) {
-        if let Sabotage::DieAt(at, nth) = self.sabotage
-            && at == step
-        {
+        let (at, nth) = match self.sabotage {
+            Sabotage::DieAt(at, nth) => (at, nth),
+            Sabotage::DieUnguarded(nth) => (Step::Refill, nth),
+            Sabotage::None | Sabotage::NoProtect | Sabotage::IgnoreCalls => return,
+        };
+        if at == step {
             self.reached += 1;
             if self.reached == nth {
                 let own = rustix::process::getpid();

@@ -28,7 +28,10 @@ pub enum Deed {
         flags: u64,
     },
     /// get_user_pages through a mapping.
-    Pinned,
+    Pinned {
+        /// The system call.
+        by: &'static str,
+    },
     /// The exporter moved it, so many times.
     Moved {
         /// Times so far.
@@ -60,7 +63,7 @@ impl Deed {
                 format!("mapped{at}, {len} bytes from offset {offset:#x}")
             }
             Self::Synced { flags } => format!("last SYNC {}", sync_words(*flags)),
-            Self::Pinned => "pinned".into(),
+            Self::Pinned { by } => format!("pinned by {by}"),
             Self::Moved { times: 1 } => "moved".into(),
             Self::Moved { times } => format!("moved, {times} times so far"),
             Self::Purged => "purged".into(),
@@ -146,6 +149,15 @@ impl Histories {
                 *addr = address;
             }
         }
+    }
+
+    /// How often a buffer has moved.
+    pub fn moves(&self, buffer: BufferId) -> u64 {
+        let moments = self.table.get(&buffer).map_or(&[][..], History::moments);
+        let times = moments
+            .iter()
+            .map(|moment| if let Deed::Moved { times } = moment.deed { times } else { 0 });
+        times.max().unwrap_or(0)
     }
 
     /// A buffer's history; empty for one that nothing is known about.

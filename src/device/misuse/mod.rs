@@ -20,12 +20,14 @@ mod brackets;
 pub mod guard;
 mod history;
 mod kind;
+mod pins;
 mod report;
 mod site;
 
 pub use brackets::{Allowed, Brackets};
 pub use history::{Deed, Histories, History, Moment, sync_words};
 pub use kind::{Kind, Kinds, UnknownKind};
+pub use pins::{Holder, PINS_MAX, Pin, Pins};
 pub use report::{Act, Log, REPORTS_MAX, Report, Subject};
 pub use site::{Frame, Site, Symbol};
 
@@ -49,6 +51,8 @@ pub struct Finding {
 pub struct Watch {
     /// The open SYNC brackets, where accesses are checked.
     pub brackets: Brackets,
+    /// The pins that may be alive.
+    pub pins: Pins,
     histories: Histories,
     log: Log,
 }
@@ -63,6 +67,12 @@ impl Watch {
     /// Notes what the exporter did to a buffer.
     pub fn exporter_did(&mut self, buffer: BufferId, deed: Deed, at_ns: u64) {
         self.histories.push(buffer, Moment { deed, site: None, at_ns });
+    }
+
+    /// The exporter has moved a buffer once more.
+    pub fn exporter_moved(&mut self, buffer: BufferId, at_ns: u64) {
+        let times = self.histories.moves(buffer) + 1;
+        self.exporter_did(buffer, Deed::Moved { times }, at_ns);
     }
 
     /// Reports a misuse of a buffer; how often it was seen at this place.
@@ -94,7 +104,8 @@ impl Watch {
     /// Forgets the buffers that are gone.
     pub fn retain(&mut self, exists: impl Fn(BufferId) -> bool) {
         self.histories.retain(&exists);
-        self.brackets.retain(exists);
+        self.brackets.retain(&exists);
+        self.pins.retain(exists);
     }
 
     /// The texts of the reports that were not handed out yet.

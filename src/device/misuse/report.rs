@@ -13,8 +13,8 @@ pub enum Act {
     Access {
         /// Address in the process.
         addr: u64,
-        /// Whether it is a store.
-        write: bool,
+        /// Whether it is a store; `None` if that can't be told.
+        write: Option<bool>,
     },
     /// A system call.
     Call {
@@ -33,10 +33,18 @@ impl Act {
     fn words(&self) -> String {
         match self {
             Self::Access { addr, write } => {
-                format!("{} at address {addr:#x}", if *write { "Write" } else { "Read" })
+                let word = match write {
+                    Some(true) => "Write",
+                    Some(false) => "Read",
+                    None => "Access",
+                };
+                format!("{word} at address {addr:#x}")
             }
             Self::Call { name, addr: 0, len: 0 } => format!("System call {name}"),
             Self::Call { name, addr: 0, len } => format!("System call {name} of {len} bytes"),
+            Self::Call { name, addr, len: 0 } => {
+                format!("System call {name} on address {addr:#x}")
+            }
             Self::Call { name, addr, len } => {
                 format!("System call {name} on {len} bytes at address {addr:#x}")
             }
@@ -47,7 +55,12 @@ impl Act {
     fn json(&self) -> Value {
         match self {
             Self::Access { addr, write } => {
-                json!({"access": if *write { "write" } else { "read" }, "address": addr})
+                let word = match write {
+                    Some(true) => "write",
+                    Some(false) => "read",
+                    None => "unknown",
+                };
+                json!({"access": word, "address": addr})
             }
             Self::Call { name, addr, len } => {
                 json!({"syscall": name, "address": addr, "len": len})
@@ -181,9 +194,12 @@ pub struct Log {
 }
 
 fn key(report: &Report) -> Key {
-    let place = report.site.place();
-    let module = place.map_or_else(String::new, |frame| frame.symbol.module.clone());
-    (report.kind, module, place.map_or(0, |frame| frame.symbol.offset))
+    let Some(frame) = report.site.place() else { return (report.kind, String::new(), 0) };
+    match &frame.symbol.source {
+        // One statement may be several instructions.
+        Some((file, line)) => (report.kind, file.clone(), u64::from(*line)),
+        None => (report.kind, frame.symbol.module.clone(), frame.symbol.offset),
+    }
 }
 
 impl Log {
@@ -241,19 +257,19 @@ mod tests {
     use super::*;
     use crate::device::misuse::{Frame, Symbol};
 
-    pub(crate) fn report(kind: Kind, offset: u64) -> Report {
+    fn report(kind: Kind, offset: u64) -> Report {
         let symbol = Symbol {
             module: "/bin/client".into(),
             offset,
             function: Some("main".into()),
-            source: Some(("/src/client.c".into(), 7)),
+            source: Some(("/src/client.c".into(), u32::try_from(offset).unwrap())),
             own: true,
         };
         let frames = vec![Frame { pc: 0x40_0000 + offset, symbol: Arc::new(symbol) }];
         Report {
             kind,
             what: "It is wrong.".into(),
-            act: Act::Access { addr: 0x7000, write: true },
+            act: Act::Access { addr: 0x7000, write: Some(true) },
             site: Site { pid: 12, tid: 13, comm: "client".into(), at_ns: 5, frames },
             subject: Subject {
                 ino: 99,
@@ -293,11 +309,11 @@ mod tests {
 
     #[test]
     fn a_report_reads_like_kasan() {
-        let report = report(Kind::UnbracketedAccess, 0x40);
+        let report = report(Kind::UnbracketedAccess, 7);
         let text = report.text();
         for part in [
             "BUG: driftheap: unbracketed-access in main (client.c:7)\n",
-            "Write at address 0x7000 by task client/12 thread 13, pc 0x400040\n",
+            "Write at address 0x7000 by task client/12 thread 13, pc 0x400007\n",
             "Buffer ino 99 \"frame\", 8192 bytes, exported by system, at offset 0x10:\n",
             "To fix it: put DMA_BUF_IOCTL_SYNC",
         ] {

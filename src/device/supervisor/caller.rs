@@ -106,6 +106,11 @@ pub fn has_signal(tid: i32) -> bool {
 }
 
 impl Callers {
+    /// Drops the pidfds of threads that are gone.
+    pub fn prune(&mut self) {
+        self.pidfds.retain(|tid, _| std::path::Path::new(&format!("/proc/{tid}")).exists());
+    }
+
     /// A copy of the caller's file descriptor.
     ///
     /// # Errors

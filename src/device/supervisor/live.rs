@@ -10,7 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
 use super::flights::Flights;
-use super::{Supervisor, lock, now_ns};
+use super::{Shared, Supervisor, lock, now_ns};
+use crate::device::live::job::JobError;
 use crate::device::live::mover::SetupError;
 use crate::device::live::{Chaos, ChaosConfig, Deed, Engine, Refusal, Sabotage};
 use crate::device::{Backing, BufferId, Device, Life, Object, Placement};
@@ -91,6 +92,9 @@ pub(super) struct Live {
     pub(super) user_mode_only: bool,
     /// Calls that may be copying to or from a buffer.
     flights: Flights,
+    ignore_calls: bool,
+    /// Some process shares its address space with another that is no thread of it.
+    pub(super) sharers: bool,
     /// What could not be done because of one.
     wanted: Option<Wanted>,
     /// Calls on the wanted buffer that are held back meanwhile.
@@ -100,11 +104,21 @@ pub(super) struct Live {
     next_sweep_ns: u64,
 }
 
+/// A number that tells calls which we make in a program from its own.
+pub(super) fn new_cookie() -> u32 {
+    let random = RandomState::new().build_hasher().finish();
+    let cookie = u32::try_from(random >> 32).unwrap_or(0);
+    // Neither half of a pointer nor of a small negative number.
+    (cookie | 0x8000_0000) & !1
+}
+
 impl Live {
     /// The live exporter, and the way for orders to reach it.
-    pub(super) fn new(config: &LiveConfig) -> Result<(Self, Orders), SetupError> {
+    pub(super) fn new(config: &LiveConfig, cookie: u32) -> Result<(Self, Orders), SetupError> {
         let mut engine = Engine::new(config.sabotage)?;
-        engine.guard()?;
+        if !matches!(config.sabotage, Sabotage::DieUnguarded(_)) {
+            engine.guard()?;
+        }
         let setup = |errno| SetupError::Store(crate::sys::store::StoreError::Other(errno));
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = rustix::event::eventfd(0, flags).map_err(setup)?;
@@ -112,15 +126,14 @@ impl Live {
             wake: wake.try_clone().map_err(|_| setup(rustix::io::Errno::MFILE))?,
             queue: Vec::new(),
         };
-        let random = RandomState::new().build_hasher().finish();
-        let cookie = u32::try_from(random >> 32).unwrap_or(0);
         let now = now_ns();
         let live = Self {
             engine,
-            // Neither half of a pointer nor of a small negative number.
-            cookie: (cookie | 0x8000_0000) & !1,
+            cookie,
             user_mode_only: false,
             flights: Flights::default(),
+            ignore_calls: config.sabotage == Sabotage::IgnoreCalls,
+            sharers: false,
             wanted: None,
             held: Vec::new(),
             chaos: config.chaos.clone().map(|config| Chaos::new(config, now)),
@@ -150,6 +163,9 @@ impl Live {
 
     /// A thread whose call may be copying to or from the buffer.
     fn busy(&mut self, id: BufferId) -> Option<i32> {
+        if self.ignore_calls {
+            return None;
+        }
         let ranges = self.engine.untrapped_for_the_kernel(id);
         self.flights.busy(|addr| ranges.iter().any(|range| range.contains(&addr)))
     }
@@ -225,6 +241,7 @@ impl Supervisor {
 
     /// Lets a call go, at once or when the move that waits for its buffer is done.
     pub(super) fn let_go(&mut self, call: Call) {
+        let Some(call) = self.check_call(call) else { return };
         let Some(live) = &mut self.live else {
             drop(self.listener.resume(call.id));
             return;
@@ -246,7 +263,9 @@ impl Supervisor {
         let Some(wanted) = live.wanted.take() else { return };
         let result = self.act(wanted.deed, wanted.id, wanted.first, wanted.pages);
         let Some(live) = &mut self.live else { return };
-        if matches!(result, Err(Refusal::InUse(_))) && now_ns() < wanted.deadline_ns {
+        if matches!(result, Err(Refusal::InUse(_) | Refusal::Fenced))
+            && now_ns() < wanted.deadline_ns
+        {
             live.wanted = Some(wanted);
             return;
         }
@@ -270,7 +289,7 @@ impl Supervisor {
     ) {
         let result = self.act(deed, id, first, pages);
         let Some(live) = &mut self.live else { return };
-        if matches!(result, Err(Refusal::InUse(_))) && live.wanted.is_none() {
+        if matches!(result, Err(Refusal::InUse(_) | Refusal::Fenced)) && live.wanted.is_none() {
             let patience = if order.is_some() { ORDER_PATIENCE_NS } else { CHAOS_PATIENCE_NS };
             let deadline_ns = now_ns() + patience;
             live.wanted = Some(Wanted { deed, id, first, pages, deadline_ns, order });
@@ -291,10 +310,15 @@ impl Supervisor {
         live.next_sweep_ns = now + SWEEP_NS;
         live.engine.prune();
         live.flights.prune();
+        self.callers.prune();
         if live.engine.buffers().next().is_some() {
             let shared = &mut *lock(&self.shared);
             shared.files.sweep(&mut shared.device);
             live.engine.retain(|id| shared.device.buffer(id).is_some());
+            let Shared { device, program_bus, .. } = shared;
+            if let Some(bus) = program_bus {
+                bus.retain(|id| device.buffer(id).is_some());
+            }
         }
     }
 
@@ -354,6 +378,9 @@ impl Supervisor {
         if let Some(tid) = placement.and_then(|_| live.busy(id)) {
             return Err(Refusal::InUse(tid));
         }
+        if lock(&self.shared).program_bus.is_some() {
+            return self.act_by_rules(deed, id);
+        }
         let result = match placement {
             Some(_) => live.engine.relocate(id, first, pages).map(|moved| moved.pages),
             None => live.engine.kill(id).map(|()| 0),
@@ -368,7 +395,30 @@ impl Supervisor {
             (Ok(_), None) => shared.device.killed(id, life),
             (Err(_), _) => shared.device.stats.moves_refused += 1,
         }
+        drop(shared);
+        if result.is_ok() {
+            self.watch_moved(id, first, pages, life);
+        }
         result
+    }
+
+    /// The same where devices are attached: by the heap's rules, and the whole buffer.
+    fn act_by_rules(&mut self, deed: Deed, id: BufferId) -> Result<u64, Refusal> {
+        let Some(live) = &mut self.live else { return Err(Refusal::Dead) };
+        lock(&self.shared).device.trace.at(self.main_pid, now_ns());
+        if let Some(refusal @ (Refusal::Unsuitable(_) | Refusal::Barred(_) | Refusal::Dead)) =
+            live.engine.immovable(id)
+            && matches!(deed, Deed::Move | Deed::Evict)
+        {
+            lock(&self.shared).device.stats.moves_refused += 1;
+            return Err(refusal);
+        }
+        match super::devices::work(&self.shared, &mut live.engine, deed, id) {
+            Ok(_) if matches!(deed, Deed::Purge | Deed::Revoke) => Ok(0),
+            Ok(done) => Ok(u64::try_from(done.pages).unwrap_or(u64::MAX)),
+            Err(JobError::FenceTimeout(_) | JobError::LockTimeout(_)) => Err(Refusal::Fenced),
+            Err(error) => Err(Refusal::ByRule(error.to_string())),
+        }
     }
 
     /// Gives a new buffer's file to the engine; the program's own file of it. `None` where the
@@ -386,10 +436,17 @@ impl Supervisor {
         }
         let size_bytes = buffer.size_bytes;
         let created = shared.files.create_live_buffer(object, buffer);
+        let Shared { device, program_bus, .. } = shared;
         Some(created.and_then(|(file, whole, inode)| {
+            let bus = program_bus.as_mut();
+            let alias = bus.is_some().then(|| whole.try_clone()).transpose();
+            let alias = alias.map_err(|_| rustix::io::Errno::NFILE)?;
             live.engine
                 .adopt(id, inode, whole, size_bytes)
                 .map_err(|_| rustix::io::Errno::NOMEM)?;
+            if let Some((bus, file)) = bus.zip(alias) {
+                bus.adopt(device, id, file, size_bytes)?;
+            }
             Ok((file, inode, Backing::Memfd))
         }))
     }
@@ -401,6 +458,7 @@ pub(super) fn make_movable(device: &mut Device) -> usize {
     for heap in device.heaps_mut() {
         if !heap.mmap_given && heap.mmap.refuses_gup() {
             heap.mmap = crate::device::MmapKind::Shmem;
+            heap.live.mmap = crate::model::MmapKind::Shmem;
             changed += 1;
         }
     }

@@ -26,6 +26,7 @@ use crate::sys::notify::{Call, Listener};
 
 pub mod caller;
 mod check;
+pub mod devices;
 mod epoll;
 pub mod files;
 pub mod filter;
@@ -35,6 +36,7 @@ mod ioctls;
 pub mod live;
 mod paths;
 mod pending;
+mod pins;
 mod run;
 pub mod stack;
 mod strict;
@@ -63,6 +65,8 @@ pub struct Shared {
     pub watch: Option<Watch>,
     /// The way for orders to reach the exporter of a device whose buffers move.
     pub orders: Option<live::Orders>,
+    /// The bus of the buffers, where devices are emulated or the run is recorded.
+    pub program_bus: Option<devices::ProgramBus>,
 }
 
 /// Takes the lock; a panic elsewhere does not make the device unusable.
@@ -198,6 +202,14 @@ impl Supervisor {
             libc::SYS_readlinkat => self.readlink(call, int(a0), a1, a2, a3),
             libc::SYS_clone | libc::SYS_clone3 | legacy::SYS_fork => self.fork_live(call),
             libc::SYS_execve | libc::SYS_execveat => self.exec_live(call),
+            libc::SYS_vmsplice => {
+                self.watch_vmsplice(call);
+                Answer::Native
+            }
+            libc::SYS_io_uring_register => {
+                self.watch_ring(call);
+                Answer::Native
+            }
             libc::SYS_remap_file_pages => self.remap_file_pages(call),
             _ => self.strict(call),
         }

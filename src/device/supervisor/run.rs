@@ -11,10 +11,13 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::check::{Check, CheckConfig};
+use super::devices::{self, ProgramBus};
 use super::filter::{Level, filter};
-use super::live::{Live, LiveConfig, make_movable};
+use super::live::{Live, LiveConfig, make_movable, new_cookie};
 use super::pending::{Pending, TICK_MS};
 use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, lock, now_ns};
+use crate::device::live::emulate::DeviceSpec;
+use crate::device::misuse::guard::Mode;
 use crate::device::misuse::{Log, Watch};
 use crate::device::{Device, HeapConfig, Limits, Stats};
 use crate::sys::supervise::{Child, spawn};
@@ -37,6 +40,10 @@ pub struct Config {
     pub check: CheckConfig,
     /// Buffers move.
     pub live: Option<LiveConfig>,
+    /// Devices to emulate; they need buffers that move.
+    pub devices: Vec<DeviceSpec>,
+    /// Record what happens; the same.
+    pub record: bool,
     /// Print nothing but errors.
     pub quiet: bool,
 }
@@ -127,12 +134,19 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     if page != 4096 {
         return Err(RunError::PageSize(page));
     }
-    let live = config.live.as_ref().map(Live::new).transpose()?;
+    let cookie = new_cookie();
+    let live = config.live.as_ref().map(|live| Live::new(live, cookie)).transpose()?;
     let (live, orders) = live.unzip();
     let mut filter = filter(config.level, config.watch);
+    if config.watch {
+        super::pins::add_rules(&mut filter);
+    }
     if let Some(live) = &live {
         super::flights::add_rules(&mut filter);
         super::trap::add_rules(&mut filter, live.cookie);
+    }
+    if config.check.mode != Mode::Off {
+        super::check::calls::add_rules(&mut filter, cookie);
     }
     let program = filter.assemble().ok_or(RunError::Architecture)?;
     raise_limit(rustix::process::Resource::Memlock);
@@ -146,7 +160,10 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     }
     let files = Files::new(&device, locked_bytes_max()).map_err(RunError::Setup)?;
     let watch = config.watch.then(Watch::default);
-    let shared = Arc::new(Mutex::new(Shared { device, files, watch, orders }));
+    let program_bus = (config.record || !config.devices.is_empty())
+        .then(|| ProgramBus::new(config.limits.bytes, config.record));
+    let program_bus = program_bus.transpose().map_err(RunError::Setup)?;
+    let shared = Arc::new(Mutex::new(Shared { device, files, watch, orders, program_bus }));
     let (signals, old_mask) = block_signals().map_err(RunError::Setup)?;
     // Orphans of the program become ours, so that nobody is left unreaped.
     let _ = nix::sys::prctl::set_child_subreaper(true);
@@ -155,6 +172,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     raise_limit(rustix::process::Resource::Nofile);
     listener.wake_synchronously();
     started(&shared);
+    let devices = devices::start(config.devices, &shared).map_err(RunError::Setup)?;
     let mut supervisor = Supervisor {
         listener,
         shared: Arc::clone(&shared),
@@ -162,12 +180,14 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         pending: Pending::default(),
         epolls: epoll::Proxies::default(),
         stacks: Stacks::new(now_ns()),
-        check: config.watch.then(|| Check::new(config.check)),
+        check: config.watch.then(|| Check::new(config.check, cookie)),
         live,
         main_pid: pid,
         quiet: config.quiet,
     };
     let status = supervisor.run(&signals, exec_status, &config.argv)?;
+    // What they have begun is finished, and reported, before anybody reads the reports.
+    drop(devices);
     let mut guard = lock(&shared);
     let Shared { device, files, watch, .. } = &mut *guard;
     files.sweep(device);

@@ -15,7 +15,7 @@
 use rustix::io::Errno;
 
 use super::live::Live;
-use super::{Answer, Supervisor, caller, int, uint};
+use super::{Answer, Supervisor, caller, int, lock, uint};
 use crate::device::buffer::MmapArgs;
 use crate::device::{BufferId, Object};
 use crate::sys::inject::{InjectError, Seized, Stopped};
@@ -28,6 +28,8 @@ const MAP_FIXED: u32 = 0x10;
 const MAP_32BIT: u32 = 0x40;
 const MAP_FIXED_NOREPLACE: u32 = 0x10_0000;
 const CLONE_VM: u32 = 0x100;
+const CLONE_VFORK: u32 = 0x4000;
+const CLONE_THREAD: u32 = 0x1_0000;
 const CLONE_UNTRACED: u64 = 0x80_0000;
 const MADV_REMOVE: u32 = 9;
 
@@ -49,7 +51,10 @@ pub(super) fn add_rules(filter: &mut Filter, cookie: u32) {
     if !traps_all_madvise {
         filter.when(libc::SYS_madvise, vec![test(2, u32::MAX, MADV_REMOVE)]);
     }
-    filter.when(libc::SYS_clone, vec![test(0, CLONE_VM, 0)]);
+    // Not threads and not vfork, which share the address space until it is given up.
+    let kind = CLONE_VM | CLONE_THREAD | CLONE_VFORK;
+    let any_of = vec![0, CLONE_VFORK, CLONE_VM];
+    filter.when(libc::SYS_clone, vec![ArgTest { arg: 0, mask: kind, any_of }]);
     for nr in [
         libc::SYS_mremap,
         libc::SYS_clone3,
@@ -87,13 +92,16 @@ impl Supervisor {
         if let Some(why) = live.engine.distrusts(tgid).map(str::to_owned) {
             live.engine.bar(id, &why);
         }
-        let bar = |live: &mut Live, error: &dyn std::fmt::Display| {
-            live.engine.bar(id, &format!("process {tgid} maps it, and {error}"));
+        let bar = |live: &mut Live, error: &Untrapped| {
+            // Who was killed on the way maps nothing.
+            if !matches!(error, Untrapped::Inject(InjectError::Gone)) {
+                live.engine.bar(id, &format!("process {tgid} maps it, and {error}"));
+            }
         };
         let seized = match Seized::new(call.tid) {
             Ok(seized) => seized,
             Err(error) => {
-                bar(live, &error);
+                bar(live, &error.into());
                 return Answer::Native;
             }
         };
@@ -102,9 +110,8 @@ impl Supervisor {
         drop(self.listener.reply(call.id, Err(Errno::NOMEM)));
         let mut thread = match seized.stopped() {
             Ok(thread) => thread,
-            Err(InjectError::Gone) => return Answer::Sent,
             Err(error) => {
-                bar(live, &error);
+                bar(live, &error.into());
                 return Answer::Sent;
             }
         };
@@ -125,15 +132,28 @@ impl Supervisor {
                 }
                 if let Ok(addr) = result {
                     let _ = self.guard_mapped(thread.tid(), tgid, id, addr, args);
+                    self.note_mapped(id, tgid, args);
                 }
                 let _ = thread.finish(result);
             }
             Err(error) => {
-                bar(live, &error);
+                bar(live, &error.into());
                 let _ = thread.finish(Err(Errno::NOMEM));
             }
         }
         Answer::Sent
+    }
+
+    /// Records a mapping of a whole buffer.
+    fn note_mapped(&self, id: BufferId, tgid: i32, args: MmapArgs) {
+        let shared = &mut *lock(&self.shared);
+        let size = shared.device.buffer(id).map_or(0, |buffer| buffer.size_bytes);
+        if let Some(bus) = &mut shared.program_bus
+            && args.offset == 0
+            && args.len.next_multiple_of(4096) == size
+        {
+            bus.mapped(id, tgid);
+        }
     }
 
     /// mremap of a buffer, after the device's own refusals.
@@ -146,27 +166,39 @@ impl Supervisor {
             return Answer::Native;
         }
         let Some(tgid) = caller::tgid(call.tid) else { return Answer::Sent };
-        let space = live.engine.space_of(tgid);
-        let seized = space.ok_or(InjectError::Gone).and_then(|_| Seized::new(call.tid));
-        let seized = match seized {
+        let bar = |live: &mut Live, error: InjectError| {
+            if error != InjectError::Gone {
+                live.engine.bar(id, &format!("process {tgid} moves its mapping, and {error}"));
+            }
+        };
+        let Some(space) = live.engine.space_of(tgid) else {
+            // Its mapping was not trapped in the first place, and is known for it.
+            return Answer::Native;
+        };
+        let seized = match Seized::new(call.tid) {
             Ok(seized) => seized,
             Err(error) => {
-                live.engine.bar(id, &format!("process {tgid} moves its mapping, and {error}"));
+                bar(live, error);
                 return Answer::Native;
             }
         };
         drop(self.listener.reply(call.id, Err(Errno::NOMEM)));
-        let Ok(mut thread) = seized.stopped() else {
-            live.engine.bar(id, &format!("process {tgid} moves its mapping, and did not stop"));
-            return Answer::Sent;
+        let mut thread = match seized.stopped() {
+            Ok(thread) => thread,
+            Err(error) => {
+                bar(live, error);
+                return Answer::Sent;
+            }
         };
         let mut args = call.args;
         args[5] = u64::from(live.cookie) << 32;
-        let result = thread.call(libc::SYS_mremap, args).unwrap_or(Err(Errno::NOMEM));
-        if let Some(space) = space {
-            live.engine.scan(space);
-            live.check_trapped(id, tgid, result);
+        let result = thread.call(libc::SYS_mremap, args);
+        if let Err(error) = result {
+            bar(live, error);
         }
+        let result = result.unwrap_or(Err(Errno::NOMEM));
+        live.engine.scan(space);
+        live.check_trapped(id, tgid, result);
         let _ = thread.finish(result);
         Answer::Sent
     }
@@ -183,13 +215,16 @@ impl Supervisor {
             _ => 0,
         };
         if flags & u64::from(CLONE_VM) != 0 {
+            // Another process that may map a buffer into the caller's address space at any time.
+            live.sharers |= flags & u64::from(CLONE_THREAD | CLONE_VFORK) == 0;
             return Answer::Native;
         }
         let Some(tgid) = caller::tgid(call.tid) else { return Answer::Native };
         let parent = live.engine.space_of(tgid);
         let maps = parent.is_some_and(|space| !live.engine.spaces()[space].areas.is_empty());
         // Another thread may map a buffer before this one has forked.
-        let alone = caller::status(call.tid, "Threads").as_deref() == Some("1");
+        let threads = caller::status(call.tid, "Threads");
+        let alone = threads.as_deref() == Some("1") && !live.sharers;
         if !maps && alone {
             return Answer::Native;
         }

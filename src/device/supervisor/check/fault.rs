@@ -3,11 +3,12 @@
 use rustix::io::Errno;
 
 use super::{Hands, Supervisor, lock};
-use crate::device::BufferId;
 use crate::device::misuse::guard::{Area, Change, Mode, READ, WRITE, page};
 use crate::device::misuse::{Act, Allowed, Finding, Kind};
 use crate::device::supervisor::stack::Registers;
+use crate::device::supervisor::stack::maps::mappings;
 use crate::device::supervisor::{caller, now_ns};
+use crate::device::{BufferId, Life, Object};
 use crate::sys::trace::{self, Stop};
 use crate::uapi::PAGE_SIZE;
 
@@ -39,6 +40,11 @@ struct Stepped {
     signal: Option<i32>,
 }
 
+/// The registers that a stack is unwound from.
+fn of_stopped(saved: trace::Registers) -> Registers {
+    Registers { pc: saved.rip, sp: saved.rsp, bp: Some(saved.rbp) }
+}
+
 /// What a fault calls for.
 enum Cure {
     /// It is the program's own.
@@ -54,34 +60,64 @@ impl Supervisor {
     pub(super) fn handle_fault(&mut self, tid: i32, signal: i32) -> Result<(), Errno> {
         let Some(fault) = trace::fault(tid) else { return trace::resume(tid, Some(signal)) };
         let Some(pid) = caller::tgid(tid) else { return Ok(()) };
-        if signal != libc::SIGSEGV || fault.code != SEGV_ACCERR {
+        if signal == libc::SIGBUS {
+            self.gone(tid, pid, fault.addr);
+            return trace::resume(tid, Some(signal));
+        }
+        if fault.code != SEGV_ACCERR {
             return trace::resume(tid, Some(signal));
         }
         match self.cure(pid, fault.addr) {
             Cure::None => trace::resume(tid, Some(signal)),
             Cure::Adapt => {
-                let hands = Hands::new(tid, self.gate_of(pid))?;
+                let hands = Hands::new(tid, self.gate_of(pid), self.cookie())?;
                 self.adapt(pid, &hands, false)?;
                 trace::resume(tid, None)
             }
             Cure::Misuse => {
-                let hands = Hands::new(tid, self.gate_of(pid))?;
+                let hands = Hands::new(tid, self.gate_of(pid), self.cookie())?;
                 self.misuse(pid, &hands, fault.addr)
             }
         }
     }
 
-    fn gate_of(&mut self, pid: i32) -> u64 {
+    /// A SIGBUS: reports it if a buffer lies there that was purged or revoked.
+    fn gone(&mut self, tid: i32, pid: i32, addr: u64) {
+        let mapping = mappings(pid).into_iter().find(|mapping| mapping.contains(addr));
+        let Some(mapping) = mapping else { return };
+        let (id, kind, word) = {
+            let shared = lock(&self.shared);
+            let Some(Object::Buffer(id)) = shared.files.by_inode(mapping.inode) else { return };
+            match shared.device.buffer(id).map(|buffer| buffer.life) {
+                Some(Life::Purged) => (id, Kind::AccessAfterPurge, "purged"),
+                Some(Life::Revoked) => (id, Kind::AccessAfterRevoke, "revoked"),
+                Some(Life::Live) | None => return,
+            }
+        };
+        let registers = trace::registers(tid).ok().map(of_stopped);
+        let site = self.stacks.site_at(tid, registers, now_ns());
+        let finding = Finding {
+            kind,
+            what: format!("The CPU touched the buffer after its exporter had {word} it: SIGBUS."),
+            act: Act::Access { addr, write: None },
+            site,
+            offset: Some(mapping.offset + (addr - mapping.start)),
+        };
+        self.report(id, finding);
+        self.show_reports();
+    }
+
+    pub(super) fn gate_of(&mut self, pid: i32) -> u64 {
         self.check.as_mut().and_then(|check| check.proc(pid)).map_or(0, |proc| proc.gate)
     }
 
     /// The guarded mapping at an address.
-    fn area(&mut self, pid: i32, addr: u64) -> Option<&mut Area> {
+    pub(super) fn area(&mut self, pid: i32, addr: u64) -> Option<&mut Area> {
         let areas = &mut self.check.as_mut()?.proc(pid)?.areas;
         areas.iter_mut().find(|area| area.range.contains(&addr))
     }
 
-    fn allowed(&self, buffer: BufferId) -> Allowed {
+    pub(super) fn allowed(&self, buffer: BufferId) -> Allowed {
         let shared = lock(&self.shared);
         let watch = shared.watch.as_ref();
         watch.map_or(Allowed::Writes, |watch| watch.brackets.allowed(buffer))
@@ -104,7 +140,7 @@ impl Supervisor {
     fn misuse(&mut self, pid: i32, hands: &Hands, addr: u64) -> Result<(), Errno> {
         let (tid, saved) = (hands.tid, hands.saved);
         // Before the step: afterwards the stack may be another one.
-        let at = Registers { pc: saved.rip, sp: saved.rsp, bp: Some(saved.rbp) };
+        let at = of_stopped(saved);
         let Some(stepped) = self.step_through(pid, hands, addr)? else {
             // More than the program may do by its own mapping: its own fault after all.
             return trace::resume(tid, Some(libc::SIGSEGV));
@@ -124,14 +160,14 @@ impl Supervisor {
             let finding = Finding {
                 kind,
                 what: format!("{what} on the buffer."),
-                act: Act::Access { addr: given.addr, write: given.write },
+                act: Act::Access { addr: given.addr, write: Some(given.write) },
                 site: site.clone(),
                 offset: Some(given.offset),
             };
             self.report(given.buffer, finding);
         }
         self.show_reports();
-        let after = Hands::new(tid, hands.gate)?;
+        let after = Hands::new(tid, hands.gate, hands.cookie)?;
         after.protect(&self.close_again(pid, saved.rip, &stepped.given))?;
         trace::resume(tid, stepped.signal)
     }

@@ -29,10 +29,12 @@ use crate::device::buffer::MmapArgs;
 use crate::device::misuse::Allowed;
 use crate::device::misuse::guard::{Area, Change, Dice, Mode};
 use crate::device::{Backing, BufferId, Ioctl, Object};
+use crate::sys::inject;
 use crate::sys::notify::Call;
 use crate::sys::trace::{self, Change as Fate, Follow, Registers, Stop};
 use crate::uapi::{PAGE_SIZE, dma_buf};
 
+pub(super) mod calls;
 mod fault;
 
 /// What to check.
@@ -50,6 +52,8 @@ struct Proc {
     /// A `syscall` instruction of its own.
     gate: u64,
     areas: Vec<Area>,
+    /// Where its next mapping goes.
+    next: u64,
     /// Accesses followed one by one since the last END, by program counter.
     strikes: BTreeMap<u64, u32>,
 }
@@ -59,6 +63,8 @@ struct Proc {
 pub(super) struct Check {
     mode: Mode,
     dice: Dice,
+    /// Tells the calls that we make in a program from its own.
+    cookie: u32,
     procs: BTreeMap<i32, Proc>,
     attached: BTreeSet<i32>,
     refused: BTreeSet<i32>,
@@ -68,30 +74,39 @@ pub(super) struct Check {
 struct Hands {
     tid: i32,
     gate: u64,
+    cookie: u32,
     saved: Registers,
 }
 
 impl Hands {
-    fn new(tid: i32, gate: u64) -> Result<Self, Errno> {
-        Ok(Self { tid, gate, saved: trace::registers(tid)? })
+    fn new(tid: i32, gate: u64, cookie: u32) -> Result<Self, Errno> {
+        Ok(Self { tid, gate, cookie, saved: trace::registers(tid)? })
+    }
+
+    /// Has the thread execute a system call.
+    fn call(&self, nr: i64, args: [u64; 6]) -> Result<Result<u64, Errno>, Errno> {
+        trace::call(self.tid, self.gate, &self.saved, nr, args)
     }
 
     /// Changes protections.
     fn protect(&self, changes: &[Change]) -> Result<(), Errno> {
         for (range, prot) in changes {
-            let args = [range.start, range.end - range.start, u64::from(*prot), 0, 0, 0];
+            // The kernel looks at three arguments, the filter at the last.
+            let cookie = u64::from(self.cookie) << 32;
+            let args = [range.start, range.end - range.start, u64::from(*prot), 0, 0, cookie];
             // What the program has unmapped meanwhile is ENOMEM, and needs no protection.
-            let _ = trace::call(self.tid, self.gate, &self.saved, libc::SYS_mprotect, args)?;
+            let _ = self.call(libc::SYS_mprotect, args)?;
         }
         Ok(())
     }
 }
 
 impl Check {
-    pub(super) fn new(config: CheckConfig) -> Self {
+    pub(super) fn new(config: CheckConfig, cookie: u32) -> Self {
         Self {
             mode: config.mode,
             dice: Dice(config.seed),
+            cookie,
             procs: BTreeMap::new(),
             attached: BTreeSet::new(),
             refused: BTreeSet::new(),
@@ -117,7 +132,10 @@ impl Check {
                 if self.attached.contains(&tid) {
                     continue;
                 }
-                match trace::attach(tid, Follow { children: true, die_with_us: true }) {
+                match trace::attach(
+                    tid,
+                    Follow { children: true, die_with_us: self.mode != Mode::Off },
+                ) {
                     Ok(()) => fresh |= self.attached.insert(tid),
                     // A thread that one of ours has made meanwhile is attached already.
                     Err(Errno::PERM) if trace::is_ours(tid) => fresh |= self.attached.insert(tid),
@@ -150,6 +168,17 @@ fn stand_still(tid: i32) -> Result<(), Errno> {
     }
 }
 
+/// Puts the result of a call into registers.
+#[cfg(target_arch = "x86_64")]
+fn answer(registers: &mut Registers, result: Result<u64, Errno>) {
+    registers.rax = match result {
+        Ok(value) => value,
+        Err(errno) => i64::from(-errno.raw_os_error()).cast_unsigned(),
+    };
+    // Not in a call any more, so that nothing is restarted.
+    registers.orig_rax = u64::MAX;
+}
+
 /// The buffer behind a mapping, if it is one that can be guarded.
 fn buffer_of(shared: &Shared, mapping: &Mapping) -> Option<BufferId> {
     let Some(Object::Buffer(id)) = shared.files.by_inode(mapping.inode) else { return None };
@@ -170,17 +199,36 @@ impl Supervisor {
         if trace::interrupt(call.tid).is_err() {
             return Answer::Native;
         }
-        if self.listener.resume(call.id).is_err() {
-            return Answer::Sent;
-        }
-        let done = stand_still(call.tid)
-            .and_then(|()| trace::registers(call.tid))
-            .and_then(|registers| self.guard_mapped(call.tid, pid, id, registers.rax, args))
-            .and_then(|()| trace::resume(call.tid, None));
-        if let Err(errno) = done {
+        // Should the thread not stop, it shall not believe in a mapping.
+        if self.listener.reply(call.id, Err(Errno::NOMEM)).is_ok()
+            && let Err(errno) = self.map_for(call, pid, id, args)
+        {
             self.lost(call.tid, errno);
         }
         Answer::Sent
+    }
+
+    /// Makes a mapping in a thread that has left its mmap, and lets it go on with the answer.
+    fn map_for(
+        &mut self,
+        call: &Call,
+        pid: i32,
+        id: BufferId,
+        args: MmapArgs,
+    ) -> Result<(), Errno> {
+        stand_still(call.tid)?;
+        let mut hands = Hands::new(call.tid, self.gate_of(pid), self.cookie())?;
+        let result = self.map_in_region(pid, &hands, call, args)?;
+        if let Ok(addr) = result {
+            self.guard_mapped(call.tid, pid, id, addr, args)?;
+        }
+        answer(&mut hands.saved, result);
+        trace::set_registers(call.tid, hands.saved)?;
+        trace::resume(call.tid, None)
+    }
+
+    fn cookie(&self) -> u32 {
+        self.check.as_ref().map_or(0, |check| check.cookie)
     }
 
     /// Attaches to the caller's process, which is about to map a buffer.
@@ -190,7 +238,8 @@ impl Supervisor {
             shared.device.buffer(id).is_none_or(|buffer| buffer.backing == Backing::Foreign)
         };
         let check = self.check.as_mut()?;
-        if check.mode == Mode::Off || foreign {
+        // Without checks of every access those of dead buffers are seen, as SIGBUS.
+        if foreign || (check.mode == Mode::Off && self.live.is_none()) {
             return None;
         }
         let pid = caller::tgid(call.tid)?;
@@ -223,7 +272,9 @@ impl Supervisor {
         if addr.cast_signed() <= 0 {
             return Ok(());
         }
-        let hands = Hands::new(tid, proc.gate)?;
+        let gate = proc.gate;
+        let hands = Hands::new(tid, gate, check.cookie)?;
+        let Some(proc) = check.proc(pid) else { return Ok(()) };
         let len = args.len.next_multiple_of(PAGE_SIZE);
         let range = addr..addr.saturating_add(len);
         proc.areas.retain(|area| area.range.end <= range.start || range.end <= area.range.start);
@@ -251,7 +302,7 @@ impl Supervisor {
         let pid = caller::tgid(call.tid)?;
         self.with_watch(|watch| watch.brackets.sync(id, pid, sync.flags));
         let check = self.check.as_mut()?;
-        let gate = check.proc(pid)?.gate;
+        let (gate, cookie) = (check.proc(pid)?.gate, check.cookie);
         if trace::interrupt(call.tid).is_err() {
             return None;
         }
@@ -260,7 +311,7 @@ impl Supervisor {
         }
         let ends = sync.flags & dma_buf::SYNC_END != 0;
         let done = stand_still(call.tid)
-            .and_then(|()| Hands::new(call.tid, gate))
+            .and_then(|()| Hands::new(call.tid, gate, cookie))
             .and_then(|hands| self.adapt(pid, &hands, ends))
             .and_then(|()| trace::resume(call.tid, None));
         if let Err(errno) = done {
@@ -292,6 +343,11 @@ impl Supervisor {
 
     /// A stop or an end of a child or an attached thread, from the main loop.
     pub(super) fn handle_stop(&mut self, tid: i32, stop: Stop) {
+        if self.check.is_none() {
+            // Nobody stays attached without a check.
+            let signal = if let Stop::Signal(signal) = stop { Some(signal) } else { None };
+            return inject::let_go(tid, signal);
+        }
         let done = match stop {
             Stop::Signal(signal @ (libc::SIGSEGV | libc::SIGBUS)) => self.handle_fault(tid, signal),
             Stop::Signal(signal) => trace::resume(tid, Some(signal)),

@@ -107,6 +107,11 @@ impl Stacks {
         Self { started_ns, ..Self::default() }
     }
 
+    /// A moment, counted from the start.
+    pub fn since_start(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.started_ns)
+    }
+
     /// Where a thread is that sleeps in a call or a fault.
     pub fn site(&mut self, tid: i32, now_ns: u64) -> Site {
         self.site_at(tid, Registers::of_sleeper(tid), now_ns)
@@ -117,7 +122,7 @@ impl Stacks {
         let pid = caller::tgid(tid).unwrap_or(tid);
         let comm = std::fs::read_to_string(format!("/proc/{tid}/comm")).unwrap_or_default();
         let frames = registers.map_or_else(Vec::new, |registers| self.unwind(pid, registers));
-        let at_ns = now_ns.saturating_sub(self.started_ns);
+        let at_ns = self.since_start(now_ns);
         Site { pid, tid, comm: comm.trim_end().to_owned(), at_ns, frames }
     }
 

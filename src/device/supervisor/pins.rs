@@ -1,0 +1,238 @@
+//! Pins of a buffer's pages, as programs take them, and whether they are alive when it moves.
+//!
+//! vmsplice and io_uring_register are handed over where misuse is reported. What they were given is
+//! compared with the caller's mappings and remembered. A pin is alive as long as the kernel says
+//! that its holder is: bytes wait in the pipe (FIONREAD), the address is among the `UserBufs` of
+//! an io_uring of the process (/proc/PID/fdinfo), the thread is in the same call
+//! (/proc/TID/syscall).
+//!
+//! **Not seen**: bytes of another origin that came into a pipe after ours were read keep our pin
+//! alive in the books; a ring that is mapped and has no descriptor any more; Linux AIO.
+
+use std::os::fd::AsFd;
+
+use super::holders::holders;
+use super::stack::maps::mappings;
+use super::{Supervisor, caller, int, lock, now_ns, uint};
+use crate::device::misuse::{Deed, Holder, Pin};
+use crate::device::{BufferId, Inode, Life, Object};
+use crate::sys::notify::Call;
+use crate::sys::seccomp::Filter;
+use crate::uapi::PAGE_SIZE;
+
+/// Most elements of an iovec (UIO_MAXIOV).
+const IOVECS_MAX: u64 = 1024;
+
+/// Adds the calls that pin to a filter.
+pub(super) fn add_rules(filter: &mut Filter) {
+    filter.always(libc::SYS_vmsplice).always(libc::SYS_io_uring_register);
+}
+
+/// Operations of io_uring_register that pin.
+const REGISTER_BUFFERS: u32 = 0;
+const REGISTER_BUFFERS2: u32 = 15;
+const REGISTER_BUFFERS_UPDATE: u32 = 16;
+/// The descriptor is an index among the registered rings.
+const USE_REGISTERED_RING: u32 = 1 << 31;
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk);
+    bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+}
+
+/// Base and length of the elements of an iovec array.
+fn iovecs(tid: i32, addr: u64, count: u64) -> Vec<(u64, u64)> {
+    let len = usize::try_from(count.min(IOVECS_MAX) * 16).unwrap_or(0);
+    let bytes = caller::read(tid, addr, len).unwrap_or_default();
+    bytes.chunks_exact(16).map(|iovec| (word(iovec, 0), word(iovec, 8))).collect()
+}
+
+/// The memory that an io_uring_register would pin.
+pub(super) fn registered(call: &Call) -> Vec<(u64, u64)> {
+    let [_, opcode, arg, count, ..] = call.args;
+    match uint(opcode) & !USE_REGISTERED_RING {
+        REGISTER_BUFFERS => iovecs(call.tid, arg, count),
+        // struct io_uring_rsrc_register: nr u32, flags u32, resv2, data, tags.
+        REGISTER_BUFFERS2 => {
+            let bytes = caller::read(call.tid, arg, 24).unwrap_or_default();
+            iovecs(call.tid, word(&bytes, 16), word(&bytes, 0) & u64::from(u32::MAX))
+        }
+        // struct io_uring_rsrc_update2: offset u32, resv u32, data, tags, nr u32, resv2 u32.
+        REGISTER_BUFFERS_UPDATE => {
+            let bytes = caller::read(call.tid, arg, 32).unwrap_or_default();
+            iovecs(call.tid, word(&bytes, 8), word(&bytes, 24) & u64::from(u32::MAX))
+        }
+        _ => Vec::new(),
+    }
+}
+
+impl Supervisor {
+    /// vmsplice into a pipe, before it is let go.
+    pub(super) fn watch_vmsplice(&mut self, call: &Call) {
+        let [fd, iov, count, ..] = call.args;
+        let Ok(file) = self.callers.file(call.tid, int(fd)) else { return };
+        let Ok(inode) = super::files::inode(file.as_fd()) else { return };
+        // From the read end it copies, and pins nothing for longer than the call.
+        let writes = rustix::fs::fcntl_getfl(&file).is_ok_and(|flags| {
+            flags.intersects(rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::RDWR)
+        });
+        if rustix::io::ioctl_fionread(&file) == Ok(0) {
+            let here =
+                |pin: &Pin| matches!(pin.holder, Holder::Pipe { inode: at, .. } if at == inode);
+            self.with_watch(|watch| watch.pins.forget(here));
+        }
+        drop(file);
+        if writes {
+            let memory = iovecs(call.tid, iov, count);
+            self.watch_pins(call, &memory, &Holder::Pipe { inode, fd: int(fd) });
+        }
+    }
+
+    /// io_uring_register, before it is let go.
+    pub(super) fn watch_ring(&mut self, call: &Call) {
+        let pid = caller::tgid(call.tid);
+        let gone = |pin: &Pin| {
+            let len = pin.range.end - pin.range.start;
+            pin.holder == Holder::Ring
+                && Some(pin.site.pid) == pid
+                && !ring_holds(pin.site.pid, pin.addr, len)
+        };
+        self.with_watch(|watch| watch.pins.forget(gone));
+        self.watch_pins(call, &registered(call), &Holder::Ring);
+    }
+
+    /// Remembers what of `memory` is a buffer's.
+    fn watch_pins(&mut self, call: &Call, memory: &[(u64, u64)], holder: &Holder) {
+        let watched = lock(&self.shared).watch.is_some();
+        let memory: Vec<_> = memory.iter().filter(|(_, len)| *len > 0).collect();
+        if memory.is_empty() || !watched {
+            return;
+        }
+        let mut found = Vec::new();
+        for mapping in mappings(call.tid) {
+            for &&(addr, len) in &memory {
+                let start = addr.max(mapping.start);
+                let end = addr.saturating_add(len).min(mapping.end);
+                let object = lock(&self.shared).files.by_inode(mapping.inode);
+                if let (true, Some(Object::Buffer(id))) = (start < end && mapping.shared, object) {
+                    let from = mapping.offset + (start - mapping.start);
+                    found.push((id, from..from + (end - start), start));
+                }
+            }
+        }
+        if found.is_empty() {
+            return;
+        }
+        let site = self.stacks.site(call.tid, now_ns());
+        self.with_watch(|watch| {
+            for (buffer, range, addr) in found {
+                let pin = Pin { buffer, range, addr, holder: holder.clone(), site: site.clone() };
+                watch.did(buffer, Deed::Pinned { by: pin.call() }, site.clone());
+                watch.pins.push(pin);
+            }
+        });
+    }
+
+    /// The exporter has moved pages of a buffer, or taken them away: what was pinned is stale.
+    pub(super) fn watch_moved(&mut self, id: BufferId, first: usize, pages: usize, life: Life) {
+        let at_ns = self.stacks.since_start(now_ns());
+        let wide =
+            |pages: usize| u64::try_from(pages).unwrap_or(u64::MAX).saturating_mul(PAGE_SIZE);
+        let start = wide(first);
+        let range = start..start.saturating_add(wide(pages));
+        let mut pins = Vec::new();
+        self.with_watch(|watch| {
+            match life {
+                Life::Live => watch.exporter_moved(id, at_ns),
+                Life::Purged => watch.exporter_did(id, Deed::Purged, at_ns),
+                Life::Revoked => watch.exporter_did(id, Deed::Revoked, at_ns),
+            }
+            pins = watch.pins.take(id, &range);
+        });
+        for pin in pins {
+            if self.is_alive(&pin) {
+                self.report(id, pin.finding(life == Life::Live));
+            }
+        }
+        self.show_reports();
+    }
+
+    /// Whether the kernel still has the pin.
+    fn is_alive(&mut self, pin: &Pin) -> bool {
+        let pid = pin.site.pid;
+        match &pin.holder {
+            Holder::Pipe { inode, fd } => self.pipe_has_bytes(pid, *inode, *fd),
+            Holder::Ring => {
+                let len = pin.range.end - pin.range.start;
+                ring_holds(pid, pin.addr, len)
+            }
+            Holder::Call { nr, args } => is_in_call(pin.site.tid, *nr, *args),
+        }
+    }
+
+    /// Whether anything waits in a pipe, by whoever has it open.
+    fn pipe_has_bytes(&mut self, pid: i32, inode: Inode, fd: i32) -> bool {
+        let mut bytes = |pid, fd| {
+            let file = self.callers.file(pid, fd).ok()?;
+            let same = super::files::inode(file.as_fd()) == Ok(inode);
+            same.then(|| rustix::io::ioctl_fionread(&file).unwrap_or(0))
+        };
+        if let Some(waiting) = bytes(pid, fd) {
+            return waiting > 0;
+        }
+        let others = holders(&[inode]).remove(&inode).unwrap_or_default();
+        others.iter().any(|holder| bytes(holder.pid, holder.fd).is_some_and(|waiting| waiting > 0))
+    }
+}
+
+/// Whether an io_uring of a process has memory registered that overlaps this.
+fn ring_holds(pid: i32, addr: u64, len: u64) -> bool {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    files.filter_map(|file| std::fs::read_to_string(file.path()).ok()).any(|text| {
+        registered_ranges(&text).any(|(start, size)| {
+            start < addr.saturating_add(len) && addr < start.saturating_add(size)
+        })
+    })
+}
+
+/// The buffers in the fdinfo of an io_uring: `    0: 0x7f00/8192` below `UserBufs:`.
+fn registered_ranges(fdinfo: &str) -> impl Iterator<Item = (u64, u64)> {
+    let lines = fdinfo.lines().skip_while(|line| !line.starts_with("UserBufs:")).skip(1);
+    lines.map_while(|line| {
+        let (_, range) = line.strip_prefix(' ')?.split_once(": ")?;
+        let (addr, len) = range.split_once('/').unwrap_or((range, "0"));
+        let addr = u64::from_str_radix(addr.strip_prefix("0x").unwrap_or(addr), 16);
+        // An empty slot has no address.
+        Some((addr.unwrap_or(0), len.trim().parse().unwrap_or(0)))
+    })
+}
+
+/// Whether a thread is still in the call that it was let go with.
+fn is_in_call(tid: i32, nr: i64, args: [u64; 6]) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
+    let mut fields = text.split_ascii_whitespace();
+    let same = fields.next().and_then(|field| field.parse().ok()) == Some(nr);
+    let hex = |field: &str| u64::from_str_radix(field.trim_start_matches("0x"), 16).ok();
+    same && fields.take(6).map(hex).eq(args.map(Some))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registered_buffers_are_read() {
+        let text = "UserFiles:\t0\nUserBufs:\t2\n    0: 0x55990c393000/8192\n    1: <none>\n\
+                    PollList:\nCqOverflowList:\n";
+        let ranges: Vec<_> = registered_ranges(text).collect();
+        assert_eq!(ranges, [(0x5599_0c39_3000, 8192), (0, 0)]);
+        assert_eq!(registered_ranges("UserBufs:\t0\nPollList:\n").count(), 0);
+        assert_eq!(registered_ranges("pos:\t0\n").count(), 0);
+    }
+
+    #[test]
+    fn a_thread_that_runs_is_in_no_call() {
+        let tid = std::process::id().cast_signed();
+        assert!(!is_in_call(tid, libc::SYS_pwrite64, [0; 6]));
+    }
+}
