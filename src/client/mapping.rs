@@ -8,7 +8,7 @@ use super::connection::{Error, Shared, lock};
 use super::device::GupPin;
 use crate::device::socket::protocol::{Answer, Request};
 use crate::sys::map::{Prot, Sharing, Window};
-use crate::sys::page::{Frame, PAGE_BYTES, Range, Span};
+use crate::sys::page::{Frame, PAGE_BYTES, Span};
 use crate::sys::touch::Access;
 use crate::sys::uffd::Uffd;
 
@@ -27,6 +27,8 @@ impl Mapped {
     /// The exporter is gone, perhaps in the middle of a move.
     pub(super) fn orphaned(&self, uffd: &Uffd) {
         let range = self.span().range();
+        // First: a page that was protected when it went left a marker, which can't be poisoned.
+        let _ours = uffd.write_unprotect(range);
         for page in 0..self.window.pages() {
             if !self.is_present(page) {
                 let page = self.window.span(page, 1).range();
@@ -37,8 +39,7 @@ impl Mapped {
                 }
             }
         }
-        let _ours = uffd.write_unprotect(range);
-        let _ours = uffd.wake(Range { ..range });
+        let _ours = uffd.wake(range);
     }
 
     fn is_present(&self, page: usize) -> bool {
