@@ -67,8 +67,16 @@ impl Buffer {
     /// # Errors
     /// EINVAL: other flags, or none. [`Error::TimedOut`]: a fence does not signal.
     pub fn begin_cpu_access(&self, flags: u64) -> Result<CpuAccess<'_>, Error> {
-        self.shared.tell(&Request::Sync { buffer: self.id, flags })?;
+        self.sync(flags)?;
         Ok(CpuAccess { buffer: self, flags })
+    }
+
+    /// DMA_BUF_IOCTL_SYNC as it is, START or END.
+    ///
+    /// # Errors
+    /// As [`Buffer::begin_cpu_access`].
+    pub fn sync(&self, flags: u64) -> Result<(), Error> {
+        self.shared.tell(&Request::Sync { buffer: self.id, flags })
     }
 
     /// Attaches a device.
@@ -86,6 +94,12 @@ impl Buffer {
     pub fn lock(&self) -> Result<ResvLock<'_>, Error> {
         self.shared.tell(&Request::Lock { buffer: self.id })?;
         Ok(ResvLock { buffer: self })
+    }
+
+    /// A guard for the lock that this process has already and whose guard was forgotten. Without
+    /// the lock the exporter refuses what is done under it.
+    pub fn resume_lock(&self) -> ResvLock<'_> {
+        ResvLock { buffer: self }
     }
 
     /// Makes the exporter move, evict, purge or revoke the buffer, as pressure on its memory or
@@ -121,8 +135,7 @@ pub struct CpuAccess<'a> {
 
 impl Drop for CpuAccess<'_> {
     fn drop(&mut self) {
-        let flags = self.flags | dma_buf::SYNC_END;
-        let _gone = self.buffer.shared.tell(&Request::Sync { buffer: self.buffer.id, flags });
+        let _gone = self.buffer.sync(self.flags | dma_buf::SYNC_END);
     }
 }
 

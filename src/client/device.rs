@@ -140,7 +140,12 @@ impl Attachment {
     pub fn submit(&self, lock: &ResvLock<'_>, usage: Usage) -> Result<Fence, Error> {
         self.check(lock)?;
         let id = self.shared.number(&Request::Submit { attachment: self.id, usage })?;
-        Ok(Fence { shared: Arc::clone(&self.shared), attachment: self.id, id })
+        Ok(self.fence(id))
+    }
+
+    /// A fence of this attachment by its number.
+    pub fn fence(&self, id: u64) -> Fence {
+        Fence { shared: Arc::clone(&self.shared), attachment: self.id, id }
     }
 
     /// The device writes within one page.
@@ -208,11 +213,17 @@ pub struct Fence {
 }
 
 impl Fence {
+    /// Its number, for [`Attachment::fence`].
+    #[must_use]
+    pub fn into_id(self) -> u64 {
+        self.id
+    }
+
     /// `dma_fence_signal`: the job is done.
     ///
     /// # Errors
-    /// [`Error::Gone`].
-    pub fn signal(self) -> Result<(), Error> {
+    /// EINVAL: it has signalled already. [`Error::Gone`].
+    pub fn signal(&self) -> Result<(), Error> {
         self.shared.tell(&Request::Signal { attachment: self.attachment, fence: self.id })
     }
 }

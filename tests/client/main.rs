@@ -5,6 +5,7 @@
 #[path = "../common/lab.rs"]
 mod lab;
 
+mod examples;
 mod hazards;
 mod kit;
 mod lives;

@@ -213,7 +213,7 @@ impl Running {
     /// No thread can be started.
     pub fn start(
         spec: DeviceSpec,
-        host: Arc<dyn Host>,
+        host: Arc<dyn Host + Send + Sync>,
         number: u64,
         now_ns: fn() -> u64,
     ) -> std::io::Result<Self> {
@@ -257,7 +257,7 @@ struct Bound {
 
 struct Machine {
     spec: DeviceSpec,
-    host: Arc<dyn Host>,
+    host: Arc<dyn Host + Send + Sync>,
     holder: Holder,
     now_ns: fn() -> u64,
     bound: Option<Bound>,

@@ -35,6 +35,7 @@ pub mod journal;
 pub mod maps;
 pub mod mover;
 pub mod record;
+mod resv;
 pub mod space;
 
 pub use chaos::{Chaos, ChaosConfig, Deed};

@@ -254,6 +254,7 @@ impl Session<'_> {
         state.device.installed(Object::Buffer(buffer), inode, crate::device::Backing::Memfd);
         let State { device, bus, .. } = state;
         bus.allocated(device, buffer, pages, self.exporter.placement)?;
+        device.placed(buffer, self.exporter.placement);
         state.handles.insert((buffer, self.holder), 1);
         let answer = Answer::Buffer { id: buffer.0, pages };
         Ok(Answered { answer, bytes: Vec::new(), fd: Some(file) })
