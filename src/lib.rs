@@ -10,10 +10,12 @@
 //! sys     -> uapi                   all unsafe code
 //! exec    -> litmus, model, sys     the model's effects on real memory and real processes
 //! device  -> model, sys, exec       transports: request -> action -> reply
+//! client  -> device, sys            the library of programs whose buffers move
 //! conformance -> sys                questions to a heap, real or ours, and Linux's answers
 //! report  -> model, explore, litmus terminal and JSON: values in, text out
 //! ```
 
+pub mod client;
 pub mod conformance;
 pub mod device;
 pub mod exec;

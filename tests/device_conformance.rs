@@ -6,7 +6,7 @@
 
 mod device_kit;
 
-use device_kit::{User, available, example, install, run, stage, text, users};
+use device_kit::{User, available, run, stage, text, users};
 
 /// One line of the suite's output.
 struct Line {
@@ -44,8 +44,8 @@ fn check(options: &[&str], user: User) {
     if !available(stage.path()) {
         return;
     }
-    let suite = install(stage.path(), &example("conformance"), "conformance");
-    let output = run(stage.path(), user, options, &[suite.to_str().unwrap()]);
+    let suite = stage.path().join("driftheap");
+    let output = run(stage.path(), user, options, &[suite.to_str().unwrap(), "__conformance"]);
     let lines = parse(&String::from_utf8_lossy(&output.stdout));
     assert_eq!(lines.len(), ROWS, "rows of {options:?}: {}", text(&output));
     let strict = options.contains(&"--strict");
@@ -86,9 +86,9 @@ fn the_mmap_rule_decides_get_user_pages() {
     if !available(stage.path()) {
         return;
     }
-    let suite = install(stage.path(), &example("conformance"), "conformance");
+    let suite = stage.path().join("driftheap");
     let options = ["-q", "--heap", "system,mmap=mixedmap-insert-page"];
-    let program = [suite.to_str().unwrap(), "gup."];
+    let program = [suite.to_str().unwrap(), "__conformance", "gup."];
     let output = run(stage.path(), User::Own, &options, &program);
     let lines = parse(&String::from_utf8_lossy(&output.stdout));
     assert!(lines.len() >= 13, "{}", text(&output));

@@ -17,6 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sys", &["uapi", "units"]),
     ("exec", &["litmus", "model", "sys", "units", "uapi", "explore"]),
     ("device", &["exec", "model", "sys", "uapi", "units"]),
+    ("client", &["device", "sys", "uapi", "units"]),
     ("conformance", &["sys"]),
     ("report", &["explore", "litmus", "model", "suite", "units"]),
 ];

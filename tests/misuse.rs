@@ -7,6 +7,7 @@
 mod device_kit;
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -114,6 +115,68 @@ fn brackets() {
         &[&exhaustive[..], &["--heap", "system,mmap=shmem"]].concat(),
     );
     check("tests/clients/misuse/bracket.c", &[&exhaustive[..], &["--strict"]].concat());
+}
+
+/// A mistake that is made often is seen though few pages are closed, and then it is counted less
+/// often than it was made.
+#[test]
+fn sampling() {
+    check("tests/clients/misuse/often.c", &["--check-access", "sampled"]);
+    check("tests/clients/misuse/often.c", &["--check-access", "exhaustive"]);
+    let stage = stage();
+    let client = "tests/clients/misuse/often.c";
+    let Some(program) = compile(stage.path(), client, &["-g"], true) else { return };
+    let count = |options: &[&str]| {
+        drop(watched(stage.path(), User::Own, options, &[program.to_str().unwrap()]));
+        reports(stage.path()).first().map_or(0, |report| report["count"].as_u64().unwrap())
+    };
+    if !available(stage.path()) {
+        return;
+    }
+    let every = count(&["--check-access", "exhaustive"]);
+    let some = count(&["--check-access", "sampled"]);
+    assert!(every >= 1600, "a read and a write each time: {every}");
+    assert!((1..every / 4).contains(&some), "{some} of {every}");
+    assert_eq!(some, count(&["--check-access", "sampled"]), "by seed");
+    assert_ne!(some, count(&["--check-access", "sampled", "--check-seed", "5"]));
+}
+
+/// The example of the README: ten lines, four mistakes.
+#[test]
+fn ten_lines() {
+    let stage = stage();
+    let client = "tools/examples/ten-lines.c";
+    if !available(stage.path()) {
+        return;
+    }
+    for (flags, expect) in
+        [(&["-g", "-w"][..], marked(client)), (&["-g", "-w", "-DFIXED"], BTreeSet::new())]
+    {
+        let Some(program) = compile(stage.path(), client, flags, false) else { return };
+        let file = stage.path().join("reports.json");
+        let mut command = Command::new(stage.path().join("driftheap"));
+        command.args(["run", "--chaos", "1,kinds=move", "--check-access", "exhaustive"]);
+        command.arg("--misuse-json").arg(&file).arg("--").arg(program);
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // The program waits for its input to end, and the pin needs a move.
+        let awaited =
+            if expect.is_empty() { "driftheap: " } else { "BUG: driftheap: pin-across-move" };
+        let mut told = String::new();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        while let Some(line) = lines.next().transpose().unwrap() {
+            told += &line;
+            if line.starts_with(awaited) {
+                break;
+            }
+        }
+        drop(child.stdin.take());
+        for line in lines {
+            told += &line.unwrap();
+        }
+        assert!(child.wait().unwrap().success(), "{told}");
+        let places: BTreeSet<_> = reports(stage.path()).iter().map(place).collect();
+        assert_eq!(places, expect, "{flags:?}: {told}");
+    }
 }
 
 /// What the kernel copies for a program counts as the program's access, and never fails for it.

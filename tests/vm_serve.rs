@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use driftheap::device::cuse::{HANDLE_FIRST, OPEN_HANDLE, memory_of};
+use driftheap::device::cuse::{HANDLE_FIRST, NodeHeap, OPEN_HANDLE, memory_of};
 use driftheap::uapi::dma_buf;
 use driftheap::uapi::dma_heap::{ALLOC, AllocationData};
 use nix::errno::Errno;
@@ -120,6 +120,30 @@ fn a_buffer_from_alloc_to_its_memory() {
     let stats = output(&mut driftheap(&["ctl", "stats"])).1;
     assert!(stats.contains("buffers\t0 now, 1 ever"), "{stats}");
     assert_eq!(server.end(Signal::SIGTERM).0, Some(0));
+}
+
+#[test]
+#[ignore = "needs /dev/cuse: tools/vm/test-cuse"]
+fn the_client_library_makes_descriptors() {
+    let _server = Server::start(&["--heap", "served:64K,mmap=shmem"]);
+    let heap = NodeHeap::open(Path::new(NODE)).expect("a node");
+    let buffer = heap.alloc(5000).expect("a buffer");
+    rustix::io::pwrite(&buffer.memory, b"shared", 4096).expect("memory");
+    // Another process would have the number from a message.
+    let again = heap.buffer(buffer.handle).expect("the same");
+    let mut bytes = [0; 6];
+    rustix::io::pread(&again.memory, &mut bytes, 4096).expect("memory");
+    assert_eq!(&bytes, b"shared");
+    let errno = |result: std::io::Result<_>| result.map(drop).map_err(|error| error.raw_os_error());
+    assert_eq!(errno(heap.alloc(0)), Err(Some(Errno::EINVAL as i32)));
+    assert_eq!(errno(heap.alloc(1 << 20)), Err(Some(Errno::ENOMEM as i32)), "the heap's size");
+    drop((buffer.file, again.file));
+    assert_eq!(errno(heap.buffer(buffer.handle)), Err(Some(Errno::EBADF as i32)));
+    for real in ["/dev/dma_heap/system", "/dev/null"] {
+        let refused = NodeHeap::open(Path::new(real)).map(drop);
+        let errno = refused.map_err(|error| error.raw_os_error());
+        assert_eq!(errno, Err(Some(Errno::ENOTSUP as i32)), "{real}");
+    }
 }
 
 #[test]

@@ -29,6 +29,7 @@ impl Ran {
     fn last_words(&self) -> String {
         let said = self.stderr.trim();
         let last = said.rsplit('\n').next().unwrap_or_default().trim();
+        let last = last.strip_prefix("error: ").unwrap_or(last);
         if last.is_empty() { self.status.to_string() } else { last.to_owned() }
     }
 }

@@ -19,10 +19,12 @@ mod one;
 mod out;
 mod pool;
 mod real;
+mod record;
 mod replay;
 mod run;
 mod serve;
 mod serve_cuse;
+mod serve_socket;
 mod vm;
 
 use std::process::ExitCode;

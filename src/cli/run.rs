@@ -2,13 +2,14 @@
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
 use driftheap::device::control::{Control, answer_supervised, default_path};
+use driftheap::device::live::emulate::DeviceSpec;
 use driftheap::device::live::mover::Step;
 use driftheap::device::live::{ChaosConfig, Sabotage};
 use driftheap::device::misuse::guard::Mode;
@@ -53,6 +54,17 @@ pub(crate) struct RunArgs {
     /// buffer's memory away: a program that uses it gets SIGBUS.
     #[arg(long, value_name = "SEED[,rate=N][,kinds=KIND[+KIND]...]")]
     chaos: Option<ChaosConfig>,
+    /// Emulated device that uses a buffer of the program, may be repeated. Implies --live.
+    ///
+    /// NAME,writes=BUF or reads=BUF, with BUF a name given by DMA_BUF_SET_NAME or #INDEX. Options:
+    /// every=16ms; hold=1ms, the time between an access's translation and its transfer;
+    /// importer=dynamic or static; notify=handled or ignored, what it does on move_notify;
+    /// fence=yes or no. What it hits by a stale address is reported.
+    #[arg(long = "device", value_name = "SPEC")]
+    devices: Vec<DeviceSpec>,
+    /// Write what happened as a litmus test for `driftheap check`. Implies --live.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// Break the exporter on purpose, to test that it is noticed.
     #[arg(long, value_name = "HOW", hide = true, value_parser = sabotage)]
     sabotage: Option<Sabotage>,
@@ -112,7 +124,7 @@ const MISUSED: u8 = 99;
 /// 99 by `--fail-on`.
 pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
     let fail_on = args.fail_on.clone().unwrap_or_default();
-    match supervise(args, out.quiet) {
+    match supervise(args, out) {
         Ok(exit) => {
             if !out.quiet {
                 summarise(&exit);
@@ -147,7 +159,7 @@ pub(super) fn heaps(
     Ok(distinct(listed)?)
 }
 
-fn supervise(args: RunArgs, quiet: bool) -> anyhow::Result<Ran> {
+fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     let watch = args.misuse || args.misuse_json.is_some() || args.fail_on.is_some();
     let mode = match args.check_access {
         CheckMode::Off => Mode::Off,
@@ -161,21 +173,26 @@ fn supervise(args: RunArgs, quiet: bool) -> anyhow::Result<Ran> {
         file.with_context(|| format!("can't write reports to {}", path.display()))
     });
     let json = json.transpose()?;
+    let emulates = args.record.is_some() || !args.devices.is_empty();
     let argv = args.command.into_iter().map(|arg| CString::new(arg.into_vec()));
     let config = Config {
         argv: argv.collect::<Result<_, _>>().context("an argument holds a NUL byte")?,
         heaps: heaps(args.heaps, args.heaps_file.as_ref())?,
         limits: Limits { bytes: args.max_bytes, buffers: args.max_buffers, ..Limits::default() },
-        live: (args.live || args.chaos.is_some())
+        live: (args.live || args.chaos.is_some() || emulates)
             .then(|| LiveConfig { chaos: args.chaos, sabotage: args.sabotage.unwrap_or_default() }),
         level: if args.strict { Level::Strict } else { Level::Needed },
+        devices: args.devices,
+        record: args.record.is_some(),
         watch,
         check: CheckConfig { mode, seed: args.check_seed },
-        quiet,
+        quiet: out.quiet,
     };
     let mut control = None;
     let mut failed = None;
+    let mut kept = None;
     let ran = supervisor::run(config, |shared| {
+        kept = Some(Arc::clone(shared));
         let path = args.control.clone().map_or_else(|| default_path(std::process::id()), Ok);
         match path.and_then(|path| {
             let shared = Arc::clone(shared);
@@ -194,7 +211,31 @@ fn supervise(args: RunArgs, quiet: bool) -> anyhow::Result<Ran> {
     if let (Some(file), Some(log)) = (json, &ran.misuse) {
         write_reports(file, log).context("can't write the reports")?;
     }
+    if let Some(shared) = kept {
+        report_devices(&shared, args.record.as_deref(), out)?;
+    }
     Ok(ran)
+}
+
+/// What the emulated devices hit, and the recording.
+fn report_devices(
+    shared: &Mutex<supervisor::Shared>,
+    record: Option<&Path>,
+    out: &Out,
+) -> anyhow::Result<()> {
+    let shared = supervisor::lock(shared);
+    let Some(program) = &shared.program_bus else { return Ok(()) };
+    out.note(&program.bus.findings.text());
+    let summary = program.bus.findings.summary();
+    if !summary.is_empty() {
+        out.note(&format!("driftheap: devices: {summary}\n"));
+    }
+    if let Some((path, recorder)) = record.zip(program.bus.recorder.as_ref()) {
+        let name = super::record::name_of(path);
+        let recording = recorder.recording(&name, "What a program and its devices did.");
+        super::record::write(path, &recording, out)?;
+    }
+    Ok(())
 }
 
 fn write_reports(file: std::fs::File, log: &Log) -> std::io::Result<()> {
@@ -236,7 +277,7 @@ fn summarise(exit: &Ran) {
             0 => String::new(),
             n => format!(", {n} without pfnmap"),
         },
-        moves(&stats),
+        moves(stats),
     );
     if let Some(misuse) = &exit.misuse {
         let summary = misuse.summary();

@@ -1,4 +1,5 @@
-//! `driftheap serve`: heaps and buffers as files of a FUSE mount, or a heap as a device node.
+//! `driftheap serve`: heaps and buffers as files of a FUSE mount, a heap as a device node, or an
+//! exporter at a socket.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -10,6 +11,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use driftheap::device::control::{Control, answer_served, default_path};
 use driftheap::device::fuse::{DeviceFs, Served, Zapper};
+use driftheap::device::live::emulate::DeviceSpec;
 use driftheap::device::rules::parse_size;
 use driftheap::device::{Device, HeapConfig, Limits};
 use fuser::{MountOption, Session, SessionACL};
@@ -17,7 +19,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::{Exit, out::Out, run::heaps};
 
-/// Serve heaps to several programs at once: as files of a mount, or as a device node.
+/// Serve heaps to several programs at once: as files of a mount, as a device node, or by a socket.
 ///
 /// --mount: DIR/dma_heap/NAME takes DMA_HEAP_IOCTL_ALLOC and answers N in its field `fd`; the
 /// buffer is DIR/buffers/N, to be opened, mapped and synchronised.
@@ -27,7 +29,11 @@ use super::{Exit, out::Out, run::heaps};
 /// SET_NAME and poll. Its memory, to be mapped, comes from the Unix socket @driftheap/NAME. Needs
 /// the module cuse and the right to open /dev/cuse.
 ///
-/// Neither can install a file in its caller, so a program has to know this; one that does not
+/// --socket: for programs that use the client library (driftheap::client, or its C header). Buffers
+/// move under them (`driftheap ctl move|evict|purge|revoke`), devices attach and do DMA by bus
+/// address, and what goes wrong is reported with the byte and the buffer; the exit status is 1 then.
+///
+/// A mount or a node can't install a file in its caller, so a program has to know this; one that does not
 /// belongs under `driftheap run`.
 ///
 /// Runs until SIGINT, SIGTERM or SIGHUP; the mount or the node goes whichever way it ends.
@@ -40,6 +46,22 @@ pub(crate) struct ServeArgs {
     /// Device node to make below /dev, such as dma_heap/driftheap
     #[arg(long, value_name = "NAME", group = "place")]
     cuse: Option<String>,
+    /// Unix socket to listen at, for programs that use the client library
+    #[arg(long, value_name = "PATH", group = "place")]
+    socket: Option<PathBuf>,
+    /// Emulated device that uses a buffer, may be repeated (--socket only)
+    ///
+    /// NAME,writes=BUF or reads=BUF, with BUF a buffer's name or #INDEX. Options: every=16ms;
+    /// hold=1ms, the time between an access's translation and its transfer; importer=dynamic or
+    /// static; notify=handled or ignored, what it does on move_notify; fence=yes or no.
+    #[arg(long = "device", value_name = "SPEC", requires = "socket")]
+    pub(super) devices: Vec<DeviceSpec>,
+    /// Write what happened as a litmus test (--socket only)
+    #[arg(long, value_name = "FILE", requires = "socket")]
+    pub(super) record: Option<PathBuf>,
+    /// Size of the carveout that buffers are allocated in (--socket only)
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
+    pub(super) vram: u64,
     /// Heap to offer, may be repeated with --mount [default: system, or the node's name]
     #[arg(long = "heap", value_name = "NAME[:SIZE]")]
     pub(super) heaps: Vec<HeapConfig>,
@@ -70,11 +92,14 @@ const DONE: u8 = b'.';
 const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
 
 pub(crate) fn run(mut args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
+    if let Some(path) = args.socket.take() {
+        return super::serve_socket::run(&path, args, out);
+    }
     match (args.mount.take(), args.cuse.take()) {
         (Some(dir), _) if args.unmount_at_eof => Ok(watch(&dir)),
         (Some(dir), _) => serve_mount(&dir, args, out),
         (None, Some(name)) => super::serve_cuse::run(&name, args, out),
-        (None, None) => bail!("say where: --mount DIR or --cuse NAME"),
+        (None, None) => bail!("say where: --mount DIR, --cuse NAME or --socket PATH"),
     }
 }
 
@@ -132,7 +157,7 @@ pub(super) fn end_signals() -> SigSet {
 }
 
 /// Waits for a signal, looking now and then whether the mount is still there.
-fn wait(signals: &SigSet, ended: impl Fn() -> bool) {
+pub(super) fn wait(signals: &SigSet, mut ended: impl FnMut() -> bool) {
     use nix::sys::signalfd::{SfdFlags, SignalFd};
     use rustix::event::{PollFd, PollFlags, Timespec};
     let Ok(fd) = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC) else { return };

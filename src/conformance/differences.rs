@@ -5,12 +5,13 @@
 
 use super::table::Transport;
 
-type Reasons = &'static [(&'static str, &'static str)];
+/// Reasons by the beginning of a row's name.
+pub type Reasons = &'static [(&'static str, &'static str)];
 
 /// Why `transport` may answer the row otherwise.
 pub fn why(transport: Transport, row: &str, note: &'static str) -> Option<&'static str> {
-    let listed = |reasons: Reasons| {
-        let found = reasons.iter().find(|(prefix, _)| row.starts_with(prefix));
+    let listed = || {
+        let found = reasons(transport).iter().find(|(prefix, _)| row.starts_with(prefix));
         found.map(|&(_, reason)| reason)
     };
     let kernel = || note.strip_prefix("kernel: ");
@@ -19,8 +20,16 @@ pub fn why(transport: Transport, row: &str, note: &'static str) -> Option<&'stat
     match transport {
         Transport::Run => strict().or_else(never).or_else(kernel),
         Transport::Strict => never().or_else(kernel),
-        Transport::Mount => listed(MOUNT).or_else(kernel),
-        Transport::Cuse => listed(CUSE).or_else(kernel),
+        Transport::Mount | Transport::Cuse => listed().or_else(kernel),
+    }
+}
+
+/// The listed reasons, each with how its rows' names begin; the first that fits is a row's.
+pub fn reasons(transport: Transport) -> Reasons {
+    match transport {
+        Transport::Run | Transport::Strict => &[],
+        Transport::Mount => MOUNT,
+        Transport::Cuse => CUSE,
     }
 }
 
@@ -50,8 +59,6 @@ const MOUNT: Reasons = &[
     ("info.", "there are no sync files without EXPORT_SYNC_FILE"),
     ("deadline.", "there are no sync files without EXPORT_SYNC_FILE"),
     ("sync-file.", "there are no sync files without EXPORT_SYNC_FILE"),
-    ("wait.", "there are no fences without sync files"),
-    ("poll.", "there are no fences without sync files"),
     ("mmap.shared-exec", "the mount is noexec"),
     ("mmap.page-too-long", "the kernel asks nobody before it maps a FUSE file"),
     ("mmap.byte-too-long", "the kernel asks nobody before it maps a FUSE file"),
@@ -88,7 +95,6 @@ const CUSE: Reasons = &[
     ("file.reopen", "a device node can be opened again, and is a heap then"),
     ("file.f", "the buffer's file is an open of the device node"),
     ("file.statx", "the buffer's file is an open of the device node"),
-    ("sync-file.mmap", "a sync file is an open of the device node, for reading and writing"),
     ("mmap.shared-exec", "memfd_secret lies on a file system mounted noexec"),
     ("mmap.rdonly", "memfd_secret can't be opened again with less than read and write"),
     ("mmap.wronly", "memfd_secret can't be opened again with less than read and write"),

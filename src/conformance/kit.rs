@@ -129,7 +129,8 @@ pub(crate) fn buffer_fd(arg: &Alloc) -> R {
 pub(crate) fn sync_file_fd(number: u32) -> R {
     match place() {
         Place::Node(node) => {
-            super::node::opened(&node, number, libc::O_RDWR | libc::O_CLOEXEC, false)
+            // A sync_file is open for reading only.
+            super::node::opened(&node, number, libc::O_RDONLY | libc::O_CLOEXEC, false)
         }
         Place::Kernel | Place::Mount(_) | Place::Exporter(_) => Ok(i64::from(number)),
     }

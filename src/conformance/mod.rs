@@ -31,7 +31,7 @@ mod node;
 mod table;
 mod udmabuf;
 
-pub use differences::why;
+pub use differences::{Reasons, reasons, why};
 pub use table::{Answers, Line, Outcome, Reference, Transport, answers, parse, print};
 
 use std::io::Write as _;

@@ -19,6 +19,7 @@ use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 use super::cuse::NodeState;
 use super::fuse::{Served, Zapper};
 use super::live::Deed;
+use super::socket::Exporter;
 use super::supervisor::holders::{Holder, holders};
 use super::supervisor::{Shared, lock};
 use super::{Backing, Buffer, BufferId, Device, Inode, Life, Placement};
@@ -264,14 +265,46 @@ pub fn answer_served(query: &Query, served: &Mutex<Served>, zapper: &Zapper) -> 
     show(query, &super::fuse::lock(served).device, &BTreeMap::new())
 }
 
+/// Answers one query about a socket exporter.
+pub fn answer_socket(query: &Query, exporter: &Exporter) -> String {
+    use crate::model::{Job, Placement as To};
+    let Some(deed) = query.verb.deed() else {
+        if query.verb == Verb::Zap {
+            return "can't zap: every move zaps; see `driftheap ctl move`\n".into();
+        }
+        return exporter.look(|device, _| show(query, device, &BTreeMap::new()));
+    };
+    let wanted =
+        |(id, buffer): (BufferId, &Buffer)| (Some(buffer.inode.ino) == query.ino).then_some(id);
+    let Some(id) = exporter.look(|device, _| device.buffers().find_map(wanted)) else {
+        return "refused: no buffer has this inode: see `driftheap ctl list`\n".into();
+    };
+    let job = match deed {
+        Deed::Move => Job::Move(To::Vram),
+        Deed::Evict => Job::Move(To::System),
+        Deed::Purge => Job::Purge,
+        Deed::Revoke => Job::Revoke,
+    };
+    match exporter.work(id, job) {
+        Ok(done) => {
+            format!("{}: {} pages, {} importers told\n", deed.word(), done.pages, done.notified)
+        }
+        Err(error) => format!("refused: {error}\n"),
+    }
+}
+
 /// Answers one query about a node.
 pub fn answer_node(query: &Query, state: &Mutex<NodeState>) -> String {
-    if query.verb == Verb::Zap {
-        return "can't zap: a node gives out its buffers' memory and keeps no hold on its mappings; \
-                `driftheap serve --mount` does\n"
-            .into();
+    match query.verb {
+        Verb::List | Verb::Info | Verb::Stats | Verb::Trace => {
+            show(query, &super::cuse::lock(state).device, &BTreeMap::new())
+        }
+        Verb::Zap | Verb::Move | Verb::Evict | Verb::Purge | Verb::Revoke => {
+            "refused: a node gives out its buffers' memory and keeps no hold on the mappings; \
+             `driftheap run` does, and `driftheap serve --mount` can zap\n"
+                .into()
+        }
     }
-    show(query, &super::cuse::lock(state).device, &BTreeMap::new())
 }
 
 /// What a device tells about itself.

@@ -50,6 +50,32 @@ pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// ioctl(2) whose argument is a structure that the kernel reads, writes or both.
+///
+/// # Errors
+/// Those of the call.
+///
+/// # Panics
+/// If `bytes` is not as long as the command says.
+pub(crate) fn ioctl_bytes(fd: BorrowedFd<'_>, cmd: u32, bytes: &mut [u8]) -> io::Result<()> {
+    assert_eq!(usize::try_from(crate::uapi::ioc_size(cmd)), Ok(bytes.len()), "{cmd:#x}");
+    // SAFETY: the argument is as long as the command's size, by the assertion, which is what a
+    // driver that keeps to its command may touch.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), cmd.into(), bytes.as_mut_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// ioctl(2) whose argument is a number.
+///
+/// # Errors
+/// Those of the call.
+pub(crate) fn ioctl_number(fd: BorrowedFd<'_>, cmd: u32, number: u32) -> io::Result<()> {
+    // SAFETY: the callers' commands are of this device's own and take a number; a driver that does
+    // not know them refuses them before it looks at the argument.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), cmd.into(), libc::c_ulong::from(number)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// First byte that [`mark`] locks: where no program's own locks lie.
 pub const MARK_OFFSET: i64 = 1 << 62;
 

@@ -25,6 +25,11 @@ pub enum GuardError {
     Fork(Errno),
 }
 
+const NAME: &std::ffi::CStr = c"driftheap-guard";
+
+/// The process's name, as /proc/PID/comm shows it.
+pub const COMM: &str = "driftheap-guard";
+
 /// Makes the process and runs `body` in it, with memory as ours is now; returns our end.
 ///
 /// The caller must be the only thread of its process.
@@ -72,5 +77,5 @@ fn become_guard(link: &Link) {
     all.remove(nix::sys::signal::Signal::SIGBUS);
     let _ = all.thread_block();
     // SAFETY: PR_SET_NAME reads a C string.
-    unsafe { libc::prctl(libc::PR_SET_NAME, c"driftheap-guard".as_ptr()) };
+    unsafe { libc::prctl(libc::PR_SET_NAME, NAME.as_ptr()) };
 }

@@ -40,6 +40,13 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(2);
 /// Longest that a call that we inject may take.
 const CALL_TIME_MAX: Duration = Duration::from_secs(20);
 
+/// Lets a thread go that stopped, perhaps for a signal, only after we had lost patience with it.
+pub fn let_go(tid: i32, signal: Option<i32>) {
+    let signal = signal.and_then(|signal| Signal::try_from(signal).ok());
+    // One that is not ours to let go is a child that was stopped by a signal.
+    let _ = ptrace::detach(Pid::from_raw(tid), signal);
+}
+
 /// Why a thread could not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InjectError {
@@ -132,12 +139,14 @@ impl Seized {
     pub fn stopped(self) -> Result<Stopped, InjectError> {
         let deadline = Instant::now() + STOP_TIME_MAX;
         loop {
-            let status = wait(self.pid, deadline)?;
-            if let WaitStatus::PtraceEvent(_, _, PTRACE_EVENT_STOP) = status {
-                break;
+            match wait(self.pid, deadline)? {
+                WaitStatus::PtraceEvent(_, _, PTRACE_EVENT_STOP) => break,
+                // A signal that was on its way: deliver it, the stop comes next.
+                WaitStatus::Stopped(_, signal) => {
+                    ptrace::cont(self.pid, signal).map_err(InjectError::of)?;
+                }
+                _ => ptrace::cont(self.pid, None).map_err(InjectError::of)?,
             }
-            // A signal that was on its way: deliver it, the stop comes next.
-            ptrace::cont(self.pid, signal_of(status)).map_err(InjectError::of)?;
         }
         Stopped::new(self.pid, self.kept)
     }
@@ -155,8 +164,6 @@ impl Seized {
                 ptrace::interrupt(self.pid).map_err(InjectError::of)?;
                 wait(self.pid, Instant::now() + STOP_TIME_MAX)?
             }
-            // A real-time signal, which nix can't name, comes first: the call will be made anew.
-            Err(InjectError::Other(Errno::INVAL)) => return self.deliver().map(|()| None),
             status => status?,
         };
         let forked = matches!(
@@ -168,21 +175,14 @@ impl Seized {
             )
         );
         let child = if forked { ptrace::getevent(self.pid).ok() } else { None };
-        let signal = signal_of(status);
+        let signal = match status {
+            WaitStatus::Stopped(_, signal) => Some(signal),
+            _ => None,
+        };
         let child = child.and_then(|child| i32::try_from(child).ok()).map(Pid::from_raw);
         let child = child.map(|pid| Self { pid, kept: self.kept }.stopped()).transpose();
         leave(self.pid, self.kept, signal)?;
         child
-    }
-
-    /// Lets a thread that stopped for a signal go on with it.
-    fn deliver(&self) -> Result<(), InjectError> {
-        let info = ptrace::getsiginfo(self.pid).map_err(InjectError::of)?;
-        let request = if self.kept { libc::PTRACE_CONT } else { libc::PTRACE_DETACH };
-        let signal = usize::try_from(info.si_signo).unwrap_or(0);
-        // SAFETY: CONT and DETACH take a signal number and no pointer.
-        let result = unsafe { libc::ptrace(request, self.pid.as_raw(), 0_usize, signal) };
-        if result < 0 { Err(InjectError::of(nix::errno::Errno::last())) } else { Ok(()) }
     }
 
     /// Detaches from a thread that need not be stopped after all: it stops once and goes on.
@@ -252,11 +252,12 @@ impl Stopped {
                 // It must not go on with our registers, whenever that would be.
                 let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
             })?;
-            if let WaitStatus::PtraceSyscall(_) = status {
-                return Ok(());
+            match status {
+                WaitStatus::PtraceSyscall(_) => return Ok(()),
+                // Only SIGSTOP can't be blocked.
+                WaitStatus::Stopped(_, stop) => signal = Some(stop),
+                _ => {}
             }
-            // Only SIGSTOP can't be blocked.
-            signal = signal_of(status);
         }
     }
 
@@ -305,11 +306,6 @@ impl Drop for Stopped {
             let _ = self.detach();
         }
     }
-}
-
-/// The signal that a thread stopped for.
-fn signal_of(status: WaitStatus) -> Option<Signal> {
-    if let WaitStatus::Stopped(_, signal) = status { Some(signal) } else { None }
 }
 
 /// Lets a thread go on, attached if it was so before.

@@ -9,12 +9,15 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::Mode;
 use rustix::io::{Errno, FdFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType,
 };
 
 use super::uffd::poll_in;
@@ -76,6 +79,44 @@ impl Link {
         let (a, b) = rustix::net::socketpair(AddressFamily::UNIX, kind.0, kind.1, None)
             .map_err(LinkError::of)?;
         Ok((Self { fd: a }, Self { fd: b }))
+    }
+
+    /// Takes over an end that arrived over another link.
+    ///
+    /// # Errors
+    /// [`LinkError::Other`]: it is no seqpacket socket.
+    pub fn adopt(fd: OwnedFd) -> Result<Self, LinkError> {
+        match rustix::net::sockopt::socket_type(&fd) {
+            Ok(SocketType::SEQPACKET) => Ok(Self { fd }),
+            Ok(_) => Err(LinkError::Other(Errno::PROTOTYPE)),
+            Err(errno) => Err(LinkError::Other(errno)),
+        }
+    }
+
+    /// Connects to a [`Listener`]'s path.
+    ///
+    /// # Errors
+    /// [`LinkError::Other`] as connect(2) answers: ENOENT, ECONNREFUSED, EACCES.
+    pub fn connect(path: &Path) -> Result<Self, LinkError> {
+        let fd = seqpacket().map_err(LinkError::of)?;
+        let address = SocketAddrUnix::new(path).map_err(LinkError::of)?;
+        rustix::net::connect(&fd, &address).map_err(LinkError::Other)?;
+        Ok(Self { fd })
+    }
+
+    /// Process and user at the other end, as they were when it connected (SO_PEERCRED).
+    ///
+    /// # Errors
+    /// [`LinkError::Other`].
+    pub fn peer(&self) -> Result<(i32, u32), LinkError> {
+        let cred = rustix::net::sockopt::socket_peercred(&self.fd).map_err(LinkError::of)?;
+        Ok((cred.pid.as_raw_nonzero().get(), cred.uid.as_raw()))
+    }
+
+    /// Ends the connection for both ends, whoever else holds the fd.
+    pub fn shutdown(&self) {
+        // It may be over already.
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
     }
 
     /// Takes over an end that exec left open, once: it must be a seqpacket socket that is not
@@ -160,6 +201,58 @@ impl Link {
             return Err(LinkError::NoFd);
         }
         Ok((message.bytes, fds))
+    }
+}
+
+fn seqpacket() -> Result<OwnedFd, Errno> {
+    let kind = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    rustix::net::socket_with(AddressFamily::UNIX, kind.0, kind.1, None)
+}
+
+/// A path at which links are accepted; removed when this is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens at a path that does not exist yet, mode 0600.
+    ///
+    /// # Errors
+    /// [`LinkError::Other`] as bind(2) answers: EADDRINUSE if the path exists, EACCES.
+    pub fn bind(path: &Path) -> Result<Self, LinkError> {
+        const BACKLOG: i32 = 16;
+        let fd = seqpacket().map_err(LinkError::of)?;
+        let address = SocketAddrUnix::new(path).map_err(LinkError::of)?;
+        // So that the socket never exists with more than mode 0600.
+        let before = rustix::process::umask(Mode::from_bits_retain(0o177));
+        let bound = rustix::net::bind(&fd, &address);
+        rustix::process::umask(before);
+        bound.map_err(LinkError::Other)?;
+        rustix::net::listen(&fd, BACKLOG).map_err(LinkError::of)?;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// Waits for the next peer.
+    ///
+    /// # Errors
+    /// [`LinkError::NoFd`], [`LinkError::TimedOut`].
+    pub fn accept(&self, timeout: Duration) -> Result<Link, LinkError> {
+        if !poll_in(&self.fd, timeout).map_err(LinkError::of)? {
+            return Err(LinkError::TimedOut);
+        }
+        match rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC) {
+            Ok(fd) => Ok(Link { fd }),
+            Err(errno) => Err(LinkError::of(errno)),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Somebody else may have removed it, which is as good.
+        let _ = rustix::fs::unlink(&self.path);
     }
 }
 

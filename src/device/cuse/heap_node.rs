@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{OFlags, SealFlags};
 use rustix::io::Errno;
 
-use super::HANDLE_FIRST;
 use super::backend::{Answer, Backend, Call, Extent, OpenFile, Opener, text_extents};
+use super::{HANDLE_FIRST, HANDLES_END};
 use crate::device::{
     Action, Backing, BufferId, Device, FdAnswer, FileFact, HeapId, Inode, Install, Ioctl, Object,
     Reply, Usage, Want,
@@ -91,6 +91,11 @@ impl NodeState {
         let handle = self.handles.get(&handle).filter(|handle| may_use(uid, handle.uid));
         let memory = handle.and_then(|handle| handle.memory.as_ref()).ok_or(Errno::BADF)?;
         rustix::io::fcntl_dupfd_cloexec(memory, 0)
+    }
+
+    /// Whether there is any handle that `uid` may use.
+    pub(super) fn has_handles_for(&self, uid: u32) -> bool {
+        uid == 0 || self.handles.values().any(|handle| handle.uid == uid)
     }
 
     fn object(&self, file: OpenFile) -> Option<Object> {
@@ -193,7 +198,8 @@ impl NodeState {
     fn make_handle(&mut self, file: OpenFile, object: Object) -> Result<u32, Errno> {
         let uid = self.files.get(&file).ok_or(Errno::BADF)?.uid;
         let unopened = |handle: &&Handle| handle.made_on == Some(file);
-        let number = HANDLE_FIRST.checked_add(self.handles_made).filter(|&number| number < 1 << 31);
+        let number =
+            HANDLE_FIRST.checked_add(self.handles_made).filter(|&number| number < HANDLES_END);
         let number = number.ok_or(Errno::MFILE)?;
         if self.handles.values().filter(unopened).count() >= HANDLES_MAX {
             return Err(Errno::MFILE);

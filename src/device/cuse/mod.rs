@@ -18,7 +18,7 @@
 //!   descriptor that fs.nr_open allows, so that a program which takes it for one gets EBADF instead of
 //!   somebody else's file. A client makes two descriptors of it: another open of the node becomes
 //!   the buffer by the ioctl [`OPEN_HANDLE`] (SYNC, SET_NAME, poll), and [`memory_of`] asks the
-//!   server's socket for its memory (mmap). EXPORT_SYNC_FILE and MERGE answer handles too, and
+//!   server's socket for its memory (mmap); [`NodeHeap`] does both. EXPORT_SYNC_FILE and MERGE answer handles too, and
 //!   take them where the kernel takes descriptors.
 //! - **Map.** `cuse_frontend_fops` has no mmap: ENODEV, as on a real heap's node.
 //! - **Refuse a seek.** lseek(2) does nothing and returns 0 (`noop_llseek`); a real heap answers
@@ -30,6 +30,7 @@
 
 mod backend;
 mod channel;
+mod client;
 mod heap_node;
 mod node;
 mod request;
@@ -37,6 +38,7 @@ mod socket;
 
 pub use backend::{Answer, Backend, Call, Extent, OpenFile, Opener, text_extents};
 pub use channel::{Channel, REQUEST_BYTES_MAX};
+pub use client::{NodeBuffer, NodeHeap};
 pub use heap_node::{HeapNode, NodeState, OPEN_HANDLE, lock};
 pub use node::{CreateError, End, Name, NameError, Node, Roots, ServeError};
 pub use request::{Body, Request, WireError, message, parse};
@@ -45,3 +47,6 @@ pub use socket::{HandleSocket, memory_of};
 /// The first handle: above fs.nr_open as kernels (2^20) and distributions (at most 2^30 - 8) set
 /// it, so no descriptor of the caller has that number.
 pub const HANDLE_FIRST: u32 = 0x4000_0000;
+
+/// Past the last handle: a handle is no negative number where one would be a return value.
+pub const HANDLES_END: u32 = 1 << 31;

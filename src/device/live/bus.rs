@@ -30,9 +30,8 @@ use super::attach::{AttachError, Attachment, AttachmentId, Attachments, Holder, 
 use super::findings::{Finding, Findings, Place};
 use super::frames::{BusAddr, Bytes, FrameNo, Frames, Landing, Owner, PageOf};
 use super::record::{Actor, Doing, Outcome, Recorder};
-use crate::device::fence::{Fence, FenceState, Usage};
-use crate::device::{BufferId, Device, Exporter, FenceId};
-use crate::model::{ExporterRules, HazardKind, Life};
+use crate::device::{BufferId, Device, FenceId};
+use crate::model::{ExporterRules, HazardKind, Life, Recycle};
 use crate::sys::backing;
 use crate::sys::page::PAGE_BYTES;
 
@@ -136,6 +135,8 @@ pub struct Bus {
     pins: BTreeMap<PinId, GupPin>,
     own: OwnBytes,
     life: BTreeMap<BufferId, Life>,
+    /// Where their frames go in the end.
+    pub(super) recycle: BTreeMap<BufferId, Recycle>,
     next: u64,
 }
 
@@ -155,6 +156,7 @@ impl Bus {
             pins: BTreeMap::new(),
             own: OwnBytes(own),
             life: BTreeMap::new(),
+            recycle: BTreeMap::new(),
             next: 0,
         })
     }
@@ -557,46 +559,4 @@ pub fn write_all(fd: BorrowedFd<'_>, at: u64, bytes: &[u8]) -> Result<(), Errno>
         }
     }
     Ok(())
-}
-
-impl Device {
-    /// Adds a fence of an emulated device to a buffer (`dma_resv_add_fence`). None for a buffer
-    /// that does not exist, or one that has as many fences as it may.
-    pub fn add_fence(
-        &mut self,
-        buffer: BufferId,
-        usage: Usage,
-        timeline: (&str, u64),
-    ) -> Option<FenceId> {
-        let held = self.buffers.get(&buffer)?.resv.pending(Usage::Bookkeep, &self.fences).len();
-        if held >= self.limits.fences {
-            return None;
-        }
-        let id = FenceId(self.take_id());
-        let fence = Fence {
-            driver: "driftheap".into(),
-            timeline: timeline.0.to_owned(),
-            context: timeline.1,
-            seqno: id.0,
-            state: FenceState::Active,
-        };
-        self.fences.add(id, fence);
-        self.buffers.get_mut(&buffer)?.resv.add(id, usage, &self.fences);
-        Some(id)
-    }
-
-    /// Signals a fence: status 1, or a negative errno.
-    pub fn signal_fence(&mut self, id: FenceId, status: i32, now_ns: u64) {
-        self.fences.signal(id, status, now_ns);
-    }
-
-    /// The rules of a buffer's heap; the defaults for a udmabuf.
-    #[must_use]
-    pub fn rules_of(&self, buffer: BufferId) -> ExporterRules {
-        let heap = match self.buffer(buffer).map(|buffer| &buffer.exporter) {
-            Some(Exporter::Heap(heap)) => self.heap_config(*heap),
-            Some(Exporter::Udmabuf { .. }) | None => None,
-        };
-        heap.map(|config| config.live.clone()).unwrap_or_default()
-    }
 }

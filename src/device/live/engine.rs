@@ -32,6 +32,12 @@ pub enum Refusal {
     /// A system call of a program is copying to or from it.
     #[error("thread {0} is in a system call that copies to or from it; try again")]
     InUse(i32),
+    /// A device's fence on it has not signalled, or a device has its lock.
+    #[error("a device is at work on it; try again")]
+    Fenced,
+    /// The heap's rules forbid it.
+    #[error("{0}")]
+    ByRule(String),
     /// A program changes its mappings faster than they can be looked at.
     #[error("a program keeps changing its mappings of it; try again")]
     Restless,

@@ -15,7 +15,7 @@ use super::frames::BusAddr;
 use super::record::{Actor, Doing};
 use crate::device::fence::Usage;
 use crate::device::{BufferId, Device, FenceId};
-use crate::model::{Life, Placement};
+use crate::model::{Life, Placement, Recycle};
 
 impl Bus {
     /// A buffer came into being: it gets its frames.
@@ -30,6 +30,7 @@ impl Bus {
         placement: Placement,
     ) -> Result<(), Errno> {
         self.frames.alloc(buffer, pages, placement).map_err(|_| Errno::NOMEM)?;
+        self.recycle.insert(buffer, device.rules_of(buffer).recycle);
         if let Some(recorder) = &mut self.recorder {
             let heap = device.buffer(buffer).map_or("heap", |found| found.exp_name.as_str());
             recorder.declare(buffer, (heap, &device.rules_of(buffer)), pages, placement);
@@ -39,9 +40,10 @@ impl Bus {
     }
 
     /// The last reference to a buffer is gone: its frames go back.
-    pub fn released(&mut self, device: &Device, buffer: BufferId) {
+    pub fn released(&mut self, buffer: BufferId) {
         if self.frames.placement(buffer).is_some() {
-            self.frames.release(buffer, device.rules_of(buffer).recycle);
+            let recycle = self.recycle.remove(&buffer).unwrap_or(Recycle::Pool);
+            self.frames.release(buffer, recycle);
             self.note(&Actor::Exporter, Doing::Close(buffer), &[]);
         }
     }

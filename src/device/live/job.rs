@@ -59,7 +59,7 @@ pub struct Parts<'a> {
 }
 
 /// Who keeps a device of live buffers.
-pub trait Host: Send + Sync {
+pub trait Host {
     /// Calls `f` with everything locked.
     fn with(&self, f: &mut dyn FnMut(&mut Parts<'_>));
 
@@ -174,9 +174,29 @@ pub fn run(
             kinds.push(HazardKind::OrphanPin);
         }
         parts.bus.end(&doing(buffer, job), outcome(&result), &kinds);
+        if result.is_ok() {
+            tell(parts.device, buffer, job, pages);
+        } else {
+            parts.device.stats.moves_refused += 1;
+        }
     });
     host.frames_changed();
     result.map(|()| Done { pages, notified: run.notified })
+}
+
+/// Tells the device core what was done: its counters, its trace, where the buffer is.
+fn tell(device: &mut Device, buffer: BufferId, job: Job, pages: usize) {
+    let pages = u64::try_from(pages).unwrap_or(u64::MAX);
+    match job {
+        Job::Move(Placement::Vram) => {
+            device.moved(buffer, crate::device::Placement::Vram, 0, pages)
+        }
+        Job::Move(Placement::System | Placement::Cma) => {
+            device.moved(buffer, crate::device::Placement::System, 0, pages);
+        }
+        Job::Purge => device.killed(buffer, crate::device::Life::Purged),
+        Job::Revoke => device.killed(buffer, crate::device::Life::Revoked),
+    }
 }
 
 fn doing(buffer: BufferId, job: Job) -> Doing {
@@ -238,8 +258,9 @@ impl Run<'_> {
             }),
             ExporterStep::Rebind => self.changing(|parts, _| {
                 let Job::Move(to) = job else { return Ok(()) };
+                parts.memory.relocate(buffer).map_err(JobError::Memory)?;
                 parts.bus.frames.rebind(buffer, to);
-                parts.memory.relocate(buffer).map_err(JobError::Memory)
+                Ok(())
             }),
             ExporterStep::Mark => self.quick(|parts, _| {
                 let life = if job == Job::Revoke { Life::Revoked } else { Life::Purged };
@@ -325,7 +346,7 @@ impl Run<'_> {
             let Some(holder) = holder else { return Ok(()) };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                if dropped {
+                if dropped || self.patience.lock.is_zero() {
                     return Err(JobError::LockTimeout(self.patience.lock));
                 }
                 dropped = true;
@@ -375,13 +396,5 @@ pub fn elsewhere(placement: Placement) -> Placement {
     match placement {
         Placement::Vram | Placement::Cma => Placement::System,
         Placement::System => Placement::Vram,
-    }
-}
-
-impl Device {
-    /// Whether no fence of this usage or below is pending on the buffer.
-    #[must_use]
-    pub fn is_idle(&self, buffer: BufferId, usage: Usage) -> bool {
-        self.buffer(buffer).is_none_or(|found| found.resv.pending(usage, self.fences()).is_empty())
     }
 }

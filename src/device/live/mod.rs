@@ -13,6 +13,7 @@
 //! | [`bus`] | what a device's access at a bus address reaches, on real bytes |
 //! | [`job`] | moves, purges and revocations in the order of the exporter's rules |
 //! | [`importer`] | what an importer calls |
+//! | [`emulate`] | devices that use buffers on a schedule |
 //! | [`findings`] | reports of accesses that went wrong |
 //! | [`record`] | a run in the litmus language |
 //!
@@ -23,6 +24,7 @@
 pub mod attach;
 pub mod bus;
 pub mod chaos;
+pub mod emulate;
 pub mod engine;
 pub mod findings;
 pub mod frames;
@@ -33,6 +35,7 @@ pub mod journal;
 pub mod maps;
 pub mod mover;
 pub mod record;
+mod resv;
 pub mod space;
 
 pub use chaos::{Chaos, ChaosConfig, Deed};

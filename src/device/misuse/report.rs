@@ -194,9 +194,12 @@ pub struct Log {
 }
 
 fn key(report: &Report) -> Key {
-    let place = report.site.place();
-    let module = place.map_or_else(String::new, |frame| frame.symbol.module.clone());
-    (report.kind, module, place.map_or(0, |frame| frame.symbol.offset))
+    let Some(frame) = report.site.place() else { return (report.kind, String::new(), 0) };
+    match &frame.symbol.source {
+        // One statement may be several instructions.
+        Some((file, line)) => (report.kind, file.clone(), u64::from(*line)),
+        None => (report.kind, frame.symbol.module.clone(), frame.symbol.offset),
+    }
 }
 
 impl Log {
@@ -254,12 +257,12 @@ mod tests {
     use super::*;
     use crate::device::misuse::{Frame, Symbol};
 
-    pub(crate) fn report(kind: Kind, offset: u64) -> Report {
+    fn report(kind: Kind, offset: u64) -> Report {
         let symbol = Symbol {
             module: "/bin/client".into(),
             offset,
             function: Some("main".into()),
-            source: Some(("/src/client.c".into(), 7)),
+            source: Some(("/src/client.c".into(), u32::try_from(offset).unwrap())),
             own: true,
         };
         let frames = vec![Frame { pc: 0x40_0000 + offset, symbol: Arc::new(symbol) }];
@@ -306,11 +309,11 @@ mod tests {
 
     #[test]
     fn a_report_reads_like_kasan() {
-        let report = report(Kind::UnbracketedAccess, 0x40);
+        let report = report(Kind::UnbracketedAccess, 7);
         let text = report.text();
         for part in [
             "BUG: driftheap: unbracketed-access in main (client.c:7)\n",
-            "Write at address 0x7000 by task client/12 thread 13, pc 0x400040\n",
+            "Write at address 0x7000 by task client/12 thread 13, pc 0x400007\n",
             "Buffer ino 99 \"frame\", 8192 bytes, exported by system, at offset 0x10:\n",
             "To fix it: put DMA_BUF_IOCTL_SYNC",
         ] {

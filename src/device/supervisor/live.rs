@@ -10,7 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
 use super::flights::Flights;
-use super::{Supervisor, lock, now_ns};
+use super::{Shared, Supervisor, lock, now_ns};
+use crate::device::live::job::JobError;
 use crate::device::live::mover::SetupError;
 use crate::device::live::{Chaos, ChaosConfig, Deed, Engine, Refusal, Sabotage};
 use crate::device::{Backing, BufferId, Device, Life, Object, Placement};
@@ -262,7 +263,9 @@ impl Supervisor {
         let Some(wanted) = live.wanted.take() else { return };
         let result = self.act(wanted.deed, wanted.id, wanted.first, wanted.pages);
         let Some(live) = &mut self.live else { return };
-        if matches!(result, Err(Refusal::InUse(_))) && now_ns() < wanted.deadline_ns {
+        if matches!(result, Err(Refusal::InUse(_) | Refusal::Fenced))
+            && now_ns() < wanted.deadline_ns
+        {
             live.wanted = Some(wanted);
             return;
         }
@@ -286,7 +289,7 @@ impl Supervisor {
     ) {
         let result = self.act(deed, id, first, pages);
         let Some(live) = &mut self.live else { return };
-        if matches!(result, Err(Refusal::InUse(_))) && live.wanted.is_none() {
+        if matches!(result, Err(Refusal::InUse(_) | Refusal::Fenced)) && live.wanted.is_none() {
             let patience = if order.is_some() { ORDER_PATIENCE_NS } else { CHAOS_PATIENCE_NS };
             let deadline_ns = now_ns() + patience;
             live.wanted = Some(Wanted { deed, id, first, pages, deadline_ns, order });
@@ -312,6 +315,10 @@ impl Supervisor {
             let shared = &mut *lock(&self.shared);
             shared.files.sweep(&mut shared.device);
             live.engine.retain(|id| shared.device.buffer(id).is_some());
+            let Shared { device, program_bus, .. } = shared;
+            if let Some(bus) = program_bus {
+                bus.retain(|id| device.buffer(id).is_some());
+            }
         }
     }
 
@@ -371,6 +378,9 @@ impl Supervisor {
         if let Some(tid) = placement.and_then(|_| live.busy(id)) {
             return Err(Refusal::InUse(tid));
         }
+        if lock(&self.shared).program_bus.is_some() {
+            return self.act_by_rules(deed, id);
+        }
         let result = match placement {
             Some(_) => live.engine.relocate(id, first, pages).map(|moved| moved.pages),
             None => live.engine.kill(id).map(|()| 0),
@@ -392,6 +402,25 @@ impl Supervisor {
         result
     }
 
+    /// The same where devices are attached: by the heap's rules, and the whole buffer.
+    fn act_by_rules(&mut self, deed: Deed, id: BufferId) -> Result<u64, Refusal> {
+        let Some(live) = &mut self.live else { return Err(Refusal::Dead) };
+        lock(&self.shared).device.trace.at(self.main_pid, now_ns());
+        if let Some(refusal @ (Refusal::Unsuitable(_) | Refusal::Barred(_) | Refusal::Dead)) =
+            live.engine.immovable(id)
+            && matches!(deed, Deed::Move | Deed::Evict)
+        {
+            lock(&self.shared).device.stats.moves_refused += 1;
+            return Err(refusal);
+        }
+        match super::devices::work(&self.shared, &mut live.engine, deed, id) {
+            Ok(_) if matches!(deed, Deed::Purge | Deed::Revoke) => Ok(0),
+            Ok(done) => Ok(u64::try_from(done.pages).unwrap_or(u64::MAX)),
+            Err(JobError::FenceTimeout(_) | JobError::LockTimeout(_)) => Err(Refusal::Fenced),
+            Err(error) => Err(Refusal::ByRule(error.to_string())),
+        }
+    }
+
     /// Gives a new buffer's file to the engine; the program's own file of it. `None` where the
     /// buffer is not one that can move.
     pub(super) fn create_live(
@@ -407,10 +436,17 @@ impl Supervisor {
         }
         let size_bytes = buffer.size_bytes;
         let created = shared.files.create_live_buffer(object, buffer);
+        let Shared { device, program_bus, .. } = shared;
         Some(created.and_then(|(file, whole, inode)| {
+            let bus = program_bus.as_mut();
+            let alias = bus.is_some().then(|| whole.try_clone()).transpose();
+            let alias = alias.map_err(|_| rustix::io::Errno::NFILE)?;
             live.engine
                 .adopt(id, inode, whole, size_bytes)
                 .map_err(|_| rustix::io::Errno::NOMEM)?;
+            if let Some((bus, file)) = bus.zip(alias) {
+                bus.adopt(device, id, file, size_bytes)?;
+            }
             Ok((file, inode, Backing::Memfd))
         }))
     }
@@ -422,6 +458,7 @@ pub(super) fn make_movable(device: &mut Device) -> usize {
     for heap in device.heaps_mut() {
         if !heap.mmap_given && heap.mmap.refuses_gup() {
             heap.mmap = crate::device::MmapKind::Shmem;
+            heap.live.mmap = crate::model::MmapKind::Shmem;
             changed += 1;
         }
     }

@@ -26,6 +26,7 @@ use crate::sys::notify::{Call, Listener};
 
 pub mod caller;
 mod check;
+pub mod devices;
 mod epoll;
 pub mod files;
 pub mod filter;
@@ -64,6 +65,8 @@ pub struct Shared {
     pub watch: Option<Watch>,
     /// The way for orders to reach the exporter of a device whose buffers move.
     pub orders: Option<live::Orders>,
+    /// The bus of the buffers, where devices are emulated or the run is recorded.
+    pub program_bus: Option<devices::ProgramBus>,
 }
 
 /// Takes the lock; a panic elsewhere does not make the device unusable.

@@ -11,10 +11,12 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::check::{Check, CheckConfig};
+use super::devices::{self, ProgramBus};
 use super::filter::{Level, filter};
 use super::live::{Live, LiveConfig, make_movable, new_cookie};
 use super::pending::{Pending, TICK_MS};
 use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, lock, now_ns};
+use crate::device::live::emulate::DeviceSpec;
 use crate::device::misuse::guard::Mode;
 use crate::device::misuse::{Log, Watch};
 use crate::device::{Device, HeapConfig, Limits, Stats};
@@ -38,6 +40,10 @@ pub struct Config {
     pub check: CheckConfig,
     /// Buffers move.
     pub live: Option<LiveConfig>,
+    /// Devices to emulate; they need buffers that move.
+    pub devices: Vec<DeviceSpec>,
+    /// Record what happens; the same.
+    pub record: bool,
     /// Print nothing but errors.
     pub quiet: bool,
 }
@@ -154,7 +160,10 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     }
     let files = Files::new(&device, locked_bytes_max()).map_err(RunError::Setup)?;
     let watch = config.watch.then(Watch::default);
-    let shared = Arc::new(Mutex::new(Shared { device, files, watch, orders }));
+    let program_bus = (config.record || !config.devices.is_empty())
+        .then(|| ProgramBus::new(config.limits.bytes, config.record));
+    let program_bus = program_bus.transpose().map_err(RunError::Setup)?;
+    let shared = Arc::new(Mutex::new(Shared { device, files, watch, orders, program_bus }));
     let (signals, old_mask) = block_signals().map_err(RunError::Setup)?;
     // Orphans of the program become ours, so that nobody is left unreaped.
     let _ = nix::sys::prctl::set_child_subreaper(true);
@@ -163,6 +172,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     raise_limit(rustix::process::Resource::Nofile);
     listener.wake_synchronously();
     started(&shared);
+    let devices = devices::start(config.devices, &shared).map_err(RunError::Setup)?;
     let mut supervisor = Supervisor {
         listener,
         shared: Arc::clone(&shared),
@@ -176,6 +186,8 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         quiet: config.quiet,
     };
     let status = supervisor.run(&signals, exec_status, &config.argv)?;
+    // What they have begun is finished, and reported, before anybody reads the reports.
+    drop(devices);
     let mut guard = lock(&shared);
     let Shared { device, files, watch, .. } = &mut *guard;
     files.sweep(device);

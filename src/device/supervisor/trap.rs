@@ -15,7 +15,7 @@
 use rustix::io::Errno;
 
 use super::live::Live;
-use super::{Answer, Supervisor, caller, int, uint};
+use super::{Answer, Supervisor, caller, int, lock, uint};
 use crate::device::buffer::MmapArgs;
 use crate::device::{BufferId, Object};
 use crate::sys::inject::{InjectError, Seized, Stopped};
@@ -132,6 +132,7 @@ impl Supervisor {
                 }
                 if let Ok(addr) = result {
                     let _ = self.guard_mapped(thread.tid(), tgid, id, addr, args);
+                    self.note_mapped(id, tgid, args);
                 }
                 let _ = thread.finish(result);
             }
@@ -141,6 +142,18 @@ impl Supervisor {
             }
         }
         Answer::Sent
+    }
+
+    /// Records a mapping of a whole buffer.
+    fn note_mapped(&self, id: BufferId, tgid: i32, args: MmapArgs) {
+        let shared = &mut *lock(&self.shared);
+        let size = shared.device.buffer(id).map_or(0, |buffer| buffer.size_bytes);
+        if let Some(bus) = &mut shared.program_bus
+            && args.offset == 0
+            && args.len.next_multiple_of(4096) == size
+        {
+            bus.mapped(id, tgid);
+        }
     }
 
     /// mremap of a buffer, after the device's own refusals.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
-use super::holders::holders;
+use super::holders::{Holder, holders};
 use super::stack::maps::mappings;
 use super::{Supervisor, caller, lock, now_ns};
 use crate::device::buffer::MmapArgs;
@@ -200,16 +200,25 @@ impl Supervisor {
     }
 }
 
-/// Which of the inodes another process than `pid` has open or mapped. We hold none ourselves.
+/// Whether a process is us, or the one that outlives us; what they hold is no program's.
+fn is_exporter(pid: i32) -> bool {
+    let exe = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    pid == std::process::id().cast_signed()
+        || (comm.trim_end() == crate::sys::guard::COMM && exe(&pid.to_string()) == exe("self"))
+}
+
+/// Which of the inodes another program's process than `pid` has open or mapped.
 fn held_elsewhere(pid: i32, inodes: &[Inode]) -> BTreeSet<Inode> {
+    let other = |holder: &Holder| holder.pid != pid && !is_exporter(holder.pid);
     let mut found: BTreeSet<Inode> = holders(inodes)
         .into_iter()
-        .filter(|(_, holders)| holders.iter().any(|holder| holder.pid != pid))
+        .filter(|(_, holders)| holders.iter().any(other))
         .map(|(inode, _)| inode)
         .collect();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     for other in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
-        if other != pid {
+        if other != pid && !is_exporter(other) {
             let mapped = mappings(other).into_iter().map(|mapping| mapping.inode);
             found.extend(mapped.filter(|inode| inodes.contains(inode)));
         }

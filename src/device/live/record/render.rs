@@ -60,10 +60,7 @@ impl Recorder {
         };
         let mut events = 0;
         let mut stopped = None;
-        let mut order: Vec<&Event> =
-            self.events.iter().filter(|event| event.end.is_some()).collect();
-        order.sort_by_key(|event| event.begin);
-        for event in order {
+        for event in super::repeats::without_repeats(&self.events) {
             match render.event(event) {
                 Ok(()) => events += 1,
                 Err(why) => {

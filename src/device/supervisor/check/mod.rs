@@ -29,6 +29,7 @@ use crate::device::buffer::MmapArgs;
 use crate::device::misuse::Allowed;
 use crate::device::misuse::guard::{Area, Change, Dice, Mode};
 use crate::device::{Backing, BufferId, Ioctl, Object};
+use crate::sys::inject;
 use crate::sys::notify::Call;
 use crate::sys::trace::{self, Change as Fate, Follow, Registers, Stop};
 use crate::uapi::{PAGE_SIZE, dma_buf};
@@ -298,7 +299,7 @@ impl Supervisor {
         if check.mode == Mode::Off {
             return None;
         }
-        let pid = caller::tgid(call.tid)?;
+        let pid = self.stacks.tgid(call.tid)?;
         self.with_watch(|watch| watch.brackets.sync(id, pid, sync.flags));
         let check = self.check.as_mut()?;
         let (gate, cookie) = (check.proc(pid)?.gate, check.cookie);
@@ -342,6 +343,11 @@ impl Supervisor {
 
     /// A stop or an end of a child or an attached thread, from the main loop.
     pub(super) fn handle_stop(&mut self, tid: i32, stop: Stop) {
+        if self.check.is_none() {
+            // Nobody stays attached without a check.
+            let signal = if let Stop::Signal(signal) = stop { Some(signal) } else { None };
+            return inject::let_go(tid, signal);
+        }
         let done = match stop {
             Stop::Signal(signal @ (libc::SIGSEGV | libc::SIGBUS)) => self.handle_fault(tid, signal),
             Stop::Signal(signal) => trace::resume(tid, Some(signal)),

@@ -1,0 +1,346 @@
+//! Connections: one thread a client, which asks and is answered.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::exporter::{CLIENTS_MAX, Client, Exporter, State};
+use super::protocol::{self, Answer, INLINE_PAGES_MAX, Received, Request, VERSION};
+use crate::device::live::attach::{AttachError, AttachmentId, Holder};
+use crate::device::live::bus::{Dma, DmaError};
+use crate::device::live::frames::BusAddr;
+use crate::device::supervisor::files;
+use crate::device::{Action, BufferId, Inode, Ioctl, Object};
+use crate::sys::link::{Link, LinkError, Listener};
+use crate::sys::page::PAGE_BYTES;
+use crate::sys::uffd::Uffd;
+use crate::uapi::{dma_buf, dma_heap};
+
+mod requests;
+
+/// A client that does not say hello in this time is dropped.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long to wait for a request before looking whether there is still anybody.
+const TURN: Duration = Duration::from_secs(3600);
+
+/// Holders of clients; 0 is the exporter's, and small ones its emulated devices'.
+static NEXT_HOLDER: AtomicU64 = AtomicU64::new(1000);
+
+/// Accepts clients for ever.
+pub(super) fn accept(exporter: &Arc<Exporter>, listener: &Listener) {
+    loop {
+        let link = match listener.accept(TURN) {
+            Ok(link) => link,
+            Err(LinkError::TimedOut) => continue,
+            Err(_) => {
+                // Out of descriptors, or the peer has gone already; others may come.
+                std::thread::sleep(Duration::from_millis(50));
+                continue;
+            }
+        };
+        if exporter.lock().clients.len() >= CLIENTS_MAX {
+            refuse(&link, Errno::MFILE, "too many clients");
+            continue;
+        }
+        let exporter = Arc::clone(exporter);
+        let spawned = std::thread::Builder::new()
+            .name("client".into())
+            .spawn(move || serve(&exporter, &Arc::new(link)));
+        // Without a thread the link is dropped, which the client sees.
+        drop(spawned);
+    }
+}
+
+fn refuse(link: &Link, errno: Errno, text: &str) {
+    let answer = Answer::Error { errno: errno.raw_os_error(), text: text.to_owned() };
+    // Whoever is gone needs no answer.
+    let _gone = protocol::send(link, &answer, &[], &[]);
+}
+
+fn serve(exporter: &Exporter, link: &Arc<Link>) {
+    let trusted =
+        link.peer().is_ok_and(|(_, uid)| uid == 0 || uid == rustix::process::geteuid().as_raw());
+    if !trusted {
+        return refuse(link, Errno::PERM, "refused: only its own user and root may connect");
+    }
+    let Some(holder) = hello(exporter, link) else { return };
+    let mut session = Session { exporter, holder };
+    loop {
+        match protocol::receive::<Request>(link, TURN) {
+            Ok(received) => {
+                let answered = session.answer(received);
+                let fds: Vec<_> = answered.fd.iter().map(AsFd::as_fd).collect();
+                if protocol::send(link, &answered.answer, &answered.bytes, &fds).is_err() {
+                    break;
+                }
+            }
+            Err(protocol::TalkError::Link(LinkError::TimedOut)) => {}
+            Err(protocol::TalkError::Garbled(text)) => refuse(link, Errno::PROTO, &text),
+            Err(protocol::TalkError::Link(_)) => break,
+        }
+    }
+    exporter.forget(holder);
+}
+
+/// The first request; none if it was not what it has to be.
+fn hello(exporter: &Exporter, link: &Arc<Link>) -> Option<Holder> {
+    let received = match protocol::receive::<Request>(link, HELLO_TIME_MAX) {
+        Ok(received) => received,
+        Err(error) => {
+            refuse(link, Errno::PROTO, &error.to_string());
+            return None;
+        }
+    };
+    let Request::Hello { version: VERSION, name } = received.message else {
+        refuse(link, Errno::PROTO, &format!("say hello first, in version {VERSION}"));
+        return None;
+    };
+    let Ok([events, uffd]) = <[OwnedFd; 2]>::try_from(received.fds) else {
+        refuse(link, Errno::BADF, "hello brings an event link and a userfaultfd");
+        return None;
+    };
+    let Ok(events) = Link::adopt(events) else {
+        refuse(link, Errno::BADF, "the event link is no seqpacket socket");
+        return None;
+    };
+    let holder = Holder(NEXT_HOLDER.fetch_add(1, Ordering::Relaxed));
+    let client = Client {
+        name: name.chars().take(64).collect(),
+        requests: Arc::clone(link),
+        events: Arc::new(Mutex::new(events)),
+        uffd: Arc::new(Uffd::adopt(uffd)),
+    };
+    let record = {
+        let mut state = exporter.lock();
+        state.clients.insert(holder, client);
+        state.bus.recorder.is_some()
+    };
+    if protocol::send(link, &Answer::Welcome { record }, &[], &[]).is_err() {
+        exporter.forget(holder);
+        return None;
+    }
+    Some(holder)
+}
+
+/// An answer with what goes along.
+struct Answered {
+    answer: Answer,
+    bytes: Vec<u8>,
+    fd: Option<OwnedFd>,
+}
+
+impl From<Answer> for Answered {
+    fn from(answer: Answer) -> Self {
+        Self { answer, bytes: Vec::new(), fd: None }
+    }
+}
+
+/// A refusal: the kernel's errno and a text.
+struct Refusal(Errno, String);
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Self(errno, errno.to_string())
+    }
+}
+
+impl From<AttachError> for Refusal {
+    fn from(error: AttachError) -> Self {
+        let errno = match error {
+            AttachError::NoAttachment => Errno::BADF,
+            AttachError::Gone => Errno::NODEV,
+            AttachError::NotHeld => Errno::INVAL,
+        };
+        Self(errno, error.to_string())
+    }
+}
+
+impl From<DmaError> for Refusal {
+    fn from(error: DmaError) -> Self {
+        let errno = match error {
+            DmaError::Attach(error) => return error.into(),
+            DmaError::Iommu => Errno::FAULT,
+            DmaError::Length => Errno::INVAL,
+            DmaError::Memory(errno) => errno,
+        };
+        Self(errno, error.to_string())
+    }
+}
+
+type Answers = Result<Answered, Refusal>;
+
+struct Session<'a> {
+    exporter: &'a Exporter,
+    holder: Holder,
+}
+
+impl Session<'_> {
+    fn answer(&mut self, received: Received<Request>) -> Answered {
+        let Received { message, bytes, fds } = received;
+        let result = self.buffers(&message, fds).or_else(|| {
+            self.mappings(&message)
+                .or_else(|| self.importers(&message).or_else(|| self.transfers(&message, &bytes)))
+        });
+        let result = result.unwrap_or_else(|| Err(Errno::INVAL.into()));
+        result.unwrap_or_else(|Refusal(errno, text)| {
+            Answer::Error { errno: errno.raw_os_error(), text }.into()
+        })
+    }
+
+    /// Buffers, brackets and jobs; none if the request is about something else.
+    fn buffers(&mut self, request: &Request, fds: Vec<OwnedFd>) -> Option<Answers> {
+        Some(match request {
+            Request::Alloc { heap, len } => self.alloc(heap, *len),
+            Request::Import => self.import(fds),
+            Request::SetName { buffer, name } => {
+                self.ioctl(*buffer, dma_buf::SET_NAME_B, name.clone().into_bytes())
+            }
+            Request::Sync { buffer, flags } => {
+                self.ioctl(*buffer, dma_buf::SYNC, flags.to_ne_bytes().to_vec())
+            }
+            Request::Close { buffer } => self.close(BufferId(*buffer)),
+            Request::Work { buffer, work } => self.work(BufferId(*buffer), *work),
+            Request::Findings => {
+                let text = self.exporter.lock().bus.findings.text();
+                let text: String = text.chars().take(protocol::MESSAGE_BYTES_MAX / 4).collect();
+                Ok(Answer::Text(text).into())
+            }
+            _ => return None,
+        })
+    }
+
+    fn alloc(&mut self, heap: &str, len: u64) -> Answers {
+        let answered = {
+            let state = &mut *self.exporter.lock();
+            let heap = state.device.heap(heap).ok_or(Errno::NOENT)?;
+            let ask = dma_heap::AllocationData {
+                len,
+                fd: 0,
+                fd_flags: 2 | dma_heap::O_CLOEXEC,
+                heap_flags: 0,
+            };
+            let request =
+                Ioctl::new(Object::Heap(heap), dma_heap::ALLOC, 0).with_memory(ask.to_bytes());
+            let action = state.device.ioctl(&request);
+            let buffer = match action {
+                Action::Install(install) => match install.object {
+                    Object::Buffer(buffer) => buffer,
+                    _ => return Err(Errno::INVAL.into()),
+                },
+                Action::Fail(errno) => return Err(errno.into()),
+                Action::Reply(_) | Action::Wait(_) | Action::Native => {
+                    return Err(Errno::INVAL.into());
+                }
+            };
+            self.install(state, buffer).inspect_err(|_| {
+                state.memory.release(buffer);
+                state.device.abandon(Object::Buffer(buffer));
+            })?
+        };
+        // Its frames may have been somebody's before.
+        crate::device::live::job::Host::frames_changed(self.exporter);
+        Ok(answered)
+    }
+
+    fn install(&self, state: &mut State, buffer: BufferId) -> Result<Answered, Refusal> {
+        let size = state.device.buffer(buffer).map_or(0, |found| found.size_bytes);
+        let pages = usize::try_from(size).map_err(|_| Errno::NOMEM)? / PAGE_BYTES;
+        let file = state.memory.make(buffer, pages);
+        let file = file.map_err(|error| Refusal(Errno::NOMEM, error.to_string()))?;
+        let inode = files::inode(file.as_fd())?;
+        state.device.installed(Object::Buffer(buffer), inode, crate::device::Backing::Memfd);
+        let State { device, bus, .. } = state;
+        bus.allocated(device, buffer, pages, self.exporter.placement)?;
+        device.placed(buffer, self.exporter.placement);
+        state.handles.insert((buffer, self.holder), 1);
+        let answer = Answer::Buffer { id: buffer.0, pages };
+        Ok(Answered { answer, bytes: Vec::new(), fd: Some(file) })
+    }
+
+    fn import(&self, fds: Vec<OwnedFd>) -> Answers {
+        let file = fds.into_iter().next().ok_or(Errno::BADF)?;
+        let inode: Inode = files::inode(file.as_fd())?;
+        let mut state = self.exporter.lock();
+        let found = state.device.buffers().find(|(_, buffer)| buffer.inode == inode);
+        let (id, size) = found.map(|(id, buffer)| (id, buffer.size_bytes)).ok_or(Errno::INVAL)?;
+        *state.handles.entry((id, self.holder)).or_default() += 1;
+        let pages = usize::try_from(size).map_err(|_| Errno::NOMEM)? / PAGE_BYTES;
+        Ok(Answer::Buffer { id: id.0, pages }.into())
+    }
+
+    /// An ioctl on a buffer, decided by the same core as everywhere.
+    fn ioctl(&self, buffer: u64, cmd: u32, argument: Vec<u8>) -> Answers {
+        let mut state = self.exporter.lock();
+        self.held(&state, BufferId(buffer))?;
+        let request = Ioctl::new(Object::Buffer(BufferId(buffer)), cmd, 0).with_memory(argument);
+        match state.device.ioctl(&request) {
+            Action::Fail(errno) => Err(errno.into()),
+            Action::Wait(_) => Ok(Answer::Again.into()),
+            Action::Reply(_) | Action::Install(_) | Action::Native => Ok(Answer::Done.into()),
+        }
+    }
+
+    fn close(&self, buffer: BufferId) -> Answers {
+        {
+            let mut state = self.exporter.lock();
+            let key = (buffer, self.holder);
+            let count = state.handles.get_mut(&key).ok_or(Errno::BADF)?;
+            *count -= 1;
+            if *count == 0 {
+                state.handles.remove(&key);
+                state.release_unheld(buffer);
+            }
+        }
+        crate::device::live::job::Host::frames_changed(self.exporter);
+        Ok(Answer::Done.into())
+    }
+
+    /// EBADF for a buffer that this client has no handle of.
+    fn held(&self, state: &State, buffer: BufferId) -> Result<(), Errno> {
+        let held = state.handles.contains_key(&(buffer, self.holder));
+        if held { Ok(()) } else { Err(Errno::BADF) }
+    }
+
+    /// Devices' accesses.
+    fn transfers(&self, request: &Request, bytes: &[u8]) -> Option<Answers> {
+        let (via, addr) = match request {
+            Request::DmaWrite { via, addr } | Request::DmaRead { via, addr, .. } => (*via, *addr),
+            _ => return None,
+        };
+        let mut into = Vec::new();
+        if let Request::DmaRead { len, .. } = request {
+            into.resize((*len).min(PAGE_BYTES + 1), 0);
+        }
+        let dma = match request {
+            Request::DmaRead { .. } => Dma::Read(&mut into),
+            _ => Dma::Write(bytes),
+        };
+        let state = &mut *self.exporter.lock();
+        let State { device, bus, memory, .. } = state;
+        let by = (requests::through(via), self.holder);
+        let result = bus.dma(device, memory, by, BusAddr(addr), dma);
+        Some(match result {
+            Ok(_) => Ok(Answered { answer: Answer::Done, bytes: into, fd: None }),
+            Err(error) => Err(error.into()),
+        })
+    }
+}
+
+/// An sg_table, with the answer or in a file.
+fn addrs(addrs: &[BusAddr]) -> Answers {
+    let bytes: Vec<u8> = addrs.iter().flat_map(|addr| addr.0.to_le_bytes()).collect();
+    let answer = Answer::Addrs { pages: addrs.len() };
+    if addrs.len() <= INLINE_PAGES_MAX {
+        return Ok(Answered { answer, bytes, fd: None });
+    }
+    let file = files::sealed("sg_table", &bytes).map_err(|_| Errno::NOMEM)?;
+    Ok(Answered { answer, bytes: Vec::new(), fd: Some(file) })
+}
+
+/// An attachment by its number.
+fn attachment(id: u64) -> AttachmentId {
+    AttachmentId(id)
+}

@@ -1,0 +1,209 @@
+//! Emulated devices and recordings under `driftheap run`: the bus of a program's buffers.
+//!
+//! With `--device` or `--record` every movable buffer has bus addresses ([`Bus`]), and a deed of
+//! chaos or an order is a job by the heap's rules ([`job::run`]): importers are notified, their
+//! fences waited for, pins honoured. Such a job moves a whole buffer.
+//!
+//! **Locking**: the bus lies in [`Shared`] with the device. The devices' threads lock it for each
+//! half of a job; only the supervisor's thread moves memory, and it never sleeps for a fence: what
+//! is not idle is tried again, as with a call in flight.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::{Shared, lock, now_ns};
+use crate::device::live::attach::{AttachmentId, Holder};
+use crate::device::live::bus::{Bus, Pages, read_all, write_all};
+use crate::device::live::emulate::{DeviceSpec, Running};
+use crate::device::live::frames::PageOf;
+use crate::device::live::job::{self, Done, Host, JobError, Memory, Parts, Patience};
+use crate::device::live::record::{Actor, Doing, Recorder};
+use crate::device::live::{Deed, Engine};
+use crate::device::{BufferId, Device};
+use crate::model::{Job, Placement};
+use crate::sys::page::PAGE_BYTES;
+
+/// The bus of a program's buffers.
+#[derive(Debug)]
+pub struct ProgramBus {
+    /// Frames, importers, findings, recording.
+    pub bus: Bus,
+    files: BTreeMap<BufferId, OwnedFd>,
+    mappings: u64,
+}
+
+/// The holder of what the exporter itself does.
+const MOVER: Holder = Holder(0);
+
+impl ProgramBus {
+    /// A bus for buffers of so many bytes together.
+    ///
+    /// # Errors
+    /// No memory, no descriptor.
+    pub fn new(bytes_max: u64, record: bool) -> std::io::Result<Self> {
+        let pages = usize::try_from(bytes_max / PAGE_BYTES as u64).unwrap_or(usize::MAX);
+        // Room for both places of a move, and an offset that a file can have.
+        let pages = pages.saturating_mul(2).min(1 << 28);
+        let mut bus = Bus::new(pages, pages)?;
+        bus.recorder = record.then(Recorder::default);
+        Ok(Self { bus, files: BTreeMap::new(), mappings: 0 })
+    }
+
+    /// A buffer that can move came into being.
+    ///
+    /// # Errors
+    /// ENOMEM: there are no frames for it.
+    pub(super) fn adopt(
+        &mut self,
+        device: &Device,
+        id: BufferId,
+        file: OwnedFd,
+        size_bytes: u64,
+    ) -> Result<(), Errno> {
+        let pages = usize::try_from(size_bytes).map_err(|_| Errno::NOMEM)? / PAGE_BYTES;
+        self.bus.allocated(device, id, pages, Placement::Vram)?;
+        self.files.insert(id, file);
+        Ok(())
+    }
+
+    /// Gives back what the program has let go.
+    pub(super) fn retain(&mut self, exists: impl Fn(BufferId) -> bool) {
+        let gone: Vec<BufferId> = self.files.keys().copied().filter(|&id| !exists(id)).collect();
+        for id in gone {
+            self.bus.released(id);
+            self.files.remove(&id);
+        }
+    }
+
+    /// A process of the program has mapped a whole buffer.
+    pub(super) fn mapped(&mut self, buffer: BufferId, pid: i32) {
+        if self.files.contains_key(&buffer) {
+            self.mappings += 1;
+            let doing = Doing::Mmap { id: self.mappings, buffer, importer: None };
+            self.bus.note(&Actor::Program(format!("pid {pid}")), doing, &[]);
+        }
+    }
+}
+
+/// The buffers' bytes, and who can move them.
+struct ProgramMemory<'a> {
+    files: &'a BTreeMap<BufferId, OwnedFd>,
+    engine: Option<&'a mut Engine>,
+}
+
+impl Pages for ProgramMemory<'_> {
+    fn read(&self, of: PageOf, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
+        let file = self.files.get(&of.buffer).ok_or(Errno::NODATA)?;
+        read_all(file.as_fd(), (of.page * PAGE_BYTES + offset) as u64, into)
+    }
+
+    fn write(&self, of: PageOf, offset: usize, bytes: &[u8]) -> Result<(), Errno> {
+        let file = self.files.get(&of.buffer).ok_or(Errno::NODATA)?;
+        write_all(file.as_fd(), (of.page * PAGE_BYTES + offset) as u64, bytes)
+    }
+}
+
+const NOT_HERE: &str = "only the supervisor moves memory";
+
+impl Memory for ProgramMemory<'_> {
+    fn relocate(&mut self, buffer: BufferId) -> Result<(), String> {
+        let engine = self.engine.as_mut().ok_or(NOT_HERE)?;
+        let pages = engine.buffers().find(|(id, _)| *id == buffer).map(|(_, pages)| pages);
+        let pages = pages.ok_or("the buffer can't be moved")?;
+        engine.relocate(buffer, 0, pages).map(drop).map_err(|refusal| refusal.to_string())
+    }
+
+    fn truncate(&mut self, buffer: BufferId) -> Result<(), String> {
+        let engine = self.engine.as_mut().ok_or(NOT_HERE)?;
+        engine.kill(buffer).map_err(|refusal| refusal.to_string())
+    }
+}
+
+fn with(shared: &Mutex<Shared>, engine: Option<&mut Engine>, f: &mut dyn FnMut(&mut Parts<'_>)) {
+    let Shared { device, files, program_bus, .. } = &mut *lock(shared);
+    let Some(ProgramBus { bus, files: of_buffers, .. }) = program_bus else { return };
+    let mut memory = ProgramMemory { files: of_buffers, engine };
+    f(&mut Parts { device, bus, memory: &mut memory });
+    files.signal_sync_files(device);
+}
+
+/// What an emulated device's thread sees.
+struct DeviceHost(Arc<Mutex<Shared>>);
+
+/// What the supervisor's thread makes a job with.
+struct MoverHost<'a> {
+    shared: &'a Mutex<Shared>,
+    engine: RefCell<&'a mut Engine>,
+}
+
+/// What both have in common: importers are all our own, and nobody follows frames.
+macro_rules! of_own_importers {
+    () => {
+        fn wait(&self, at_most: Duration) {
+            std::thread::sleep(at_most.min(Duration::from_millis(1)));
+        }
+
+        fn notify(&self, _: Holder, _: AttachmentId, _: BufferId) -> bool {
+            // A device looks at its attachment's state before each job.
+            true
+        }
+
+        fn drop_holder(&self, _: Holder, _: &str) {}
+
+        fn frames_changed(&self) {}
+    };
+}
+
+impl Host for DeviceHost {
+    fn with(&self, f: &mut dyn FnMut(&mut Parts<'_>)) {
+        with(&self.0, None, f);
+    }
+
+    of_own_importers!();
+}
+
+impl Host for MoverHost<'_> {
+    fn with(&self, f: &mut dyn FnMut(&mut Parts<'_>)) {
+        with(self.shared, Some(&mut self.engine.borrow_mut()), f);
+    }
+
+    of_own_importers!();
+}
+
+/// Starts the devices.
+///
+/// # Errors
+/// No thread can be started.
+pub(super) fn start(
+    specs: Vec<DeviceSpec>,
+    shared: &Arc<Mutex<Shared>>,
+) -> std::io::Result<Vec<Running>> {
+    let host: Arc<dyn Host + Send + Sync> = Arc::new(DeviceHost(Arc::clone(shared)));
+    let specs = specs.into_iter().zip(0..);
+    specs.map(|(spec, number)| Running::start(spec, Arc::clone(&host), number, now_ns)).collect()
+}
+
+/// A deed as a job by the heap's rules. It sleeps for nobody: a fence that has not signalled, or a
+/// lock that a device has for the moment, is [`JobError::FenceTimeout`] or
+/// [`JobError::LockTimeout`].
+pub(super) fn work(
+    shared: &Mutex<Shared>,
+    engine: &mut Engine,
+    deed: Deed,
+    id: BufferId,
+) -> Result<Done, JobError> {
+    let job = match deed {
+        Deed::Move => Job::Move(Placement::Vram),
+        Deed::Evict => Job::Move(Placement::System),
+        Deed::Purge => Job::Purge,
+        Deed::Revoke => Job::Revoke,
+    };
+    let host = MoverHost { shared, engine: RefCell::new(engine) };
+    let patience = Patience { lock: Duration::ZERO, fence: Duration::ZERO };
+    job::run(&host, MOVER, id, job, patience)
+}

@@ -1,0 +1,95 @@
+//! The examples, in Rust and in C: each run wrong and right against an exporter.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use super::kit::{Lab, moves};
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_driftheap")).parent().unwrap().join("examples")
+}
+
+/// The program shows the corruption when it is wrong, and nothing when it is right.
+fn check(program: &Path) {
+    let run = |how: &str| -> (Output, String, Lab) {
+        let lab = Lab::new("system");
+        let output = Command::new(program).arg(&lab.path).arg(how).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(errors, "", "{how}");
+        (output, text, lab)
+    };
+    let (output, text, lab) = run("wrong");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("byte 16 of B was 0x42 and is 0xcc\n"), "{text}");
+    assert!(text.contains("cross-buffer-write by camera"), "{text}");
+    assert_eq!(
+        text.lines().skip(1).map(|line| line.to_owned() + "\n").collect::<String>(),
+        lab.report()
+    );
+    let (output, text, lab) = run("right");
+    assert_eq!((output.status.code(), text.as_str()), (Some(0), "B is as it was\n"));
+    assert_eq!(lab.report(), "");
+}
+
+#[test]
+fn the_rust_example() {
+    if moves() {
+        check(&examples().join("importer"));
+    }
+}
+
+#[test]
+fn the_c_example() {
+    if !moves() {
+        return;
+    }
+    if !Command::new("cc").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIP: no C compiler (`cc`)");
+        return;
+    }
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/client-c");
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("importer");
+    let compiled = Command::new("cc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-o"])
+        .arg(&program)
+        .arg(sources.join("importer.c"))
+        .arg("-I")
+        .arg(&sources)
+        .arg("-L")
+        .arg(examples())
+        .arg("-ldriftheap_client")
+        .arg(format!("-Wl,-rpath,{}", examples().display()))
+        .output()
+        .unwrap();
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    check(&program);
+}
+
+#[test]
+fn every_function_of_the_header_is_in_the_library() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/client-c");
+    let header = std::fs::read_to_string(sources.join("driftheap.h")).unwrap();
+    let library = std::fs::read_to_string(sources.join("lib.rs")).unwrap();
+    let words = |text: &str, before: char| {
+        let mut found: Vec<String> = text
+            .match_indices("dh_")
+            .filter(|(at, _)| text[..*at].ends_with([' ', '*', before]))
+            .map(|(at, _)| {
+                text[at..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+            })
+            .filter(|name: &String| text.contains(&format!("{name}(")))
+            .collect();
+        found.sort();
+        found.dedup();
+        found
+    };
+    let declared = words(&header, '*');
+    let defined: Vec<String> = words(&library, ' ')
+        .into_iter()
+        .filter(|name| library.contains(&format!("fn {name}(")))
+        .collect();
+    assert!(declared.len() > 30, "{declared:?}");
+    assert_eq!(declared, defined);
+}
