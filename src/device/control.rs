@@ -206,7 +206,13 @@ pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> String {
     // The walk through /proc is long; the device goes on meanwhile.
     let held = match query.verb {
         Verb::List | Verb::Info => holders(&inodes),
-        _ => BTreeMap::new(),
+        Verb::Stats
+        | Verb::Trace
+        | Verb::Zap
+        | Verb::Move
+        | Verb::Evict
+        | Verb::Purge
+        | Verb::Revoke => BTreeMap::new(),
     };
     let shared = lock(shared);
     match query.verb {
@@ -217,7 +223,14 @@ pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> String {
             stats_text(&shared.device)
                 + &format!("pfnmap\tat most {} bytes\n", shared.files.secret_bytes_max)
         }
-        _ => show(query, &shared.device, &held),
+        Verb::List
+        | Verb::Info
+        | Verb::Stats
+        | Verb::Trace
+        | Verb::Move
+        | Verb::Evict
+        | Verb::Purge
+        | Verb::Revoke => show(query, &shared.device, &held),
     }
 }
 
@@ -282,12 +295,16 @@ pub fn answer_socket(query: &Query, exporter: &Exporter) -> String {
 
 /// Answers one query about a node.
 pub fn answer_node(query: &Query, state: &Mutex<NodeState>) -> String {
-    if query.verb == Verb::Zap {
-        return "can't zap: a node gives out its buffers' memory and keeps no hold on its mappings; \
-                `driftheap serve --mount` does\n"
-            .into();
+    match query.verb {
+        Verb::List | Verb::Info | Verb::Stats | Verb::Trace => {
+            show(query, &super::cuse::lock(state).device, &BTreeMap::new())
+        }
+        Verb::Zap | Verb::Move | Verb::Evict | Verb::Purge | Verb::Revoke => {
+            "refused: a node gives out its buffers' memory and keeps no hold on the mappings; \
+             `driftheap run` does, and `driftheap serve --mount` can zap\n"
+                .into()
+        }
     }
-    show(query, &super::cuse::lock(state).device, &BTreeMap::new())
 }
 
 /// What a device tells about itself.

@@ -93,6 +93,11 @@ impl NodeState {
         rustix::io::fcntl_dupfd_cloexec(memory, 0)
     }
 
+    /// Whether there is any handle that `uid` may use.
+    pub(super) fn has_handles_for(&self, uid: u32) -> bool {
+        uid == 0 || self.handles.values().any(|handle| handle.uid == uid)
+    }
+
     fn object(&self, file: OpenFile) -> Option<Object> {
         match self.files.get(&file)?.what {
             What::Heap => Some(Object::Heap(self.heap)),

@@ -3,7 +3,7 @@
 //! The server listens on an abstract Unix seqpacket socket, `@driftheap/NAME` for the node
 //! /dev/NAME. A client sends four bytes, the handle, and gets four: 0 with the descriptor of the
 //! buffer's memory (SCM_RIGHTS), or an errno. Only root and the user who made the handle get it, by
-//! SO_PEERCRED.
+//! SO_PEERCRED; who made none is not heard.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -70,8 +70,12 @@ fn bound_waits(socket: &OwnedFd) -> Result<(), Errno> {
 }
 
 fn answer(client: &OwnedFd, state: &Mutex<NodeState>) -> Result<(), Errno> {
-    bound_waits(client)?;
     let uid = sockopt::socket_peercred(client)?.uid.as_raw();
+    // Nobody who has nothing to ask for may keep the others waiting.
+    if !lock(state).has_handles_for(uid) {
+        return Err(Errno::ACCESS);
+    }
+    bound_waits(client)?;
     let mut question = [0; 4];
     let (len, _) = net::recv(client, &mut question, RecvFlags::empty())?;
     let whole = if len == 4 { Ok(u32::from_ne_bytes(question)) } else { Err(Errno::INVAL) };
@@ -90,7 +94,7 @@ fn answer(client: &OwnedFd, state: &Mutex<NodeState>) -> Result<(), Errno> {
 /// The memory behind `handle` of the node at `path`, to be mapped.
 ///
 /// # Errors
-/// EBADF: no such handle, or not this user's. ECONNREFUSED: no server of that node in this
+/// EBADF: no such handle, or not this user's. ECONNRESET or EPIPE: no handle is this user's. ECONNREFUSED: no server of that node in this
 /// network namespace. EPROTO: the server answered something else.
 pub fn memory_of(path: &Path, handle: u32) -> io::Result<OwnedFd> {
     let name = path.strip_prefix("/dev").unwrap_or(path).to_string_lossy();

@@ -15,7 +15,7 @@ use crate::device::buffer::MmapArgs;
 use crate::device::live::space::REGION;
 use crate::device::misuse::guard::{Change, READ, WRITE};
 use crate::device::misuse::{Act, Allowed, Finding, Kind};
-use crate::device::supervisor::{caller, flights, now_ns, pins};
+use crate::device::supervisor::{flights, now_ns, pins};
 use crate::device::{BufferId, misuse::Site};
 use crate::sys::notify::Call;
 use crate::sys::seccomp::{ArgTest, Filter};
@@ -88,7 +88,7 @@ impl Supervisor {
         if pointers.is_empty() {
             return Some(call);
         }
-        let Some(pid) = caller::tgid(call.tid) else { return Some(call) };
+        let Some(pid) = self.stacks.tgid(call.tid) else { return Some(call) };
         let closed: Vec<Closed> =
             pointers.iter().filter_map(|&addr| self.closed(pid, addr, &call)).collect();
         if closed.is_empty() {

@@ -5,9 +5,9 @@ use rustix::io::Errno;
 use super::{Hands, Supervisor, lock};
 use crate::device::misuse::guard::{Area, Change, Mode, READ, WRITE, page};
 use crate::device::misuse::{Act, Allowed, Finding, Kind};
+use crate::device::supervisor::now_ns;
 use crate::device::supervisor::stack::Registers;
 use crate::device::supervisor::stack::maps::mappings;
-use crate::device::supervisor::{caller, now_ns};
 use crate::device::{BufferId, Life, Object};
 use crate::sys::trace::{self, Stop};
 use crate::uapi::PAGE_SIZE;
@@ -59,7 +59,7 @@ impl Supervisor {
     /// Handles the fault that a thread stopped for, and lets it go on.
     pub(super) fn handle_fault(&mut self, tid: i32, signal: i32) -> Result<(), Errno> {
         let Some(fault) = trace::fault(tid) else { return trace::resume(tid, Some(signal)) };
-        let Some(pid) = caller::tgid(tid) else { return Ok(()) };
+        let Some(pid) = self.stacks.tgid(tid) else { return Ok(()) };
         if signal == libc::SIGBUS {
             self.gone(tid, pid, fault.addr);
             return trace::resume(tid, Some(signal));

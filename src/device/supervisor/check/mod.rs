@@ -299,7 +299,7 @@ impl Supervisor {
         if check.mode == Mode::Off {
             return None;
         }
-        let pid = caller::tgid(call.tid)?;
+        let pid = self.stacks.tgid(call.tid)?;
         self.with_watch(|watch| watch.brackets.sync(id, pid, sync.flags));
         let check = self.check.as_mut()?;
         let (gate, cookie) = (check.proc(pid)?.gate, check.cookie);

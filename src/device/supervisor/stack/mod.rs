@@ -9,6 +9,7 @@
 //!
 //! **Differs from Linux**: KASAN's stacks come from inside the faulting context and are complete.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -31,8 +32,11 @@ const STACK_BYTES_MAX: usize = 16 * 1024;
 /// Most processes whose mappings are remembered; more and all are read anew.
 const PROCESSES_MAX: usize = 256;
 
+/// Most stacks that are remembered; more and all are unwound anew.
+const KNOWN_MAX: usize = 1024;
+
 /// Registers of a thread, as far as they are known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Registers {
     /// Program counter.
     pub pc: u64,
@@ -74,22 +78,44 @@ impl Image {
     }
 }
 
+/// A stack that was unwound, and the words on it that decided how.
+#[derive(Debug)]
+struct Known {
+    words: Vec<(u64, u64)>,
+    frames: Vec<Frame>,
+}
+
 /// Reads the stacks of threads and knows the files that their code comes from.
 #[derive(Debug, Default)]
 pub struct Stacks {
     images: BTreeMap<i32, Image>,
     modules: BTreeMap<(Inode, bool), Module>,
+    /// Stacks unwound before, by process and registers.
+    known: BTreeMap<(i32, Registers), Known>,
+    /// Threads and their processes.
+    threads: BTreeMap<i32, i32>,
     started_ns: u64,
 }
 
-/// A copy of the upper end of a stack.
+/// A copy of the upper end of a stack, which remembers what was looked at.
 struct Memory {
     start: u64,
     bytes: Vec<u8>,
+    seen: RefCell<Vec<(u64, u64)>>,
 }
 
 impl Memory {
+    fn new(start: u64, bytes: Vec<u8>) -> Self {
+        Self { start, bytes, seen: RefCell::default() }
+    }
+
     fn word(&self, addr: u64) -> Option<u64> {
+        let word = self.peek(addr)?;
+        self.seen.borrow_mut().push((addr, word));
+        Some(word)
+    }
+
+    fn peek(&self, addr: u64) -> Option<u64> {
         let at = usize::try_from(addr.checked_sub(self.start)?).ok()?;
         self.bytes.get(at..)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
     }
@@ -107,6 +133,23 @@ impl Stacks {
         Self { started_ns, ..Self::default() }
     }
 
+    /// The process that a thread belongs to; /proc/TID/status takes as long as a system call that is
+    /// handed over.
+    pub fn tgid(&mut self, tid: i32) -> Option<i32> {
+        if let Some(&pid) = self.threads.get(&tid)
+            && rustix::fs::access(format!("/proc/{pid}/task/{tid}"), rustix::fs::Access::EXISTS)
+                .is_ok()
+        {
+            return Some(pid);
+        }
+        let pid = caller::tgid(tid)?;
+        if self.threads.len() >= PROCESSES_MAX * 4 {
+            self.threads.clear();
+        }
+        self.threads.insert(tid, pid);
+        Some(pid)
+    }
+
     /// A moment, counted from the start.
     pub fn since_start(&self, now_ns: u64) -> u64 {
         now_ns.saturating_sub(self.started_ns)
@@ -119,15 +162,40 @@ impl Stacks {
 
     /// Where a thread with these registers is.
     pub fn site_at(&mut self, tid: i32, registers: Option<Registers>, now_ns: u64) -> Site {
-        let pid = caller::tgid(tid).unwrap_or(tid);
+        let pid = self.tgid(tid).unwrap_or(tid);
         let comm = std::fs::read_to_string(format!("/proc/{tid}/comm")).unwrap_or_default();
         let frames = registers.map_or_else(Vec::new, |registers| self.unwind(pid, registers));
         let at_ns = self.since_start(now_ns);
         Site { pid, tid, comm: comm.trim_end().to_owned(), at_ns, frames }
     }
 
-    fn unwind(&mut self, pid: i32, mut at: Registers) -> Vec<Frame> {
-        let stack = Memory { start: at.sp, bytes: read_up(pid, at.sp) };
+    /// The stack of a thread. A program makes the same calls from the same places: where all words
+    /// that were looked at then are the same now, so is the stack.
+    fn unwind(&mut self, pid: i32, at: Registers) -> Vec<Frame> {
+        let stack = Memory::new(at.sp, read_up(pid, at.sp));
+        let key = (pid, at);
+        if let Some(known) = self.known.get(&key)
+            && known.words.iter().all(|&(addr, word)| stack.peek(addr) == Some(word))
+            && self.is_current(pid)
+        {
+            return known.frames.clone();
+        }
+        let frames = self.unwind_anew(pid, at, &stack);
+        if self.known.len() >= KNOWN_MAX {
+            self.known.clear();
+        }
+        let words = stack.seen.into_inner();
+        self.known.insert(key, Known { words, frames: frames.clone() });
+        frames
+    }
+
+    /// Whether a process still executes the program that its code was read from.
+    fn is_current(&self, pid: i32) -> bool {
+        let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+        self.images.get(&pid).is_some_and(|image| image.exe == exe)
+    }
+
+    fn unwind_anew(&mut self, pid: i32, mut at: Registers, stack: &Memory) -> Vec<Frame> {
         let mut frames: Vec<Frame> = Vec::new();
         while frames.len() < FRAMES_MAX {
             let returns = !frames.is_empty();
@@ -135,13 +203,13 @@ impl Stacks {
             frames.extend(here);
             let Some(rule) = rule else { break };
             if rule.base == Base::Frame && at.bp.is_none() {
-                at.bp = self.guess_frame_pointer(pid, at.sp, &stack);
+                at.bp = self.guess_frame_pointer(pid, at.sp, stack);
             }
-            let Some(next) = step(rule, at, &stack) else { break };
+            let Some(next) = step(rule, at, stack) else { break };
             at = next;
         }
         if !frames.iter().any(|frame| frame.symbol.own) {
-            frames.extend(self.search(pid, at.sp, &stack));
+            frames.extend(self.search(pid, at.sp, stack));
         }
         frames
     }
@@ -270,7 +338,7 @@ mod tests {
     fn a_frame_is_left_by_its_rule() {
         let words = [1u64, 2, 3, 0xbeef, 0xcafe, 9];
         let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let stack = Memory { start: 0x1000, bytes };
+        let stack = Memory::new(0x1000, bytes);
         let at = Registers { pc: 5, sp: 0x1000, bp: None };
         let rule = Rule { base: Base::Stack, offset: 0x28, ret: -8, bp: Saved::At(-16) };
         let caller = Registers { pc: 0xcafe, sp: 0x1028, bp: Some(0xbeef) };
