@@ -35,7 +35,9 @@ fn capture(heap: &str, handles_notify: bool, fenced: bool) -> (u8, bool, Lab) {
     let fence = fenced.then(|| isp.submit(&lock, Usage::Write).unwrap());
     drop(lock);
     isp.dma_write(table.addr(0), &[0xcc; 64]).unwrap();
-    fence.map(|fence| fence.signal().unwrap());
+    if let Some(fence) = fence {
+        fence.signal().unwrap();
+    }
 
     let in_a = a.map().unwrap().load_u8(0) == Access::Value(0xcc);
     let in_b = of_b.load_u8(0).value().unwrap();

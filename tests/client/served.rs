@@ -57,8 +57,8 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         // It may be gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _killed = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
 

@@ -49,8 +49,10 @@ fn handle<T>(result: Result<T, c_int>) -> *mut T {
     match result {
         Ok(value) => Box::into_raw(Box::new(value)),
         Err(errno) => {
-            // SAFETY: the address of this thread's errno is always valid.
-            unsafe { *libc::__errno_location() = -errno };
+            // SAFETY: it has no precondition.
+            let own = unsafe { libc::__errno_location() };
+            // SAFETY: this thread's errno, which lives as long as the thread.
+            unsafe { *own = -errno };
             null_mut()
         }
     }
