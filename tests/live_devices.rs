@@ -91,7 +91,7 @@ fn a_device_that_ignores_move_notify_corrupts_the_program() {
 #[test]
 fn a_static_device_keeps_the_buffer_where_it_is() {
     let Some((stage, player)) = player() else { return };
-    let device = "camera,writes=frame,every=1ms,importer=static";
+    let device = "camera,writes=frame,every=4ms,importer=static";
     let options = ["--chaos", "5,rate=300", "--device", device];
     let output = play(stage.path(), &player, User::Own, &options, "frames");
     let said = text(&output);

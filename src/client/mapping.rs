@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use super::buffer::Buffer;
-use super::connection::{Error, Shared, lock};
+use super::connection::{ClientError, Shared, lock};
 use super::device::GupPin;
 use crate::device::socket::protocol::{Answer, Request};
 use crate::sys::map::{Prot, Sharing, Window};
@@ -62,7 +62,7 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    pub(super) fn new(buffer: &Buffer) -> Result<Self, Error> {
+    pub(super) fn new(buffer: &Buffer) -> Result<Self, ClientError> {
         let shared = Arc::clone(&buffer.shared);
         let pages = buffer.pages();
         let window = Window::reserve(pages)?;
@@ -125,7 +125,7 @@ impl Mapping {
     ///
     /// # Errors
     /// EFAULT where the heap's rule `mmap` forbids it (pfnmap, mixedmap-insert-pfn).
-    pub fn get_user_pages(&self, page: usize) -> Result<GupPin, Error> {
+    pub fn get_user_pages(&self, page: usize) -> Result<GupPin, ClientError> {
         GupPin::new(&self.shared, self.id, page)
     }
 
@@ -163,8 +163,8 @@ impl Viewed {
         shown[page] = self.map(page, place, fd).is_ok();
     }
 
-    fn map(&self, page: usize, place: u64, fd: BorrowedFd<'_>) -> Result<(), Error> {
-        let place = u32::try_from(place).map_err(|_| Error::Nonsense)?;
+    fn map(&self, page: usize, place: u64, fd: BorrowedFd<'_>) -> Result<(), ClientError> {
+        let place = u32::try_from(place).map_err(|_| ClientError::Nonsense)?;
         let (sharing, prot) = (Sharing::Shared, Prot::ReadWrite);
         Ok(self.window.map(page, fd, Frame(place), 1, sharing, prot)?)
     }
@@ -183,7 +183,7 @@ pub struct ImporterMapping {
 }
 
 impl ImporterMapping {
-    pub(super) fn new(buffer: &Buffer) -> Result<Self, Error> {
+    pub(super) fn new(buffer: &Buffer) -> Result<Self, ClientError> {
         let shared = Arc::clone(&buffer.shared);
         let window = Window::reserve(buffer.pages())?;
         let shown = Mutex::new(vec![false; buffer.pages()]);
@@ -200,7 +200,7 @@ impl ImporterMapping {
     ///
     /// # Panics
     /// This and [`ImporterMapping::store_u8`] panic outside the buffer.
-    pub fn load_u8(&self, offset: usize) -> Result<Access<u8>, Error> {
+    pub fn load_u8(&self, offset: usize) -> Result<Access<u8>, ClientError> {
         self.fault(offset / PAGE_BYTES)?;
         let access = {
             let _still = lock(&self.viewed.shown);
@@ -216,7 +216,7 @@ impl ImporterMapping {
     ///
     /// # Errors
     /// As [`ImporterMapping::load_u8`].
-    pub fn store_u8(&self, offset: usize, value: u8) -> Result<Access<()>, Error> {
+    pub fn store_u8(&self, offset: usize, value: u8) -> Result<Access<()>, ClientError> {
         self.fault(offset / PAGE_BYTES)?;
         let (before, access) = {
             let _still = lock(&self.viewed.shown);
@@ -232,7 +232,7 @@ impl ImporterMapping {
         self.viewed.window.span(0, self.viewed.window.pages())
     }
 
-    fn fault(&self, page: usize) -> Result<(), Error> {
+    fn fault(&self, page: usize) -> Result<(), ClientError> {
         if lock(&self.viewed.shown)[page] {
             return Ok(());
         }
@@ -240,7 +240,7 @@ impl ImporterMapping {
         let mut received = self.shared.ask_raw(&request, &[], &[])?;
         let (Answer::Place { page: place }, Some(fd)) = (received.message, received.fds.pop())
         else {
-            return Err(Error::Nonsense);
+            return Err(ClientError::Nonsense);
         };
         let mut shown = lock(&self.viewed.shown);
         // An event may have overtaken the answer; it is the newer.
@@ -251,7 +251,13 @@ impl ImporterMapping {
         Ok(())
     }
 
-    fn accessed(&self, offset: usize, write: bool, before: u8, value: u8) -> Result<(), Error> {
+    fn accessed(
+        &self,
+        offset: usize,
+        write: bool,
+        before: u8,
+        value: u8,
+    ) -> Result<(), ClientError> {
         let (page, offset) = (offset / PAGE_BYTES, offset % PAGE_BYTES);
         let mapping = self.id;
         self.shared.tell(&Request::Accessed { mapping, page, offset, write, before, value })

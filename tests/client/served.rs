@@ -57,8 +57,8 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         // It may be gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _killed = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
 
@@ -167,10 +167,10 @@ fn a_killed_exporter_leaves_right_bytes_or_sigbus() {
         let mut served = Served::start(&[]);
         let client = served.client();
         let a = named(&client, PAGES as u64, "A");
+        let mapping = a.map().unwrap();
         let (made, over) = (AtomicU64::new(0), AtomicBool::new(false));
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
-                let mapping = a.map().unwrap();
                 let mut count = 1u64;
                 let mut gone = [false; PAGES];
                 let mut last = [0u64; PAGES];

@@ -1,4 +1,8 @@
 //! A recording as the text of a litmus file.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each place looks at the few events that concern it"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -5,6 +5,10 @@
 //! (anything that allocates, moves, maps, pins or ends) one job of each kind is enough, and one
 //! access of each kind; a job during which such an event happens is kept, and so is one that went
 //! wrong in another way.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each place looks at the few events that concern it"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 
