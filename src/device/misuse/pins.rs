@@ -1,8 +1,8 @@
 //! Pins that a program takes of a buffer's pages through its mapping.
 //!
 //! Kernel counterpart: pin_user_pages and get_user_pages behind vmsplice (fs/splice.c,
-//! `iter_to_pipe`), IORING_REGISTER_BUFFERS (io_uring/rsrc.c, `io_sqe_buffer_register`) and direct
-//! I/O. A pin refers to pages and not to the buffer: when the exporter gives the buffer other
+//! `iter_to_pipe`) and IORING_REGISTER_BUFFERS (io_uring/rsrc.c, `io_sqe_buffer_register`). A pin
+//! refers to pages and not to the buffer: when the exporter gives the buffer other
 //! pages, the pin keeps the old ones, and what goes through it is lost, or is another buffer's.
 //!
 //! The books say which pins there may be; whether one is still alive the transport asks the kernel
@@ -28,13 +28,6 @@ pub enum Holder {
     },
     /// A buffer registered with an io_uring, until it is unregistered or the ring is closed.
     Ring,
-    /// Direct I/O, until the call returns.
-    Call {
-        /// Its number.
-        nr: i64,
-        /// Its arguments.
-        args: [u64; 6],
-    },
 }
 
 /// One pin.
@@ -58,7 +51,6 @@ impl Pin {
         match self.holder {
             Holder::Pipe { .. } => "vmsplice",
             Holder::Ring => "io_uring_register",
-            Holder::Call { .. } => "direct I/O",
         }
     }
 
@@ -67,7 +59,6 @@ impl Pin {
         let holder = match &self.holder {
             Holder::Pipe { fd, .. } => format!("the pipe of descriptor {fd} still holds them"),
             Holder::Ring => "an io_uring has them registered".into(),
-            Holder::Call { .. } => "direct I/O to or from them is in flight".into(),
         };
         let deed = if moved { "moves the buffer to other pages" } else { "takes the pages away" };
         Finding {

@@ -25,6 +25,13 @@ pub enum Act {
         /// Bytes; 0 if none.
         len: u64,
     },
+    /// A device's access.
+    Dma {
+        /// Whether it wrote.
+        write: bool,
+        /// Bytes.
+        len: usize,
+    },
     /// Nothing but the allocation: it was never given back.
     Exit,
 }
@@ -48,6 +55,9 @@ impl Act {
             Self::Call { name, addr, len } => {
                 format!("System call {name} on {len} bytes at address {addr:#x}")
             }
+            Self::Dma { write, len } => {
+                format!("DMA {} of {len} bytes", if *write { "write" } else { "read" })
+            }
             Self::Exit => "Allocated".into(),
         }
     }
@@ -64,6 +74,9 @@ impl Act {
             }
             Self::Call { name, addr, len } => {
                 json!({"syscall": name, "address": addr, "len": len})
+            }
+            Self::Dma { write, len } => {
+                json!({"dma": if *write { "write" } else { "read" }, "len": len})
             }
             Self::Exit => json!({"exit": true}),
         }
@@ -131,7 +144,9 @@ impl Report {
     /// The report as KASAN would print it.
     pub fn text(&self) -> String {
         let Site { pid, tid, comm, .. } = &self.site;
-        let place = self.site.place_words();
+        // A device has neither a process nor code.
+        let device = *pid == 0;
+        let place = if device { comm.clone() } else { self.site.place_words() };
         let mut text = format!("{RULE}\nBUG: driftheap: {} in {place}\n", self.kind);
         let mut line = |words: String| {
             text.push_str(&words);
@@ -140,7 +155,8 @@ impl Report {
         line(self.what.clone());
         let pc =
             self.site.place().map_or_else(String::new, |frame| format!(", pc {:#x}", frame.pc));
-        line(format!("{} by task {comm}/{pid} thread {tid}{pc}", self.act.words()));
+        let who = if device { comm.clone() } else { format!("task {comm}/{pid} thread {tid}{pc}") };
+        line(format!("{} by {who}", self.act.words()));
         if !self.site.frames.is_empty() {
             line("\nCall trace:".into());
         }
@@ -194,7 +210,9 @@ pub struct Log {
 }
 
 fn key(report: &Report) -> Key {
-    let Some(frame) = report.site.place() else { return (report.kind, String::new(), 0) };
+    let Some(frame) = report.site.place() else {
+        return (report.kind, report.site.comm.clone(), 0);
+    };
     match &frame.symbol.source {
         // One statement may be several instructions.
         Some((file, line)) => (report.kind, file.clone(), u64::from(*line)),

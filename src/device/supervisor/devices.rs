@@ -20,12 +20,14 @@ use super::{Shared, lock, now_ns};
 use crate::device::live::attach::{AttachmentId, Holder};
 use crate::device::live::bus::{Bus, Pages, read_all, write_all};
 use crate::device::live::emulate::{DeviceSpec, Running};
+use crate::device::live::findings::Finding;
 use crate::device::live::frames::PageOf;
 use crate::device::live::job::{self, Done, Host, JobError, Memory, Parts, Patience};
 use crate::device::live::record::{Actor, Doing, Recorder};
 use crate::device::live::{Deed, Engine};
+use crate::device::misuse::{self, Watch};
 use crate::device::{BufferId, Device};
-use crate::model::{Job, Placement};
+use crate::model::{HazardKind, Job, Placement};
 use crate::sys::page::PAGE_BYTES;
 
 /// The bus of a program's buffers.
@@ -124,11 +126,35 @@ impl Memory for ProgramMemory<'_> {
     }
 }
 
+/// A device's access without a fence, among the misuse reports.
+fn watch_dma(watch: &mut Watch, device: &Device, finding: &Finding) {
+    let Some(meant) = &finding.meant else { return };
+    let (id, page) = (meant.of.buffer, meant.of.page);
+    let Some(buffer) = device.buffer(id) else { return };
+    if finding.kind == HazardKind::UnfencedAccess {
+        let misuse = misuse::Finding {
+            kind: misuse::Kind::UnfencedDma,
+            what: "The device reached the buffer and had added no fence, so nobody waits for it."
+                .into(),
+            act: misuse::Act::Dma { write: finding.write, len: finding.len },
+            site: misuse::Site { comm: finding.who.clone(), ..misuse::Site::default() },
+            offset: Some((page * PAGE_BYTES) as u64),
+        };
+        watch.report(id, buffer, misuse);
+    }
+}
+
 fn with(shared: &Mutex<Shared>, engine: Option<&mut Engine>, f: &mut dyn FnMut(&mut Parts<'_>)) {
-    let Shared { device, files, program_bus, .. } = &mut *lock(shared);
+    let Shared { device, files, program_bus, watch, .. } = &mut *lock(shared);
     let Some(ProgramBus { bus, files: of_buffers, .. }) = program_bus else { return };
     let mut memory = ProgramMemory { files: of_buffers, engine };
+    let known = bus.findings.kept().len();
     f(&mut Parts { device, bus, memory: &mut memory });
+    if let Some(watch) = watch {
+        for finding in &bus.findings.kept()[known..] {
+            watch_dma(watch, device, finding);
+        }
+    }
     files.signal_sync_files(device);
 }
 

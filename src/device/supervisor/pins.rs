@@ -2,12 +2,12 @@
 //!
 //! vmsplice and io_uring_register are handed over where misuse is reported. What they were given is
 //! compared with the caller's mappings and remembered. A pin is alive as long as the kernel says
-//! that its holder is: bytes wait in the pipe (FIONREAD), the address is among the `UserBufs` of
-//! an io_uring of the process (/proc/PID/fdinfo), the thread is in the same call
-//! (/proc/TID/syscall).
+//! that its holder is: bytes wait in the pipe (FIONREAD), or the address is among the `UserBufs` of
+//! an io_uring of the process (/proc/PID/fdinfo).
 //!
 //! **Not seen**: bytes of another origin that came into a pipe after ours were read keep our pin
-//! alive in the books; a ring that is mapped and has no descriptor any more; Linux AIO.
+//! alive in the books; a ring that is mapped and has no descriptor any more; direct I/O and Linux
+//! AIO in flight.
 
 use std::os::fd::AsFd;
 
@@ -166,7 +166,6 @@ impl Supervisor {
                 let len = pin.range.end - pin.range.start;
                 ring_holds(pid, pin.addr, len)
             }
-            Holder::Call { nr, args } => is_in_call(pin.site.tid, *nr, *args),
         }
     }
 
@@ -207,15 +206,6 @@ fn registered_ranges(fdinfo: &str) -> impl Iterator<Item = (u64, u64)> {
     })
 }
 
-/// Whether a thread is still in the call that it was let go with.
-fn is_in_call(tid: i32, nr: i64, args: [u64; 6]) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
-    let mut fields = text.split_ascii_whitespace();
-    let same = fields.next().and_then(|field| field.parse().ok()) == Some(nr);
-    let hex = |field: &str| u64::from_str_radix(field.trim_start_matches("0x"), 16).ok();
-    same && fields.take(6).map(hex).eq(args.map(Some))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,11 +218,5 @@ mod tests {
         assert_eq!(ranges, [(0x5599_0c39_3000, 8192), (0, 0)]);
         assert_eq!(registered_ranges("UserBufs:\t0\nPollList:\n").count(), 0);
         assert_eq!(registered_ranges("pos:\t0\n").count(), 0);
-    }
-
-    #[test]
-    fn a_thread_that_runs_is_in_no_call() {
-        let tid = std::process::id().cast_signed();
-        assert!(!is_in_call(tid, libc::SYS_pwrite64, [0; 6]));
     }
 }

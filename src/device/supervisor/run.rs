@@ -256,6 +256,7 @@ impl Supervisor {
                 self.refresh_epolls();
             }
             self.tend_live();
+            self.show_reports();
             if ready.gone {
                 // All users of the filter are gone, so they are zombies or reaped already.
                 self.reap_all(&mut ended);
