@@ -88,7 +88,7 @@ fn no_update_is_lost() {
         }
         assert!(started.elapsed() < Duration::from_secs(600), "only {pages} pages were moved");
     }
-    println!("{pages} page moves in {:?}", started.elapsed());
+    eprintln!("{pages} page moves in {:?}", started.elapsed());
 }
 
 #[test]
