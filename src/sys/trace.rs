@@ -26,6 +26,8 @@ pub type Registers = libc::user_regs_struct;
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
 
 const PTRACE_EVENT_STOP: i32 = 128;
+/// SIGTRAP with the bit of PTRACE_O_TRACESYSGOOD.
+const SIGTRAP_OF_CALL: i32 = libc::SIGTRAP | 0x80;
 const PTRACE_LISTEN: libc::c_uint = 0x4208;
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
@@ -39,6 +41,8 @@ const SYSCALL_BYTES: u64 = 2;
 pub enum Stop {
     /// A signal is about to be delivered.
     Signal(i32),
+    /// It enters or leaves a system call, as [`resume_to_call`] asked.
+    Call,
     /// It was asked to stop, or has just been born.
     Asked,
     /// The whole process was stopped by a signal (SIGSTOP, SIGTSTP).
@@ -132,6 +136,15 @@ pub fn resume(tid: i32, signal: Option<i32>) -> Result<(), Errno> {
     unsafe { raw(libc::PTRACE_CONT, tid, 0, signal_word(signal)) }
 }
 
+/// Lets a stopped thread go on until it enters or leaves a system call.
+///
+/// # Errors
+/// ESRCH: it is gone.
+pub fn resume_to_call(tid: i32) -> Result<(), Errno> {
+    // SAFETY: SYSCALL takes a signal number, here none.
+    unsafe { raw(libc::PTRACE_SYSCALL, tid, 0, 0) }
+}
+
 /// Lets a stopped thread execute one instruction.
 ///
 /// # Errors
@@ -206,6 +219,7 @@ fn change(tid: i32, status: i32) -> Change {
     }
     let signal = libc::WSTOPSIG(status);
     Change::Stopped(match status >> 16 {
+        0 if signal == SIGTRAP_OF_CALL => Stop::Call,
         0 => Stop::Signal(signal),
         PTRACE_EVENT_STOP if signal == libc::SIGTRAP => Stop::Asked,
         PTRACE_EVENT_STOP => Stop::Group,

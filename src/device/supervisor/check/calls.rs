@@ -3,17 +3,18 @@
 //! A system call that finds PROT_NONE answers EFAULT, which no hardware does. So that a program
 //! never sees it, buffers are mapped in [`REGION`], and the filter hands over every call with a
 //! pointer there. Such a call is reported if it copies; then its thread is brought to the
-//! instruction that made it, the mapping is opened until the next END, and the call is made anew.
+//! instruction that made it, the mapping is opened, the call is made anew, and when it returns the
+//! mapping is closed again (`sampled` leaves it open until the next END).
 //!
 //! **Not seen**: addresses that a program insists on with MAP_FIXED, and those behind pointers other
 //! than an iovec's or a msghdr's: such a call gets EFAULT outside of a bracket.
 
 use rustix::io::Errno;
 
-use super::{Hands, Supervisor, stand_still};
+use super::{Check, Hands, Supervisor, stand_still};
 use crate::device::buffer::MmapArgs;
 use crate::device::live::space::REGION;
-use crate::device::misuse::guard::{Change, READ, WRITE};
+use crate::device::misuse::guard::{Change, Mode, READ, WRITE};
 use crate::device::misuse::{Act, Allowed, Finding, Kind};
 use crate::device::supervisor::{flights, now_ns, pins};
 use crate::device::{BufferId, misuse::Site};
@@ -138,7 +139,31 @@ impl Supervisor {
         }
         hands.protect(&changes)?;
         trace::set_registers(call.tid, hands.saved)?;
+        let exhaustive = |check: &&mut Check| check.mode == Mode::Exhaustive;
+        if let Some(check) = self.check.as_mut().filter(exhaustive) {
+            check.calling.insert(call.tid, false);
+            return trace::resume_to_call(call.tid);
+        }
         trace::resume(call.tid, None)
+    }
+
+    /// A thread enters the call that it was sent back to, or leaves it.
+    pub(super) fn handle_call(&mut self, tid: i32) -> Result<(), Errno> {
+        let calling = self.check.as_mut().and_then(|check| check.calling.remove(&tid));
+        match (calling, self.stacks.tgid(tid)) {
+            (Some(false), _) => {
+                if let Some(check) = &mut self.check {
+                    check.calling.insert(tid, true);
+                }
+                trace::resume_to_call(tid)
+            }
+            (Some(true), Some(pid)) => {
+                let hands = Hands::new(tid, self.gate_of(pid), self.cookie())?;
+                self.adapt(pid, &hands, true)?;
+                trace::resume(tid, None)
+            }
+            _ => trace::resume(tid, None),
+        }
     }
 
     /// mmap in a stopped thread, where the filter can tell that a pointer points there, unless the

@@ -202,7 +202,12 @@ impl Supervisor {
                     }
                 }
                 Stop::Signal(signal) => stepped.signal = Some(signal),
-                Stop::Asked | Stop::Group | Stop::Child(_) | Stop::Exec | Stop::Other => {}
+                Stop::Asked
+                | Stop::Call
+                | Stop::Group
+                | Stop::Child(_)
+                | Stop::Exec
+                | Stop::Other => {}
             }
         }
     }

@@ -68,6 +68,8 @@ pub(super) struct Check {
     procs: BTreeMap<i32, Proc>,
     attached: BTreeSet<i32>,
     refused: BTreeSet<i32>,
+    /// Threads in a call that was given an open mapping, and whether they have entered it.
+    calling: BTreeMap<i32, bool>,
 }
 
 /// A thread that stands still, to be used for calls of ours.
@@ -110,6 +112,7 @@ impl Check {
             procs: BTreeMap::new(),
             attached: BTreeSet::new(),
             refused: BTreeSet::new(),
+            calling: BTreeMap::new(),
         }
     }
 
@@ -163,7 +166,9 @@ fn stand_still(tid: i32) -> Result<(), Errno> {
         match trace::wait_for(tid)? {
             Stop::Asked => return Ok(()),
             Stop::Signal(signal) => trace::resume(tid, Some(signal))?,
-            Stop::Group | Stop::Child(_) | Stop::Exec | Stop::Other => trace::resume(tid, None)?,
+            Stop::Call | Stop::Group | Stop::Child(_) | Stop::Exec | Stop::Other => {
+                trace::resume(tid, None)?;
+            }
         }
     }
 }
@@ -351,6 +356,7 @@ impl Supervisor {
         let done = match stop {
             Stop::Signal(signal @ (libc::SIGSEGV | libc::SIGBUS)) => self.handle_fault(tid, signal),
             Stop::Signal(signal) => trace::resume(tid, Some(signal)),
+            Stop::Call => self.handle_call(tid),
             Stop::Group => trace::leave_stopped(tid),
             Stop::Child(child) => {
                 if let Some(check) = &mut self.check {
@@ -378,6 +384,7 @@ impl Supervisor {
     pub(super) fn handle_end(&mut self, tid: i32) {
         if let Some(check) = &mut self.check {
             check.attached.remove(&tid);
+            check.calling.remove(&tid);
             if check.procs.remove(&tid).is_some() {
                 self.with_watch(|watch| watch.brackets.process_gone(tid));
             }
