@@ -162,6 +162,8 @@ impl Seized {
                 ptrace::interrupt(self.pid).map_err(InjectError::of)?;
                 wait(self.pid, Instant::now() + STOP_TIME_MAX)?
             }
+            // A real-time signal, which nix can't name, comes first: the call will be made anew.
+            Err(InjectError::Other(Errno::INVAL)) => return self.deliver().map(|()| None),
             status => status?,
         };
         let forked = matches!(
@@ -178,6 +180,16 @@ impl Seized {
         let child = child.map(|pid| Self { pid, kept: self.kept }.stopped()).transpose();
         leave(self.pid, self.kept, signal)?;
         child
+    }
+
+    /// Lets a thread that stopped for a signal go on with it.
+    fn deliver(&self) -> Result<(), InjectError> {
+        let info = ptrace::getsiginfo(self.pid).map_err(InjectError::of)?;
+        let request = if self.kept { libc::PTRACE_CONT } else { libc::PTRACE_DETACH };
+        let signal = usize::try_from(info.si_signo).unwrap_or(0);
+        // SAFETY: CONT and DETACH take a signal number and no pointer.
+        let result = unsafe { libc::ptrace(request, self.pid.as_raw(), 0_usize, signal) };
+        if result < 0 { Err(InjectError::of(nix::errno::Errno::last())) } else { Ok(()) }
     }
 
     /// Detaches from a thread that need not be stopped after all: it stops once and goes on.
