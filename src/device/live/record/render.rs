@@ -78,6 +78,20 @@ impl Recorder {
         }
     }
 
+    /// When an event had ended for those who came later. A CPU access during a move may fault, and
+    /// a fault waits for the lock that the move has: nobody can count on it before.
+    fn end_of(&self, event: &Event) -> u64 {
+        let end = event.end.unwrap_or(event.begin);
+        if !matches!(event.doing, Doing::Cpu { .. }) {
+            return end;
+        }
+        let during = |other: &&Event| {
+            other.begin < event.begin && other.end.is_some_and(|end| event.begin < end)
+        };
+        let moves = self.events.iter().filter(during).filter_map(|other| other.end);
+        moves.max().unwrap_or(0).max(end)
+    }
+
     fn render(&self) -> Render<'_> {
         Render {
             recorder: self,
@@ -133,6 +147,7 @@ impl Render<'_> {
             return Ok(());
         }
         let awaits = self.awaits(event);
+        let end = self.recorder.end_of(event);
         let cost = match event.doing {
             Doing::Move { .. } | Doing::Purge(_) | Doing::Revoke(_) => 12 + PAGES_MAX,
             _ => 2,
@@ -152,7 +167,8 @@ impl Render<'_> {
         lines.text.push(format!("{}: {text}", label(process, number)));
         lines.steps += cost + 1;
         lines.knows.insert(process, number);
-        lines.at_end.push((event.end.unwrap_or(event.begin), lines.knows.clone()));
+        let before = lines.at_end.last().map_or(0, |(end, _)| *end);
+        lines.at_end.push((end.max(before), lines.knows.clone()));
         self.last = Some((process, statement));
         self.seen.extend(&event.kinds);
         Ok(())
