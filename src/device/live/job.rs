@@ -157,6 +157,11 @@ pub fn run(
         Job::Purge => &rules.purge_steps,
         Job::Revoke => &rules.revoke_steps,
     };
+    // A last `unlock` and the end are one: an importer that gets the lock comes after the job.
+    let steps = match steps.split_last() {
+        Some((ExporterStep::Unlock, before)) => before,
+        _ => steps.as_slice(),
+    };
     let mut run = Run { host, mover, buffer, job, rules: &rules, patience, notified: 0 };
     let result = steps.iter().try_for_each(|&step| run.step(step));
     let mut pages = 0;

@@ -164,7 +164,8 @@ pub struct Recorder {
     heaps: BTreeMap<String, ExporterRules>,
     events: Vec<Event>,
     clock: u64,
-    dropped: u64,
+    /// When the first event was dropped.
+    first_dropped: Option<u64>,
     /// Devices that went on with old addresses.
     ignoring: BTreeSet<String>,
 }
@@ -248,7 +249,7 @@ impl Recorder {
         kinds: &[HazardKind],
     ) {
         if self.events.len() >= EVENTS_MAX {
-            self.dropped += 1;
+            self.first_dropped.get_or_insert(begin);
             return;
         }
         let process = self.processes.iter().position(|known| known == actor);

@@ -49,9 +49,51 @@ struct Render<'a> {
 
 impl Recorder {
     /// The recording. `question` is the first line of its comment.
+    ///
+    /// What does not fit ends it at a moment of the run: what had not ended by then is left out
+    /// as well, or it would wait for what is not there.
     #[must_use]
     pub fn recording(&self, name: &str, question: &str) -> Recording {
-        let mut render = Render {
+        let full = || format!("{} events are kept", super::EVENTS_MAX);
+        let mut stopped = self.first_dropped.map(|_| full());
+        let mut cut = self.first_dropped.unwrap_or(u64::MAX);
+        loop {
+            let mut render = self.render();
+            let mut events = 0;
+            let mut overflow = None;
+            for event in super::repeats::without_repeats(&self.events, cut) {
+                if let Err(why) = render.event(event) {
+                    overflow = Some((event.begin, why));
+                    break;
+                }
+                events += 1;
+            }
+            if let Some((begin, why)) = overflow {
+                assert!(begin < cut, "every event that is left has ended before the cut");
+                (cut, stopped) = (begin, Some(why));
+                continue;
+            }
+            let text = render.file(name, question, events, stopped.as_deref());
+            return Recording { text, seen: render.seen, events, stopped };
+        }
+    }
+
+    /// When an event had ended for those who came later. A CPU access during a move may fault, and
+    /// a fault waits for the lock that the move has: nobody can count on it before.
+    fn end_of(&self, event: &Event) -> u64 {
+        let end = event.end.unwrap_or(event.begin);
+        if !matches!(event.doing, Doing::Cpu { .. }) {
+            return end;
+        }
+        let during = |other: &&Event| {
+            other.begin < event.begin && other.end.is_some_and(|end| event.begin < end)
+        };
+        let moves = self.events.iter().filter(during).filter_map(|other| other.end);
+        moves.max().unwrap_or(0).max(end)
+    }
+
+    fn render(&self) -> Render<'_> {
+        Render {
             recorder: self,
             unit: self.unit(),
             lines: vec![Lines::default(); self.processes.len().min(PROCESSES_MAX)],
@@ -61,23 +103,7 @@ impl Recorder {
             registers: 0,
             values: 0,
             seen: BTreeSet::new(),
-        };
-        let mut events = 0;
-        let mut stopped = None;
-        for event in super::repeats::without_repeats(&self.events) {
-            match render.event(event) {
-                Ok(()) => events += 1,
-                Err(why) => {
-                    stopped = Some(why);
-                    break;
-                }
-            }
         }
-        let stopped = stopped.or_else(|| {
-            (self.dropped > 0).then(|| format!("{} events are kept", super::EVENTS_MAX))
-        });
-        let text = render.file(name, question, events, stopped.as_deref());
-        Recording { text, seen: render.seen, events, stopped }
     }
 
     /// The least number of pages that can stand as one so that every buffer fits.
@@ -121,6 +147,7 @@ impl Render<'_> {
             return Ok(());
         }
         let awaits = self.awaits(event);
+        let end = self.recorder.end_of(event);
         let cost = match event.doing {
             Doing::Move { .. } | Doing::Purge(_) | Doing::Revoke(_) => 12 + PAGES_MAX,
             _ => 2,
@@ -140,7 +167,8 @@ impl Render<'_> {
         lines.text.push(format!("{}: {text}", label(process, number)));
         lines.steps += cost + 1;
         lines.knows.insert(process, number);
-        lines.at_end.push((event.end.unwrap_or(event.begin), lines.knows.clone()));
+        let before = lines.at_end.last().map_or(0, |(end, _)| *end);
+        lines.at_end.push((end.max(before), lines.knows.clone()));
         self.last = Some((process, statement));
         self.seen.extend(&event.kinds);
         Ok(())

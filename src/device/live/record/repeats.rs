@@ -15,9 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Doing, Event};
 use crate::device::FenceId;
 
-/// The events in order, without those that repeat.
-pub(super) fn without_repeats(events: &[Event]) -> Vec<&Event> {
-    let mut order: Vec<&Event> = events.iter().filter(|event| event.end.is_some()).collect();
+/// The events that ended before `cut`, in order, without those that repeat.
+pub(super) fn without_repeats(events: &[Event], cut: u64) -> Vec<&Event> {
+    let ended = |event: &&Event| event.end.is_some_and(|end| end < cut);
+    let mut order: Vec<&Event> = events.iter().filter(ended).collect();
     order.sort_by_key(|event| event.begin);
     let epochs = Epochs::of(&order);
     let jobs = jobs(&order);
@@ -134,7 +135,7 @@ mod tests {
         recorder.push(&device, Doing::Submit(FenceId(9), id, Usage::Write), &[]);
         recorder.push(&Actor::Exporter, moved, &[]);
         recorder.push(&device, Doing::Signal(FenceId(9)), &[]);
-        let kept = without_repeats(&recorder.events);
+        let kept = without_repeats(&recorder.events, u64::MAX);
         let fences: Vec<u64> = kept
             .iter()
             .filter_map(|event| match event.doing {
@@ -144,5 +145,20 @@ mod tests {
             .collect();
         assert_eq!(fences, [1, 5, 9]);
         assert_eq!(kept.len(), 3 + 1 + 3 + 3);
+    }
+
+    #[test]
+    fn a_cut_takes_along_what_had_not_ended() {
+        let (device, id) = (Actor::Device("isp".into()), AttachmentId(1));
+        let mut recorder = Recorder::default();
+        let moved = Doing::Move { buffer: BufferId(1), to: Placement::System };
+        recorder.push(&device, Doing::Submit(FenceId(1), id, Usage::Write), &[]);
+        recorder.begin(&Actor::Exporter, moved.clone());
+        recorder.push(&device, Doing::Signal(FenceId(1)), &[]);
+        recorder.end(&moved, super::super::Outcome::Done, &[]);
+        let kept = |cut| without_repeats(&recorder.events, cut).len();
+        assert_eq!(kept(u64::MAX), 3);
+        let signal = recorder.events.iter().find(|event| matches!(event.doing, Doing::Signal(_)));
+        assert_eq!(kept(signal.unwrap().begin), 1, "the move waits for the signal");
     }
 }
