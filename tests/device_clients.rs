@@ -11,10 +11,13 @@ use device_kit::{User, available, bounded, install, run, stage, text, users};
 
 const LEVELS: [&[&str]; 2] = [&["-q"], &["-q", "--strict"]];
 
+/// Buffers move meanwhile.
+const CHAOS: [&[&str]; 2] = [&["-q", "--chaos", "1"], &["-q", "--strict", "--chaos", "2"]];
+
 /// Runs `program` at every level as every user and demands success and `expect` in its output.
-fn check(stage: &Path, program: &[&str], expect: &str) {
+fn check(stage: &Path, levels: &[&[&str]], program: &[&str], expect: &str) {
     for user in users() {
-        for level in LEVELS {
+        for level in levels {
             let output = run(stage, user, level, program);
             let text = text(&output);
             assert!(output.status.success(), "{program:?} {level:?} {user:?}: {text}");
@@ -46,7 +49,7 @@ fn c_client() {
     }
     for flags in [&[][..], &["-static"]] {
         let Some(client) = compile(stage.path(), flags) else { return };
-        check(stage.path(), &[client.to_str().unwrap()], "child: ok");
+        check(stage.path(), &LEVELS, &[client.to_str().unwrap()], "child: ok");
     }
 }
 
@@ -132,7 +135,8 @@ fn check_inside(name: &str) {
     }
     let own = install(stage.path(), &std::env::current_exe().unwrap(), "clients");
     let program = [own.to_str().unwrap(), "--ignored", "--exact", name, "--nocapture"];
-    check(stage.path(), &program, "1 passed");
+    check(stage.path(), &LEVELS, &program, "1 passed");
+    check(stage.path(), &CHAOS, &program, "1 passed");
 }
 
 #[test]
@@ -225,6 +229,6 @@ fn kernel_selftests() {
             assert!(text(&output).contains(expect), "{}", text(&output));
             continue;
         }
-        check(stage.path(), &program, expect);
+        check(stage.path(), &LEVELS, &program, expect);
     }
 }

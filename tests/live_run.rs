@@ -88,7 +88,7 @@ fn no_update_is_lost() {
         }
         assert!(started.elapsed() < Duration::from_secs(600), "only {pages} pages were moved");
     }
-    println!("{pages} page moves in {:?}", started.elapsed());
+    eprintln!("{pages} page moves in {:?}", started.elapsed());
 }
 
 #[test]
@@ -280,6 +280,33 @@ fn what_can_not_move_says_why() {
     };
     moved(&[], "start it with `driftheap run --live`");
     moved(&["--live", "--heap", "system,mmap=pfnmap"], "memfd_secret");
+}
+
+/// Programs that nobody can look into, or that somebody else traces, lose nothing either: their
+/// buffers stay where they are.
+#[test]
+fn who_can_not_be_trapped_is_left_alone() {
+    let Some(stage) = live_stage() else { return };
+    let Some(hidden) = compile(stage.path(), "hidden", &[]) else { return };
+    let Some(writers) = compile(stage.path(), "writers", &[]) else { return };
+    let chaos = ["--chaos", "1,rate=20000"];
+    for user in users() {
+        let text = text(&run(stage.path(), user, &chaos, &[hidden.to_str().unwrap()]));
+        assert!(text.contains(" 0 lost"), "{user:?}: {text}");
+    }
+    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
+        eprintln!("SKIP: no strace");
+        return;
+    }
+    let traced = ["strace", "-f", "-o", "/dev/null", writers.to_str().unwrap(), "3"];
+    let device = Device::start(&chaos, &traced, stage);
+    let ino = device.ino();
+    let started = Instant::now();
+    // Until it is mapped it can move.
+    while !device.ctl(&["move", &ino]).contains("can't be traced") {
+        assert!(started.elapsed() < Duration::from_secs(3), "{}", device.ctl(&["move", &ino]));
+    }
+    assert!(losses(&text(&device.end())).is_empty());
 }
 
 /// Processes of the tree below `pid`.

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::connection::{Error, Shared};
+use super::connection::{ClientError, Shared};
 use super::device::{Attachment, Importer};
 use super::mapping::{ImporterMapping, Mapping};
 use crate::device::socket::protocol::{Request, Work};
@@ -39,15 +39,15 @@ impl Buffer {
     ///
     /// # Errors
     /// EINVAL: more than 31 bytes.
-    pub fn set_name(&self, name: &str) -> Result<(), Error> {
+    pub fn set_name(&self, name: &str) -> Result<(), ClientError> {
         self.shared.tell(&Request::SetName { buffer: self.id, name: name.to_owned() })
     }
 
     /// Maps the whole buffer, trapped.
     ///
     /// # Errors
-    /// [`Error::Map`]; EBADF, EINVAL from the exporter.
-    pub fn map(&self) -> Result<Mapping, Error> {
+    /// [`ClientError::Map`]; EBADF, EINVAL from the exporter.
+    pub fn map(&self) -> Result<Mapping, ClientError> {
         Mapping::new(self)
     }
 
@@ -56,8 +56,8 @@ impl Buffer {
     /// frames that were there at the first touch.
     ///
     /// # Errors
-    /// [`Error::Map`]; ENODEV: purged or revoked.
-    pub fn map_through_importer(&self) -> Result<ImporterMapping, Error> {
+    /// [`ClientError::Map`]; ENODEV: purged or revoked.
+    pub fn map_through_importer(&self) -> Result<ImporterMapping, ClientError> {
         ImporterMapping::new(self)
     }
 
@@ -65,8 +65,8 @@ impl Buffer {
     /// conflicts with. `flags` are `DMA_BUF_SYNC_READ` and `_WRITE`.
     ///
     /// # Errors
-    /// EINVAL: other flags, or none. [`Error::TimedOut`]: a fence does not signal.
-    pub fn begin_cpu_access(&self, flags: u64) -> Result<CpuAccess<'_>, Error> {
+    /// EINVAL: other flags, or none. [`ClientError::TimedOut`]: a fence does not signal.
+    pub fn begin_cpu_access(&self, flags: u64) -> Result<CpuAccess<'_>, ClientError> {
         self.sync(flags)?;
         Ok(CpuAccess { buffer: self, flags })
     }
@@ -75,7 +75,7 @@ impl Buffer {
     ///
     /// # Errors
     /// As [`Buffer::begin_cpu_access`].
-    pub fn sync(&self, flags: u64) -> Result<(), Error> {
+    pub fn sync(&self, flags: u64) -> Result<(), ClientError> {
         self.shared.tell(&Request::Sync { buffer: self.id, flags })
     }
 
@@ -83,15 +83,15 @@ impl Buffer {
     ///
     /// # Errors
     /// ENODEV: purged or revoked.
-    pub fn attach(&self, device: &str, importer: Importer) -> Result<Attachment, Error> {
+    pub fn attach(&self, device: &str, importer: Importer) -> Result<Attachment, ClientError> {
         Attachment::new(self, device, importer)
     }
 
     /// `dma_resv_lock`. Never from within a `move_notify`, during which the exporter has it.
     ///
     /// # Errors
-    /// [`Error::TimedOut`]; [`Error::Gone`].
-    pub fn lock(&self) -> Result<ResvLock<'_>, Error> {
+    /// [`ClientError::TimedOut`]; [`ClientError::Gone`].
+    pub fn lock(&self) -> Result<ResvLock<'_>, ClientError> {
         self.shared.tell(&Request::Lock { buffer: self.id })?;
         Ok(ResvLock { buffer: self })
     }
@@ -107,7 +107,7 @@ impl Buffer {
     ///
     /// # Errors
     /// EBUSY: pinned. ENOMEM: no room. EINVAL: purged or revoked before. ETIMEDOUT: a fence, a lock.
-    pub fn work(&self, work: Work) -> Result<(), Error> {
+    pub fn work(&self, work: Work) -> Result<(), ClientError> {
         self.shared.tell(&Request::Work { buffer: self.id, work })
     }
 }

@@ -1,4 +1,5 @@
 //! The connection: requests one way, events the other.
+#![expect(clippy::wildcard_enum_match_arm, reason = "each question has one kind of answer")]
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +23,7 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ClientError {
     /// Nobody listens there, or it may not be reached.
     #[error("can't connect to {path}: {error}")]
     Connect {
@@ -59,7 +60,7 @@ pub enum Error {
     Nonsense,
 }
 
-impl Error {
+impl ClientError {
     /// The kernel's errno for the same failure.
     #[must_use]
     pub fn errno(&self) -> Errno {
@@ -114,21 +115,21 @@ impl Connection {
     /// Connects to the exporter at `path`, as a program called `name` in its reports.
     ///
     /// # Errors
-    /// [`Error`]: nobody listens there, this machine has no userfaultfd, or the exporter refuses.
-    pub fn open(path: &Path, name: &str) -> Result<Self, Error> {
+    /// [`ClientError`]: nobody listens there, this machine has no userfaultfd, or the exporter refuses.
+    pub fn open(path: &Path, name: &str) -> Result<Self, ClientError> {
         let poison = FEATURES.union(Features::POISON);
         let uffd = match Uffd::open(Via::UserModeOnly, poison) {
             Err(OpenError::MissingFeatures { .. }) => Uffd::open(Via::UserModeOnly, FEATURES)?,
             other => other?,
         };
         let link = Link::connect(path)
-            .map_err(|error| Error::Connect { path: path.display().to_string(), error })?;
-        let (events, theirs) = Link::pair().map_err(|error| Error::Gone(error.into()))?;
+            .map_err(|error| ClientError::Connect { path: path.display().to_string(), error })?;
+        let (events, theirs) = Link::pair().map_err(|error| ClientError::Gone(error.into()))?;
         let hello = Request::Hello { version: VERSION, name: name.to_owned() };
         let fds = [theirs.as_fd(), uffd.as_fd()];
         let received = exchange(&link, &hello, &[], &fds)?;
         let Answer::Welcome { record } = accepted(received.message)? else {
-            return Err(Error::Nonsense);
+            return Err(ClientError::Nonsense);
         };
         let shared = Arc::new(Shared {
             link: Mutex::new(link),
@@ -150,12 +151,12 @@ impl Connection {
     ///
     /// # Errors
     /// ENOENT: no such heap. EINVAL: length 0. ENOMEM, EMFILE: a quota.
-    pub fn alloc(&self, heap: &str, len_bytes: u64) -> Result<Buffer, Error> {
+    pub fn alloc(&self, heap: &str, len_bytes: u64) -> Result<Buffer, ClientError> {
         let request = Request::Alloc { heap: heap.to_owned(), len: len_bytes };
         let mut received = self.shared.ask_raw(&request, &[], &[])?;
         let (Answer::Buffer { id, pages }, Some(fd)) = (received.message, received.fds.pop())
         else {
-            return Err(Error::Nonsense);
+            return Err(ClientError::Nonsense);
         };
         Ok(Buffer::new(&self.shared, id, pages, fd))
     }
@@ -164,20 +165,20 @@ impl Connection {
     ///
     /// # Errors
     /// EINVAL: it is no buffer of this exporter.
-    pub fn import(&self, file: OwnedFd) -> Result<Buffer, Error> {
+    pub fn import(&self, file: OwnedFd) -> Result<Buffer, ClientError> {
         let answer = self.shared.ask_raw(&Request::Import, &[], &[file.as_fd()])?.message;
-        let Answer::Buffer { id, pages } = answer else { return Err(Error::Nonsense) };
+        let Answer::Buffer { id, pages } = answer else { return Err(ClientError::Nonsense) };
         Ok(Buffer::new(&self.shared, id, pages, file))
     }
 
     /// The exporter's reports so far; empty if nothing went wrong.
     ///
     /// # Errors
-    /// [`Error::Gone`].
-    pub fn findings(&self) -> Result<String, Error> {
+    /// [`ClientError::Gone`].
+    pub fn findings(&self) -> Result<String, ClientError> {
         match self.shared.ask(&Request::Findings)? {
             Answer::Text(text) => Ok(text),
-            _ => Err(Error::Nonsense),
+            _ => Err(ClientError::Nonsense),
         }
     }
 
@@ -195,23 +196,23 @@ impl Connection {
 
 impl Shared {
     /// Asks until the answer is not "again".
-    pub(super) fn ask(&self, request: &Request) -> Result<Answer, Error> {
+    pub(super) fn ask(&self, request: &Request) -> Result<Answer, ClientError> {
         Ok(self.ask_raw(request, &[], &[])?.message)
     }
 
     /// Asks for something that has no answer but that it is done.
-    pub(super) fn tell(&self, request: &Request) -> Result<(), Error> {
+    pub(super) fn tell(&self, request: &Request) -> Result<(), ClientError> {
         match self.ask(request)? {
             Answer::Done => Ok(()),
-            _ => Err(Error::Nonsense),
+            _ => Err(ClientError::Nonsense),
         }
     }
 
     /// Asks for something that has a number.
-    pub(super) fn number(&self, request: &Request) -> Result<u64, Error> {
+    pub(super) fn number(&self, request: &Request) -> Result<u64, ClientError> {
         match self.ask(request)? {
             Answer::Id(id) => Ok(id),
-            _ => Err(Error::Nonsense),
+            _ => Err(ClientError::Nonsense),
         }
     }
 
@@ -220,7 +221,7 @@ impl Shared {
         request: &Request,
         bytes: &[u8],
         fds: &[BorrowedFd<'_>],
-    ) -> Result<Received<Answer>, Error> {
+    ) -> Result<Received<Answer>, ClientError> {
         let start = Instant::now();
         let mut pause = Duration::from_micros(20);
         loop {
@@ -230,7 +231,7 @@ impl Shared {
                 return Ok(Received { message, ..received });
             }
             if start.elapsed() > ANSWER_TIME_MAX {
-                return Err(Error::TimedOut(ANSWER_TIME_MAX));
+                return Err(ClientError::TimedOut(ANSWER_TIME_MAX));
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(2));
@@ -285,19 +286,19 @@ fn exchange(
     request: &Request,
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
-) -> Result<Received<Answer>, Error> {
-    protocol::send(link, request, bytes, fds).map_err(Error::Gone)?;
+) -> Result<Received<Answer>, ClientError> {
+    protocol::send(link, request, bytes, fds).map_err(ClientError::Gone)?;
     protocol::receive(link, ANSWER_TIME_MAX).map_err(|error| {
         // An answer that comes late would be taken for the next one's.
         link.shutdown();
-        Error::Gone(error)
+        ClientError::Gone(error)
     })
 }
 
-fn accepted(answer: Answer) -> Result<Answer, Error> {
+fn accepted(answer: Answer) -> Result<Answer, ClientError> {
     match answer {
         Answer::Error { errno, text } => {
-            Err(Error::Refused { errno: Errno::from_raw_os_error(errno), text })
+            Err(ClientError::Refused { errno: Errno::from_raw_os_error(errno), text })
         }
         other => Ok(other),
     }

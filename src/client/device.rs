@@ -1,4 +1,5 @@
 //! Devices: attachments, sg_tables, fences, DMA by bus address, page pins.
+#![expect(clippy::wildcard_enum_match_arm, reason = "each question has one kind of answer")]
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -7,7 +8,7 @@ use rustix::io::Errno;
 
 use super::BusAddr;
 use super::buffer::{Buffer, ResvLock};
-use super::connection::{Callback, Error, Shared};
+use super::connection::{Callback, ClientError, Shared};
 use crate::device::live::bus::read_all;
 use crate::device::socket::protocol::{Answer, Request, Usage, Via};
 use crate::sys::page::PAGE_BYTES;
@@ -72,7 +73,11 @@ impl SgTable {
 }
 
 impl Attachment {
-    pub(super) fn new(buffer: &Buffer, device: &str, importer: Importer) -> Result<Self, Error> {
+    pub(super) fn new(
+        buffer: &Buffer,
+        device: &str,
+        importer: Importer,
+    ) -> Result<Self, ClientError> {
         let shared = Arc::clone(&buffer.shared);
         let dynamic = importer.move_notify.is_some();
         let request = Request::Attach { buffer: buffer.id(), device: device.to_owned(), dynamic };
@@ -93,35 +98,36 @@ impl Attachment {
     ///
     /// # Errors
     /// ENODEV: purged or revoked. EINVAL: another buffer's lock.
-    pub fn map(&self, lock: &ResvLock<'_>) -> Result<SgTable, Error> {
+    pub fn map(&self, lock: &ResvLock<'_>) -> Result<SgTable, ClientError> {
         self.check(lock)?;
         let received =
             self.shared.ask_raw(&Request::MapAttachment { attachment: self.id }, &[], &[])?;
-        let Answer::Addrs { pages } = received.message else { return Err(Error::Nonsense) };
+        let Answer::Addrs { pages } = received.message else { return Err(ClientError::Nonsense) };
         let mut bytes = received.bytes;
         if let Some(file) = received.fds.first() {
             bytes = vec![0; pages * 8];
-            read_all(file.as_fd(), 0, &mut bytes).map_err(|errno| Error::Setup(errno.into()))?;
+            read_all(file.as_fd(), 0, &mut bytes)
+                .map_err(|errno| ClientError::Setup(errno.into()))?;
         }
         let (words, _) = bytes.as_chunks();
         let addrs: Vec<BusAddr> =
             words.iter().map(|word| BusAddr(u64::from_le_bytes(*word))).collect();
-        if addrs.len() == pages { Ok(SgTable { addrs }) } else { Err(Error::Nonsense) }
+        if addrs.len() == pages { Ok(SgTable { addrs }) } else { Err(ClientError::Nonsense) }
     }
 
     /// `dma_buf_unmap_attachment`.
     ///
     /// # Errors
     /// EINVAL: it is not mapped.
-    pub fn unmap(&self) -> Result<(), Error> {
+    pub fn unmap(&self) -> Result<(), ClientError> {
         self.shared.tell(&Request::UnmapAttachment { attachment: self.id })
     }
 
     /// `dma_buf_pin`: the buffer stays where it is.
     ///
     /// # Errors
-    /// [`Error::Gone`].
-    pub fn pin(&self) -> Result<(), Error> {
+    /// [`ClientError::Gone`].
+    pub fn pin(&self) -> Result<(), ClientError> {
         self.shared.tell(&Request::Pin { attachment: self.id, on: true })
     }
 
@@ -129,7 +135,7 @@ impl Attachment {
     ///
     /// # Errors
     /// EINVAL: it is not pinned.
-    pub fn unpin(&self) -> Result<(), Error> {
+    pub fn unpin(&self) -> Result<(), ClientError> {
         self.shared.tell(&Request::Pin { attachment: self.id, on: false })
     }
 
@@ -137,7 +143,7 @@ impl Attachment {
     ///
     /// # Errors
     /// EINVAL: another buffer's lock. ENODEV: too many fences.
-    pub fn submit(&self, lock: &ResvLock<'_>, usage: Usage) -> Result<Fence, Error> {
+    pub fn submit(&self, lock: &ResvLock<'_>, usage: Usage) -> Result<Fence, ClientError> {
         self.check(lock)?;
         let id = self.shared.number(&Request::Submit { attachment: self.id, usage })?;
         Ok(self.fence(id))
@@ -152,7 +158,7 @@ impl Attachment {
     ///
     /// # Errors
     /// EFAULT: the device was never told this address. EINVAL: the bytes cross a page.
-    pub fn dma_write(&self, addr: BusAddr, bytes: &[u8]) -> Result<(), Error> {
+    pub fn dma_write(&self, addr: BusAddr, bytes: &[u8]) -> Result<(), ClientError> {
         dma_write(&self.shared, Via::Attachment(self.id), addr, bytes)
     }
 
@@ -160,16 +166,16 @@ impl Attachment {
     ///
     /// # Errors
     /// As [`Attachment::dma_write`].
-    pub fn dma_read(&self, addr: BusAddr, into: &mut [u8]) -> Result<(), Error> {
+    pub fn dma_read(&self, addr: BusAddr, into: &mut [u8]) -> Result<(), ClientError> {
         dma_read(&self.shared, Via::Attachment(self.id), addr, into)
     }
 
-    fn check(&self, lock: &ResvLock<'_>) -> Result<(), Error> {
+    fn check(&self, lock: &ResvLock<'_>) -> Result<(), ClientError> {
         if lock.is_of(self.buffer) {
             return Ok(());
         }
         let text = "the lock is another buffer's (EINVAL)".to_owned();
-        Err(Error::Refused { errno: Errno::INVAL, text })
+        Err(ClientError::Refused { errno: Errno::INVAL, text })
     }
 }
 
@@ -181,26 +187,26 @@ impl Drop for Attachment {
     }
 }
 
-fn dma_write(shared: &Shared, via: Via, addr: BusAddr, bytes: &[u8]) -> Result<(), Error> {
+fn dma_write(shared: &Shared, via: Via, addr: BusAddr, bytes: &[u8]) -> Result<(), ClientError> {
     if bytes.len() > PAGE_BYTES {
         return Err(too_long());
     }
     shared.ask_raw(&Request::DmaWrite { via, addr: addr.0 }, bytes, &[]).map(drop)
 }
 
-fn dma_read(shared: &Shared, via: Via, addr: BusAddr, into: &mut [u8]) -> Result<(), Error> {
+fn dma_read(shared: &Shared, via: Via, addr: BusAddr, into: &mut [u8]) -> Result<(), ClientError> {
     let request = Request::DmaRead { via, addr: addr.0, len: into.len() };
     let received = shared.ask_raw(&request, &[], &[])?;
     if received.bytes.len() != into.len() {
-        return Err(Error::Nonsense);
+        return Err(ClientError::Nonsense);
     }
     into.copy_from_slice(&received.bytes);
     Ok(())
 }
 
-fn too_long() -> Error {
+fn too_long() -> ClientError {
     let text = format!("an access lies within one page of {PAGE_BYTES} bytes (EINVAL)");
-    Error::Refused { errno: Errno::INVAL, text }
+    ClientError::Refused { errno: Errno::INVAL, text }
 }
 
 /// A fence of a job. The exporter waits for it; a device that dies takes it along (-ENODEV).
@@ -222,8 +228,8 @@ impl Fence {
     /// `dma_fence_signal`: the job is done.
     ///
     /// # Errors
-    /// EINVAL: it has signalled already. [`Error::Gone`].
-    pub fn signal(&self) -> Result<(), Error> {
+    /// EINVAL: it has signalled already. [`ClientError::Gone`].
+    pub fn signal(&self) -> Result<(), ClientError> {
         self.shared.tell(&Request::Signal { attachment: self.attachment, fence: self.id })
     }
 }
@@ -237,12 +243,16 @@ pub struct GupPin {
 }
 
 impl GupPin {
-    pub(super) fn new(shared: &Arc<Shared>, mapping: u64, page: usize) -> Result<Self, Error> {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        mapping: u64,
+        page: usize,
+    ) -> Result<Self, ClientError> {
         match shared.ask(&Request::Gup { mapping, page })? {
             Answer::Pin { id, addr } => {
                 Ok(Self { shared: Arc::clone(shared), id, addr: BusAddr(addr) })
             }
-            _ => Err(Error::Nonsense),
+            _ => Err(ClientError::Nonsense),
         }
     }
 
@@ -250,7 +260,7 @@ impl GupPin {
     ///
     /// # Errors
     /// EINVAL: the bytes do not fit the page.
-    pub fn dma_write(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+    pub fn dma_write(&self, offset: u64, bytes: &[u8]) -> Result<(), ClientError> {
         dma_write(&self.shared, Via::Pin(self.id), BusAddr(self.addr.0 + offset), bytes)
     }
 
@@ -258,7 +268,7 @@ impl GupPin {
     ///
     /// # Errors
     /// As [`GupPin::dma_write`].
-    pub fn dma_read(&self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+    pub fn dma_read(&self, offset: u64, into: &mut [u8]) -> Result<(), ClientError> {
         dma_read(&self.shared, Via::Pin(self.id), BusAddr(self.addr.0 + offset), into)
     }
 }

@@ -4,11 +4,11 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use super::buffer::Buffer;
-use super::connection::{Error, Shared, lock};
+use super::connection::{ClientError, Shared, lock};
 use super::device::GupPin;
 use crate::device::socket::protocol::{Answer, Request};
 use crate::sys::map::{Prot, Sharing, Window};
-use crate::sys::page::{Frame, PAGE_BYTES, Range, Span};
+use crate::sys::page::{Frame, PAGE_BYTES, Span};
 use crate::sys::touch::Access;
 use crate::sys::uffd::Uffd;
 
@@ -27,6 +27,8 @@ impl Mapped {
     /// The exporter is gone, perhaps in the middle of a move.
     pub(super) fn orphaned(&self, uffd: &Uffd) {
         let range = self.span().range();
+        // First: a page that was protected when it went left a marker, which can't be poisoned.
+        let _ours = uffd.write_unprotect(range);
         for page in 0..self.window.pages() {
             if !self.is_present(page) {
                 let page = self.window.span(page, 1).range();
@@ -37,8 +39,7 @@ impl Mapped {
                 }
             }
         }
-        let _ours = uffd.write_unprotect(range);
-        let _ours = uffd.wake(Range { ..range });
+        let _ours = uffd.wake(range);
     }
 
     fn is_present(&self, page: usize) -> bool {
@@ -61,7 +62,7 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    pub(super) fn new(buffer: &Buffer) -> Result<Self, Error> {
+    pub(super) fn new(buffer: &Buffer) -> Result<Self, ClientError> {
         let shared = Arc::clone(&buffer.shared);
         let pages = buffer.pages();
         let window = Window::reserve(pages)?;
@@ -124,7 +125,7 @@ impl Mapping {
     ///
     /// # Errors
     /// EFAULT where the heap's rule `mmap` forbids it (pfnmap, mixedmap-insert-pfn).
-    pub fn get_user_pages(&self, page: usize) -> Result<GupPin, Error> {
+    pub fn get_user_pages(&self, page: usize) -> Result<GupPin, ClientError> {
         GupPin::new(&self.shared, self.id, page)
     }
 
@@ -162,8 +163,8 @@ impl Viewed {
         shown[page] = self.map(page, place, fd).is_ok();
     }
 
-    fn map(&self, page: usize, place: u64, fd: BorrowedFd<'_>) -> Result<(), Error> {
-        let place = u32::try_from(place).map_err(|_| Error::Nonsense)?;
+    fn map(&self, page: usize, place: u64, fd: BorrowedFd<'_>) -> Result<(), ClientError> {
+        let place = u32::try_from(place).map_err(|_| ClientError::Nonsense)?;
         let (sharing, prot) = (Sharing::Shared, Prot::ReadWrite);
         Ok(self.window.map(page, fd, Frame(place), 1, sharing, prot)?)
     }
@@ -182,7 +183,7 @@ pub struct ImporterMapping {
 }
 
 impl ImporterMapping {
-    pub(super) fn new(buffer: &Buffer) -> Result<Self, Error> {
+    pub(super) fn new(buffer: &Buffer) -> Result<Self, ClientError> {
         let shared = Arc::clone(&buffer.shared);
         let window = Window::reserve(buffer.pages())?;
         let shown = Mutex::new(vec![false; buffer.pages()]);
@@ -199,7 +200,7 @@ impl ImporterMapping {
     ///
     /// # Panics
     /// This and [`ImporterMapping::store_u8`] panic outside the buffer.
-    pub fn load_u8(&self, offset: usize) -> Result<Access<u8>, Error> {
+    pub fn load_u8(&self, offset: usize) -> Result<Access<u8>, ClientError> {
         self.fault(offset / PAGE_BYTES)?;
         let access = {
             let _still = lock(&self.viewed.shown);
@@ -215,7 +216,7 @@ impl ImporterMapping {
     ///
     /// # Errors
     /// As [`ImporterMapping::load_u8`].
-    pub fn store_u8(&self, offset: usize, value: u8) -> Result<Access<()>, Error> {
+    pub fn store_u8(&self, offset: usize, value: u8) -> Result<Access<()>, ClientError> {
         self.fault(offset / PAGE_BYTES)?;
         let (before, access) = {
             let _still = lock(&self.viewed.shown);
@@ -231,7 +232,7 @@ impl ImporterMapping {
         self.viewed.window.span(0, self.viewed.window.pages())
     }
 
-    fn fault(&self, page: usize) -> Result<(), Error> {
+    fn fault(&self, page: usize) -> Result<(), ClientError> {
         if lock(&self.viewed.shown)[page] {
             return Ok(());
         }
@@ -239,7 +240,7 @@ impl ImporterMapping {
         let mut received = self.shared.ask_raw(&request, &[], &[])?;
         let (Answer::Place { page: place }, Some(fd)) = (received.message, received.fds.pop())
         else {
-            return Err(Error::Nonsense);
+            return Err(ClientError::Nonsense);
         };
         let mut shown = lock(&self.viewed.shown);
         // An event may have overtaken the answer; it is the newer.
@@ -250,7 +251,13 @@ impl ImporterMapping {
         Ok(())
     }
 
-    fn accessed(&self, offset: usize, write: bool, before: u8, value: u8) -> Result<(), Error> {
+    fn accessed(
+        &self,
+        offset: usize,
+        write: bool,
+        before: u8,
+        value: u8,
+    ) -> Result<(), ClientError> {
         let (page, offset) = (offset / PAGE_BYTES, offset % PAGE_BYTES);
         let mapping = self.id;
         self.shared.tell(&Request::Accessed { mapping, page, offset, write, before, value })

@@ -27,7 +27,7 @@
 //! drop(lock);
 //! device.dma_write(table.addr(0), &[1, 2, 3])?;
 //! fence.signal()?;
-//! # Ok::<(), driftheap::client::Error>(())
+//! # Ok::<(), driftheap::client::ClientError>(())
 //! ```
 //!
 //! # Memory
@@ -41,7 +41,7 @@
 //!
 //! # Bounds
 //! A `move_notify` has [`ACK_TIME_MAX`] to return; it must not wait for a reservation lock. A client
-//! that is late, stopped or dead is dropped, and its calls fail with [`Error::Gone`].
+//! that is late, stopped or dead is dropped, and its calls fail with [`ClientError::Gone`].
 //!
 //! **Differs from Linux**: a buffer's pages all exist from the start; bus addresses are the
 //! exporter's emulation; there is one reservation lock holder a process.
@@ -55,6 +55,6 @@ pub use crate::device::live::frames::BusAddr;
 pub use crate::device::socket::exporter::ACK_TIME_MAX;
 pub use crate::device::socket::protocol::{Usage, Work};
 pub use buffer::{Buffer, CpuAccess, ResvLock};
-pub use connection::{Connection, Error};
+pub use connection::{ClientError, Connection};
 pub use device::{Attachment, Fence, GupPin, Importer, SgTable};
 pub use mapping::{ImporterMapping, Mapping};

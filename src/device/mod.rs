@@ -26,8 +26,8 @@
 //! assert_eq!(device.buffer(buffer).map(|b| b.size_bytes), Some(8192));
 //! ```
 //!
-//! **Differs from Linux**: no device ever attaches, so a buffer's fences are those that user
-//! space imports; `move_notify` does not exist here. END of a CPU access flushes nothing, since
+//! **Differs from Linux**: devices attach to buffers that move ([`live`]) and to no others, whose
+//! fences are those that user space imports. END of a CPU access flushes nothing, since
 //! every page is coherent. What a transport can't answer at all is in the README.
 
 use std::collections::BTreeMap;

@@ -139,14 +139,12 @@ impl Seized {
     pub fn stopped(self) -> Result<Stopped, InjectError> {
         let deadline = Instant::now() + STOP_TIME_MAX;
         loop {
-            match wait(self.pid, deadline)? {
-                WaitStatus::PtraceEvent(_, _, PTRACE_EVENT_STOP) => break,
-                // A signal that was on its way: deliver it, the stop comes next.
-                WaitStatus::Stopped(_, signal) => {
-                    ptrace::cont(self.pid, signal).map_err(InjectError::of)?;
-                }
-                _ => ptrace::cont(self.pid, None).map_err(InjectError::of)?,
+            let status = wait(self.pid, deadline)?;
+            if matches!(status, WaitStatus::PtraceEvent(_, _, PTRACE_EVENT_STOP)) {
+                break;
             }
+            // A signal that was on its way: deliver it, the stop comes next.
+            ptrace::cont(self.pid, signal_of(status)).map_err(InjectError::of)?;
         }
         Stopped::new(self.pid, self.kept)
     }
@@ -175,10 +173,7 @@ impl Seized {
             )
         );
         let child = if forked { ptrace::getevent(self.pid).ok() } else { None };
-        let signal = match status {
-            WaitStatus::Stopped(_, signal) => Some(signal),
-            _ => None,
-        };
+        let signal = signal_of(status);
         let child = child.and_then(|child| i32::try_from(child).ok()).map(Pid::from_raw);
         let child = child.map(|pid| Self { pid, kept: self.kept }.stopped()).transpose();
         leave(self.pid, self.kept, signal)?;
@@ -245,19 +240,18 @@ impl Stopped {
 
     fn to_syscall_stop(&self) -> Result<(), InjectError> {
         let deadline = Instant::now() + CALL_TIME_MAX;
-        let mut signal: Option<Signal> = None;
+        let mut signal = None;
         loop {
-            ptrace::syscall(self.pid, signal.take()).map_err(InjectError::of)?;
+            ptrace::syscall(self.pid, signal).map_err(InjectError::of)?;
             let status = wait(self.pid, deadline).inspect_err(|_| {
                 // It must not go on with our registers, whenever that would be.
                 let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
             })?;
-            match status {
-                WaitStatus::PtraceSyscall(_) => return Ok(()),
-                // Only SIGSTOP can't be blocked.
-                WaitStatus::Stopped(_, stop) => signal = Some(stop),
-                _ => {}
+            if matches!(status, WaitStatus::PtraceSyscall(_)) {
+                return Ok(());
             }
+            // Only SIGSTOP can't be blocked.
+            signal = signal_of(status);
         }
     }
 
@@ -306,6 +300,11 @@ impl Drop for Stopped {
             let _ = self.detach();
         }
     }
+}
+
+/// The signal that a thread stopped for, if it did.
+fn signal_of(status: WaitStatus) -> Option<Signal> {
+    if let WaitStatus::Stopped(_, signal) = status { Some(signal) } else { None }
 }
 
 /// Lets a thread go on, attached if it was so before.

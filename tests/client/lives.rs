@@ -21,11 +21,11 @@ fn no_update_is_lost_under_moves() {
     let lab = Lab::new("system");
     let client = lab.client("writer");
     let buffer = named(&client, PAGES as u64, "A");
-    let stop = AtomicBool::new(false);
+    let (stop, started) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..2)
             .map(|slot| {
-                let (buffer, stop) = (&buffer, &stop);
+                let (buffer, stop, started) = (&buffer, &stop, &started);
                 scope.spawn(move || {
                     let mapping = buffer.map().unwrap();
                     let span = mapping.span();
@@ -37,11 +37,17 @@ fn no_update_is_lost_under_moves() {
                             *count += 1;
                             assert_eq!(span.store_u64(at, *count), Access::Value(()));
                         }
+                        if counts[0] == 1 {
+                            started.fetch_add(1, Ordering::SeqCst);
+                        }
                     }
                     counts
                 })
             })
             .collect();
+        while started.load(Ordering::SeqCst) < 2 {
+            std::thread::yield_now();
+        }
         for _ in 0..MOVES {
             buffer.work(Work::Evict).unwrap();
         }

@@ -10,3 +10,4 @@ mod hazards;
 mod kit;
 mod lives;
 mod recording;
+mod served;

@@ -60,7 +60,9 @@ fn captures(client: &Connection, handles_notify: bool, fenced: bool) {
         let fence = fenced.then(|| isp.submit(&lock, Usage::Write).unwrap());
         drop(lock);
         isp.dma_write(table.addr(1), &[3; 16]).unwrap();
-        fence.map(|fence| fence.signal().unwrap());
+        if let Some(fence) = fence {
+            fence.signal().unwrap();
+        }
         mapping.load_u8(4096).value().unwrap();
         a.work(Work::Evict).unwrap();
         let b = named(client, 2, "B");

@@ -15,8 +15,8 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 
 use driftheap::client::{
-    Attachment, Buffer, BusAddr, Connection, Error, GupPin, Importer, ImporterMapping, Mapping,
-    Usage, Work,
+    Attachment, Buffer, BusAddr, ClientError, Connection, GupPin, Importer, ImporterMapping,
+    Mapping, Usage, Work,
 };
 use driftheap::sys::touch::Access;
 use rustix::io::Errno;
@@ -26,7 +26,7 @@ thread_local! {
 }
 
 /// Remembers why, for `dh_error`, and what, for the return value.
-fn failed(error: &Error) -> c_int {
+fn failed(error: &ClientError) -> c_int {
     say(&error.to_string(), error.errno())
 }
 
@@ -40,7 +40,7 @@ fn invalid() -> c_int {
     say("a NULL pointer, or an argument out of range (EINVAL)", Errno::INVAL)
 }
 
-fn done(result: Result<(), Error>) -> c_int {
+fn done(result: Result<(), ClientError>) -> c_int {
     result.map_or_else(|error| failed(&error), |()| 0)
 }
 
@@ -49,8 +49,10 @@ fn handle<T>(result: Result<T, c_int>) -> *mut T {
     match result {
         Ok(value) => Box::into_raw(Box::new(value)),
         Err(errno) => {
-            // SAFETY: the address of this thread's errno is always valid.
-            unsafe { *libc::__errno_location() = -errno };
+            // SAFETY: it has no precondition.
+            let own = unsafe { libc::__errno_location() };
+            // SAFETY: this thread's errno, which lives as long as the thread.
+            unsafe { *own = -errno };
             null_mut()
         }
     }

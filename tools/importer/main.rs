@@ -14,7 +14,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use driftheap::client::{Attachment, Buffer, Connection, Error, Importer, SgTable, Usage, Work};
+use driftheap::client::{
+    Attachment, Buffer, ClientError, Connection, Importer, SgTable, Usage, Work,
+};
 
 /// A camera's driver: one attachment, and whether its addresses are still good.
 struct Camera {
@@ -24,7 +26,7 @@ struct Camera {
 }
 
 impl Camera {
-    fn attach(buffer: &Buffer) -> Result<Self, Error> {
+    fn attach(buffer: &Buffer) -> Result<Self, ClientError> {
         let stale = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stale);
         let importer = Importer::dynamic(move || told.store(true, Ordering::SeqCst));
@@ -33,7 +35,7 @@ impl Camera {
         Ok(Self { attachment, table, stale })
     }
 
-    fn capture(&mut self, buffer: &Buffer, right: bool) -> Result<(), Error> {
+    fn capture(&mut self, buffer: &Buffer, right: bool) -> Result<(), ClientError> {
         let lock = buffer.lock()?;
         if right && self.stale.swap(false, Ordering::SeqCst) {
             // The buffer has moved: the old addresses are somebody else's by now.
@@ -50,7 +52,7 @@ impl Camera {
 }
 
 /// Whether B was corrupted.
-fn show(socket: &Path, right: bool) -> Result<bool, Error> {
+fn show(socket: &Path, right: bool) -> Result<bool, ClientError> {
     const BEFORE: u8 = 0x42;
     let heap = Connection::open(socket, "importer")?;
     let a = heap.alloc("system", 4096)?;

@@ -160,6 +160,7 @@ impl Attachments {
         let attachment = self.of_mut(id, holder)?;
         let mapped = matches!(attachment.sg, Sg::Held | Sg::Invalid);
         attachment.sg = Sg::Held;
+        attachment.ignored_notify = false;
         for (page, addr) in addrs.iter().enumerate() {
             if let Some((frame, _)) = addr.split() {
                 attachment.told.insert(frame, (page, attachment.maps));

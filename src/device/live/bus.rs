@@ -390,7 +390,7 @@ impl Bus {
     fn why(&self, access: &Access) -> &'static str {
         let Link::Attachment(attachment) = &access.link else { return PINNED };
         match attachment.sg {
-            Sg::Invalid if access.fenced => NOT_WAITED,
+            Sg::Invalid if access.fenced && !attachment.ignored_notify => NOT_WAITED,
             Sg::Invalid => IGNORED,
             Sg::Dropped => UNMAPPED,
             Sg::Held | Sg::None if attachment.pins > 0 => PIN_IGNORED,
@@ -488,13 +488,16 @@ struct Access {
 
 impl Access {
     fn doing(&self, frame: FrameNo, through: Through, write: bool) -> Doing {
-        match (through, &self.link) {
-            (Through::Attachment(id), Link::Attachment(attachment)) => {
-                let (page, map) = attachment.told.get(&frame).copied().unwrap_or_default();
+        match through {
+            Through::Attachment(id) => {
+                let told = match &self.link {
+                    Link::Attachment(attachment) => attachment.told.get(&frame).copied(),
+                    Link::Pin => None,
+                };
+                let (page, map) = told.unwrap_or_default();
                 Doing::Dma { id, map, page, write }
             }
-            (Through::Attachment(_), Link::Pin) => unreachable!("an attachment's link is its own"),
-            (Through::Pin(id), _) => Doing::PinDma(id, write),
+            Through::Pin(id) => Doing::PinDma(id, write),
         }
     }
 

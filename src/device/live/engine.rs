@@ -79,6 +79,8 @@ pub struct Engine {
     mover: Mover,
     buffers: BTreeMap<BufferId, Held>,
     spaces: Vec<Space>,
+    /// Why no buffer can move any more.
+    all_barred: Option<String>,
     /// Processes that may have children with mappings that are not trapped, and why.
     distrusted: BTreeMap<i32, String>,
     totals: Totals,
@@ -98,6 +100,7 @@ impl Engine {
             mover: Mover::new(sabotage)?,
             buffers: BTreeMap::new(),
             spaces: Vec::new(),
+            all_barred: None,
             distrusted: BTreeMap::new(),
             totals: Totals::default(),
             guardian: None,
@@ -253,6 +256,11 @@ impl Engine {
         }
     }
 
+    /// From now on every buffer stays where it is: a process that can't be looked into may map any.
+    pub fn bar_all(&mut self, why: &str) {
+        self.all_barred.get_or_insert_with(|| why.to_owned());
+    }
+
     fn bar_inode(&mut self, inode: Inode, why: &str) {
         let held = self.buffers.values_mut().find(|held| held.inode == inode);
         if let Some(held) = held {
@@ -282,7 +290,9 @@ impl Engine {
                  own memfd (udmabuf)",
             )),
             Some(held) if held.dead => Some(Refusal::Dead),
-            Some(held) => held.barred.clone().map(Refusal::Barred),
+            Some(held) => {
+                held.barred.clone().or_else(|| self.all_barred.clone()).map(Refusal::Barred)
+            }
         }
     }
 

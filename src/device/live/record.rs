@@ -4,7 +4,8 @@
 //! What ended before something else began is ordered by `await`; what overlapped (a device's
 //! access while a move waits for it) is left free, so that the model explores it. The condition
 //! asks about every hazard by name, so that the file's answer can be compared with what was seen:
-//! a kind that was seen must be possible, any other must not.
+//! a kind that was seen must be possible, any other must not. What repeats without anything new is
+//! written once (`repeats`).
 //!
 //! **Bounds**: [`EVENTS_MAX`] events are kept, and of these as many are written as the language
 //! takes (6 processes of 64 statements, 16 buffers). The file says where it stopped; what was seen
@@ -23,9 +24,10 @@ use crate::device::{BufferId, FenceId};
 use crate::model::{ExporterRules, HazardKind, ImporterMmap, Placement};
 
 mod render;
+mod repeats;
 
 /// Most events that are kept.
-pub const EVENTS_MAX: usize = 1024;
+pub const EVENTS_MAX: usize = 16 * 1024;
 
 /// Something that is done, as the language says it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The exporter behind the socket: what its clients' requests do.
 //!
-//! **Locking**: [`Exporter::state`] guards buffers, frames, importers and memory together; it is
-//! never held while a client is waited for. [`Client::events`] guards the conversation on one
+//! **Locking**: `Exporter::state` guards buffers, frames, importers and memory together; it is
+//! never held while a client is waited for. `Client::events` guards the conversation on one
 //! client's event link. Order: events before state.
 
 use std::collections::BTreeMap;

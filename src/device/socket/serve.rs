@@ -1,4 +1,5 @@
 //! Connections: one thread a client, which asks and is answered.
+#![expect(clippy::wildcard_enum_match_arm, reason = "each group of requests looks at its own")]
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};

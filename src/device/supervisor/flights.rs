@@ -197,6 +197,8 @@ fn look(text: &str, call: &Call) -> Look {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
     use super::*;
 
     fn call(nr: i64, args: [u64; 6]) -> Call {
@@ -243,12 +245,29 @@ mod tests {
         let read = Call { tid: i32::MAX, ..call(libc::SYS_read, [0, inside, 9, 0, 0, 0]) };
         flights.depart(read, vec![inside]);
         assert_eq!(flights.busy(|addr| addr == inside), None, "no such thread");
-        let own = rustix::thread::gettid().as_raw_nonzero().get();
-        let read = Call { tid: own, ..read };
-        flights.depart(read, vec![inside]);
-        assert_eq!(flights.busy(|addr| addr == inside), Some(own), "it runs, for all we know");
-        assert_eq!(flights.busy(|addr| addr != inside), None, "another buffer");
-        flights.landed(own);
-        assert_eq!(flights.busy(|addr| addr == inside), None);
+        // A thread that runs may be in its call, and this one can't be stopped to make sure: nobody
+        // can trace a thread of his own process.
+        let stop = AtomicBool::new(false);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sender.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+                while !stop.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+            let tid = receiver.recv().unwrap();
+            flights.depart(Call { tid, ..read }, vec![inside]);
+            // Until it has left the send.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            while flights.busy(|addr| addr == inside).is_none() {
+                assert!(std::time::Instant::now() < deadline, "it runs, for all we know");
+                flights.depart(Call { tid, ..read }, vec![inside]);
+            }
+            assert_eq!(flights.busy(|addr| addr != inside), None, "another buffer");
+            flights.landed(tid);
+            assert_eq!(flights.busy(|addr| addr == inside), None);
+            stop.store(true, Relaxed);
+        });
     }
 }

@@ -52,7 +52,7 @@ impl Supervisor {
                     _ => verdict.into(),
                 }
             }
-            None => Answer::Native,
+            None => self.mmap_unseen(call),
         }
     }
 

@@ -156,6 +156,20 @@ impl Supervisor {
         }
     }
 
+    /// mmap of a file that is not ours, or that can't be told: a caller that is not dumpable may map
+    /// any buffer.
+    pub(super) fn mmap_unseen(&mut self, call: &Call) -> Answer {
+        if let Some(live) = &mut self.live
+            && let Err(errno) = self.callers.file(call.tid, int(call.args[4]))
+            && !matches!(errno, Errno::BADF | Errno::SRCH)
+        {
+            let tid = call.tid;
+            live.engine
+                .bar_all(&format!("thread {tid} may map it, and can't be looked into: {errno}"));
+        }
+        Answer::Native
+    }
+
     /// mremap of a buffer, after the device's own refusals.
     pub(super) fn mremap_live(&mut self, call: &Call) -> Answer {
         let Some(Object::Buffer(id)) = self.mapped_buffer(call, call.args[0]) else {

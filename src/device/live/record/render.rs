@@ -1,4 +1,8 @@
 //! A recording as the text of a litmus file.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each place looks at the few events that concern it"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -60,10 +64,7 @@ impl Recorder {
         };
         let mut events = 0;
         let mut stopped = None;
-        let mut order: Vec<&Event> =
-            self.events.iter().filter(|event| event.end.is_some()).collect();
-        order.sort_by_key(|event| event.begin);
-        for event in order {
+        for event in super::repeats::without_repeats(&self.events) {
             match render.event(event) {
                 Ok(()) => events += 1,
                 Err(why) => {

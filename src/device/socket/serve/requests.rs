@@ -1,4 +1,5 @@
 //! Requests about mappings and about importers.
+#![expect(clippy::wildcard_enum_match_arm, reason = "each group of requests looks at its own")]
 
 use rustix::io::Errno;
 
