@@ -308,16 +308,16 @@ impl Supervisor {
         self.with_watch(|watch| watch.brackets.sync(id, pid, sync.flags));
         let check = self.check.as_mut()?;
         let (gate, cookie) = (check.proc(pid)?.gate, check.cookie);
-        if trace::interrupt(call.tid).is_err() {
+        let changes = self.changes(pid, sync.flags & dma_buf::SYNC_END != 0);
+        if changes.is_empty() || trace::interrupt(call.tid).is_err() {
             return None;
         }
         if self.listener.reply(call.id, Ok(value)).is_err() {
             return Some(Answer::Sent);
         }
-        let ends = sync.flags & dma_buf::SYNC_END != 0;
         let done = stand_still(call.tid)
             .and_then(|()| Hands::new(call.tid, gate, cookie))
-            .and_then(|hands| self.adapt(pid, &hands, ends))
+            .and_then(|hands| hands.protect(&changes))
             .and_then(|()| trace::resume(call.tid, None));
         if let Err(errno) = done {
             self.lost(call.tid, errno);
@@ -327,10 +327,15 @@ impl Supervisor {
 
     /// Brings the protections of a process up to what the brackets allow now.
     fn adapt(&mut self, pid: i32, hands: &Hands, fresh: bool) -> Result<(), Errno> {
+        hands.protect(&self.changes(pid, fresh))
+    }
+
+    /// What has to change for what the brackets allow now; the books have changed already.
+    fn changes(&mut self, pid: i32, fresh: bool) -> Vec<Change> {
         let shared = lock(&self.shared);
-        let Some(check) = self.check.as_mut() else { return Ok(()) };
+        let Some(check) = self.check.as_mut() else { return Vec::new() };
         let (mode, mut dice) = (check.mode, check.dice);
-        let Some(proc) = check.proc(pid) else { return Ok(()) };
+        let Some(proc) = check.proc(pid) else { return Vec::new() };
         refresh(proc, pid, &shared);
         if fresh {
             proc.strikes.clear();
@@ -342,8 +347,7 @@ impl Supervisor {
             changes.extend(area.adapt(allowed, mode, fresh, &mut dice));
         }
         check.dice = dice;
-        drop(shared);
-        hands.protect(&changes)
+        changes
     }
 
     /// A stop or an end of a child or an attached thread, from the main loop.
