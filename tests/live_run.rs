@@ -130,6 +130,21 @@ fn system_calls_never_see_a_move() {
     }
 }
 
+/// Real-time signals between a call's trap and what is done in its place are delivered, and nobody
+/// is left standing.
+#[test]
+fn real_time_signals_do_not_get_in_the_way() {
+    let Some(stage) = live_stage() else { return };
+    let Some(program) = compile(stage.path(), "realtime", &[]) else { return };
+    for user in users() {
+        let options = ["-q", "--chaos", "1"];
+        let output = run(stage.path(), user, &options, &[program.to_str().unwrap()]);
+        let text = text(&output);
+        assert!(output.status.success(), "{user:?}: {text}");
+        assert!(text.contains("realtime ok, many signals"), "{user:?}: {text}");
+    }
+}
+
 /// The exporter killed at each step of a move: the writers go on with what they wrote, or fail
 /// loudly; nobody reads zeros.
 #[test]

@@ -139,7 +139,13 @@ impl Seized {
     pub fn stopped(self) -> Result<Stopped, InjectError> {
         let deadline = Instant::now() + STOP_TIME_MAX;
         loop {
-            let status = wait(self.pid, deadline)?;
+            let status = match wait(self.pid, deadline) {
+                Err(InjectError::Other(Errno::INVAL)) => {
+                    self.deliver(libc::PTRACE_CONT)?;
+                    continue;
+                }
+                status => status?,
+            };
             if matches!(status, WaitStatus::PtraceEvent(_, _, PTRACE_EVENT_STOP)) {
                 break;
             }
@@ -162,8 +168,11 @@ impl Seized {
                 ptrace::interrupt(self.pid).map_err(InjectError::of)?;
                 wait(self.pid, Instant::now() + STOP_TIME_MAX)?
             }
-            // A real-time signal, which nix can't name, comes first: the call will be made anew.
-            Err(InjectError::Other(Errno::INVAL)) => return self.deliver().map(|()| None),
+            // A real-time signal comes first: the call will be made anew.
+            Err(InjectError::Other(Errno::INVAL)) => {
+                let request = if self.kept { libc::PTRACE_CONT } else { libc::PTRACE_DETACH };
+                return self.deliver(request).map(|()| None);
+            }
             status => status?,
         };
         let forked = matches!(
@@ -182,10 +191,10 @@ impl Seized {
         child
     }
 
-    /// Lets a thread that stopped for a signal go on with it.
-    fn deliver(&self) -> Result<(), InjectError> {
+    /// Lets a thread that stopped for a real-time signal go on with it: nix has no name for such a
+    /// signal, and its `waitpid` answers EINVAL.
+    fn deliver(&self, request: libc::c_uint) -> Result<(), InjectError> {
         let info = ptrace::getsiginfo(self.pid).map_err(InjectError::of)?;
-        let request = if self.kept { libc::PTRACE_CONT } else { libc::PTRACE_DETACH };
         let signal = usize::try_from(info.si_signo).unwrap_or(0);
         // SAFETY: CONT and DETACH take a signal number and no pointer.
         let result = unsafe { libc::ptrace(request, self.pid.as_raw(), 0_usize, signal) };
