@@ -128,10 +128,10 @@ fn the_mount_answers_like_linux_where_it_can() {
     drop(mount.stop(rustix::process::Signal::TERM));
 }
 
-/// Two mappings through two open files; a zap between the accesses loses nothing, and both see
-/// one memory.
+/// Two mappings through two open files; a zap or a move between the accesses loses nothing, and both
+/// see one memory.
 #[test]
-fn zap_keeps_the_data() {
+fn zaps_and_moves_keep_the_data() {
     let Some(mount) = Mount::start() else { return };
     let fd = mount.buffer(16384);
     let number = mount.numbers().remove(0);
@@ -147,7 +147,11 @@ fn zap_keeps_the_data() {
             Ok(())
         };
         first.write(fill, Some(round)).unwrap();
-        assert_eq!(mount.ctl(&["zap", &ino]), "zapped\n");
+        match round % 3 {
+            0 => assert_eq!(mount.ctl(&["zap", &ino]), "zapped\n"),
+            1 => assert!(mount.ctl(&["move", &ino]).contains("4 pages have new memory")),
+            _ => assert!(mount.ctl(&["evict", &ino]).contains("4 pages have new memory")),
+        }
         let same = |bytes: &[u8], _: Option<()>| Ok(bytes.iter().all(|&byte| byte == round));
         assert!(second.read(same, None).unwrap(), "round {round}");
         assert!(first.read(same, None).unwrap(), "round {round}");
@@ -155,6 +159,33 @@ fn zap_keeps_the_data() {
     assert!(mount.ctl(&["zap", "1"]).contains("no buffer has this inode"));
     drop((first, second));
     wait_for("the release", || mount.ctl(&["stats"]).contains("buffers\t0 now"));
+    drop(mount.stop(rustix::process::Signal::INT));
+}
+
+/// What is revoked or purged is SIGBUS in who has it mapped; its neighbour lives on.
+#[test]
+fn revoked_and_purged_buffers_are_sigbus() {
+    use driftheap::sys::map::{Prot, Sharing, Window};
+    use driftheap::sys::page::Frame;
+    use driftheap::sys::touch::Access;
+
+    let Some(mount) = Mount::start() else { return };
+    for verb in ["revoke", "purge"] {
+        let window = Window::reserve(8).unwrap();
+        for first in [0, 4] {
+            let fd = mount.buffer(16384);
+            window.map(first, &fd, Frame(0), 4, Sharing::Shared, Prot::ReadWrite).unwrap();
+            assert_eq!(window.span(first, 4).store_u8(5, 7), Access::Value(()));
+        }
+        let list = mount.ctl(&["list"]);
+        let ino = list.lines().nth(1).unwrap().split_whitespace().next().unwrap();
+        assert!(mount.ctl(&[verb, ino]).contains("its pages are gone"), "{list}");
+        let sigbus = |at| matches!(window.span(at, 4).load_u8(5), Access::Sigbus { .. });
+        assert!(sigbus(0), "{verb}: {list}");
+        assert_eq!(window.span(4, 4).load_u8(5), Access::Value(7), "{verb}: the other buffer");
+        drop(window);
+        wait_for("the release", || mount.ctl(&["stats"]).contains("buffers\t0 now"));
+    }
     drop(mount.stop(rustix::process::Signal::INT));
 }
 

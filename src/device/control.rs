@@ -23,6 +23,7 @@ use super::socket::Exporter;
 use super::supervisor::holders::{Holder, holders};
 use super::supervisor::{Shared, lock};
 use super::{Backing, Buffer, BufferId, Device, Inode, Life, Placement};
+use crate::uapi::PAGE_SIZE;
 
 /// Most bytes of one packet.
 pub const PACKET_BYTES_MAX: usize = 16 * 1024;
@@ -248,21 +249,40 @@ fn order(deed: Deed, ino: Option<u64>, shared: &Mutex<Shared>) -> Result<String,
 
 /// Answers one query about a mount.
 pub fn answer_served(query: &Query, served: &Mutex<Served>, zapper: &Zapper) -> String {
-    if query.verb.deed().is_some() {
-        return "refused: a mount's buffers can be zapped, and move only under `driftheap run`\n"
-            .into();
+    let deed = query.verb.deed();
+    if deed.is_none() && query.verb != Verb::Zap {
+        return show(query, &super::fuse::lock(served).device, &BTreeMap::new());
     }
-    if query.verb == Verb::Zap {
-        let wanted =
-            |(id, buffer): (BufferId, &Buffer)| (Some(buffer.inode.ino) == query.ino).then_some(id);
-        let id = super::fuse::lock(served).device.buffers().find_map(wanted);
-        return match id.map(|id| zapper.zap(id)) {
-            None => "no buffer has this inode: see `driftheap ctl list`\n".into(),
-            Some(Ok(())) => "zapped\n".into(),
-            Some(Err(error)) => format!("can't zap: {error}\n"),
-        };
+    let wanted = |(id, buffer): (BufferId, &Buffer)| {
+        (Some(buffer.inode.ino) == query.ino).then_some((id, buffer.size_bytes / PAGE_SIZE))
+    };
+    let found = super::fuse::lock(served).device.buffers().find_map(wanted);
+    let Some((id, pages)) = found else {
+        return "refused: no buffer has this inode: see `driftheap ctl list`\n".into();
+    };
+    let ino = query.ino.unwrap_or_default();
+    // What is gone for good is so before the last entry is dropped, and not read in again.
+    if let Some(life) = deed.and_then(Deed::ends) {
+        super::fuse::lock(served).kill(id, life);
     }
-    show(query, &super::fuse::lock(served).device, &BTreeMap::new())
+    // ENOENT: nobody has a page of it.
+    let zapped = match zapper.zap(id) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+            return format!("refused: can't zap: {error}\n");
+        }
+        zapped => zapped.is_ok(),
+    };
+    match deed {
+        None if zapped => "zapped\n".into(),
+        None => "refused: can't zap: nobody has it open\n".into(),
+        Some(deed) => match deed.placement() {
+            None => format!("{} {ino}: its pages are gone\n", deed.word()),
+            Some(placement) => {
+                super::fuse::lock(served).device.moved(id, placement, 0, pages);
+                format!("{} {ino}: {pages} pages have new memory\n", deed.word())
+            }
+        },
+    }
 }
 
 /// Answers one query about a socket exporter.

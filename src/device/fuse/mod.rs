@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fuser::{INodeNo, InitFlags, Notifier};
 use rustix::io::Errno;
 
-use super::{Action, Backing, BufferId, Device, HeapId, Inode, Install, Ioctl, Object, Want};
+use super::{Action, Backing, BufferId, Device, HeapId, Inode, Install, Ioctl, Life, Object, Want};
 use crate::sys::backing;
 
 mod ops;
@@ -151,6 +151,13 @@ impl Served {
                 self.release(id);
             }
         }
+    }
+
+    /// Takes a buffer's memory away for good: what is not in the page cache any more can't be read,
+    /// which is SIGBUS to who touches a mapping.
+    pub fn kill(&mut self, id: BufferId, life: Life) {
+        self.device.killed(id, life);
+        self.memory.remove(&id);
     }
 
     fn release(&mut self, id: BufferId) {

@@ -5,6 +5,8 @@
 
 use std::str::FromStr;
 
+use crate::device::{Life, Placement};
+
 /// What an exporter does to a buffer.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
@@ -22,6 +24,24 @@ pub enum Deed {
 }
 
 impl Deed {
+    /// Where the new memory is, for the deeds that give some.
+    pub fn placement(self) -> Option<Placement> {
+        match self {
+            Self::Move => Some(Placement::Vram),
+            Self::Evict => Some(Placement::System),
+            Self::Purge | Self::Revoke => None,
+        }
+    }
+
+    /// What is left of the buffer, for the deeds that end it.
+    pub fn ends(self) -> Option<Life> {
+        match self {
+            Self::Move | Self::Evict => None,
+            Self::Purge => Some(Life::Purged),
+            Self::Revoke => Some(Life::Revoked),
+        }
+    }
+
     /// Every deed, as it is spelled.
     pub const WORDS: [(&'static str, Self); 4] = [
         ("move", Self::Move),

@@ -14,7 +14,7 @@ use super::{Shared, Supervisor, lock, now_ns};
 use crate::device::live::job::JobError;
 use crate::device::live::mover::SetupError;
 use crate::device::live::{Chaos, ChaosConfig, Deed, Engine, Refusal, Sabotage};
-use crate::device::{Backing, BufferId, Device, Life, Object, Placement};
+use crate::device::{Backing, BufferId, Device, Life, Object};
 use crate::sys::notify::Call;
 use crate::sys::page::{Addr, PAGE_BYTES, Range};
 use crate::sys::uffd::{Event, FaultKind, Fill, Uffd};
@@ -369,12 +369,7 @@ impl Supervisor {
         let Some(live) = &mut self.live else {
             return Err(Refusal::Unsuitable("this device was started without --live"));
         };
-        let (placement, life) = match deed {
-            Deed::Move => (Some(Placement::Vram), Life::Live),
-            Deed::Evict => (Some(Placement::System), Life::Live),
-            Deed::Purge => (None, Life::Purged),
-            Deed::Revoke => (None, Life::Revoked),
-        };
+        let (placement, life) = (deed.placement(), deed.ends().unwrap_or(Life::Live));
         if let Some(tid) = placement.and_then(|_| live.busy(id)) {
             return Err(Refusal::InUse(tid));
         }
