@@ -341,7 +341,7 @@ pub fn sealed(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Most reads of /proc/locks before a sweep is put off.
-const READS_MAX: usize = 8;
+const READS_MAX: usize = 64;
 
 /// The marks that exist, or `None` if they can't be told for the moment.
 ///
