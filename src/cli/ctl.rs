@@ -16,7 +16,7 @@ use super::{Exit, out::Out};
 #[derive(Args, Debug)]
 pub(crate) struct CtlArgs {
     /// What to show
-    verb: What,
+    verb: Verb,
     /// Inode of one buffer, from `list`
     ino: Option<u64>,
     /// The device's control socket [default: that of the only running device]
@@ -27,45 +27,11 @@ pub(crate) struct CtlArgs {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum What {
-    /// A line for each buffer
-    List,
-    /// bufinfo, or one buffer's fdinfo and holders
-    Info,
-    /// Counters and quotas
-    Stats,
-    /// The last events
-    Trace,
-    /// Drop a buffer's page table entries in every process (`serve` only)
-    Zap,
-    /// Give a buffer new memory in vram (`run --live` only, as the next three)
-    Move,
-    /// Give a buffer new memory in system
-    Evict,
-    /// Take a buffer's memory away: SIGBUS on access
-    Purge,
-    /// Take a buffer's memory away for good: SIGBUS on access, ENODEV for mmap
-    Revoke,
-}
-
 /// Longest wait for a device that does not answer, in seconds.
 const ANSWER_SECONDS_MAX: u64 = 15;
 
 pub(crate) fn run(args: &CtlArgs, out: &Out) -> anyhow::Result<Exit> {
-    let verb = match args.verb {
-        What::List => Verb::List,
-        What::Info => Verb::Info,
-        What::Stats => Verb::Stats,
-        What::Trace => Verb::Trace,
-        What::Zap => Verb::Zap,
-        What::Move => Verb::Move,
-        What::Evict => Verb::Evict,
-        What::Purge => Verb::Purge,
-        What::Revoke => Verb::Revoke,
-    };
-    let of_one = !matches!(args.verb, What::List | What::Info | What::Stats | What::Trace);
-    if of_one && args.ino.is_none() {
+    if args.verb.is_of_one_buffer() && args.ino.is_none() {
         let word =
             args.verb.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
         bail!("say which buffer: `driftheap ctl {word} INO`, with INO from `driftheap ctl list`");
@@ -74,7 +40,7 @@ pub(crate) fn run(args: &CtlArgs, out: &Out) -> anyhow::Result<Exit> {
         Some(path) => path.clone(),
         None => only_socket(&default_directory())?,
     };
-    let query = Query { verb, ino: args.ino, json: args.json };
+    let query = Query { verb: args.verb, ino: args.ino, json: args.json };
     let answer = ask(&path, &query)
         .with_context(|| format!("no answer from the device at {}", path.display()))?;
     out.text(&answer)?;

@@ -32,27 +32,27 @@ pub const CLIENTS_MAX: usize = 8;
 /// A client that takes longer is dropped.
 pub const CLIENT_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// What can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What can be asked; also the words of `driftheap ctl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
-    /// One line for each buffer.
+    /// A line for each buffer.
     List,
-    /// The kernel's bufinfo, or one buffer's fdinfo.
+    /// bufinfo, or one buffer's fdinfo and holders.
     Info,
-    /// Counters.
+    /// Counters and quotas.
     Stats,
-    /// The last events, as ftrace prints them.
+    /// The last events.
     Trace,
-    /// Drop the page table entries of one buffer, everywhere.
+    /// Drop a buffer's page table entries in every process (`serve --mount` only).
     Zap,
-    /// Give one buffer new memory in vram.
+    /// Give a buffer new memory in vram (`run --live` and `serve`, as the next three).
     Move,
-    /// Give one buffer new memory in system.
+    /// Give a buffer new memory in system.
     Evict,
-    /// Take one buffer's memory away.
+    /// Take a buffer's memory away: SIGBUS on access.
     Purge,
-    /// Take one buffer's memory away and refuse to map it from then on.
+    /// Take a buffer's memory away for good: SIGBUS on access, ENODEV for mmap.
     Revoke,
 }
 
@@ -86,6 +86,11 @@ struct BufferView<'a> {
 }
 
 impl Verb {
+    /// Whether it makes no sense without saying which buffer.
+    pub fn is_of_one_buffer(self) -> bool {
+        self == Self::Zap || self.deed().is_some()
+    }
+
     /// What an exporter is to do, for the verbs that ask for it.
     fn deed(self) -> Option<Deed> {
         match self {
