@@ -5,14 +5,15 @@
 //! ```text
 //! units -> uapi                     ids, page arithmetic; kernel structs, ioctl numbers
 //! model                             PURE: the state machine and the oracle
-//! explore -> model                  all interleavings of a litmus program
-//! litmus  -> explore, model         the language, its diagnostics, verdicts
+//! explore                           all interleavings of any machine
+//! litmus  -> model                  the language and its diagnostics
+//! question -> litmus, explore, model scenarios, verdicts, what would prevent
 //! sys     -> uapi                   all unsafe code
-//! exec    -> litmus, model, sys     the model's effects on real memory and real processes
+//! exec    -> question, model, sys   the model's effects on real memory and real processes
 //! device  -> model, sys, exec       transports: request -> action -> reply
 //! client  -> device, sys            the library of programs whose buffers move
 //! conformance -> sys                questions to a heap, real or ours, and Linux's answers
-//! report  -> model, explore, litmus terminal and JSON: values in, text out
+//! report  -> question, litmus, model terminal and JSON: values in, text out
 //! ```
 
 pub mod client;
@@ -22,6 +23,7 @@ pub mod exec;
 pub mod explore;
 pub mod litmus;
 pub mod model;
+pub mod question;
 pub mod report;
 pub mod suite;
 pub mod sys;

@@ -299,7 +299,11 @@ fn check(seed: &Seed) {
     let text = format!("DMABUF seed\n{}\nexists (hazard any)\n", seed.text);
     let hazards = |variant: &str| {
         let found = lab::explore(&lab::variant(&text, variant));
-        found.outcomes.keys().flat_map(driftheap::litmus::scenario::Outcome::hazard_kinds).collect()
+        found
+            .outcomes
+            .keys()
+            .flat_map(driftheap::question::scenario::Outcome::hazard_kinds)
+            .collect()
     };
     let broken: BTreeSet<HazardKind> = hazards("broken");
     assert!(broken.contains(&seed.kind), "{}: {} is not seen in {text}", seed.fault, seed.kind);

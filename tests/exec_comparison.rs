@@ -36,7 +36,7 @@ fn a_wrong_model_is_caught() {
 }
 
 /// The variant of this name, or the first.
-fn first_variant(test: &str, name: &str) -> driftheap::litmus::scenario::Scenario {
+fn first_variant(test: &str, name: &str) -> driftheap::question::scenario::Scenario {
     let mut all = exec_common::bundled(test);
     let at = all.iter().position(|scenario| scenario.variant == name).unwrap_or(0);
     all.swap_remove(at)

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use driftheap::exec::{ExecError, ExecOptions, Executor};
-use driftheap::litmus::scenario::Scenario;
+use driftheap::question::scenario::Scenario;
 use exec_common::{judged, options, variant};
 use rustix::process::{Pid, Signal, kill_process};
 

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use driftheap::exec::{Replays, replay_variant};
 use driftheap::litmus::ast::{Name, Rule, RuleValue, Variant};
 use driftheap::litmus::rules::{ModelRules, RuleSpec, RuleValues};
-use driftheap::litmus::scenario::Scenario;
 use driftheap::litmus::span::Span;
 use driftheap::model::{EXPORTER_RULES, HOST_RULES, IMPORTER_RULES};
+use driftheap::question::scenario::Scenario;
 use exec_common::{executor, judged};
 
 /// Sets a rule, whatever it was.

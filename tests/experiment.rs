@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use driftheap::explore::{Explorer, Limits, Reduction};
 use driftheap::litmus::rules::ModelRules;
-use driftheap::litmus::scenario::Scenario;
-use driftheap::litmus::verdict::{Judgement, Search, judge};
 use driftheap::model::{
     Admission, ExporterPolicy, ExporterStep, HazardKind, Request, State, Step, World,
 };
+use driftheap::question::scenario::Scenario;
+use driftheap::question::verdict::{Judgement, Search, judge};
 
 /// "Evict when unpinned": the step `check-pins` waits until no page of the buffer is pinned.
 #[derive(Debug)]

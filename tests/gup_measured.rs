@@ -9,8 +9,8 @@
 
 use std::collections::BTreeMap;
 
-use driftheap::litmus::scenario::Content;
 use driftheap::model::Errno;
+use driftheap::question::scenario::Content;
 
 #[path = "common/lab.rs"]
 mod lab;

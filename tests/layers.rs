@@ -12,14 +12,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("uapi", &["units"]),
     ("model", &["units"]),
     ("explore", &[]),
-    ("litmus", &["explore", "model", "units"]),
+    ("litmus", &["model"]),
+    ("question", &["litmus", "explore", "model", "units"]),
     ("suite", &[]),
     ("sys", &["uapi", "units"]),
-    ("exec", &["litmus", "model", "sys", "units", "uapi", "explore"]),
+    ("exec", &["litmus", "question", "model", "sys", "units", "uapi", "explore"]),
     ("device", &["exec", "model", "sys", "uapi", "units"]),
     ("client", &["device", "sys", "uapi", "units"]),
     ("conformance", &["sys"]),
-    ("report", &["explore", "litmus", "model", "suite", "units"]),
+    ("report", &["explore", "litmus", "question", "model", "suite", "units"]),
 ];
 
 const LINES_MAX: usize = 600;

@@ -10,8 +10,8 @@ mod random_litmus;
 mod random_steps;
 
 use driftheap::explore::{Machine, actors_in};
-use driftheap::litmus::scenario::{Scenario, ScenarioState};
 use driftheap::model::{self, Bus, State, World};
+use driftheap::question::scenario::{Scenario, ScenarioState};
 use driftheap::units::FrameId;
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -8,7 +8,7 @@ mod lab;
 mod random_litmus;
 
 use driftheap::explore::{Exploration, Reduction, SplitMix64};
-use driftheap::litmus::scenario::{Outcome, Scenario};
+use driftheap::question::scenario::{Outcome, Scenario};
 use random_litmus::{Choices, Shape};
 
 /// Explores both ways, compares, and returns the states of each.

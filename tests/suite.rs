@@ -1,8 +1,8 @@
 //! The bundled suite: every variant's observation is what its file expects.
 
 use driftheap::litmus::rules::ModelRules;
-use driftheap::litmus::scenario::Scenario;
-use driftheap::litmus::verdict::{Search, judge};
+use driftheap::question::scenario::Scenario;
+use driftheap::question::verdict::{Search, judge};
 use driftheap::suite::TESTS;
 
 #[test]

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
-use driftheap::litmus::scenario::Scenario;
-use driftheap::litmus::verdict::{JudgeError, Judgement, Search, judge};
+use driftheap::question::scenario::Scenario;
+use driftheap::question::verdict::{JudgeError, Judgement, Search, judge};
 use driftheap::report::json::{self, VariantJson};
 use driftheap::report::real::{self, Real};
 use driftheap::report::verdicts::{self, Mark, Totals};

@@ -3,10 +3,10 @@
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use driftheap::litmus::ast::{Variant, Verdict};
-use driftheap::litmus::prevent::preventions;
-use driftheap::litmus::scenario::Scenario;
-use driftheap::litmus::verdict::{Judgement, Search, judge};
 use driftheap::model::HazardKind;
+use driftheap::question::prevent::preventions;
+use driftheap::question::scenario::Scenario;
+use driftheap::question::verdict::{Judgement, Search, judge};
 use driftheap::report::json;
 use driftheap::report::story::{Prevented, Story};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use driftheap::exec::{ExecError, ExecOptions, Executor, Histogram, HuntOptions, hunt};
-use driftheap::litmus::scenario::Scenario;
+use driftheap::question::scenario::Scenario;
 use driftheap::report::json;
 use serde::Serialize;
 
@@ -154,7 +154,7 @@ fn describe(scenario: &Scenario, histogram: &Histogram) -> String {
 }
 
 fn hunted<'a>(scenario: &'a Scenario, histogram: &'a Histogram) -> Hunted<'a> {
-    let line = |(outcome, tally): (&driftheap::litmus::scenario::Outcome, _)| {
+    let line = |(outcome, tally): (&driftheap::question::scenario::Outcome, _)| {
         let tally: &driftheap::exec::Tally = tally;
         Line {
             outcome: outcome.describe(scenario),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use driftheap::litmus::ast::{Test, Variant};
 use driftheap::litmus::diag::Diagnostic;
 use driftheap::litmus::rules::ModelRules;
-use driftheap::litmus::scenario::{LowerError, Scenario};
 use driftheap::litmus::{FILE_BYTES_MAX, parse};
+use driftheap::question::scenario::{LowerError, Scenario};
 use driftheap::suite;
 
 use super::out::Out;

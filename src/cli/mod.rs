@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use driftheap::explore::{Limits, Reduction};
-use driftheap::litmus::verdict::Search;
+use driftheap::question::verdict::Search;
 
 use out::{Out, is_broken_pipe};
 

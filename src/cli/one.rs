@@ -2,8 +2,8 @@
 
 use anyhow::{Context, bail};
 use driftheap::litmus::ast::Verdict;
-use driftheap::litmus::scenario::Scenario;
-use driftheap::litmus::verdict::{Judgement, Search, judge};
+use driftheap::question::scenario::Scenario;
+use driftheap::question::verdict::{Judgement, Search, judge};
 
 use super::input::{self, Loaded};
 use super::out::Out;

@@ -3,8 +3,8 @@
 use std::str::FromStr;
 
 use driftheap::exec::{ExecError, ExecOptions, Executor, Replays, replay_variant};
-use driftheap::litmus::scenario::Scenario;
-use driftheap::litmus::verdict::Judgement;
+use driftheap::question::scenario::Scenario;
+use driftheap::question::verdict::Judgement;
 use driftheap::report::real::{Real, RealTotals};
 
 /// Sampled schedules of a variant, beside the shortest to each outcome and hazard.

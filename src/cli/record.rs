@@ -7,9 +7,9 @@ use anyhow::{Context as _, anyhow};
 use driftheap::device::live::record::Recording;
 use driftheap::litmus::ast::Verdict;
 use driftheap::litmus::rules::ModelRules;
-use driftheap::litmus::scenario::Scenario;
-use driftheap::litmus::verdict::{Search, judge};
 use driftheap::model::HazardKind;
+use driftheap::question::scenario::Scenario;
+use driftheap::question::verdict::{Search, judge};
 
 use super::{Exit, out::Out};
 

@@ -3,8 +3,8 @@
 use anyhow::{Context, anyhow};
 use clap::Args;
 use driftheap::exec::{ExecOptions, Executor, ReadBack, ReplayReport, Replays, replay_variant};
-use driftheap::litmus::scenario::Scenario;
-use driftheap::litmus::verdict::judge;
+use driftheap::question::scenario::Scenario;
+use driftheap::question::verdict::judge;
 use driftheap::report::{full_name, json};
 use serde::Serialize;
 

@@ -13,8 +13,8 @@ use super::plan::Plan;
 use super::report::{Disagreement, ReplayReport};
 use super::store::Arenas;
 use super::team::{ACTORS_MAX, Team};
-use crate::litmus::scenario::{Action, Event, Replay, Scenario, ScenarioState};
 use crate::model::{self, Errno, Hazard, HazardKind, Reply, Signal, Step};
+use crate::question::scenario::{Action, Event, Replay, Scenario, ScenarioState};
 use crate::sys::arena::ArenaError;
 use crate::units::FrameId;
 

@@ -6,8 +6,8 @@ use super::command::{Command, Place};
 use super::conduct::{Conduct, Expect, Flight, Halt};
 use super::executor::Sabotage;
 use super::store::{HOLE_PAGE, is_secret};
-use crate::litmus::scenario::Event;
 use crate::model::{self, Bus, Dir, Effect, Handle, Owner, Pte, Reach, Signal, Slot, State, Step};
+use crate::question::scenario::Event;
 use crate::units::{FrameId, PinId, SgId, VmaId};
 
 impl Conduct<'_> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::litmus::scenario::ReplayError;
+use crate::question::scenario::ReplayError;
 use crate::sys::arena::ArenaError;
 use crate::sys::link::LinkError;
 use crate::sys::mailbox::MailboxError;

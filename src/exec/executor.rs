@@ -13,7 +13,7 @@ use super::plan::Plan;
 use super::report::ReplayReport;
 use super::store::Arenas;
 use super::team::{Abilities, Team, WITNESS};
-use crate::litmus::scenario::Scenario;
+use crate::question::scenario::Scenario;
 use crate::sys::process;
 
 /// The least RLIMIT_NOFILE of an executor: arenas, links, rings and pipes of six actors.

@@ -4,8 +4,8 @@ use super::command::{Answer, Command, Place};
 use super::conduct::{Conduct, Expect, Halt};
 use super::report::ReadBack;
 use super::team::WITNESS;
-use crate::litmus::scenario::ScenarioState;
 use crate::model::{self, Hazard, HazardKind, Owner, Target, Via};
+use crate::question::scenario::ScenarioState;
 use crate::units::{FrameId, PageId, VmaId};
 
 impl Conduct<'_> {

@@ -23,10 +23,10 @@ use super::error::Skip;
 use super::store::{Arenas, FRAMES_MAX, PLACEMENTS};
 use super::team::{ACTORS_MAX, Abilities};
 use crate::explore::Machine;
-use crate::litmus::scenario::{Action, Scenario};
 use crate::model::{
     Coherency, Dir, Foll, Handle, Huge, Job, Mmap, MmapKind, Placement, Step, World, YesNo,
 };
+use crate::question::scenario::{Action, Scenario};
 use crate::units::{BufId, FrameId, PinId, VmaId};
 
 /// How one scenario is made real.

@@ -6,8 +6,8 @@ use super::error::ExecError;
 use super::executor::Executor;
 use super::report::{Disagreement, ReadBack};
 use crate::explore::{Explorer, Limits, Reduction, SplitMix64};
-use crate::litmus::scenario::Scenario;
-use crate::litmus::verdict::Judgement;
+use crate::question::scenario::Scenario;
+use crate::question::verdict::Judgement;
 
 /// Which schedules are replayed apart from the shortest to each outcome and to each hazard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

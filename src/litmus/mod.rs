@@ -163,15 +163,12 @@ mod header;
 mod lex;
 mod op;
 mod parse;
-pub mod prevent;
 mod print;
 pub mod rules;
-pub mod scenario;
 pub mod span;
 pub mod symbols;
 mod uses;
 mod vary;
-pub mod verdict;
 mod words;
 
 use ast::{Name, Test};

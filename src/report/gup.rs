@@ -13,10 +13,10 @@ use super::paint::{Paint, Tone};
 use super::table::{Align, Cell, Column, Table};
 use crate::explore::{Explorer, Reached};
 use crate::litmus::ast::{Name, Op, Rule, RuleValue, Sharing, Test, Variant};
-use crate::litmus::scenario::{Action, Content, Scenario, result_name};
 use crate::litmus::span::Span;
-use crate::litmus::verdict::Search;
 use crate::model::{Errno, Huge, MmapKind, Slot, Step};
+use crate::question::scenario::{Action, Content, Scenario, result_name};
+use crate::question::verdict::Search;
 
 /// How an exporter maps: huge entries first, then the kind, so that the table is in that order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

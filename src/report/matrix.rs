@@ -12,9 +12,9 @@ use super::table::{Align, Cell, Column, Table};
 use crate::explore::{Exploration, ExploreError, Explorer, Stop};
 use crate::litmus::ast::{Test, Variant, Verdict};
 use crate::litmus::cond::{AtomKind, Cond};
-use crate::litmus::scenario::{Content, LowerError, Outcome, Scenario, result_name};
-use crate::litmus::verdict::Search;
 use crate::model::HazardKind;
+use crate::question::scenario::{Content, LowerError, Outcome, Scenario, result_name};
+use crate::question::verdict::Search;
 
 /// Why there is no matrix.
 #[derive(Debug, thiserror::Error)]

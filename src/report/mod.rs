@@ -33,8 +33,8 @@ pub use paint::{Paint, Tone, compact};
 pub use table::{Align, Cell, Column, Table};
 
 use crate::litmus::ast::Test;
-use crate::litmus::scenario::Scenario;
-use crate::litmus::verdict::Judgement;
+use crate::question::scenario::Scenario;
+use crate::question::verdict::Judgement;
 
 /// A variant with the answer to its question.
 #[derive(Debug, Clone, Copy)]

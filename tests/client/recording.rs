@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use driftheap::client::{Connection, Importer, Usage, Work};
 use driftheap::device::live::record::Recording;
 use driftheap::litmus::ast::Verdict;
-use driftheap::litmus::verdict::{Search, judge};
 use driftheap::model::HazardKind;
+use driftheap::question::verdict::{Search, judge};
 
 use super::kit::{Lab, moves, named};
 use super::lab::scenarios;

@@ -6,7 +6,7 @@
 
 use driftheap::explore::{Exploration, Explorer, Limits, Reduction};
 use driftheap::litmus::rules::ModelRules;
-use driftheap::litmus::scenario::{Outcome, Scenario};
+use driftheap::question::scenario::{Outcome, Scenario};
 use driftheap::suite::TESTS;
 
 /// Every variant of a litmus text.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use driftheap::exec::{ExecOptions, Executor};
 use driftheap::litmus::rules::ModelRules;
-use driftheap::litmus::scenario::Scenario;
-use driftheap::litmus::verdict::{Judgement, Search, judge};
+use driftheap::question::scenario::Scenario;
+use driftheap::question::verdict::{Judgement, Search, judge};
 
 /// The options for tests: this package's program is the actor.
 pub(crate) fn options() -> ExecOptions {

@@ -12,9 +12,9 @@ mod questions;
 
 use std::collections::BTreeSet;
 
-use driftheap::litmus::scenario::Outcome;
 use driftheap::model::ExporterRules;
 use driftheap::model::ExporterStep;
+use driftheap::question::scenario::Outcome;
 use questions::{QUESTIONS, Question};
 
 /// Mutations that change nothing, by operation and name, with the reason.

@@ -29,9 +29,9 @@ use super::error::{ExecError, Skip};
 use super::executor::Executor;
 use super::plan::Plan;
 use crate::litmus::cond::Quantifier;
-use crate::litmus::scenario::{Action, Outcome, Scenario};
-use crate::litmus::verdict::Judgement;
 use crate::model::{Coherency, HazardKind, Step};
+use crate::question::scenario::{Action, Outcome, Scenario};
+use crate::question::verdict::Judgement;
 use crate::units::BufId;
 use race::{Ended, Race};
 

@@ -11,8 +11,8 @@ use crate::exec::error::ExecError;
 use crate::exec::executor::Executor;
 use crate::exec::plan::Plan;
 use crate::explore::{Machine, SplitMix64};
-use crate::litmus::scenario::{Action, Content, Event, Outcome, Scenario, ScenarioState};
 use crate::model::{Dir, Effect, ExporterStep, Owner, Reply, Step, Target};
+use crate::question::scenario::{Action, Content, Event, Outcome, Scenario, ScenarioState};
 use crate::units::PageId;
 
 /// The unit of the delays.

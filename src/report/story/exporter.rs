@@ -3,8 +3,8 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "each line is about a few of the effects")]
 
 use super::words::{Teller, job_word};
-use crate::litmus::scenario::Event;
 use crate::model::{Effect, ExporterStep, Job, MoveNotify, Owner, State};
+use crate::question::scenario::Event;
 use crate::units::BufId;
 
 impl Teller<'_> {

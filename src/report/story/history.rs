@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 
 use super::memory::life_word;
 use super::words::{Teller, vma_kind};
-use crate::litmus::scenario::{Action, Event, Replay};
 use crate::model::{
     Dir, Effect, ExporterStep, Handle, Hazard, HazardKind, Life, MoveNotify, Owner, Reach, Step,
     Target, Via, ZapReach,
 };
+use crate::question::scenario::{Action, Event, Replay};
 use crate::units::{BufId, FrameId, PageId, PinId, SgId, VmaId};
 
 /// What a hazard's history is about.

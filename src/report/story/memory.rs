@@ -1,8 +1,8 @@
 //! Frames and page tables: how they stand after a step, and what the step changed.
 
 use super::words::{Teller, slot_word, vma_kind};
-use crate::litmus::scenario::{Replay, ScenarioState};
 use crate::model::{Frame, Life, Owner, Pte, Slot, State};
+use crate::question::scenario::{Replay, ScenarioState};
 use crate::units::{ActorId, BufId, FenceId, FrameId, MAX_PAGES, PinId, PteId, SgId, VmaId};
 
 /// The frames that are anybody's at any time of a schedule.

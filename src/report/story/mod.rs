@@ -24,8 +24,8 @@ use words::Teller;
 
 use super::full_name;
 use crate::litmus::ast::{Role, RuleValue, Test, Variant};
-use crate::litmus::scenario::{Replay, Scenario};
 use crate::model::HazardKind;
+use crate::question::scenario::{Replay, Scenario};
 
 /// A schedule, told.
 #[derive(Debug, Clone, Serialize)]

@@ -8,9 +8,9 @@
 use serde::Serialize;
 
 use super::words::{Teller, job_word};
-use crate::litmus::prevent::Prevention;
-use crate::litmus::scenario::{Action, Event, Replay, ScenarioState};
 use crate::model::{Dir, Effect, Handle, Hazard, HazardKind, Job, Owner, State, Step, Target, Via};
+use crate::question::prevent::Prevention;
+use crate::question::scenario::{Action, Event, Replay, ScenarioState};
 use crate::report::paint::{Paint, Tone};
 
 /// A hazard with its history and what would have prevented it.

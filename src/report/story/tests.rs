@@ -3,7 +3,7 @@
 use super::{Splat, Story, Teller};
 use crate::litmus::parse;
 use crate::litmus::rules::ModelRules;
-use crate::litmus::scenario::{Replay, Scenario};
+use crate::question::scenario::{Replay, Scenario};
 use crate::report::Paint;
 
 /// A move under a pin, in three statements of the application.

@@ -2,11 +2,11 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "each line is about a few of the effects")]
 
-use crate::litmus::scenario::{Action, Event, Scenario};
 use crate::model::{
     Cost, Dir, Effect, ExporterStep, Handle, Job, Life, MmapKind, Pte, Reach, Reply, Slot, State,
     Step, SyncForward, Vma, VmaKind, YesNo,
 };
+use crate::question::scenario::{Action, Event, Scenario};
 use crate::units::{BufId, FrameId, ImporterId, PinId, SgId, VmaId};
 
 /// Tells the steps of one scenario.

@@ -1,7 +1,7 @@
 //! Litmus tests as machines to time.
 
 use driftheap::litmus::rules::ModelRules;
-use driftheap::litmus::scenario::Scenario;
+use driftheap::question::scenario::Scenario;
 
 /// The first variant of a litmus text.
 pub fn scenario(file: &str, text: &str) -> Result<Scenario, String> {

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         if only.as_ref().is_some_and(|only| only != name) {
             continue;
         }
-        let line = litmus::scenario(name, text)
+        let line = question::scenario(name, text)
             .and_then(|scenario| compare(name, &scenario, rounds, true));
         match line {
             Ok(line) => println!("{line}"),
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         }
     }
     if only.is_none() {
-        let against = litmus::scenario("litmus crowd", include_str!("../crowd.litmus"))
+        let against = question::scenario("litmus crowd", include_str!("../crowd.litmus"))
             .and_then(|scenario| spin::line(&scenario, rounds));
         match against {
             Ok(Some(line)) => println!("{line}"),

@@ -9,12 +9,12 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::ast::{Name, Rule, RuleValue, Test, Variant};
-use super::rules::{BlockKind, ModelRules, RuleTable, RuleValues};
 use super::scenario::{Content, Scenario, result_name};
-use super::span::Span;
 use super::verdict::Search;
 use crate::explore::{Explorer, Reduction};
+use crate::litmus::ast::{Name, Rule, RuleValue, Test, Variant};
+use crate::litmus::rules::{BlockKind, ModelRules, RuleTable, RuleValues};
+use crate::litmus::span::Span;
 use crate::model::{ExporterRules, HazardKind, HostRules, ImporterRules, Reply};
 
 /// A candidate's search may visit so many states; what needs more is not proposed.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::ast::Verdict;
-use super::cond::{AtomKind, Cond};
 use super::scenario::{Outcome, Replay, ReplayError, Scenario};
 use crate::explore::{Exploration, ExploreError, Explorer, Limits, Progress, Reduction};
+use crate::litmus::ast::Verdict;
+use crate::litmus::cond::{AtomKind, Cond};
 use crate::model::{Cost, HazardKind};
 
 /// How to look for the answer.

@@ -7,8 +7,8 @@
 
 use super::{LowerError, Lowering};
 use crate::litmus::ast::{self, GupFlags, Op, Place, SyncPhase};
-use crate::litmus::scenario::program::{Action, Device};
 use crate::model::{Access, Dir, Foll, Handle, Job, Mmap, Step};
+use crate::question::scenario::program::{Action, Device};
 use crate::units::{BufId, FenceId, ImporterId, PinId, SgId, VmaId};
 
 /// Actions, and whether an errno of each is only taken note of.
