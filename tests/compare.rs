@@ -22,18 +22,37 @@ fn the_rows_expect_what_a_kernel_answered() {
         .collect();
     assert_eq!(unexplained, []);
     // What is not measured needs sw_sync, which Debian's kernel does not have.
-    assert_eq!((reference.len(), reference.measured()), (294, 276));
+    assert_eq!((reference.len(), reference.measured()), (375, 357));
 }
 
+const NO_MODE: &str = "UDMABUF_CREATE takes no access mode";
+const NO_COW: &str =
+    "mmap_udmabuf and drm_gem_shmem_mmap refuse every private mapping, of a page too";
+const NO_IO: &str = "no VM_IO: the mapping is made by faults, not by remap_pfn_range";
+const AT_0: &str =
+    "drm_gem_shmem_fault counts pages from the VMA's start, whatever its offset: page 0";
+
 /// Where udmabuf and vgem answer otherwise than the system heap, and why.
-const EXPORTERS: [(&str, &str, &str, &str); 6] = [
+const EXPORTERS: [(&str, &str, &str, &str); 19] = [
     ("udmabuf", "sync.end-first", "EINVAL", "end_cpu_udmabuf wants a begin before"),
-    ("udmabuf", "mmap.rdonly-rw", "ok", "UDMABUF_CREATE takes no access mode"),
-    ("udmabuf", "mmap.wronly-r", "ok", "UDMABUF_CREATE takes no access mode"),
-    ("udmabuf", "mmap.wronly-w", "ok", "UDMABUF_CREATE takes no access mode"),
+    ("udmabuf", "mmap.rdonly-rw", "ok", NO_MODE),
+    ("udmabuf", "mmap.wronly-r", "ok", NO_MODE),
+    ("udmabuf", "mmap.wronly-w", "ok", NO_MODE),
+    ("udmabuf", "mmap.lengths-private", "nnnn nnnn nnnn nnnn", NO_COW),
+    ("udmabuf", "mmap.private-one-page", "EINVAL", NO_COW),
+    ("udmabuf", "mmap.private-page-of-2", "EINVAL", NO_COW),
+    ("udmabuf", "mmap.private-second-of-2", "EINVAL", NO_COW),
+    ("udmabuf", "mprotect.rdonly-r-to-rw", "ok", NO_MODE),
+    ("udmabuf", "madvise.dofork", "ok data 77", NO_IO),
+    ("udmabuf", "madvise.dontfork-dofork", "ok ok", NO_IO),
     ("vgem", "mmap.wronly-r", "ok", "DRM_RDWR or nothing: there is no write-only prime file"),
-    // drm_gem_shmem_fault counts pages from the VMA's start, whatever its offset: page 0.
-    ("vgem", "mapping.same-pages", "0", "a mapping at an offset shows the buffer's beginning"),
+    ("vgem", "mapping.same-pages", "0", AT_0),
+    ("vgem", "mmap.lengths-private", "nnnn nnnn nnnn nnnn", NO_COW),
+    ("vgem", "mmap.private-one-page", "EINVAL", NO_COW),
+    ("vgem", "mmap.private-page-of-2", "EINVAL", NO_COW),
+    ("vgem", "mmap.private-second-of-2", "EINVAL", NO_COW),
+    ("vgem", "madvise.dofork", "ok data 77", NO_IO),
+    ("vgem", "madvise.dontfork-dofork", "ok ok", NO_IO),
 ];
 
 #[test]

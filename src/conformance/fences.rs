@@ -1,7 +1,7 @@
 //! Rows of sync files, and of what waits for fences. The latter need sw_sync.
 
 use super::kit::*;
-use super::{Row, noted, row};
+use super::{Row, row};
 use crate::sys::raw::{call, interrupt_every, ptr};
 
 const EXPORT: u64 = 0xc008_6202;
@@ -13,7 +13,6 @@ const CREATE_FENCE: u64 = 0xc028_5700;
 const INC: u64 = 0x4004_5701;
 const READ: u32 = 1;
 const WRITE: u32 = 2;
-const STRICT_POLL: &str = "strict: an untrapped poll finds the file behind the buffer always ready";
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -272,7 +271,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("wait.rw-on-reader", "EINTR", || waits(READ, 3, false)),
     row("wait.end-on-writer", "ok", || waits(WRITE, 7, false)),
     row("wait.signalled", "ok", || waits(WRITE, 3, true)),
-    noted("poll.busy-writer", "none", STRICT_POLL, || busy_poll(WRITE, false)),
-    noted("poll.busy-reader", "IN", STRICT_POLL, || busy_poll(READ, false)),
+    row("poll.busy-writer", "none", || busy_poll(WRITE, false)),
+    row("poll.busy-reader", "IN", || busy_poll(READ, false)),
     row("poll.signalled", "IN|OUT", || busy_poll(WRITE, true)),
 ];

@@ -20,6 +20,7 @@
 )]
 
 mod buffer;
+mod descriptor;
 mod differences;
 mod exporters;
 mod fences;
@@ -28,6 +29,7 @@ mod heap;
 mod kit;
 mod mapping;
 mod node;
+mod protection;
 mod table;
 mod udmabuf;
 
@@ -71,9 +73,18 @@ const ROW_SECONDS_MAX: u32 = 20;
 
 /// Every row: those of the heap's own node, of its buffers, and of udmabuf.
 fn rows() -> impl Iterator<Item = &'static Row> {
-    [heap::ROWS, buffer::ROWS, fences::ROWS, mapping::ROWS, gup::ROWS, udmabuf::ROWS]
-        .into_iter()
-        .flatten()
+    [
+        heap::ROWS,
+        buffer::ROWS,
+        descriptor::ROWS,
+        fences::ROWS,
+        mapping::ROWS,
+        protection::ROWS,
+        gup::ROWS,
+        udmabuf::ROWS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Whether a row asks a buffer, whoever exported it.

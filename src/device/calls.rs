@@ -32,6 +32,16 @@ pub enum Call {
     Fsync,
     /// fcntl(2) with a seal command.
     Seals,
+    /// fcntl(2) with F_SETLEASE.
+    SetLease,
+    /// fcntl(2) with F_GETLEASE.
+    GetLease,
+    /// sync_file_range(2).
+    SyncRange,
+    /// fgetxattr(2).
+    GetXattr,
+    /// fsetxattr(2), fremovexattr(2).
+    SetXattr,
     /// Opening /proc/PID/fd/N.
     Reopen,
 }
@@ -79,8 +89,13 @@ impl Buffer {
             Call::Stream | Call::Ftruncate | Call::Fsync | Call::Seals => {
                 Verdict::Fail(Errno::INVAL)
             }
-            Call::Positional => Verdict::Fail(Errno::SPIPE),
+            Call::Positional | Call::SyncRange => Verdict::Fail(Errno::SPIPE),
             Call::Fallocate => Verdict::Fail(Errno::NODEV),
+            // alloc_anon_inode makes an inode without a type: no leases, and no user xattrs.
+            Call::SetLease => Verdict::Fail(Errno::INVAL),
+            Call::GetLease => Verdict::Value(i64::from(libc::F_UNLCK)),
+            Call::GetXattr => Verdict::Fail(Errno::NODATA),
+            Call::SetXattr => Verdict::Fail(Errno::PERM),
             Call::Reopen => Verdict::Fail(Errno::NXIO),
         }
     }
@@ -97,6 +112,9 @@ fn call_on_device(object: Object, call: Call) -> Verdict {
         Call::Mmap(_) | Call::Fallocate => Verdict::Fail(Errno::NODEV),
         Call::Lseek { .. } | Call::Positional => Verdict::Fail(Errno::SPIPE),
         Call::Stream | Call::Ftruncate | Call::Fsync | Call::Seals => Verdict::Fail(Errno::INVAL),
+        Call::SetLease | Call::GetLease | Call::SyncRange | Call::GetXattr | Call::SetXattr => {
+            Verdict::Native
+        }
         Call::Reopen if matches!(object, Object::SyncFile(_)) => Verdict::Fail(Errno::NXIO),
         Call::Reopen => Verdict::Native,
     }

@@ -29,7 +29,7 @@ pub(super) mod legacy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// What a working program needs: opens and stats by path, the ioctls by number, shared
-    /// mappings, seeks to the size, epoll_ctl.
+    /// mappings, seeks to the size, fstatfs, poll, epoll_ctl, F_GETFL, leases.
     Needed,
     /// Every call that could tell a buffer from the file behind it.
     Strict,
@@ -37,6 +37,7 @@ pub enum Level {
 
 const AT_EMPTY_PATH: u32 = 0x1000;
 const MAP_ANONYMOUS: u32 = 0x20;
+const PROT_WRITE: u32 = 0x2;
 
 /// ioctls that are handed over at [`Level::Needed`], by type letter and number whatever their size:
 /// the size of ALLOC's argument may change, and the kernel takes it from the command.
@@ -54,6 +55,10 @@ const COMMANDS: [u32; 12] = [
     udmabuf::CREATE,
     udmabuf::CREATE_LIST,
 ];
+
+/// F_GETFL, which shows how a buffer was asked for, and F_SETLEASE and F_GETLEASE: a lease of the
+/// program's on the file behind a buffer would hold up ours.
+const FCNTLS: [u32; 3] = [3, 1024, 1025];
 
 /// Type letter and number of a command.
 const TYPE_AND_NR: u32 = 0xffff;
@@ -76,15 +81,17 @@ const BY_PATH: [i64; 14] = [
     libc::SYS_llistxattr,
 ];
 
+/// Waits for a buffer's fences, in both levels: the file behind a buffer is always ready.
+const POLLS: [i64; 2] = [legacy::SYS_poll, libc::SYS_ppoll];
+
 /// Calls on a descriptor or an address, and the end of a process, that only [`Level::Strict`] hands over.
-const STRICT: [i64; 30] = [
+const STRICT: [i64; 34] = [
     libc::SYS_ioctl,
     libc::SYS_mmap,
     libc::SYS_lseek,
     libc::SYS_newfstatat,
     libc::SYS_statx,
     libc::SYS_fstat,
-    libc::SYS_fstatfs,
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_readv,
@@ -103,11 +110,16 @@ const STRICT: [i64; 30] = [
     libc::SYS_fsync,
     libc::SYS_fdatasync,
     libc::SYS_fcntl,
-    legacy::SYS_poll,
-    libc::SYS_ppoll,
+    libc::SYS_sync_file_range,
+    libc::SYS_fgetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_fremovexattr,
     libc::SYS_exit_group,
     libc::SYS_madvise,
     libc::SYS_mremap,
+    libc::SYS_mlock,
+    libc::SYS_mlock2,
+    libc::SYS_msync,
 ];
 
 fn test(arg: u8, mask: u32, any_of: &[u32]) -> ArgTest {
@@ -120,7 +132,10 @@ pub fn filter(level: Level, watched: bool) -> Filter {
     for nr in BY_PATH.into_iter().filter(|&nr| nr >= 0) {
         filter.always(nr);
     }
-    filter.always(libc::SYS_epoll_ctl);
+    for nr in POLLS.into_iter().filter(|&nr| nr >= 0) {
+        filter.always(nr);
+    }
+    filter.always(libc::SYS_epoll_ctl).always(libc::SYS_fstatfs);
     filter
         .when(libc::SYS_newfstatat, vec![test(3, AT_EMPTY_PATH, &[0])])
         .when(libc::SYS_statx, vec![test(2, AT_EMPTY_PATH, &[0])])
@@ -128,7 +143,8 @@ pub fn filter(level: Level, watched: bool) -> Filter {
         // MAP_SHARED or MAP_SHARED_VALIDATE of a descriptor that is not negative.
         .when(libc::SYS_mmap, vec![test(3, 0xf, &[1, 3]), test(4, 1 << 31, &[0])])
         // SEEK_SET and SEEK_END of 0: how programs ask a dma-buf for its size.
-        .when(libc::SYS_lseek, vec![test(1, u32::MAX, &[0]), test(2, u32::MAX, &[0, 2])]);
+        .when(libc::SYS_lseek, vec![test(1, u32::MAX, &[0]), test(2, u32::MAX, &[0, 2])])
+        .when(libc::SYS_fcntl, vec![test(1, u32::MAX, &FCNTLS)]);
     if watched {
         // Private mappings of a file too, and the end of a process.
         filter
@@ -146,6 +162,7 @@ pub fn filter(level: Level, watched: bool) -> Filter {
         for nr in STRICT.into_iter().filter(|&nr| nr >= 0) {
             filter.always(nr);
         }
+        filter.when(libc::SYS_mprotect, vec![test(2, PROT_WRITE, &[PROT_WRITE])]);
     }
     filter
 }

@@ -24,6 +24,7 @@ use super::path::Node;
 use super::{Device, Object};
 use crate::sys::notify::{Call, Listener};
 
+mod address;
 pub mod caller;
 mod check;
 pub mod devices;

@@ -57,6 +57,12 @@ impl Supervisor {
         shared.device.node(&whole)
     }
 
+    /// The node that a descriptor was opened at, such as a link opened with O_PATH | O_NOFOLLOW.
+    pub(super) fn opened_node(&self, tid: i32, fd: i32) -> Option<Node> {
+        let path = std::fs::read_link(format!("/proc/{tid}/fd/{fd}")).ok()?;
+        lock(&self.shared).device.node(path.as_os_str().as_bytes())
+    }
+
     pub(super) fn openat2(&mut self, call: &Call) -> Answer {
         let [dirfd, path, how, size, ..] = call.args;
         if size < 24 {
@@ -76,6 +82,10 @@ impl Supervisor {
         let flags = OFlags::from_bits_retain(flags);
         let opened = match node {
             Node::FdInfo { pid, fd } => return self.open_fdinfo(call, pid, fd),
+            // An O_PATH open opens nothing, and O_NOFOLLOW meets the link itself.
+            Node::FdLink { .. } if flags.intersects(OFlags::PATH | OFlags::NOFOLLOW) => {
+                return Answer::Native;
+            }
             Node::FdLink { pid, fd } => return self.open_fd_link(call, pid, fd),
             Node::Directory => self.open_directory(flags),
             Node::Heap(heap) => self.open_node(call, Some(Object::Heap(heap)), flags),
@@ -230,7 +240,7 @@ impl Supervisor {
         caller::write(call.tid, buf, &statx.to_bytes()).map(|()| Answer::Value(0)).into()
     }
 
-    fn is_empty_path(&self, call: &Call, path: u64) -> bool {
+    pub(super) fn is_empty_path(&self, call: &Call, path: u64) -> bool {
         path == 0 || caller::read(call.tid, path, 1).is_ok_and(|byte| byte == [0])
     }
 

@@ -1,8 +1,9 @@
-//! Calls on a descriptor or an address: mmap and lseek always, the rest under `--strict`.
+//! Calls on a descriptor: mmap, lseek, fstatfs, poll and leases always, the rest under `--strict`.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::filter::legacy;
@@ -11,10 +12,13 @@ use super::pending::Waiting;
 use super::{Answer, Supervisor, caller, int, lock, now_ns, uint};
 use crate::device::buffer::MmapArgs;
 use crate::device::path::Node;
-use crate::device::{Buffer, BufferId, Call as FileCall, Inode, Object, Verdict};
+use crate::device::{Buffer, BufferId, Call as FileCall, Object, Verdict};
 use crate::sys::notify::Call;
 use crate::uapi::dma_buf::MAGIC;
 use crate::uapi::stat::Statfs;
+
+/// O_ASYNC, which rustix leaves out.
+const O_ASYNC: u32 = libc::O_ASYNC.cast_unsigned();
 
 /// Most descriptors of a poll that is answered here; a longer one is the kernel's.
 const POLL_FDS_MAX: usize = 1024;
@@ -93,12 +97,15 @@ impl Supervisor {
             libc::SYS_read | libc::SYS_write | libc::SYS_readv | libc::SYS_writev => {
                 self.file_call(call, a0, FileCall::Stream)
             }
-            libc::SYS_pread64
-            | libc::SYS_pwrite64
-            | libc::SYS_preadv
-            | libc::SYS_pwritev
-            | libc::SYS_preadv2
-            | libc::SYS_pwritev2 => self.file_call(call, a0, FileCall::Positional),
+            libc::SYS_pread64 | libc::SYS_pwrite64 | libc::SYS_preadv | libc::SYS_pwritev => {
+                self.file_call(call, a0, FileCall::Positional)
+            }
+            libc::SYS_preadv2 | libc::SYS_pwritev2 => {
+                // Position -1 is the file's own (do_preadv2 in fs/read_write.c).
+                let own = call.args[3] == u64::MAX;
+                let kind = if own { FileCall::Stream } else { FileCall::Positional };
+                self.file_call(call, a0, kind)
+            }
             libc::SYS_sendfile => {
                 let source = self.file_call(call, a1, FileCall::Positional);
                 self.unless_ours(source, call, a0)
@@ -110,15 +117,18 @@ impl Supervisor {
             libc::SYS_ftruncate => self.file_call(call, a0, FileCall::Ftruncate),
             libc::SYS_fallocate => self.file_call(call, a0, FileCall::Fallocate),
             libc::SYS_fsync | libc::SYS_fdatasync => self.file_call(call, a0, FileCall::Fsync),
+            libc::SYS_sync_file_range => self.file_call(call, a0, FileCall::SyncRange),
+            libc::SYS_fgetxattr => self.file_call(call, a0, FileCall::GetXattr),
+            libc::SYS_fsetxattr | libc::SYS_fremovexattr => {
+                self.file_call(call, a0, FileCall::SetXattr)
+            }
             libc::SYS_fcntl => self.fcntl(call),
             legacy::SYS_poll => self.poll(call, a0, a1, poll_timeout(int(a2))),
             libc::SYS_ppoll => {
                 let timeout = self.ppoll_timeout(call, a2);
                 self.poll(call, a0, a1, timeout)
             }
-            libc::SYS_madvise => self.madvise(call),
-            libc::SYS_mremap => self.mremap(call),
-            _ => Answer::Native,
+            _ => self.on_address(call),
         }
     }
 
@@ -185,7 +195,8 @@ impl Supervisor {
         caller::write(call.tid, buf, &statfs.to_bytes()).map(|()| Answer::Value(0)).into()
     }
 
-    /// F_GETFL shows the access mode that ALLOC was asked for; seals are for shmem only.
+    /// F_GETFL shows the access mode that ALLOC was asked for; seals are for shmem only, and leases
+    /// for regular files and directories (generic_setlease in fs/locks.c).
     fn fcntl(&mut self, call: &Call) -> Answer {
         const F_ADD_SEALS: i32 = 1033;
         const F_GET_SEALS: i32 = 1034;
@@ -196,52 +207,16 @@ impl Supervisor {
                     return Answer::Native;
                 };
                 let Ok(flags) = rustix::fs::fcntl_getfl(&file) else { return Answer::Native };
-                // secretmem opens with O_LARGEFILE, which anon_inode files do not have.
-                let own = flags.bits() & !(3 | 0o100_000);
+                // The file behind the buffer shows how it was opened (O_LARGEFILE, O_NOFOLLOW), and
+                // that it tells us of its end (O_ASYNC). A dma-buf has none of these.
+                let shown = OFlags::from_bits_retain(flags.bits());
+                let backing = OFlags::from_bits_retain(0o100_000 | O_ASYNC) | OFlags::NOFOLLOW;
+                let own = (shown - OFlags::RWMODE - backing).bits();
                 Answer::Value(i64::from(own | buffer.access.mode))
             }
             F_ADD_SEALS | F_GET_SEALS => self.file_call(call, fd, FileCall::Seals),
-            _ => Answer::Native,
-        }
-    }
-
-    /// The buffer whose mapping holds address `addr`.
-    pub(super) fn mapped_buffer(&self, call: &Call, addr: u64) -> Option<Object> {
-        let maps = std::fs::read_to_string(format!("/proc/{}/maps", call.tid)).ok()?;
-        let inode = maps.lines().find_map(|line| mapping_inode(line, addr))?;
-        lock(&self.shared).files.by_inode(inode)
-    }
-
-    /// A VM_PFNMAP or VM_IO mapping refuses advice that would drop or populate pages.
-    fn madvise(&mut self, call: &Call) -> Answer {
-        const REMOVE: i32 = 9;
-        // DONTNEED, FREE, REMOVE, WIPEONFORK, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE,
-        // DONTNEED_LOCKED, COLLAPSE.
-        const REFUSED: [i32; 10] = [4, 8, REMOVE, 18, 20, 21, 22, 23, 24, 25];
-        let [addr, _, advice, ..] = call.args;
-        let advice = int(advice);
-        if !REFUSED.contains(&advice) {
-            return Answer::Native;
-        }
-        match self.mapped_buffer(call, addr) {
-            Some(Object::Buffer(_)) if advice == REMOVE => Answer::Fail(Errno::NODEV),
-            Some(Object::Buffer(_)) => Answer::Fail(Errno::INVAL),
-            _ => Answer::Native,
-        }
-    }
-
-    /// VM_DONTEXPAND: growing is EFAULT; VM_PFNMAP: MREMAP_DONTUNMAP is EINVAL.
-    fn mremap(&mut self, call: &Call) -> Answer {
-        const MREMAP_DONTUNMAP: u64 = 4;
-        const PAGE: u64 = 4096;
-        let [addr, old_len, new_len, flags, ..] = call.args;
-        let grows = new_len.div_ceil(PAGE) > old_len.div_ceil(PAGE);
-        if !grows && flags & MREMAP_DONTUNMAP == 0 {
-            return self.mremap_live(call);
-        }
-        match self.mapped_buffer(call, addr) {
-            Some(Object::Buffer(_)) if flags & MREMAP_DONTUNMAP != 0 => Answer::Fail(Errno::INVAL),
-            Some(Object::Buffer(_)) => Answer::Fail(Errno::FAULT),
+            libc::F_SETLEASE => self.file_call(call, fd, FileCall::SetLease),
+            libc::F_GETLEASE => self.file_call(call, fd, FileCall::GetLease),
             _ => Answer::Native,
         }
     }
@@ -255,7 +230,12 @@ impl Supervisor {
         buf: u64,
         len: u64,
     ) -> Answer {
-        let (pid, fd) = match self.node(call, dirfd, path) {
+        let node = match self.is_empty_path(call, path) {
+            // An O_PATH descriptor of the link itself.
+            true => self.opened_node(call.tid, dirfd),
+            false => self.node(call, dirfd, path),
+        };
+        let (pid, fd) = match node {
             Some(Node::FdLink { pid, fd }) => (pid, fd),
             Some(Node::FdInfo { .. }) | None => return Answer::Native,
             Some(_) => return Answer::Fail(Errno::INVAL),
@@ -367,35 +347,4 @@ impl Supervisor {
 /// poll's timeout; `None` is for ever.
 fn poll_timeout(ms: i32) -> Option<u64> {
     u64::try_from(ms).ok().map(|ms| ms * 1_000_000)
-}
-
-/// The inode of a line of /proc/PID/maps, if the mapping holds `addr`.
-fn mapping_inode(line: &str, addr: u64) -> Option<Inode> {
-    let mut fields = line.split_ascii_whitespace();
-    let (start, end) = fields.next()?.split_once('-')?;
-    let start = u64::from_str_radix(start, 16).ok()?;
-    let end = u64::from_str_radix(end, 16).ok()?;
-    if !(start..end).contains(&addr) {
-        return None;
-    }
-    let (major, minor) = fields.nth(2)?.split_once(':')?;
-    let major = u32::from_str_radix(major, 16).ok()?;
-    let minor = u32::from_str_radix(minor, 16).ok()?;
-    let ino = fields.next()?.parse().ok()?;
-    Some(Inode { dev: rustix::fs::makedev(major, minor), ino })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn maps_lines() {
-        let line = "7f0000000000-7f0000002000 rw-s 00001000 00:0e 32534    /secretmem (deleted)";
-        let inode = Inode { dev: rustix::fs::makedev(0, 14), ino: 32534 };
-        assert_eq!(mapping_inode(line, 0x7f00_0000_1fff), Some(inode));
-        assert_eq!(mapping_inode(line, 0x7f00_0000_2000), None);
-        assert_eq!(mapping_inode("", 0), None);
-        assert_eq!(mapping_inode("7f-80 rw-s", 0x7f), None);
-    }
 }
