@@ -29,7 +29,7 @@ fn parse(output: &str) -> Vec<Line> {
 const ROWS: usize = 375;
 
 /// Rows that no supervisor without a kernel driver can answer.
-const NEVER: [&str; 15] = [
+const NEVER: [&str; 13] = [
     "mmap.shared-exec",
     "mmap.rwx",
     "mmap.lengths-private",
@@ -42,8 +42,6 @@ const NEVER: [&str; 15] = [
     "pagemap",
     "smaps.flags",
     "smaps.rss",
-    "udmabuf.offset",
-    "udmabuf.list-two-memfds",
     "udmabuf.gup",
 ];
 
