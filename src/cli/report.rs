@@ -174,7 +174,7 @@ fn draw(answered: &Answered<'_>) -> (String, Entry) {
         .iter()
         .zip(&answered.answers)
         .map(|(scenario, (judgement, real))| {
-            Shown::new(&Answer { test, scenario, judgement }, real.as_ref())
+            Shown::new(&Answer { test, scenario, judgement, notes: &[] }, real.as_ref())
         })
         .collect();
     (page::article(test, &answered.loaded.text, &shown), Entry::new(test, &shown))

@@ -49,7 +49,7 @@ impl<'a> Shown<'a> {
     /// A variant with its answer, and what real memory said if it was asked.
     #[must_use]
     pub fn new(answer: &Answer<'a>, real: Option<&'a Real>) -> Self {
-        let Answer { test, scenario, judgement } = *answer;
+        let Answer { test, scenario, judgement, notes: _ } = *answer;
         let telling = judgement.shortest.is_some();
         let ways = ways(judgement);
         let paths: Vec<&[u8]> = ways.iter().map(|(_, way)| way.as_slice()).collect();

@@ -28,7 +28,9 @@ fn page(bundled: &suite::Bundled) -> (Vec<Scenario>, String) {
     let shown: Vec<Shown<'_>> = scenarios
         .iter()
         .zip(&judged)
-        .map(|(scenario, judgement)| Shown::new(&Answer { test: &test, scenario, judgement }, None))
+        .map(|(scenario, judgement)| {
+            Shown::new(&Answer { test: &test, scenario, judgement, notes: &[] }, None)
+        })
         .collect();
     let part = article(&test, bundled.text, &shown);
     (scenarios, document(bundled.name, &[part], true))
