@@ -6,7 +6,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "each question is about a few of the steps")]
 
-use super::command::{Answer, BATCH_MAX, Command, Place};
+use super::command::{Answer, BATCH_MAX, Command, PinHow, Place};
 use super::error::ExecError;
 use super::executor::{Executor, Sabotage};
 use super::plan::Plan;
@@ -72,8 +72,8 @@ pub(super) struct Conduct<'a> {
     expected: Vec<Expect>,
     pub(super) addressee: usize,
     pub(super) answers: Vec<Answer>,
-    /// The actor that holds each kernel pin.
-    pub(super) holders: Vec<Option<usize>>,
+    /// The actor that holds each kernel pin, and how it was taken.
+    pub(super) holders: Vec<Option<(usize, PinHow)>>,
     /// The transfer of each device.
     pub(super) flights: Vec<Option<Flight>>,
     /// Frames whose bytes are in the arena: not those of anonymous memory, nor punched ones.
@@ -124,6 +124,10 @@ impl<'a> Conduct<'a> {
         self.holders = vec![None; before.pins.len()];
         for frame in (0..self.scenario.world.frames()).map(FrameId::at) {
             let value = before.frames[frame.index()].value;
+            if frame == self.scenario.world.zero_page() {
+                self.in_arena[frame.index()] = false;
+                continue;
+            }
             self.arenas.fill(self.plan.memory(frame), value)?;
             if self.plan.has_caches() {
                 // A line that was never filled holds nothing that anybody may see.
@@ -223,6 +227,7 @@ impl<'a> Conduct<'a> {
         match *step {
             Step::GupSlow { pin, vma, page, .. } => {
                 let Some(how) = self.plan.pin(pin) else { return Ok(()) };
+                self.refusal_is_real(&event.after.model, vma, page)?;
                 let (slot, holder) =
                     (self.plan.slot(vma, page), self.scenario.world.mm_of(vma).index());
                 let command = Command::Pin { pin: pin.0, slot, how };

@@ -8,7 +8,7 @@ use super::executor::Sabotage;
 use super::store::{HOLE_PAGE, is_secret};
 use crate::model::{self, Bus, Dir, Effect, Handle, Owner, Pte, Reach, Signal, Slot, State, Step};
 use crate::question::scenario::Event;
-use crate::units::{FrameId, PinId, SgId, VmaId};
+use crate::units::{FrameId, SgId, VmaId};
 
 impl Conduct<'_> {
     /// Do one effect.
@@ -60,10 +60,10 @@ impl Conduct<'_> {
             | Effect::SgUnmapped(_)
             | Effect::DmaStarted(..)
             | Effect::DmaFinished(..) => self.device_effect(event, effect),
+            Effect::PinInvalidated(pin) => self.invalidated(pin),
             // Nothing that memory shows: bookkeeping of the exporter, or told elsewhere.
             Effect::Rebound(..)
             | Effect::FrameFreed(_)
-            | Effect::PinInvalidated(_)
             | Effect::Notified(..)
             | Effect::CacheDropped(_)
             | Effect::Locked(..)
@@ -222,7 +222,7 @@ impl Conduct<'_> {
 
     fn device_effect(&mut self, event: &Event, effect: &Effect) -> Result<(), Halt> {
         match *effect {
-            Effect::Pinned(pin, vma, page, ..) => self.pinned(pin, vma, page),
+            Effect::Pinned(pin, vma, page, ..) => self.pinned(&event.after.model, pin, vma, page),
             Effect::PfnCached(pin, ..) => self.unpinned(pin),
             Effect::Unpinned(pin) => self.unpinned(pin),
             Effect::SgMapped(sg) => self.sg_mapped(event, sg, true),
@@ -232,21 +232,6 @@ impl Conduct<'_> {
                 self.dma_finished(event, frame, dir, value)
             }
             _ => Ok(()),
-        }
-    }
-
-    fn pinned(&mut self, pin: PinId, vma: VmaId, page: u8) -> Result<(), Halt> {
-        let Some(how) = self.plan.pin(pin) else { return Ok(()) };
-        let holder = self.scenario.world.mm_of(vma).index();
-        self.holders[pin.index()] = Some(holder);
-        let slot = self.plan.slot(vma, page);
-        self.ask(holder, Command::Pin { pin: pin.0, slot, how }, Expect::Done)
-    }
-
-    fn unpinned(&mut self, pin: PinId) -> Result<(), Halt> {
-        match self.holders[pin.index()].take() {
-            Some(holder) => self.ask(holder, Command::Unpin { pin: pin.0 }, Expect::Done),
-            None => Ok(()),
         }
     }
 
@@ -276,7 +261,7 @@ impl Conduct<'_> {
         dir: Dir,
     ) -> Result<(), Halt> {
         let holder = match via {
-            Handle::Pin(pin) => self.holders[pin.index()].map(|holder| (holder, pin)),
+            Handle::Pin(pin) => self.holders[pin.index()].map(|(holder, _)| (holder, pin)),
             Handle::Sg(_) => None,
         };
         if let Some((holder, pin)) = holder {
@@ -326,6 +311,7 @@ impl Conduct<'_> {
         child: usize,
         (_, child_first, count): (VmaId, VmaId, u8),
     ) -> Result<(), Halt> {
+        self.pins_at_fork(event)?;
         self.flush()?;
         self.team.start(event.actor, self.arenas)?;
         self.team.fork(event.actor, child)?;

@@ -53,6 +53,7 @@ mod error;
 mod executor;
 mod hunt;
 mod look;
+mod pinning;
 mod plan;
 mod report;
 mod store;

@@ -38,6 +38,8 @@ pub(super) struct Plan {
     frames: Vec<Place>,
     /// How each pin is taken, where one ever is.
     pins: Vec<Option<PinHow>>,
+    /// Pins that a device writes through.
+    written: Vec<bool>,
     /// VMAs whose CPU accesses go through a cache that devices don't see.
     incoherent: Vec<bool>,
 }
@@ -57,7 +59,8 @@ impl Plan {
         let pins = steps.pins(scenario, abilities)?;
         let incoherent =
             (0..slots.len()).map(|index| steps.incoherent(scenario, VmaId::at(index))).collect();
-        Ok(Self { slots, frames, pins, incoherent })
+        let written = (0..pins.len()).map(|pin| steps.is_written(PinId::at(pin))).collect();
+        Ok(Self { slots, frames, pins, written, incoherent })
     }
 
     /// The slot of a VMA's page.
@@ -81,9 +84,14 @@ impl Plan {
         if self.incoherent[vma.index()] { self.cache(frame) } else { self.memory(frame) }
     }
 
-    /// How a pin is taken.
+    /// How a pin is taken; where it is [`PinHow::Vmsplice`] the moment decides.
     pub(super) fn pin(&self, pin: PinId) -> Option<PinHow> {
         self.pins[pin.index()]
+    }
+
+    /// Whether a device writes through a pin.
+    pub(super) fn is_written(&self, pin: PinId) -> bool {
+        self.written[pin.index()]
     }
 
     /// Whether any buffer is incoherent.
@@ -322,17 +330,16 @@ impl<'a> Steps<'a> {
         foll: Foll,
     ) -> Result<PinHow, Skip> {
         let host = &scenario.world.host;
-        let (_, buf, private) = scenario.world.vma_shape(vma);
+        let (_, _, private) = scenario.world.vma_shape(vma);
         let writable = self.mmaps(vma).any(|mmap| mmap.write);
         let forks = self.all.iter().any(|(_, step)| matches!(step, Step::Fork { .. }));
         let refused = self.always_refused(scenario, vma);
-        let (mut users, mut writes) = (Vec::new(), false);
+        let mut users = Vec::new();
         for (process, step) in &self.all {
-            if let Step::DmaStart { via: Handle::Pin(through), dir, .. } = step
+            if let Step::DmaStart { via: Handle::Pin(through), .. } = step
                 && *through == pin
             {
                 users.push(*process);
-                writes |= matches!(dir, Dir::Write(_));
             }
         }
         users.dedup();
@@ -345,8 +352,9 @@ impl<'a> Steps<'a> {
                  CPU's cache",
             ));
         }
-        if private && forks && host.fork_copies_pinned == YesNo::No {
-            if writes {
+        let reference = foll.get || host.fork_copies_pinned == YesNo::No;
+        if private && forks && foll.write && reference {
+            if self.is_written(pin) {
                 return Err(Skip::new(
                     "this kernel copies pinned pages at fork: only a vmsplice reference is not \
                      copied, and it can't be written through",
@@ -357,15 +365,15 @@ impl<'a> Steps<'a> {
         if foll.write {
             return Ok(if foll.force && !writable { PinHow::Force } else { PinHow::Uring });
         }
-        if private && forks && buf.is_none() && writable {
-            // A page reference is not copied at fork, a pin is.
-            return Ok(PinHow::Uring);
-        }
-        if private && forks {
-            return Err(Skip::new("a read-only pin of a private page across fork"));
-        }
-        let unshares = private && foll.longterm && host.longterm_unshare == YesNo::Yes;
-        Ok(if unshares && writable { PinHow::Uring } else { PinHow::Vmsplice })
+        Ok(PinHow::Vmsplice)
+    }
+
+    /// Whether a device writes through a pin.
+    fn is_written(&self, pin: PinId) -> bool {
+        self.all.iter().any(|(_, step)| {
+            matches!(step, Step::DmaStart { via: Handle::Pin(through), dir: Dir::Write(_), .. }
+                if *through == pin)
+        })
     }
 }
 

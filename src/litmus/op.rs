@@ -65,7 +65,7 @@ pub enum Op {
         /// Where from.
         from: Place,
     },
-    /// `gup P = V[i] [write] [force] [longterm]`
+    /// `gup P = V[i] [write] [force] [longterm|get]`
     Gup {
         /// The pin it makes.
         pin: Name,
@@ -88,7 +88,7 @@ pub enum Op {
         /// Whether an mmu_notifier guards the cache.
         notifier: bool,
     },
-    /// `frame_vector F = V[i], W[j], ... [write] [force] [longterm]`
+    /// `frame_vector F = V[i], W[j], ... [write] [force] [longterm|get]`
     FrameVector {
         /// The frame vector it makes.
         vector: Name,
@@ -259,6 +259,8 @@ pub struct GupFlags {
     pub force: bool,
     /// `FOLL_LONGTERM`.
     pub longterm: bool,
+    /// `FOLL_GET` instead of `FOLL_PIN`; never with `longterm`.
+    pub get: bool,
 }
 
 words! {

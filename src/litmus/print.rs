@@ -31,7 +31,12 @@ impl fmt::Display for ProcessRef {
 impl fmt::Display for GupFlags {
     /// The flags that are set, each with a blank in front.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = [(self.write, " write"), (self.force, " force"), (self.longterm, " longterm")];
+        let words = [
+            (self.write, " write"),
+            (self.force, " force"),
+            (self.longterm, " longterm"),
+            (self.get, " get"),
+        ];
         words.iter().filter(|(set, _)| *set).try_for_each(|(_, word)| f.write_str(word))
     }
 }

@@ -1,11 +1,11 @@
 //! [`ready`] and [`step`]: the two functions through which everything happens.
 
 use super::policy::{Admission, Request};
-use super::rules::{ExporterStep, FaultLock, Notifier, SyncForward, Usage, WaitFor};
+use super::rules::{ExporterStep, FaultLock, Notifier, Placement, SyncForward, Usage, WaitFor};
 use super::state::{Life, Slot, State};
 use super::step::{Access, Dir, Effect, Errno, Handle, Hazard, Job, Reply, Sink, Step};
 use super::world::World;
-use crate::units::{ActorId, BufId, FrameId, ImporterId, PinId, SgId, VmaId};
+use crate::units::{ActorId, BufId, FrameId, ImporterId, PinId, PteId, SgId, VmaId};
 
 /// One step under way: everything it needs, so that the rules read as methods.
 pub(super) struct Core<'a, S: Sink> {
@@ -25,10 +25,15 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
     let view = View { world, state, actor };
     match *step {
         Step::Load { vma, page } => !view.fault_blocked(vma, page),
-        Step::Store { vma, page, .. } => !view.fault_blocked(vma, page),
-        Step::GupSlow { pin, vma, page, .. } => {
+        Step::Store { vma, page, .. } => {
+            !view.fault_blocked(vma, page) && !view.copy_waits(vma, page)
+        }
+        Step::GupSlow { pin, vma, page, foll } => {
             let slot = state.pins[pin.index()].slot;
-            !matches!(slot, Slot::None | Slot::Failed) || !view.fault_blocked(vma, page)
+            !matches!(slot, Slot::None | Slot::Failed)
+                || !view.fault_blocked(vma, page)
+                    && !((foll.write || !foll.get) && view.copy_waits(vma, page))
+                    && !(foll.longterm && view.migration_waits())
         }
         Step::FollowPfn { pin, vma, page, .. } => {
             matches!(state.pins[pin.index()].slot, Slot::Held | Slot::Taking)
@@ -54,6 +59,12 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
             view.sync_dropped(via) || !state.fence_pending(buf, sync_usage(access))
         }
         Step::Exporter { buf, step, job, .. } => view.exporter_ready(buf, step, job),
+        Step::Fork { parent_first, count, .. } => {
+            let parents = (parent_first.0..parent_first.0.saturating_add(count)).map(VmaId);
+            let private = |vma: &VmaId| !state.vmas[vma.index()].shared;
+            !parents.filter(private).any(|vma| view.notifier_waits(vma, u8::MAX))
+        }
+        Step::Alloc(buf) => world.buf(buf).placement != Placement::Cma || !view.migration_waits(),
         Step::Mmap(_)
         | Step::GupFast { .. }
         | Step::FrameVectorCheck { .. }
@@ -63,9 +74,7 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
         | Step::DmaFinish { .. }
         | Step::DmaBufUnpin(_)
         | Step::SyncEnd { .. }
-        | Step::Alloc(_)
         | Step::Close(_)
-        | Step::Fork { .. }
         | Step::EvictCache(_) => true,
     }
 }
@@ -112,13 +121,13 @@ pub fn step<S: Sink>(
         Step::Map(sg) => core.map(sg),
         Step::Unmap(sg) => core.unmap(sg),
         Step::Validate { fence, sg } => core.validate(fence, sg),
-        Step::Submit { fence, sg, usage } => core.submit(fence, sg, usage),
+        Step::Submit { fence, sg, usage, writes } => core.submit(fence, sg, usage, writes),
         Step::Signal(fence) => core.signal(fence),
         Step::DmaStart { via, page, dir } => core.dma_start(via, page, dir),
         Step::DmaFinish { via, page, dir } => core.dma_finish(via, page, dir),
         Step::DmaBufPin(attachment) => core.dma_buf_pin(attachment, true),
         Step::DmaBufUnpin(attachment) => core.dma_buf_pin(attachment, false),
-        Step::SyncStart { buf, via, .. } => core.sync_start(buf, via),
+        Step::SyncStart { buf, access, via } => core.sync_start(buf, access, via),
         Step::SyncEnd { buf, access, via } => core.sync_end(buf, access, via),
         Step::Exporter { buf, step, page, job } => core.exporter_step(buf, step, page, job),
         Step::Alloc(buf) => core.alloc(buf),
@@ -267,6 +276,7 @@ impl View<'_> {
                     Slot::Invalid => {
                         let (vma, page) = self.world.vma_of(entry.pte);
                         !self.fault_blocked(vma, page)
+                            && !(entry.write && self.copy_waits(vma, page))
                     }
                     Slot::Held | Slot::Failed | Slot::Dropped => true,
                 }
@@ -276,11 +286,34 @@ impl View<'_> {
                 Slot::Invalid if dir != Dir::Prefetch => {
                     let attachment = self.world.attachment_of(sg);
                     let buf = self.state.attachments[attachment.index()].buf;
-                    self.state.own_fence(buf, self.actor, dir) || self.lock_free(buf)
+                    self.state.own_fence(buf, self.actor) || self.lock_free(buf)
                 }
                 Slot::Held | Slot::Taking | Slot::Invalid | Slot::Failed | Slot::Dropped => true,
             },
         }
+    }
+
+    /// Whether a write, or an unsharing, has to wait before it may copy what is mapped there: a
+    /// notifier that waits is told first.
+    fn copy_waits(&self, vma: VmaId, page: u8) -> bool {
+        let entry = &self.state.vmas[vma.index()];
+        let Some(pte) = self.world.pte(vma, page) else { return false };
+        let pte = &self.state.ptes[pte.index()];
+        !entry.shared
+            && pte.present()
+            && !pte.write
+            && !pte.exclusive
+            && self.notifier_waits(vma, 1u8.checked_shl(page.into()).unwrap_or(0))
+    }
+
+    /// Whether a migration out of CMA might have to wait for a device with a notifier.
+    fn migration_waits(&self) -> bool {
+        self.state.dmas.iter().any(|dma| {
+            dma.busy
+                && dma.pin.is_some()
+                && self.world.pins[dma.pin.index()].notifier == Notifier::Wait
+                && self.world.placement(dma.frame) == Placement::Cma
+        })
     }
 
     fn exporter_ready(&self, buf: BufId, step: ExporterStep, job: Job) -> bool {
@@ -328,14 +361,13 @@ impl View<'_> {
 }
 
 impl State {
-    /// Whether `actor` has an unsignalled fence on `buf` that covers such an access.
-    pub(super) fn own_fence(&self, buf: BufId, actor: ActorId, dir: Dir) -> bool {
-        self.fences.iter().any(|fence| {
-            fence.slot == Slot::Held
-                && fence.buf == buf
-                && fence.actor == actor
-                && (!matches!(dir, Dir::Write(_)) || fence.usage <= Usage::Write)
-        })
+    /// Whether `actor` has an unsignalled fence on `buf`: whatever its usage, memory stays where it
+    /// is until it signals (`DMA_RESV_USAGE_BOOKKEEP`, include/linux/dma-resv.h, 6.12). Whether
+    /// others wait for its writes is another matter, see [`super::HazardKind::MissedFence`].
+    pub(super) fn own_fence(&self, buf: BufId, actor: ActorId) -> bool {
+        self.fences
+            .iter()
+            .any(|fence| fence.slot == Slot::Held && fence.buf == buf && fence.actor == actor)
     }
 }
 
@@ -387,16 +419,30 @@ impl<S: Sink> Core<'_, S> {
         self.state.ptes[id.index()] = super::state::Pte::ABSENT;
         self.emit(Effect::Zapped(vma, page, pte));
         self.emit(Effect::Cost(super::step::Cost::ZappedPtes, 1));
+        self.notify_mmu(id);
+        if pte.counted {
+            self.reference_dropped(pte.frame);
+        }
+    }
+
+    /// `mmu_notifier_invalidate_range_start`: the entry goes, or is another from here on. Who has a
+    /// notifier on it lets go of the page.
+    ///
+    /// Called wherever Linux 6.12 does for an entry that changes: a zap (`unmap_single_vma`), a
+    /// copy on write (`wp_page_copy`), fork's write protection (`copy_page_range`), mremap
+    /// (`move_page_tables`), migration (`try_to_migrate`).
+    pub(super) fn notify_mmu(&mut self, id: PteId) {
         for index in 0..self.state.pins.len() {
             let pin = &mut self.state.pins[index];
             let notified = self.world.pins[index].notifier != Notifier::None;
             if notified && pin.slot == Slot::Held && pin.pte == id {
                 pin.slot = Slot::Invalid;
+                let (counted, frame) = (pin.counted, pin.frame);
                 self.emit(Effect::PinInvalidated(PinId::at(index)));
+                if counted {
+                    self.reference_dropped(frame);
+                }
             }
-        }
-        if pte.counted {
-            self.reference_dropped(pte.frame);
         }
     }
 

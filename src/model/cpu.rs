@@ -127,7 +127,10 @@ impl<S: Sink> Core<'_, S> {
             return Reply::Skipped;
         }
         for page in 0..self.world.vma_pages(vma) {
-            if gone & (1 << page) != 0 {
+            // A huge entry of pfns does not split: all of it goes, and the rest faults again
+            // (__split_huge_pmd_locked, mm/huge_memory.c, 6.12).
+            let pte = self.world.pte(vma, page).map(|id| self.state.ptes[id.index()]);
+            if gone & (1 << page) != 0 || pte.is_some_and(|pte| pte.huge) {
                 self.zap_pte(vma, page);
             }
         }
@@ -155,6 +158,7 @@ impl<S: Sink> Core<'_, S> {
         self.state.vmas[from.index()] = EMPTY_VMA;
         for page in 0..self.world.vma_pages(from) {
             if let (Some(new), Some(old)) = (self.world.pte(to, page), self.world.pte(from, page)) {
+                self.notify_mmu(old);
                 self.state.ptes[new.index()] = self.state.ptes[old.index()];
                 self.state.ptes[old.index()] = Pte::ABSENT;
                 self.follow_mremap(old, new);
@@ -326,7 +330,7 @@ impl<S: Sink> Core<'_, S> {
         let rules = self.world.exporter_of(entry.buf);
         let by_pfn = entry.reach != Reach::Shadow
             && matches!(rules.mmap, MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn);
-        if by_pfn && rules.huge != Huge::None && entry.shared {
+        if by_pfn && rules.huge != Huge::None && entry.shared && self.makes_huge(vma) {
             for index in 0..self.world.vma_pages(vma) {
                 let Some(behind) = self.buffer_page(vma, index) else { continue };
                 let frame = self.state.pages[behind.index()].frame;
@@ -349,6 +353,36 @@ impl<S: Sink> Core<'_, S> {
         self.set_pte(vma, page, Pte { frame, write, special, counted, ..Pte::ABSENT });
     }
 
+    /// Whether `vmf_insert_pfn_pmd` can map the whole VMA with one entry: all of it is mapped, and
+    /// the frames behind are contiguous and aligned to its size, as are the pages of the buffer
+    /// (`ttm_bo_vm_insert_huge`, drivers/gpu/drm/ttm/ttm_bo_vm.c, 5.8: "IS_ALIGNED(pfn,
+    /// fault_page_size)", and the whole range within the VMA).
+    ///
+    /// **Differs from Linux**: a huge entry covers as many pages as its VMA has, not 512; the
+    /// VMA's address is aligned to its size.
+    fn makes_huge(&self, vma: VmaId) -> bool {
+        let entry = &self.state.vmas[vma.index()];
+        let pages = self.world.vma_pages(vma);
+        let first = self.buffer_page(vma, 0).map(|page| self.state.pages[page.index()].frame);
+        let Some(first) = first.filter(|frame| frame.is_some()) else { return false };
+        let start = (0..first.index())
+            .filter(|index| self.world.frames[*index] == self.world.placement(first))
+            .count();
+        let aligned = |number: usize| number.is_multiple_of(usize::from(pages));
+        let whole = entry.mapped == u8::try_from((1u16 << pages) - 1).unwrap_or(u8::MAX);
+        whole
+            && aligned(start)
+            && aligned(entry.offset.into())
+            && (0..pages).all(|index| {
+                self.buffer_page(vma, index).is_some_and(|page| {
+                    let frame = self.state.pages[page.index()].frame;
+                    frame.is_some()
+                        && frame.index() == first.index() + usize::from(index)
+                        && self.world.placement(frame) == self.world.placement(first)
+                })
+            })
+    }
+
     fn set_pte(&mut self, vma: VmaId, page: u8, pte: Pte) {
         if let Some(id) = self.world.pte(vma, page) {
             self.state.ptes[id.index()] = pte;
@@ -369,6 +403,13 @@ impl<S: Sink> Core<'_, S> {
         let entry = self.state.vmas[vma.index()];
         let anon = pte.present() && self.state.frames[pte.frame.index()].owner == Owner::Anon;
         let may_write = entry.write && want != Want::Unshare;
+        if !pte.present() && behind.is_none() && want == Want::Read && self.world.zero.is_some() {
+            // do_anonymous_page() of a read: my_zero_pfn(), pte_mkspecial().
+            let (frame, special) = (self.world.zero, self.world.host.pte_special.yes());
+            let zero = Pte { frame, special, own: true, ..Pte::ABSENT };
+            self.set_pte(vma, page, zero);
+            return Ok(());
+        }
         if anon && (pte.exclusive || self.state.references(pte.frame) == 1) {
             let pte = Pte { write: entry.write, exclusive: true, ..pte };
             self.set_pte(vma, page, pte);
@@ -385,6 +426,9 @@ impl<S: Sink> Core<'_, S> {
             (self.state.frames[from.index()].cpu_value(), expected)
         };
         self.state.frames[to.index()].value = value;
+        if pte.present() {
+            self.notify_mmu(id);
+        }
         self.emit(Effect::CowCopied { vma, page, from, to });
         let copy = Pte {
             frame: to,
@@ -440,7 +484,8 @@ impl<S: Sink> Core<'_, S> {
             return;
         }
         let anon = self.state.frames[pte.frame.index()].owner == Owner::Anon;
-        let pinned = self.state.counted_pins(pte.frame) > 0;
+        let pinned = self.state.dma_pinned(pte.frame);
+        self.notify_mmu(old);
         if anon && pinned && self.world.host.fork_copies_pinned == YesNo::Yes {
             let Some(copy) = self.state.take_frame(self.world, Placement::System, Owner::Anon)
             else {

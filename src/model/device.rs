@@ -14,11 +14,9 @@
 //! of its steps; signalling takes no lock and is one step.
 
 use super::core::Core;
-use super::rules::{Bus, ExporterStep, SyncForward, Usage};
+use super::rules::{Bus, CpuSync, SyncForward, Usage};
 use super::state::{Attachment, Dma, Fence, Life, Slot, Target};
-use super::step::{
-    Access, Dir, Effect, Errno, Handle, Hazard, HazardKind, Job, Reply, Sink, Step, Via,
-};
+use super::step::{Access, Dir, Effect, Errno, Handle, Hazard, HazardKind, Reply, Sink, Step, Via};
 use crate::units::{AttachmentId, BufId, FenceId, FrameId, ImporterId, PinId, SgId, VmaId};
 
 impl<S: Sink> Core<'_, S> {
@@ -131,13 +129,13 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
-    pub(super) fn submit(&mut self, fence: FenceId, sg: SgId, usage: Usage) -> Reply {
+    pub(super) fn submit(&mut self, fence: FenceId, sg: SgId, usage: Usage, writes: bool) -> Reply {
         let buf = self.state.attachments[self.world.attachment_of(sg).index()].buf;
         if buf.is_none() {
             return Reply::Skipped;
         }
         let actor = self.actor;
-        *self.state.fence_mut(fence) = Fence { slot: Slot::Held, buf, usage, actor };
+        *self.state.fence_mut(fence) = Fence { slot: Slot::Held, buf, usage, actor, writes };
         self.unlock(buf);
         Reply::Done
     }
@@ -162,7 +160,10 @@ impl<S: Sink> Core<'_, S> {
     pub(super) fn dma_start(&mut self, via: Handle, page: u8, dir: Dir) -> Reply {
         let (frame, target, pin) = match via {
             Handle::Pin(pin) => match self.translate_pin(pin) {
-                Ok((frame, target)) => (frame, target, pin),
+                Ok((frame, target)) => {
+                    self.check_pin_write(pin, frame, target, dir);
+                    (frame, target, pin)
+                }
                 Err(reply) => return reply,
             },
             Handle::Sg(sg) => match self.translate_sg(sg, page, dir) {
@@ -197,12 +198,32 @@ impl<S: Sink> Core<'_, S> {
         }
     }
 
+    /// A device that writes through a pin taken for reading: nobody marks the page dirty, copies it
+    /// or asked whether the process may write it (CVE-2022-22706, Mali).
+    fn check_pin_write(&mut self, pin: PinId, frame: FrameId, target: Target, dir: Dir) {
+        let Dir::Write(value) = dir else { return };
+        if self.state.pins[pin.index()].write {
+            return;
+        }
+        let owner = self.state.frames[frame.index()].owner;
+        self.hazard(Hazard {
+            kind: HazardKind::WriteThroughReadPin,
+            actor: self.actor,
+            via: Via::Device(Handle::Pin(pin), 0),
+            target: Some(target),
+            frame,
+            owner,
+            value: Some(value),
+            expected: None,
+        });
+    }
+
     /// The frame that a bus with an offset reaches for the address of `frame`.
     fn neighbour(&self, frame: FrameId) -> FrameId {
         let placement = self.world.placement(frame);
         let same: Vec<FrameId> = (0..self.world.frames())
             .map(FrameId::at)
-            .filter(|other| self.world.placement(*other) == placement)
+            .filter(|other| *other != self.world.zero && self.world.placement(*other) == placement)
             .collect();
         let at = same.iter().position(|other| *other == frame).unwrap_or(0);
         same[(at + 1) % same.len()]
@@ -223,7 +244,7 @@ impl<S: Sink> Core<'_, S> {
             self.iommu_fault(via, target, frame);
             return Err(Reply::Errno(Errno::Efault));
         }
-        let fenced = self.state.own_fence(attachment.buf, self.actor, dir);
+        let fenced = self.state.own_fence(attachment.buf, self.actor);
         if dir != Dir::Prefetch {
             if slot == Slot::Invalid && !fenced {
                 return Err(match self.remap(sg, attachment.buf) {
@@ -290,23 +311,75 @@ impl<S: Sink> Core<'_, S> {
         }
     }
 
-    pub(super) fn sync_start(&mut self, buf: BufId, via: ImporterId) -> Reply {
+    pub(super) fn sync_start(&mut self, buf: BufId, access: Access, via: ImporterId) -> Reply {
         if via.is_some() && self.world.importer(via).sync == SyncForward::Dropped {
             return Reply::Done;
         }
-        self.exporter_step(buf, ExporterStep::Flush, 0, Job::Purge)
+        self.check_fences(buf);
+        let first = !self.state.bufs[buf.index()].begun;
+        let rule = self.world.exporter_of(buf).begin;
+        if rule == CpuSync::Map {
+            self.state.bufs[buf.index()].begun = true;
+        }
+        self.cpu_sync(buf, access, rule, first);
+        Reply::Done
     }
 
     pub(super) fn sync_end(&mut self, buf: BufId, access: Access, via: ImporterId) -> Reply {
         let dropped = via.is_some() && self.world.importer(via).sync == SyncForward::Dropped;
-        if !dropped && access.write {
-            for page in self.world.pages(buf) {
-                let frame = self.state.pages[page.index()].frame;
-                if frame.is_some() {
-                    self.write_back(frame);
-                }
-            }
+        if !dropped {
+            let first = !self.state.bufs[buf.index()].begun;
+            self.cpu_sync(buf, access, self.world.exporter_of(buf).end, first);
         }
         Reply::Done
+    }
+
+    /// What `begin_cpu_access` or `end_cpu_access` does to the buffer's cache lines.
+    fn cpu_sync(&mut self, buf: BufId, access: Access, rule: CpuSync, first: bool) {
+        let (clean, invalidate) = match rule {
+            CpuSync::Clean => (true, false),
+            CpuSync::Invalidate => (false, true),
+            CpuSync::Map => (first, !first),
+            CpuSync::Nothing => (false, false),
+        };
+        for page in self.world.pages(buf) {
+            let frame = self.state.pages[page.index()].frame;
+            if frame.is_none() {
+                continue;
+            }
+            if clean && access.write {
+                self.write_back(frame);
+            } else if invalidate && access.read {
+                self.invalidate(frame);
+            }
+        }
+    }
+
+    /// SYNC relies on implicit sync: it waits for KERNEL and WRITE (for READ, too, before it
+    /// writes). A writer that put its fence in the BOOKKEEP slot is not waited for.
+    fn check_fences(&mut self, buf: BufId) {
+        let missed = |fence: &Fence| {
+            fence.slot == Slot::Held
+                && fence.buf == buf
+                && fence.writes
+                && fence.usage == Usage::Bookkeep
+                && fence.actor != self.actor
+        };
+        let Some(frame) = self.world.page(buf, 0).map(|page| self.state.pages[page.index()].frame)
+        else {
+            return;
+        };
+        if frame.is_some() && self.state.fences.iter().any(missed) {
+            self.hazard(Hazard {
+                kind: HazardKind::MissedFence,
+                actor: self.actor,
+                via: Via::Exporter(buf),
+                target: self.world.page(buf, 0).map(Target::Page),
+                frame,
+                owner: self.state.frames[frame.index()].owner,
+                value: None,
+                expected: None,
+            });
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! States as bytes, up to the names of frames.
 //!
-//! Frames of one placement differ in name only (unless the bus has an offset, where neighbours
-//! matter). [`encode`] numbers them in the order in which the rest of the state mentions them, so
+//! Frames of one placement differ in name only (unless neighbours matter: to a bus that has an
+//! offset, and to huge entries, which need contiguous frames). [`encode`] numbers them in the order in which the rest of the state mentions them, so
 //! that two states that differ by a renaming give the same bytes; [`decode`] gives the state of
 //! that class whose frames have those numbers.
 
@@ -37,7 +37,7 @@ impl<'a> Names<'a> {
         for (index, placement) in world.frames.iter().enumerate().rev() {
             next[placement_index(*placement)] = FrameId::at(index).0;
         }
-        let fixed = world.host.bus == Bus::Offset;
+        let fixed = world.host.bus == Bus::Offset || world.huge_entries();
         Self { world, name: [NONE; 256], order: [NONE; 256], next, fixed }
     }
 
@@ -47,7 +47,7 @@ impl<'a> Names<'a> {
             return NONE;
         }
         if self.name[frame.index()] == NONE {
-            let name = if self.fixed {
+            let name = if self.fixed || frame == self.world.zero {
                 frame.0
             } else {
                 let next = &mut self.next[placement_index(self.world.frames[frame.index()])];
@@ -71,7 +71,7 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>) {
         let places = placement_index(buf.placement) | placement_index(buf.dest) << 2;
         let places = u8::try_from(places).unwrap_or(NONE);
         out.extend_from_slice(&[life | places << 4, buf.lock.0, buf.pins, buf.fds]);
-        out.push(buf.vma_pointer.0);
+        out.extend_from_slice(&[buf.vma_pointer.0, buf.begun.into()]);
     }
     for page in &state.pages {
         let (frame, next) = (names.of(page.frame), names.of(page.next));
@@ -96,7 +96,7 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>) {
     for pin in &state.pins {
         out.push(pin.slot as u8);
         if matches!(pin.slot, Slot::Held | Slot::Taking | Slot::Invalid) {
-            let flags = u8::from(pin.counted) | u8::from(pin.write) << 1;
+            let flags = u8::from(pin.counted) | u8::from(pin.write) << 1 | u8::from(pin.get) << 2;
             let frame = names.of(pin.frame);
             let (kind, target) = target_bytes(pin.target);
             out.extend_from_slice(&[flags, frame, pin.pte.0, kind, target]);
@@ -126,7 +126,8 @@ fn encode_devices(world: &World, state: &State, names: &mut Names<'_>, out: &mut
     for fence in &state.fences {
         out.push(fence.slot as u8);
         if fence.slot == Slot::Held {
-            out.extend_from_slice(&[fence.buf.0, fence.usage as u8, fence.actor.0]);
+            let usage = fence.usage as u8 | u8::from(fence.writes) << 4;
+            out.extend_from_slice(&[fence.buf.0, usage, fence.actor.0]);
         }
     }
     for dma in &state.dmas {
@@ -217,6 +218,7 @@ const fn owner_bytes(owner: Owner) -> (u8, u8) {
         Owner::Shadow(page) => (4, page.0),
         Owner::Anon => (5, 0),
         Owner::Orphan => (6, 0),
+        Owner::Zero => (7, 0),
     }
 }
 
@@ -248,7 +250,7 @@ impl Reader<'_> {
 pub fn decode<'a>(world: &World, bytes: &'a [u8], state: &mut State) -> &'a [u8] {
     let mut reader = Reader { bytes };
     for buf in &mut state.bufs {
-        let [head, lock, pins, fds, vma_pointer] = reader.bytes();
+        let [head, lock, pins, fds, vma_pointer, begun] = reader.bytes();
         *buf = DmaBuf {
             life: life_of(head & 15),
             lock: ActorId(lock),
@@ -257,6 +259,7 @@ pub fn decode<'a>(world: &World, bytes: &'a [u8], state: &mut State) -> &'a [u8]
             placement: placement_of(head >> 4 & 3),
             dest: placement_of(head >> 6),
             vma_pointer: VmaId(vma_pointer),
+            begun: begun != 0,
         };
     }
     for page in &mut state.pages {
@@ -322,7 +325,7 @@ fn decode_cpu(reader: &mut Reader<'_>, state: &mut State) {
         pin.slot = slot_of(reader.byte());
         if matches!(pin.slot, Slot::Held | Slot::Taking | Slot::Invalid) {
             let [flags, frame, pte, kind, target] = reader.bytes();
-            (pin.counted, pin.write) = (flags & 1 != 0, flags & 2 != 0);
+            (pin.counted, pin.write, pin.get) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
             pin.frame = FrameId(frame);
             pin.pte = PteId(pte);
             pin.target = target_of(kind, target);
@@ -351,7 +354,8 @@ fn decode_devices(world: &World, reader: &mut Reader<'_>, state: &mut State) {
         if fence.slot == Slot::Held {
             let [buf, usage, actor] = reader.bytes();
             fence.buf = BufId(buf);
-            fence.usage = usage_of(usage);
+            fence.usage = usage_of(usage & 15);
+            fence.writes = usage >> 4 != 0;
             fence.actor = ActorId(actor);
         }
     }
@@ -435,6 +439,7 @@ const fn owner_of(kind: u8, page: u8) -> Owner {
         3 => Owner::Retired(page),
         4 => Owner::Shadow(page),
         5 => Owner::Anon,
+        7 => Owner::Zero,
         _ => Owner::Orphan,
     }
 }

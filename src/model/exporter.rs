@@ -197,6 +197,34 @@ impl<S: Sink> Core<'_, S> {
         }
     }
 
+    /// Drop a line without writing it back (`dcache_inval_poc`): what only it held is lost.
+    pub(super) fn invalidate(&mut self, frame: FrameId) {
+        let entry = &mut self.state.frames[frame.index()];
+        if !entry.cached {
+            return;
+        }
+        let (lost, value, owner) =
+            (entry.dirty.then_some(entry.cache_value), entry.value, entry.owner);
+        (entry.cached, entry.dirty, entry.cache_value) = (false, false, 0);
+        self.emit(Effect::CacheDropped(frame));
+        if let (Some(lost), Owner::Page(page)) = (lost, owner) {
+            let target = super::Target::Page(page);
+            let expected = self.state.pages[page.index()].ghost;
+            if self.alive(target) && lost == expected && value != expected {
+                self.hazard(Hazard {
+                    kind: HazardKind::Incoherent,
+                    actor: self.actor,
+                    via: Via::Cache,
+                    target: Some(target),
+                    frame,
+                    owner,
+                    value: Some(value),
+                    expected: Some(expected),
+                });
+            }
+        }
+    }
+
     pub(super) fn evict_cache(&mut self, page: PageId) -> Reply {
         let frame = self.state.pages[page.index()].frame;
         if frame.is_none() || !self.state.frames[frame.index()].cached {

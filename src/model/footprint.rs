@@ -3,7 +3,7 @@
 //! Over-approximation throughout: two steps of different actors whose objects do not conflict
 //! commute in every state, and neither can enable or disable the other.
 
-use super::rules::{Coherency, ExporterStep, MmapKind, Notifier, Placement};
+use super::rules::{Coherency, CpuSync, ExporterStep, MmapKind, Notifier, Placement};
 use super::step::{Handle, Job, Step};
 use super::world::World;
 use crate::units::{BufId, VmaId};
@@ -87,7 +87,11 @@ pub fn objects(world: &World, step: &Step) -> Objects {
         Step::GupFast { pin, vma, .. } => of(VMAS.one(vma.0) | MEMORY, PINS.one(pin.0)),
         Step::GupSlow { pin, vma, foll, .. } => {
             let migrates = foll.longterm && world.frames.contains(&Placement::Cma);
-            let migration = if migrates { VMAS.all() | MEMORY | FREE | BUFS.all() } else { 0 };
+            let migration = if migrates {
+                VMAS.all() | MEMORY | FREE | BUFS.all() | notified(world)
+            } else {
+                0
+            };
             let reads = if migrates { PINS.all() } else { 0 };
             access(world, vma, false).union(of(reads, PINS.one(pin.0) | migration))
         }
@@ -106,7 +110,11 @@ pub fn objects(world: &World, step: &Step) -> Objects {
         | Step::DmaFinish { .. }
         | Step::DmaBufPin(_)
         | Step::DmaBufUnpin(_) => device(world, step),
-        Step::SyncStart { .. } => of(FENCES.all() | BUFS.all(), MEMORY),
+        Step::SyncStart { buf, .. } => {
+            let mapped =
+                if world.exporter_of(buf).begin == CpuSync::Map { BUFS.one(buf.0) } else { 0 };
+            of(FENCES.all() | BUFS.all(), MEMORY | mapped)
+        }
         Step::SyncEnd { .. } => of(BUFS.all(), MEMORY),
         Step::Exporter { buf, step, job, .. } => exporter(world, buf, step, job),
         Step::Alloc(buf) => of(
@@ -115,13 +123,13 @@ pub fn objects(world: &World, step: &Step) -> Objects {
                 | FREE
                 | MEMORY
                 | if world.buf(buf).placement == Placement::Cma {
-                    VMAS.all() | BUFS.all()
+                    VMAS.all() | BUFS.all() | notified(world)
                 } else {
                     0
                 },
         ),
         Step::Close(buf) => of(release_reads(), BUFS.one(buf.0) | FREE | MEMORY),
-        Step::Fork { .. } => of(PINS.all(), VMAS.all() | FREE | MEMORY),
+        Step::Fork { .. } => of(PINS.all(), VMAS.all() | FREE | MEMORY | notified(world)),
         Step::EvictCache(_) => of(BUFS.all(), MEMORY),
     }
 }
@@ -229,7 +237,8 @@ fn access(world: &World, vma: VmaId, store: bool) -> Objects {
         writes |= MEMORY;
     }
     if decl.buf.is_none() || decl.private {
-        writes |= FREE | MEMORY;
+        // A copy on write tells the notifiers on what it copies.
+        writes |= FREE | MEMORY | notified(world);
         reads |= PINS.all() | VMAS.all();
     }
     if decl.buf.is_some() {

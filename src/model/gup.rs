@@ -11,7 +11,11 @@
 //!    meets a private mapping; faults; then takes what `vm_normal_page` returns, and a special
 //!    entry gives none.
 //!
-//! **Differs from Linux**: one page a call; no zero page, no hwpoison, no userfaultfd.
+//! The zero page is special, so that only the slow path takes it, and takes it all the same
+//! (`follow_page_pte`: `is_zero_pfn`). FOLL_GET takes a reference, FOLL_PIN a pin: unsharing and
+//! the copy at fork are for the second alone.
+//!
+//! **Differs from Linux**: one page a call; no hwpoison, no userfaultfd.
 
 use super::core::Core;
 use super::cpu::Want;
@@ -59,7 +63,7 @@ impl<S: Sink> Core<'_, S> {
         if !pte.present() {
             return self.fault_for_gup(vma, page, want, &efault);
         }
-        if pte.special {
+        if pte.special && pte.frame != self.world.zero {
             // vm_normal_page() is NULL.
             return self.fail(&efault, Errno::Efault);
         }
@@ -102,9 +106,12 @@ impl<S: Sink> Core<'_, S> {
         if self.world.pins[pin.index()].vector { Slot::Taking } else { Slot::Held }
     }
 
-    /// `gup_must_unshare`: a read-only pin of a page that a later write would copy away.
+    /// `gup_must_unshare` (mm/internal.h, 6.12): a read-only FOLL_PIN of a page that a later write
+    /// would copy away. Of a page that is not anonymous, which the zero page is not, only with
+    /// FOLL_LONGTERM, and only in a private mapping.
     fn must_unshare(&self, entry: &Vma, pte: &Pte, foll: Foll) -> bool {
-        if foll.write || entry.shared || self.world.host.longterm_unshare == YesNo::No {
+        let asked = !foll.write && !foll.get && !pte.write;
+        if !asked || entry.shared || self.world.host.longterm_unshare == YesNo::No {
             return false;
         }
         let anon = self.state.frames[pte.frame.index()].owner == Owner::Anon;
@@ -130,12 +137,19 @@ impl<S: Sink> Core<'_, S> {
             | Owner::Reserved(_)
             | Owner::Retired(_)
             | Owner::Shadow(_)
-            | Owner::Orphan => false,
+            | Owner::Orphan
+            | Owner::Zero => false,
         }
     }
 
-    /// `migrate_pages` of one page to system memory: EBUSY when it is pinned, ENOMEM.
+    /// `migrate_pages` of one page to system memory: EBUSY when it is pinned, ENOMEM. The entries
+    /// go first (`try_to_migrate`, mm/rmap.c), which calls the notifiers; who has one lets go.
     pub(super) fn migrate_out(&mut self, from: FrameId) -> Result<(), Errno> {
+        for index in 0..self.state.ptes.len() {
+            if self.state.ptes[index].frame == from {
+                self.notify_mmu(PteId::at(index));
+            }
+        }
         if self.state.counted_pins(from) > 0 {
             return Err(Errno::Ebusy);
         }
@@ -178,8 +192,15 @@ impl<S: Sink> Core<'_, S> {
         fast: bool,
     ) {
         let target = self.target_of(vma, page, pte);
-        self.state.pins[pin.index()] =
-            Pin { slot: self.taken(pin), counted: true, write: foll.write, frame, pte, target };
+        self.state.pins[pin.index()] = Pin {
+            slot: self.taken(pin),
+            counted: true,
+            write: foll.write,
+            get: foll.get,
+            frame,
+            pte,
+            target,
+        };
         self.emit(Effect::Pinned(pin, vma, page, frame, fast));
     }
 
@@ -205,8 +226,15 @@ impl<S: Sink> Core<'_, S> {
             return self.fail(&refused, Errno::Efault);
         }
         let target = self.target_of(vma, page, id);
-        self.state.pins[pin.index()] =
-            Pin { slot: self.taken(pin), counted: false, write, frame: pte.frame, pte: id, target };
+        self.state.pins[pin.index()] = Pin {
+            slot: self.taken(pin),
+            counted: false,
+            write,
+            get: false,
+            frame: pte.frame,
+            pte: id,
+            target,
+        };
         self.emit(Effect::PfnCached(pin, vma, page, pte.frame));
         Reply::Done
     }

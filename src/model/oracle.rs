@@ -255,6 +255,7 @@ impl<S: Sink> Core<'_, S> {
             | Owner::Shadow(_)
             | Owner::Retired(_)
             | Owner::Anon
+            | Owner::Zero
             | Owner::Orphan => Some(Elsewhere::Old),
         }
     }

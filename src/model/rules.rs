@@ -327,6 +327,28 @@ rule! {
 }
 
 rule! {
+    /// What the exporter's `begin_cpu_access` or `end_cpu_access` does to the CPU's cache lines of
+    /// an incoherent buffer. Both are directional: `DMA_BUF_SYNC_READ` is `DMA_FROM_DEVICE`,
+    /// `DMA_BUF_SYNC_WRITE` is `DMA_TO_DEVICE`.
+    ///
+    /// Source: `dma_buf_ioctl` (drivers/dma-buf/dma-buf.c), `arch_sync_dma_for_cpu` and
+    /// `arch_sync_dma_for_device` (arch/arm64/mm/dma-mapping.c, 6.12; arch/arm/mm/dma-mapping.c);
+    /// `begin_cpu_udmabuf` (drivers/dma-buf/udmabuf.c) before and after commit 1ffe09590121.
+    CpuSync {
+        /// `dma_sync_sgtable_for_cpu`: a read invalidates, a write does nothing. Nothing is written
+        /// back: what a dirty line held is lost.
+        Invalidate = "invalidate",
+        /// `dma_sync_sgtable_for_device`: a write cleans, a read does nothing.
+        Clean = "clean",
+        /// The buffer's first call maps it (`dma_map_sgtable`, which does what `clean` does), later
+        /// ones invalidate.
+        Map = "map",
+        /// No such callback.
+        Nothing = "nothing",
+    }
+}
+
+rule! {
     /// Which fences the step `wait` waits for; a level includes the lower ones.
     ///
     /// Source: `enum dma_resv_usage`, include/linux/dma-resv.h.
@@ -388,6 +410,10 @@ rules! {
             recycle: Recycle = Pool, "recycle";
             /// CPU caches.
             coherency: Coherency = Coherent, "coherency";
+            /// START of DMA_BUF_IOCTL_SYNC.
+            begin: CpuSync = Invalidate, "begin";
+            /// END of DMA_BUF_IOCTL_SYNC.
+            end: CpuSync = Clean, "end";
             /// Which fences a move waits for.
             wait: WaitFor = Bookkeep, "wait";
             /// Page pool (cost).
@@ -542,7 +568,9 @@ rules! {
             follow_pfn: YesNo = Yes, "follow-pfn";
             /// What a bare pfn means on the bus.
             bus: Bus = Identity, "bus";
-            /// Read-only FOLL_LONGTERM pins of private mappings unshare first (`gup_must_unshare`).
+            /// Read-only FOLL_PIN pins unshare first what a later write would copy away: an anonymous
+            /// page that is not exclusive, any other page of a private mapping with FOLL_LONGTERM
+            /// (`gup_must_unshare`, mm/internal.h, 6.12; the two halves came with 5.19 and 6.2).
             longterm_unshare: YesNo = Yes, "longterm-unshare";
             /// FOLL_LONGTERM pins migrate pages out of CMA first (`check_and_migrate_movable_pages`).
             longterm_migrate: YesNo = Yes, "longterm-migrate";

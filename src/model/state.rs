@@ -26,6 +26,8 @@ pub enum Owner {
     Anon,
     /// Given back while page references remained; freed with the last of them.
     Orphan,
+    /// Everybody's: the one page of zeros that read faults of anonymous memory map.
+    Zero,
 }
 
 /// A page frame.
@@ -113,6 +115,8 @@ pub struct DmaBuf {
     pub dest: Placement,
     /// The VMA that a driver with one VMA pointer remembers.
     pub vma_pointer: VmaId,
+    /// Whether `begin_cpu_access` was called before (rule `begin = map`).
+    pub begun: bool,
 }
 
 /// Which kind of VMA the exporter made.
@@ -240,6 +244,8 @@ pub struct Pin {
     pub counted: bool,
     /// FOLL_WRITE.
     pub write: bool,
+    /// FOLL_GET: a reference that fork and unsharing don't take for a pin.
+    pub get: bool,
     /// The frame.
     pub frame: FrameId,
     /// The virtual address it was taken at.
@@ -272,6 +278,8 @@ pub struct Fence {
     pub usage: Usage,
     /// Whose work it stands for.
     pub actor: ActorId,
+    /// Whether that work writes the buffer.
+    pub writes: bool,
 }
 
 /// A DMA between its two halves.
@@ -445,6 +453,13 @@ impl State {
         self.pins.iter().filter(held).count()
     }
 
+    /// `folio_maybe_dma_pinned`: whether a FOLL_PIN holds `frame`.
+    #[must_use]
+    pub fn dma_pinned(&self, frame: FrameId) -> bool {
+        let held = |pin: &Pin| matches!(pin.slot, Slot::Held | Slot::Taking);
+        self.pins.iter().any(|pin| pin.counted && !pin.get && pin.frame == frame && held(pin))
+    }
+
     /// Whether a fence of `buf` at most as high as `usage` is unsignalled.
     #[must_use]
     pub fn fence_pending(&self, buf: BufId, usage: Usage) -> bool {
@@ -525,6 +540,7 @@ pub(super) const EMPTY_PIN: Pin = Pin {
     slot: Slot::None,
     counted: false,
     write: false,
+    get: false,
     frame: FrameId::NONE,
     pte: PteId::NONE,
     target: Target::Page(PageId::NONE),
@@ -533,8 +549,13 @@ pub(super) const EMPTY_PIN: Pin = Pin {
 const EMPTY_ATTACHMENT: Attachment =
     Attachment { slot: Slot::None, buf: BufId::NONE, dynamic: false, pins: 0 };
 
-pub(super) const EMPTY_FENCE: Fence =
-    Fence { slot: Slot::None, buf: BufId::NONE, usage: Usage::Kernel, actor: ActorId::NONE };
+pub(super) const EMPTY_FENCE: Fence = Fence {
+    slot: Slot::None,
+    buf: BufId::NONE,
+    usage: Usage::Kernel,
+    actor: ActorId::NONE,
+    writes: false,
+};
 
 const fn unallocated(placement: Placement) -> DmaBuf {
     DmaBuf {
@@ -545,12 +566,28 @@ const fn unallocated(placement: Placement) -> DmaBuf {
         placement,
         dest: placement,
         vma_pointer: VmaId::NONE,
+        begun: false,
     }
 }
 
+const ZERO_PAGE: Frame = Frame {
+    owner: Owner::Zero,
+    value: 0,
+    cached: false,
+    dirty: false,
+    cache_value: 0,
+    rank: 0,
+    write_combined: false,
+};
+
 fn initial_frames(world: &World) -> Vec<Frame> {
     let frame = |index: usize| {
-        let same_above = world.frames[index..].iter().filter(|at| **at == world.frames[index]);
+        let at = |other: usize| FrameId::at(other) != world.zero;
+        let same = |other: &usize| at(*other) && world.frames[*other] == world.frames[index];
+        let same_above = (index..world.frames.len()).filter(same);
+        if !at(index) {
+            return ZERO_PAGE;
+        }
         Frame {
             owner: Owner::Free,
             value: 0,

@@ -17,6 +17,9 @@ pub struct Foll {
     pub force: bool,
     /// FOLL_LONGTERM.
     pub longterm: bool,
+    /// FOLL_GET instead of FOLL_PIN, as vmsplice has it. Never with FOLL_LONGTERM
+    /// (`is_valid_gup_args`, mm/gup.c, 6.12).
+    pub get: bool,
 }
 
 /// What a device does its DMA through.
@@ -194,6 +197,8 @@ pub enum Step {
         sg: SgId,
         /// The fence's usage.
         usage: Usage,
+        /// Whether the job writes the buffer.
+        writes: bool,
     },
     /// `dma_fence_signal`. Takes no lock.
     Signal(FenceId),
@@ -394,6 +399,11 @@ rule! {
         IommuFault = "iommu-fault",
         /// Nobody can go on.
         Deadlock = "deadlock",
+        /// A device wrote through a pin that was taken for reading.
+        WriteThroughReadPin = "write-through-read-pin",
+        /// Whoever relies on implicit sync found a writer's fence in the BOOKKEEP slot, and did not
+        /// wait for it.
+        MissedFence = "missed-fence",
     }
 }
 

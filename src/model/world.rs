@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::policy::ExporterPolicy;
-use super::rules::{ExporterRules, HostRules, ImporterRules, Notifier, Placement};
+use super::rules::{ExporterRules, HostRules, Huge, ImporterRules, Notifier, Placement};
 use crate::units::{
     ActorId, AttachmentId, BufId, ExporterId, FrameId, ImporterId, MAX_OBJECTS, MAX_PAGES, PageId,
     PteId, SgId, VmaId,
@@ -84,7 +84,7 @@ pub struct TooMany {
 ///
 /// Build one with [`World::new`] and the `add_*` methods, then make a
 /// [`super::State`] of it. Adding to a world invalidates states made before.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct World {
     /// Architecture and core kernel.
     pub host: HostRules,
@@ -94,6 +94,8 @@ pub struct World {
     pub(super) bufs: Vec<BufDecl>,
     pub(super) page_bufs: Vec<BufId>,
     pub(super) frames: Vec<Placement>,
+    /// The zero page, where there is anonymous memory that may map it.
+    pub(super) zero: FrameId,
     pub(super) vmas: Vec<VmaDecl>,
     pub(super) pte_vmas: Vec<VmaId>,
     pub(super) pins: Vec<PinDecl>,
@@ -107,11 +109,33 @@ fn bounded(what: &'static str, count: usize, limit: usize) -> Result<(), TooMany
     if count > limit { Err(TooMany { what, count, limit }) } else { Ok(()) }
 }
 
+impl Default for World {
+    fn default() -> Self {
+        Self::new(HostRules::default())
+    }
+}
+
 impl World {
     /// A world without anything in it.
     #[must_use]
-    pub fn new(host: HostRules) -> Self {
-        Self { host, ..Self::default() }
+    pub const fn new(host: HostRules) -> Self {
+        Self {
+            host,
+            exporters: Vec::new(),
+            policies: Vec::new(),
+            importers: Vec::new(),
+            bufs: Vec::new(),
+            page_bufs: Vec::new(),
+            frames: Vec::new(),
+            zero: FrameId::NONE,
+            vmas: Vec::new(),
+            pte_vmas: Vec::new(),
+            pins: Vec::new(),
+            attachments: Vec::new(),
+            sgs: Vec::new(),
+            fences: 0,
+            actors: 0,
+        }
     }
 
     /// Add `frames` page frames to `placement`. Frames of one placement must be added together,
@@ -119,7 +143,11 @@ impl World {
     ///
     /// # Errors
     /// [`TooMany`] above [`MAX_OBJECTS`] frames.
+    ///
+    /// # Panics
+    /// When there is room for anonymous memory already: its zero page is the last frame.
     pub fn add_frames(&mut self, placement: Placement, frames: usize) -> Result<(), TooMany> {
+        assert!(self.zero.is_none(), "frames are added before VMAs");
         bounded("frames", self.frames.len() + frames, MAX_OBJECTS)?;
         self.frames.extend(std::iter::repeat_n(placement, frames));
         Ok(())
@@ -199,6 +227,11 @@ impl World {
         bounded("pages of a VMA", usize::from(pages), MAX_PAGES)?;
         bounded("page table slots", self.pte_vmas.len() + usize::from(pages), MAX_OBJECTS)?;
         bounded("VMAs", self.vmas.len() + 1, MAX_OBJECTS)?;
+        if buf.is_none() && self.zero.is_none() {
+            bounded("frames", self.frames.len() + 1, MAX_OBJECTS)?;
+            self.zero = FrameId::at(self.frames.len());
+            self.frames.push(Placement::System);
+        }
         let vma = VmaId::at(self.vmas.len());
         let first_pte = PteId::at(self.pte_vmas.len());
         self.pte_vmas.extend(std::iter::repeat_n(vma, usize::from(pages)));
@@ -283,6 +316,12 @@ impl World {
     #[must_use]
     pub fn frames(&self) -> usize {
         self.frames.len()
+    }
+
+    /// The zero page (`ZERO_PAGE(0)`); none where there is no anonymous memory.
+    #[must_use]
+    pub const fn zero_page(&self) -> FrameId {
+        self.zero
     }
 
     /// Where `frame` is.
@@ -371,6 +410,11 @@ impl World {
     pub fn vma_shape(&self, vma: VmaId) -> (u8, BufId, bool) {
         let decl = &self.vmas[vma.index()];
         (decl.pages, decl.buf, decl.private)
+    }
+
+    /// Whether some exporter makes huge entries: where a frame lies matters then.
+    pub(super) fn huge_entries(&self) -> bool {
+        self.exporters.iter().any(|rules| rules.huge != Huge::None)
     }
 
     pub(super) fn vma_ids(&self) -> impl Iterator<Item = VmaId> + use<> {

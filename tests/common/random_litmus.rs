@@ -191,7 +191,7 @@ fn application(
         let v = choices.of(mappings).clone();
         let page = choices.below(pages);
         let at = format!("{v}[{page}]");
-        let flags = choices.of(&["write longterm", "write", "", "longterm", "write force"]);
+        let flags = choices.of(&["write longterm", "write", "", "longterm", "write force", "get"]);
         let statement = match choices.below(13) {
             0 | 1 => format!("store {at} = {}", 1 + choices.below(4)),
             2 | 3 => format!("load {} = {at}", names.fresh('r')),

@@ -142,7 +142,8 @@ fn pin(choices: &mut Choices<'_>) -> Step {
     let (vma, page) = (vma(choices), page(choices));
     let pin = PinId::at(choices.below(PINS));
     let [write, force, longterm] = [3, 3, 2].map(|bound| choices.one_in(bound));
-    let foll = Foll { write, force, longterm };
+    let get = !longterm && choices.one_in(2);
+    let foll = Foll { write, force, longterm, get };
     match choices.below(6) {
         0 | 1 => Step::GupFast { pin, vma, page, foll },
         2 => Step::GupSlow { pin, vma, page, foll },
@@ -176,7 +177,8 @@ fn device(choices: &mut Choices<'_>) -> Step {
         6 => Step::Validate { fence, sg },
         7 => {
             let usages = [Usage::Kernel, Usage::Write, Usage::Read, Usage::Bookkeep];
-            Step::Submit { fence, sg, usage: *choices.of(&usages) }
+            let (usage, writes) = (*choices.of(&usages), choices.one_in(2));
+            Step::Submit { fence, sg, usage, writes }
         }
         8 => Step::Signal(fence),
         9 | 10 => Step::DmaStart { via: handle, page, dir },

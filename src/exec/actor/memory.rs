@@ -32,8 +32,8 @@ enum Slot {
     Private { write: bool },
     /// Anonymous memory.
     Anon { write: bool },
-    /// Every access is SIGBUS.
-    Sigbus,
+    /// Every access is SIGBUS; `poisoned` where userfaultfd makes it so.
+    Sigbus { poisoned: bool },
 }
 
 /// The address space.
@@ -206,7 +206,7 @@ impl Slots {
             Slot::Shared { .. } | Slot::Private { .. } | Slot::Anon { .. } => {
                 answer(self.clear(slot))
             }
-            Slot::Empty | Slot::Sigbus => Answer::Done,
+            Slot::Empty | Slot::Sigbus { .. } => Answer::Done,
         }
     }
 
@@ -215,7 +215,7 @@ impl Slots {
         if let (Slot::Shared { trapped: true, .. }, Some(uffd)) = (self.slots[at], &self.uffd)
             && uffd.poison(self.range(slot)).is_ok()
         {
-            self.slots[at] = Slot::Sigbus;
+            self.slots[at] = Slot::Sigbus { poisoned: true };
             return Answer::Done;
         }
         // Before Linux 6.6, and for memory that can't be trapped: a page past the end of a file.
@@ -226,7 +226,7 @@ impl Slots {
                 .map(at, fd, frame, 1, Sharing::Shared, Prot::ReadWrite)
                 .map_err(|error| errno_of(&error))
         });
-        self.slots[at] = Slot::Sigbus;
+        self.slots[at] = Slot::Sigbus { poisoned: false };
         answer(mapped)
     }
 
@@ -284,7 +284,7 @@ impl Slots {
                 accessed(span.store_u8(0, byte))
             }
             Slot::Private { .. } | Slot::Anon { .. } => answer(self.force(slot, byte)),
-            Slot::Empty | Slot::Shared { .. } | Slot::Sigbus => Answer::Failed(Errno::INVAL),
+            Slot::Empty | Slot::Shared { .. } | Slot::Sigbus { .. } => Answer::Failed(Errno::INVAL),
         }
     }
 
@@ -381,7 +381,21 @@ impl Slots {
         if self.uffd.is_none() {
             return Err(Errno::PERM);
         }
-        self.register_again()
+        self.register_again()?;
+        self.poison_again()
+    }
+
+    /// Fork does not copy the entries of a shared file mapping, poison among them
+    /// (`vma_needs_copy`, mm/memory.c).
+    fn poison_again(&self) -> Tried<()> {
+        for slot in 0..SLOTS {
+            if self.slots[usize::from(slot)] == (Slot::Sigbus { poisoned: true }) {
+                self.register(slot)?;
+                let Some(uffd) = &self.uffd else { return Err(Errno::PERM) };
+                uffd.poison(self.range(slot)).map_err(|_| Errno::IO)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn reset(&mut self) -> Answer {

@@ -207,20 +207,26 @@ impl Parser<'_> {
         })
     }
 
-    /// `[write] [force] [longterm]`, in any order.
+    /// `[write] [force] [longterm|get]`, in any order.
     fn gup_flags(&mut self) -> Result<GupFlags> {
+        const FLAGS: &[&str] = &["write", "force", "longterm", "get"];
         let mut flags = GupFlags::default();
         while self.peek() == Some(Kind::Word) {
             let flag = match self.word() {
                 "write" => &mut flags.write,
                 "force" => &mut flags.force,
                 "longterm" => &mut flags.longterm,
-                _ => return self.unknown_option(&["write", "force", "longterm"]),
+                "get" => &mut flags.get,
+                _ => return self.unknown_option(FLAGS),
             };
             if *flag {
-                return self.unknown_option(&["write", "force", "longterm"]);
+                return self.unknown_option(FLAGS);
             }
             *flag = true;
+            if flags.longterm && flags.get {
+                let message = "`longterm` is for a pin: `get` takes a reference alone";
+                return self.fail(Problem::new(self.here(), message));
+            }
             self.advance();
         }
         Ok(flags)

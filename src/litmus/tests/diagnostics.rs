@@ -136,6 +136,10 @@ fn options_and_numbers() {
         &["7:14 unknown option `wirte` -> write", "8:20 `write` is given twice"],
     );
     check_statements(
+        "mmap v = A shared rw\ngup p = v[0] longterm get",
+        &["7:23 `longterm` is for a pin: `get` takes a reference alone"],
+    );
+    check_statements(
         "mmap v = A shared rw\nstore v[0] = 256\nstore v[8] = 0\nload r = v",
         &[
             "7:14 256 is out of range: a byte is 0 to 255",

@@ -94,10 +94,11 @@ fn target() -> impl Strategy<Value = Place> {
 }
 
 fn flags() -> impl Strategy<Value = GupFlags> {
-    any::<(bool, bool, bool)>().prop_map(|(write, force, longterm)| GupFlags {
+    any::<(bool, bool, bool, bool)>().prop_map(|(write, force, longterm, get)| GupFlags {
         write,
         force,
         longterm,
+        get: get && !longterm,
     })
 }
 

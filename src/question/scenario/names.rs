@@ -67,6 +67,9 @@ impl Names {
         if frame.is_none() {
             return "-".to_owned();
         }
+        if frame == world.zero_page() {
+            return "zero page".to_owned();
+        }
         let placement = world.placement(frame);
         let number = (0..frame.index())
             .filter(|index| world.placement(FrameId::at(*index)) == placement)
@@ -85,6 +88,7 @@ impl Names {
             Owner::Shadow(page) => format!("importer's shadow of {}", self.page(world, page)),
             Owner::Anon => "anonymous memory".to_owned(),
             Owner::Orphan => "orphan".to_owned(),
+            Owner::Zero => "the zero page".to_owned(),
         }
     }
 

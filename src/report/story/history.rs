@@ -338,6 +338,7 @@ impl Teller<'_> {
                     | Owner::Retired(_)
                     | Owner::Shadow(_)
                     | Owner::Anon
+                    | Owner::Zero
                     | Owner::Orphan => self.scenario.names.owner(&self.scenario.world, owner),
                 };
                 format!("frame {} allocated to {owner}", self.frame(frame))
@@ -372,6 +373,8 @@ impl Teller<'_> {
             | HazardKind::UnfencedAccess
             | HazardKind::KernelBug
             | HazardKind::IommuFault
+            | HazardKind::WriteThroughReadPin
+            | HazardKind::MissedFence
             | HazardKind::Deadlock => false,
         };
         if !about_order {

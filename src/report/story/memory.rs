@@ -29,6 +29,7 @@ impl Teller<'_> {
             Owner::Shadow(owner) => format!("shadow {}", page(owner)),
             Owner::Anon => "anon".to_owned(),
             Owner::Orphan => "orphan".to_owned(),
+            Owner::Zero => "zeros".to_owned(),
         };
         let cache = match (frame.cached, frame.dirty) {
             (false, _) => String::new(),

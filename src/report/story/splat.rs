@@ -156,10 +156,14 @@ impl Teller<'_> {
                 )
             }
             Owner::Anon => "which is anonymous memory of a process".to_owned(),
+            Owner::Zero => "which is everybody's page of zeros".to_owned(),
             Owner::Orphan => "which was given back and lives by page references alone".to_owned(),
         };
         let which = match hazard.kind {
-            HazardKind::PinBlocksMove | HazardKind::OrphanPin => "The pinned page",
+            HazardKind::PinBlocksMove | HazardKind::OrphanPin | HazardKind::WriteThroughReadPin => {
+                "The pinned page"
+            }
+            HazardKind::MissedFence => "The page",
             _ => "The buggy address",
         };
         if hazard.frame.is_some() {
@@ -211,6 +215,14 @@ impl Teller<'_> {
             HazardKind::UnfencedAccess => {
                 format!("Access through {via} at step {step} without a fence{meant}")
             }
+            HazardKind::WriteThroughReadPin => format!(
+                "Write of value {value} through {via} at step {step}, which was taken for reading\
+                 {meant}"
+            ),
+            HazardKind::MissedFence => format!(
+                "SYNC of {of} at step {step} does not wait for a writer: its fence is in the \
+                 BOOKKEEP slot"
+            ),
             HazardKind::LostWrite if matches!(hazard.via, Via::Exporter(_)) => {
                 let instead =
                     expected.map_or_else(String::new, |expected| format!(", not {expected}"));

@@ -19,7 +19,7 @@ fn hard(steps: impl IntoIterator<Item = Step>) -> Actions {
 }
 
 fn foll(flags: GupFlags) -> Foll {
-    Foll { write: flags.write, force: flags.force, longterm: flags.longterm }
+    Foll { write: flags.write, force: flags.force, longterm: flags.longterm, get: flags.get }
 }
 
 impl Lowering<'_> {
@@ -162,10 +162,10 @@ impl Lowering<'_> {
             Op::Map { table, .. } => Step::Map(self.sg(table)?),
             Op::Unmap { table } => Step::Unmap(self.sg(table)?),
             Op::Submit { fence, table, usage } => {
-                let (fence, sg) = (self.fence(fence)?, self.sg(table)?);
-                let halves =
-                    [Step::Validate { fence, sg }, Step::Submit { fence, sg, usage: *usage }];
-                return Ok(hard(halves));
+                let writes = self.job_writes(of, fence, table);
+                let (fence, sg, usage) = (self.fence(fence)?, self.sg(table)?, *usage);
+                let submit = Step::Submit { fence, sg, usage, writes };
+                return Ok(hard([Step::Validate { fence, sg }, submit]));
             }
             Op::Signal { fence } => Step::Signal(self.fence(fence)?),
             Op::DmaBufPin { attachment } => Step::DmaBufPin(self.attachment(attachment)?),
@@ -173,6 +173,19 @@ impl Lowering<'_> {
             _ => return Ok(Vec::new()),
         };
         Ok(hard([step]))
+    }
+
+    /// Whether the job that `fence` stands for writes through `table`: between the two statements.
+    fn job_writes(&self, of: usize, fence: &ast::Name, table: &ast::Name) -> bool {
+        let process = self.variant.processes.iter().find(|process| process.index == of);
+        let statements = process.into_iter().flat_map(|process| &process.statements);
+        let submit = |op: &Op| matches!(op, Op::Submit { fence: of, .. } if of.text == fence.text);
+        let signal = |op: &Op| matches!(op, Op::Signal { fence: of } if of.text == fence.text);
+        let mut job = statements
+            .map(|statement| &statement.op)
+            .skip_while(|op| !submit(op))
+            .take_while(|op| !signal(op));
+        job.any(|op| matches!(op, Op::DmaWrite { to, .. } if to.name.text == table.text))
     }
 
     fn frame_vector(

@@ -1,0 +1,122 @@
+//! The kernel pins of a schedule: how each is taken, and where real memory has to give up.
+//!
+//! A pin is taken as the moment asks. io_uring's registered buffers are FOLL_PIN | FOLL_WRITE |
+//! FOLL_LONGTERM: they write, fork copies around them, and they first copy a private page that is
+//! not the process's own. vmsplice is a FOLL_GET for reading: it takes what is there, and fork does
+//! not see it. Where the model's pin is neither, or has an mmu notifier that is called, the
+//! schedule can't be carried out, and says so.
+
+use super::command::{Command, PinHow};
+use super::conduct::{Conduct, Expect, Halt};
+use super::store::is_secret;
+use crate::model::{Owner, State, VmaKind};
+use crate::question::scenario::Event;
+use crate::units::{PinId, VmaId};
+
+impl Conduct<'_> {
+    pub(super) fn pinned(
+        &mut self,
+        after: &State,
+        pin: PinId,
+        vma: VmaId,
+        page: u8,
+    ) -> Result<(), Halt> {
+        let Some(how) = self.pin_how(after, pin, vma)? else { return Ok(()) };
+        let holder = self.scenario.world.mm_of(vma).index();
+        self.holders[pin.index()] = Some((holder, how));
+        let slot = self.plan.slot(vma, page);
+        self.ask(holder, Command::Pin { pin: pin.0, slot, how }, Expect::Done)
+    }
+
+    /// How the kernel is asked for a pin that the model has just taken.
+    fn pin_how(&self, after: &State, pin: PinId, vma: VmaId) -> Result<Option<PinHow>, Halt> {
+        let Some(planned) = self.plan.pin(pin) else { return Ok(None) };
+        let (taken, area) = (&after.pins[pin.index()], &after.vmas[vma.index()]);
+        if taken.write || planned != PinHow::Vmsplice {
+            return Ok(Some(planned));
+        }
+        // Nothing is copied for a pin that writes here: it is the same to the process.
+        let own = after.frames[taken.frame.index()].owner == Owner::Anon
+            && after.ptes[taken.pte.index()].exclusive;
+        let harmless = area.write && (area.shared || own);
+        if self.plan.is_written(pin) {
+            if harmless && self.team.abilities.io_uring {
+                return Ok(Some(PinHow::Uring));
+            }
+            let name = self.scenario.names.pin(pin);
+            return Err(Halt::Inexpressible(format!(
+                "a device writes through `{name}`, which was taken for reading: vmsplice can't, and \
+                 a pin for writing would be of another page"
+            )));
+        }
+        let copied_at_fork = own && !taken.get && self.scenario.world.host.fork_copies_pinned.yes();
+        let pins = copied_at_fork && area.write && self.team.abilities.io_uring;
+        Ok(Some(if pins { PinHow::Uring } else { PinHow::Vmsplice }))
+    }
+
+    pub(super) fn unpinned(&mut self, pin: PinId) -> Result<(), Halt> {
+        match self.holders[pin.index()].take() {
+            Some((holder, _)) => self.ask(holder, Command::Unpin { pin: pin.0 }, Expect::Done),
+            None => Ok(()),
+        }
+    }
+
+    /// A notifier was called: whoever has one lets go of the page, a kernel pin without one keeps it.
+    pub(super) fn invalidated(&self, pin: PinId) -> Result<(), Halt> {
+        if self.holders[pin.index()].is_none() {
+            return Ok(());
+        }
+        let name = self.scenario.names.pin(pin);
+        Err(Halt::Inexpressible(format!(
+            "the mmu notifier of `{name}` is called: the kernel's pins for user space (io_uring, \
+             vmsplice) have none"
+        )))
+    }
+
+    /// The kernel copies pinned anonymous pages at fork (`folio_needs_cow_for_dma`, mm/memory.c),
+    /// and knows a pin by how it was taken, not by what the model says of it.
+    pub(super) fn pins_at_fork(&self, event: &Event) -> Result<(), Halt> {
+        let model = &event.after.model;
+        for (pin, holder) in self.holders.iter().enumerate() {
+            let Some((process, how)) = *holder else { continue };
+            let entry = &model.pins[pin];
+            let anonymous = model.frames[entry.frame.index()].owner == Owner::Anon;
+            if process != event.actor || !anonymous {
+                continue;
+            }
+            let copies = !entry.get && self.scenario.world.host.fork_copies_pinned.yes();
+            if copies != (how != PinHow::Vmsplice) {
+                let name = self.scenario.names.pin(PinId::at(pin));
+                return Err(Halt::Inexpressible(format!(
+                    "fork while `{name}` is held: {}",
+                    if copies {
+                        "it had to be taken with vmsplice, around which this kernel does not copy"
+                    } else {
+                        "it had to be taken with io_uring, around which this kernel copies"
+                    }
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the model refuses because of a special entry is refused by memory that can't be pinned.
+    /// A placement that another entry makes pinnable does not refuse.
+    pub(super) fn refusal_is_real(&self, after: &State, vma: VmaId, page: u8) -> Result<(), Halt> {
+        let area = &after.vmas[vma.index()];
+        let Some(pte) = self.scenario.world.pte(vma, page) else { return Ok(()) };
+        let pte = &after.ptes[pte.index()];
+        let by_entry = pte.special || area.kind == VmaKind::Pfnmap;
+        if area.buf.is_none() || !pte.present() || !by_entry {
+            return Ok(());
+        }
+        if is_secret(self.plan.mapped(vma, pte.frame)) {
+            return Ok(());
+        }
+        Err(Halt::Inexpressible(
+            "a small entry refuses a pin in a placement whose huge entries allow it: real memory is \
+             of one kind for a whole placement"
+                .to_owned(),
+        ))
+    }
+}
