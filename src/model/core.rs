@@ -275,8 +275,8 @@ impl View<'_> {
                     Slot::None | Slot::Taking => false,
                     Slot::Invalid => {
                         let (vma, page) = self.world.vma_of(entry.pte);
-                        !self.fault_blocked(vma, page)
-                            && !(entry.write && self.copy_waits(vma, page))
+                        let waits = entry.write && self.copy_waits(vma, page);
+                        !waits && !self.fault_blocked(vma, page)
                     }
                     Slot::Held | Slot::Failed | Slot::Dropped => true,
                 }

@@ -53,6 +53,7 @@ mod policy;
 mod rules;
 mod state;
 mod step;
+mod terms;
 mod world;
 
 pub use self::core::{ready, step};

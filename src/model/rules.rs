@@ -9,6 +9,8 @@
 
 use std::fmt;
 
+pub use super::terms::{Placement, Usage};
+
 /// What a rule accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuleValues {
@@ -580,31 +582,5 @@ rules! {
             dma_buf_mmap_check: MmapCheck = Off, "dma-buf-mmap-check";
         }
         steps {}
-    }
-}
-
-rule! {
-    /// Where frames live.
-    Placement {
-        /// A carveout: frames without reference counts, reused at once.
-        Vram = "vram",
-        /// System memory.
-        System = "system",
-        /// The contiguous memory area: lent to movable pages until somebody allocates from it.
-        Cma = "cma",
-    }
-}
-
-rule! {
-    /// `enum dma_resv_usage`, lowest first.
-    Usage {
-        /// DMA_RESV_USAGE_KERNEL.
-        Kernel = "kernel",
-        /// DMA_RESV_USAGE_WRITE.
-        Write = "write",
-        /// DMA_RESV_USAGE_READ.
-        Read = "read",
-        /// DMA_RESV_USAGE_BOOKKEEP.
-        Bookkeep = "bookkeep",
     }
 }

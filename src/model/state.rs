@@ -3,7 +3,7 @@
 //! Plain data in flat tables, so that `clone_from` between two states of one
 //! world copies a few hundred bytes and allocates nothing.
 
-use super::rules::{Placement, Usage, YesNo};
+use super::rules::{Placement, Usage};
 use super::world::World;
 use crate::units::{
     ActorId, BufId, FenceId, FrameId, MAX_PAGES, PageId, PinId, PteId, SgId, VmaId,
@@ -505,14 +505,6 @@ impl State {
     #[must_use]
     pub fn sg_mapped(&self, sg: SgId) -> bool {
         matches!(self.sgs[sg.index()], Slot::Held | Slot::Invalid)
-    }
-}
-
-impl YesNo {
-    /// Whether it is yes.
-    #[must_use]
-    pub const fn yes(self) -> bool {
-        matches!(self, Self::Yes)
     }
 }
 

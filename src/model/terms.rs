@@ -1,0 +1,39 @@
+//! Words that rules, states and steps share: where frames live, what fences are for.
+
+use std::fmt;
+
+use super::rules::{YesNo, rule};
+
+impl YesNo {
+    /// Whether it is yes.
+    #[must_use]
+    pub const fn yes(self) -> bool {
+        matches!(self, Self::Yes)
+    }
+}
+
+rule! {
+    /// Where frames live.
+    Placement {
+        /// A carveout: frames without reference counts, reused at once.
+        Vram = "vram",
+        /// System memory.
+        System = "system",
+        /// The contiguous memory area: lent to movable pages until somebody allocates from it.
+        Cma = "cma",
+    }
+}
+
+rule! {
+    /// `enum dma_resv_usage`, lowest first.
+    Usage {
+        /// DMA_RESV_USAGE_KERNEL.
+        Kernel = "kernel",
+        /// DMA_RESV_USAGE_WRITE.
+        Write = "write",
+        /// DMA_RESV_USAGE_READ.
+        Read = "read",
+        /// DMA_RESV_USAGE_BOOKKEEP.
+        Bookkeep = "bookkeep",
+    }
+}
