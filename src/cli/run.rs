@@ -42,6 +42,12 @@ pub(crate) struct RunArgs {
     /// that do much I/O.
     #[arg(long)]
     strict: bool,
+    /// Let ALLOC answer ENOMEM where there is no memory that get_user_pages refuses.
+    ///
+    /// A buffer of a pfnmap heap counts against RLIMIT_MEMLOCK (`ulimit -l`). Beyond it the buffer
+    /// has ordinary memory, which the kernel pins, and what fails on hardware passes here.
+    #[arg(long, conflicts_with_all = ["live", "chaos", "devices", "record"])]
+    require_pfnmap: bool,
     /// Let buffers move: `driftheap ctl move|evict|purge|revoke INO`.
     ///
     /// The heaps' buffers then have ordinary memory on which get_user_pages succeeds, except where
@@ -186,6 +192,7 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
         record: args.record.is_some(),
         watch,
         check: CheckConfig { mode, seed: args.check_seed },
+        require_pfnmap: args.require_pfnmap,
         quiet: out.quiet,
     };
     let mut control = None;

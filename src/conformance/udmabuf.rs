@@ -7,9 +7,7 @@ use crate::sys::raw::{call, peek, poke, ptr};
 const CREATE: u64 = 0x4018_7542;
 const CREATE_LIST: u64 = 0x4008_7543;
 const SHRINK: u64 = 2;
-const GATHER: &str =
-    "never: the buffer is the memfd itself, so it begins at its start and has one piece";
-const GUP: &str = "never: the buffer is the memfd itself, whose pages anyone can pin";
+const GUP: &str = "never: the pages are the memfd's, which anyone can pin";
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -87,13 +85,13 @@ pub(crate) const ROWS: &[Row] = &[
         let mut arg = [0u64; 16];
         device().map_or_else(|skip| skip, |fd| e(ioctl(fd, 0x4018_7544, &mut arg)))
     }),
-    noted("udmabuf.offset", "ok cloexec 0", GATHER, || created(SHRINK, 0, PAGE, PAGE)),
+    row("udmabuf.offset", "ok cloexec 0", || created(SHRINK, 0, PAGE, PAGE)),
     row("udmabuf.list-one", "ok", || list(&[(memfd(4, SHRINK), 0, PAGE)], 1)),
     row("udmabuf.list-adjacent", "ok", || {
         let memfd = memfd(4, SHRINK);
         list(&[(memfd, 0, PAGE), (memfd, PAGE, 2 * PAGE)], 2)
     }),
-    noted("udmabuf.list-two-memfds", "ok", GATHER, || {
+    row("udmabuf.list-two-memfds", "ok", || {
         list(&[(memfd(4, SHRINK), 0, PAGE), (memfd(4, SHRINK), 0, PAGE)], 2)
     }),
     row("udmabuf.list-empty", "EINVAL", || list(&[], 0)),

@@ -23,7 +23,7 @@ pub enum Backing {
     Secret,
     /// An ordinary memfd: get_user_pages succeeds.
     Memfd,
-    /// The caller's own memfd, opened anew (udmabuf).
+    /// The caller's own memfds (udmabuf).
     Foreign,
 }
 
@@ -32,8 +32,10 @@ pub enum Backing {
 pub enum Exporter {
     /// A heap of ours.
     Heap(HeapId),
-    /// /dev/udmabuf, over the memfd with this inode.
+    /// /dev/udmabuf.
     Udmabuf {
+        /// The memory it is made of, at least one piece, none of which continues the one before.
+        pieces: Vec<super::udmabuf::Piece>,
         /// Whether a CPU access was begun, before which END is EINVAL (`end_cpu_udmabuf`).
         mapped: bool,
     },

@@ -216,6 +216,13 @@ impl Device {
         action
     }
 
+    /// Decides an ioctl anew that has failed, which counts once.
+    pub fn ioctl_again(&mut self, request: &Ioctl) -> Action {
+        self.stats.ioctls = self.stats.ioctls.saturating_sub(1);
+        self.stats.ioctl_errors = self.stats.ioctl_errors.saturating_sub(1);
+        self.ioctl(request)
+    }
+
     /// `dma_buf_ioctl`.
     fn buffer_ioctl(&mut self, id: BufferId, request: &Ioctl) -> Result<Action, Errno> {
         match request.cmd {
@@ -236,7 +243,7 @@ impl Device {
             return Err(Errno::INVAL);
         }
         let buffer = self.buffers.get_mut(&id).ok_or(Errno::BADF)?;
-        if let super::Exporter::Udmabuf { mapped } = &mut buffer.exporter {
+        if let super::Exporter::Udmabuf { mapped, .. } = &mut buffer.exporter {
             if arg.flags & dma_buf::SYNC_END != 0 && !*mapped {
                 return Err(Errno::INVAL);
             }

@@ -301,7 +301,7 @@ impl Device {
                 }
             }
             Object::SyncFile(id) => drop(self.sync_files.remove(&id)),
-            Object::Timeline(id) => self.drop_timeline(id),
+            Object::Timeline(id) => self.close_timeline(id, 0),
             Object::Heap(_) | Object::Udmabuf => {}
         }
     }
@@ -319,10 +319,10 @@ impl Device {
 
     /// sw_sync signals what is left of a closed timeline with ENOENT
     /// (`sw_sync_debugfs_release`), so that nobody waits for ever.
-    fn drop_timeline(&mut self, id: TimelineId) {
+    pub fn close_timeline(&mut self, id: TimelineId, now_ns: u64) {
         if let Some(timeline) = self.timelines.remove(&id) {
             for (_, fence) in timeline.pending {
-                self.fences.signal(fence, -rustix::io::Errno::NOENT.raw_os_error(), 0);
+                self.fences.signal(fence, -rustix::io::Errno::NOENT.raw_os_error(), now_ns);
             }
         }
     }

@@ -2,10 +2,9 @@
 //!
 //! Kernel counterpart: `udmabuf_create` (drivers/dma-buf/udmabuf.c), with its order of checks.
 //!
-//! **Differs from Linux**: the buffer is the memfd itself, opened anew, so it has to begin at the
-//! memfd's first byte and its items have to follow each other in one memfd; any other valid
-//! request is answered EOPNOTSUPP, where Linux gathers pages from anywhere. get_user_pages on the
-//! buffer's mapping succeeds, as it does on the memfd.
+//! **Differs from Linux**: get_user_pages on the buffer's mapping succeeds, as it does on the memfd,
+//! where a udmabuf's mapping is VM_PFNMAP since 6.13 and EFAULT. How a transport maps what is not one
+//! memfd from its first byte on is its own affair.
 
 use rustix::io::Errno;
 
@@ -24,6 +23,17 @@ struct Item {
     memfd: u32,
     offset: u64,
     size: u64,
+}
+
+/// A run of bytes of one memfd, as a part of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The memfd.
+    pub inode: Inode,
+    /// First byte in it.
+    pub offset: u64,
+    /// How many.
+    pub size_bytes: u64,
 }
 
 pub(super) fn wants(request: &Ioctl) -> Option<Want> {
@@ -103,25 +113,28 @@ impl Device {
         }
         let (flags, items) = items(request)?;
         let size_bytes = total(&items)?;
-        let mut contiguous = true;
-        let mut expect = None;
+        let mut pieces: Vec<Piece> = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let inode = check_memfd(item, request.files().get(index))?;
-            contiguous &= expect.unwrap_or((inode, 0)) == (inode, item.offset);
-            expect = Some((inode, item.offset + item.size));
-        }
-        if !contiguous {
-            return Err(Errno::OPNOTSUPP);
+            match pieces.last_mut() {
+                _ if item.size == 0 => {}
+                Some(last)
+                    if last.inode == inode && last.offset + last.size_bytes == item.offset =>
+                {
+                    last.size_bytes += item.size;
+                }
+                _ => pieces.push(Piece { inode, offset: item.offset, size_bytes: item.size }),
+            }
         }
         self.check_quota(size_bytes)?;
         let buffer = self.insert_buffer(Buffer {
-            exporter: Exporter::Udmabuf { mapped: false },
+            inode: pieces.first().map(|piece| piece.inode).unwrap_or_default(),
+            exporter: Exporter::Udmabuf { mapped: false, pieces },
             exp_name: "udmabuf".into(),
             name: None,
             size_bytes,
             access: Access::RDWR,
             backing: Backing::Foreign,
-            inode: expect.map(|(inode, _)| inode).unwrap_or_default(),
             pid: request.pid,
             placement: super::Placement::default(),
             life: super::Life::default(),

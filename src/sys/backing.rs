@@ -82,7 +82,8 @@ pub const MARK_OFFSET: i64 = 1 << 62;
 /// Leaves a lease on the open file itself, which /proc/locks lists until the file's last
 /// descriptor, mapping and in-flight SCM_RIGHTS copy are gone. Unlike a lock it never conflicts
 /// with the program's own locks. Only a regular file with one opener can have it; others get an
-/// open-file-description lock, with `slot` telling open files of one inode apart.
+/// open-file-description lock. A `slot` other than 0 tells open files of one inode apart, which a
+/// lease does not, and whose break would be a signal of the [`brand`]'s number.
 ///
 /// Whoever opens a file with a lease makes the kernel send SIGIO to this process: ignore it with
 /// [`ignore_lease_breaks`].
@@ -92,7 +93,8 @@ pub const MARK_OFFSET: i64 = 1 << 62;
 pub fn mark(fd: BorrowedFd<'_>, writable: bool, slot: u8) -> io::Result<()> {
     // The kernel counts writers of files that were opened, not of those it made itself, so which
     // of the two leases it grants depends on where the file comes from.
-    for lease in [libc::F_RDLCK, libc::F_WRLCK] {
+    let leases: &[libc::c_int] = if slot == 0 { &[libc::F_RDLCK, libc::F_WRLCK] } else { &[] };
+    for &lease in leases {
         // SAFETY: F_SETLEASE takes its argument by value; `fd` is open.
         if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, lease) } == 0 {
             return Ok(());

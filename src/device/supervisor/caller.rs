@@ -111,6 +111,11 @@ impl Callers {
         self.pidfds.retain(|tid, _| std::path::Path::new(&format!("/proc/{tid}")).exists());
     }
 
+    /// Drops every pidfd; they are opened again as needed.
+    pub fn clear(&mut self) {
+        self.pidfds.clear();
+    }
+
     /// A copy of the caller's file descriptor.
     ///
     /// # Errors

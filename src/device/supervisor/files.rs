@@ -3,21 +3,27 @@
 //! A descriptor in a program is one of ours when its inode is in this registry, in whatever
 //! process it is and however it got there: dup, fork, SCM_RIGHTS and pidfd_getfd need no
 //! tracking. Only heaps, and the far ends of some sync files, are kept open here; a buffer is the program's
-//! alone, and /proc/locks tells when it is gone (`sys::backing::mark`).
+//! alone, and [`life`](super::life) tells when it is gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use rustix::event::epoll;
 use rustix::fs::{FileType, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
-use crate::device::{Access, Backing, Buffer, Device, HeapId, Inode, Object, SyncFileId};
+use super::life::{self, Key};
+use super::scatter::Scattered;
+use crate::device::{
+    Access, Backing, Buffer, Device, Exporter, HeapId, Inode, Object, SyncFileId, TimelineId,
+};
 use crate::sys::backing;
 
-/// An inode and, where it has several open files, the brand of one.
-type Key = (Inode, u8);
+/// Descriptors kept for the moment when there are no more: what a sweep has open at once.
+const SPARE: usize = 8;
 
 /// Every file of ours.
 #[derive(Debug)]
@@ -27,6 +33,14 @@ pub struct Files {
     udmabuf: OwnedFd,
     /// Write ends of the sync files that were created unsignalled, and whether they are now.
     writers: BTreeMap<SyncFileId, (OwnedFd, bool)>,
+    /// Our ends of the timelines.
+    timelines: BTreeMap<TimelineId, OwnedFd>,
+    /// Waits for the ends of timelines.
+    timeline_ends: OwnedFd,
+    /// The udmabufs that are no memfd as it is.
+    pub(super) scattered: Scattered,
+    /// Descriptors to be given up when there are no more.
+    spare: Vec<OwnedFd>,
     directory: Option<PathBuf>,
     directory_inode: Option<Inode>,
     /// Bytes that memfd_secret may take; what goes beyond gets a memfd.
@@ -61,8 +75,12 @@ impl Files {
         Ok(Self {
             objects,
             heaps,
+            spare: spare(&udmabuf),
             udmabuf,
             writers: BTreeMap::new(),
+            timelines: BTreeMap::new(),
+            timeline_ends: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            scattered: Scattered::default(),
             directory: None,
             directory_inode: None,
             secret_bytes_max,
@@ -111,10 +129,21 @@ impl Files {
         Ok(opened)
     }
 
-    /// The file of a new sw_sync timeline.
-    pub fn create_timeline(&mut self, object: Object) -> io::Result<OwnedFd> {
-        let file = sealed("sw_sync", b"")?;
-        self.register(file.as_fd(), object, true, 0)?;
+    /// The file of a new sw_sync timeline: one end of a socket, whose other end tells at once when
+    /// the last reference is gone, since a program waits for the fences that then signal.
+    ///
+    /// # Errors
+    /// EMFILE: the supervisor is out of descriptors.
+    pub fn create_timeline(&mut self, id: TimelineId) -> Result<OwnedFd, Errno> {
+        let flags = SocketFlags::CLOEXEC;
+        let (file, end) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // A read of it ends at once.
+        rustix::net::shutdown(&end, Shutdown::Write)?;
+        let data = epoll::EventData::new_u64(id.0);
+        epoll::add(&self.timeline_ends, &end, data, epoll::EventFlags::HUP)?;
+        self.objects.insert((inode(file.as_fd())?, 0), Object::Timeline(id));
+        self.timelines.insert(id, end);
         Ok(file)
     }
 
@@ -173,22 +202,45 @@ impl Files {
         Ok((file, whole, inode))
     }
 
-    /// A new open file of the caller's memfd, branded as a udmabuf.
+    /// The file of a new udmabuf. Of a memfd from its first byte on it is the memfd, opened anew and
+    /// branded; of anything else an empty file, in whose place the pieces are mapped
+    /// ([`scatter`](super::scatter)).
     ///
     /// # Errors
-    /// ENOMEM: one memfd has more udmabufs than there are brands.
+    /// EMFILE: the supervisor is out of descriptors. EBADFD: a piece's memfd is not among these.
     pub fn create_udmabuf(
         &mut self,
         object: Object,
-        memfd: BorrowedFd<'_>,
+        buffer: &Buffer,
+        memfds: &BTreeMap<Inode, OwnedFd>,
     ) -> Result<(OwnedFd, Inode), Errno> {
-        let file = backing::reopen(memfd, OFlags::RDWR).map_err(to_errno)?;
-        let inode = inode(file.as_fd())?;
-        let free = |brand: &u8| !self.objects.contains_key(&(inode, *brand));
-        let brand = backing::BRANDS.clone().find(free).ok_or(Errno::NOMEM)?;
-        backing::brand(file.as_fd(), brand).map_err(to_errno)?;
-        self.register(file.as_fd(), object, true, brand)?;
-        Ok((file, inode))
+        let (Exporter::Udmabuf { pieces, .. }, Object::Buffer(id)) = (&buffer.exporter, object)
+        else {
+            return Err(Errno::BADFD);
+        };
+        if let [piece] = pieces.as_slice()
+            && piece.offset == 0
+            && let Some(brand) = self.free_brand(piece.inode)
+        {
+            let memfd = memfds.get(&piece.inode).ok_or(Errno::BADFD)?;
+            let file = backing::reopen(memfd.as_fd(), OFlags::RDWR).map_err(to_errno)?;
+            backing::brand(file.as_fd(), brand).map_err(to_errno)?;
+            let inode = self.register(file.as_fd(), object, true, brand)?;
+            return Ok((file, inode));
+        }
+        let file = backing::memfd("dmabuf").map_err(to_errno)?;
+        rustix::fs::ftruncate(&file, buffer.size_bytes).map_err(no_memory)?;
+        self.scattered.insert(id, pieces, memfds)?;
+        let inode = self.register(file.as_fd(), object, true, 0);
+        if inode.is_err() {
+            self.scattered.remove(id);
+        }
+        Ok((file, inode?))
+    }
+
+    /// A brand that no open file of ours with this inode has.
+    fn free_brand(&self, inode: Inode) -> Option<u8> {
+        backing::BRANDS.clone().find(|&brand| !self.objects.contains_key(&(inode, brand)))
     }
 
     /// The file of a new sync file, a pipe of one page. One that has signalled is open for both
@@ -226,9 +278,50 @@ impl Files {
     /// Forgets an object that could not be delivered.
     pub fn forget(&mut self, object: Object) {
         self.objects.retain(|_, &mut held| held != object);
-        if let Object::SyncFile(id) = object {
-            self.writers.remove(&id);
+        self.let_go(object);
+    }
+
+    /// Closes what is open here for an object.
+    fn let_go(&mut self, object: Object) {
+        match object {
+            Object::SyncFile(id) => drop(self.writers.remove(&id)),
+            Object::Timeline(id) => drop(self.timelines.remove(&id)),
+            Object::Buffer(id) => self.scattered.remove(id),
+            Object::Heap(_) | Object::Udmabuf => {}
         }
+    }
+
+    /// Readable when a timeline's last descriptor is closed; then call [`Files::end_timelines`].
+    ///
+    /// # Errors
+    /// EMFILE: out of descriptors.
+    pub fn timeline_ends(&self) -> io::Result<OwnedFd> {
+        self.timeline_ends.try_clone()
+    }
+
+    /// Releases the timelines that nobody has open any more: their fences signal.
+    pub fn end_timelines(&mut self, device: &mut Device) {
+        while let Some(id) = self.ended_timeline() {
+            device.close_timeline(id, super::now_ns());
+            self.forget(Object::Timeline(id));
+        }
+        self.signal_sync_files(device);
+    }
+
+    fn ended_timeline(&self) -> Option<TimelineId> {
+        let mut events = Vec::with_capacity(1);
+        let now = rustix::event::Timespec::default();
+        let buffer = rustix::buffer::spare_capacity(&mut events);
+        epoll::wait(&self.timeline_ends, buffer, Some(&now)).ok()?;
+        events.first().map(|event| TimelineId(event.data.u64()))
+    }
+
+    /// Runs `act` with a few descriptors more than there are otherwise.
+    pub fn with_spare<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
+        self.spare.clear();
+        let result = act(self);
+        self.spare = spare(&self.udmabuf);
+        result
     }
 
     fn register(
@@ -258,22 +351,18 @@ impl Files {
 
     /// Releases the objects whose files are gone.
     pub fn sweep(&mut self, device: &mut Device) {
-        let Some(live) = live_marks() else { return };
-        let kept = |object: &Object, key: &Key| match object {
-            Object::Heap(_) | Object::Udmabuf => true,
-            Object::Timeline(_) | Object::Buffer(_) | Object::SyncFile(_) => live.contains(key),
-        };
-        let writers = &mut self.writers;
-        self.objects.retain(|key, &mut object| {
-            let keep = kept(&object, key);
-            if !keep {
-                device.release(object);
-            }
-            if !keep && let Object::SyncFile(id) = object {
-                writers.remove(&id);
-            }
-            keep
-        });
+        self.end_timelines(device);
+        // Their ends are heard of.
+        let is_marked = |object: &Object| matches!(object, Object::Buffer(_) | Object::SyncFile(_));
+        let marked = self.objects.iter().filter(|(_, object)| is_marked(object));
+        let marked = marked.map(|(&key, _)| key).collect();
+        // What can't be told now is told by a later sweep.
+        let gone = life::gone(marked).unwrap_or_default();
+        for key in gone {
+            let Some(object) = self.objects.remove(&key) else { continue };
+            device.release(object);
+            self.let_go(object);
+        }
         device.collect_fences();
         self.signal_sync_files(device);
         self.last_live = self.objects.len();
@@ -316,7 +405,12 @@ impl Drop for Files {
     }
 }
 
-fn to_errno(error: io::Error) -> Errno {
+/// A few descriptors that stand for nothing.
+fn spare(of: &OwnedFd) -> Vec<OwnedFd> {
+    (0..SPARE).map_while(|_| of.try_clone().ok()).collect()
+}
+
+pub(super) fn to_errno(error: io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
 
@@ -340,92 +434,57 @@ pub fn sealed(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// Most reads of /proc/locks before a sweep is put off.
-const READS_MAX: usize = 64;
-
-/// The marks that exist, or `None` if they can't be told for the moment.
-///
-/// The kernel hands /proc/locks out a page at a time and finds its place again by counting lines,
-/// so that a lock which goes meanwhile hides one further down. It does so only if its own line was
-/// read already, and then it is missing from the next read: two reads of which the second lacks
-/// nothing of the first have therefore missed nothing in the first.
-fn live_marks() -> Option<BTreeSet<Key>> {
-    let mut before = lock_lines()?;
-    for _ in 1..READS_MAX {
-        let after = lock_lines()?;
-        if before.is_subset(&after) {
-            return Some(after.iter().filter_map(|line| mark(line)).collect());
-        }
-        before = after;
-    }
-    None
-}
-
-/// The lines of /proc/locks without their numbers.
-fn lock_lines() -> Option<BTreeSet<String>> {
-    let text = std::fs::read("/proc/locks").ok()?;
-    let text = String::from_utf8_lossy(&text);
-    let line = |line: &str| line.split_once(':').map(|(_, rest)| rest.to_owned());
-    Some(text.lines().filter_map(line).collect())
-}
-
-/// The mark in a line of /proc/locks, without its number: `LEASE ACTIVE WRITE PID MAJ:MIN:INO 0 EOF`
-/// or `OFDLCK ADVISORY WRITE -1 MAJ:MIN:INO START END`.
-fn mark(line: &str) -> Option<Key> {
-    let mut fields = line.split_ascii_whitespace();
-    let lease = match fields.next()? {
-        "LEASE" => true,
-        "OFDLCK" => false,
-        _ => return None,
-    };
-    let mut place = fields.nth(3)?.split(':');
-    let major = u32::from_str_radix(place.next()?, 16).ok()?;
-    let minor = u32::from_str_radix(place.next()?, 16).ok()?;
-    let inode = Inode { dev: rustix::fs::makedev(major, minor), ino: place.next()?.parse().ok()? };
-    if lease {
-        return Some((inode, 0));
-    }
-    let start: i64 = fields.next()?.parse().ok()?;
-    let brand = u8::try_from(start.checked_sub(backing::MARK_OFFSET)?).ok()?;
-    Some((inode, brand))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn marks_are_read_from_proc_locks() {
-        let inode = |minor, ino| Inode { dev: rustix::fs::makedev(0, minor), ino };
-        for (line, expect) in [
-            (
-                " OFDLCK ADVISORY  READ  -1 00:01:12 4611686018427387939 4611686018427387939",
-                Some((inode(1, 12), 35)),
-            ),
-            (" LEASE  ACTIVE    WRITE 31337 00:0e:32536 0 EOF", Some((inode(14, 32536), 0))),
-            (" POSIX  ADVISORY  WRITE 77 00:0e:32535 0 EOF", None),
-            (" OFDLCK ADVISORY  READ  -1 00:01:13 0 EOF", None),
-            (" -> POSIX  ADVISORY  WRITE 77 00:0e:32535 0 EOF", None),
-            (" OFDLCK", None),
-            ("", None),
-        ] {
-            assert_eq!(mark(line), expect, "{line}");
-        }
+    fn device_and_files() -> (Device, Files) {
+        let heaps = vec![crate::device::HeapConfig::new("system")];
+        let device = Device::new(heaps, crate::device::Limits::default());
+        let files = Files::new(&device, 0).unwrap();
+        (device, files)
     }
 
     #[test]
     fn an_object_lives_as_long_as_its_file() {
-        let heaps = vec![crate::device::HeapConfig::new("system")];
-        let mut device = Device::new(heaps, crate::device::Limits::default());
-        let mut files = Files::new(&device, 0).unwrap();
-        let timeline = device.open_timeline("test").unwrap();
-        let file = files.create_timeline(Object::Timeline(timeline)).unwrap();
-        assert_eq!(files.object(file.as_fd()), Some(Object::Timeline(timeline)));
+        let (mut device, mut files) = device_and_files();
+        let object = Object::SyncFile(SyncFileId(7));
+        let file = files.create_sync_file(SyncFileId(7), true).unwrap();
+        assert_eq!(files.object(file.as_fd()), Some(object));
         files.sweep(&mut device);
-        assert_eq!(files.object(file.as_fd()), Some(Object::Timeline(timeline)), "still open");
+        assert_eq!(files.object(file.as_fd()), Some(object), "still open");
         let inode = inode(file.as_fd()).unwrap();
         drop(file);
         files.sweep(&mut device);
         assert!(!files.objects.contains_key(&(inode, 0)), "closed");
+    }
+
+    /// `sw_sync_debugfs_release`: the fences of a closed timeline signal -ENOENT, without a sweep.
+    #[test]
+    fn a_closed_timeline_signals_its_fences() {
+        let (mut device, mut files) = device_and_files();
+        let timeline = device.open_timeline("test").unwrap();
+        let file = files.create_timeline(timeline).unwrap();
+        let ask = crate::uapi::sw_sync::CreateFence { value: 1, name: [0; 32], fence: 0 };
+        let request = crate::device::Ioctl::new(
+            Object::Timeline(timeline),
+            crate::uapi::sw_sync::CREATE_FENCE,
+            0x1000,
+        )
+        .with_memory(ask.to_bytes());
+        let crate::device::Action::Install(install) = device.ioctl(&request) else {
+            panic!("refused")
+        };
+        let Object::SyncFile(id) = install.object else { panic!("no sync file") };
+        let sync_file = files.create_sync_file(id, false).unwrap();
+        let mut byte = [0; 1];
+        files.end_timelines(&mut device);
+        assert_eq!(rustix::io::read(&sync_file, &mut byte), Err(Errno::AGAIN), "active");
+        drop(file);
+        files.end_timelines(&mut device);
+        assert_eq!(rustix::io::read(&sync_file, &mut byte), Ok(1), "readable");
+        let fences = device.sync_file(id).unwrap().fences.clone();
+        let status = |&id| device.fences().get(id).unwrap().status();
+        assert_eq!(fences.iter().map(status).collect::<Vec<_>>(), [-2]);
     }
 }

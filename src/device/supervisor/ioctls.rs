@@ -1,10 +1,14 @@
 //! ioctl: fetch what the device wants, do what it decides.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::{Answer, Files, Shared, Supervisor, caller, int, lock, now_ns, pending::Waiting, uint};
+use super::{
+    Answer, Files, Shared, Supervisor, caller, int, is_shortage, lock, now_ns, pending::Waiting,
+    uint,
+};
 use crate::device::{
     Action, Backing, Device, Exporter, FdAnswer, FileFact, Inode, Install, Ioctl, Object, Reply,
     Want,
@@ -12,10 +16,17 @@ use crate::device::{
 use crate::sys::backing;
 use crate::sys::notify::Call;
 
+/// The memfds that a request names.
+pub(super) type Memfds = BTreeMap<Inode, OwnedFd>;
+
 impl Supervisor {
     pub(super) fn ioctl(&mut self, call: &Call) -> Answer {
         let [fd, cmd, arg, ..] = call.args;
-        let Some((object, file)) = self.object(call.tid, int(fd)) else { return Answer::Native };
+        let (object, file) = match self.look(call.tid, int(fd)) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Answer::Native,
+            Err(errno) => return Answer::Fail(errno),
+        };
         let device_file = matches!(object, Object::Heap(_) | Object::Udmabuf);
         if device_file && backing::brand_of(file.as_fd()) == backing::BRAND_PATH {
             return Answer::Fail(Errno::BADF);
@@ -23,21 +34,23 @@ impl Supervisor {
         // Not needed any more.
         drop(file);
         let mut request = Ioctl::new(object, uint(cmd), arg);
-        request.pid = call.tid;
+        if device_file {
+            request.pid = caller::tgid(call.tid).unwrap_or(call.tid);
+        }
         match self.fetch(call, &mut request) {
-            Ok(memfd) => self.decide(call, request, memfd),
+            Ok(memfds) => self.decide(call, request, &memfds),
             Err(errno) => Answer::Fail(errno),
         }
     }
 
-    /// Fetches everything that the request wants; returns the first memfd among its files, which
-    /// a udmabuf is made of.
-    fn fetch(&mut self, call: &Call, request: &mut Ioctl) -> Result<Option<OwnedFd>, Errno> {
-        let mut memfd = None;
+    /// Fetches everything that the request wants; returns the memfds among its files, which a
+    /// udmabuf is made of.
+    fn fetch(&mut self, call: &Call, request: &mut Ioctl) -> Result<Memfds, Errno> {
+        let mut memfds = Memfds::new();
         loop {
             let want = lock(&self.shared).device.wants(request);
             match want {
-                None => return Ok(memfd),
+                None => return Ok(memfds),
                 Some(Want::Memory { addr, len }) => {
                     request.memory.push(caller::read(call.tid, addr, len)?);
                 }
@@ -47,9 +60,9 @@ impl Supervisor {
                 Some(Want::Files(fds)) => {
                     let mut facts = Vec::with_capacity(fds.len());
                     for fd in fds {
-                        let (fact, file) = self.file_fact(call, fd);
-                        if matches!(fact, FileFact::Memfd { .. }) && memfd.is_none() {
-                            memfd = file;
+                        let (fact, file) = self.file_fact(call, fd)?;
+                        if let (FileFact::Memfd { inode, .. }, Some(file)) = (&fact, file) {
+                            memfds.entry(*inode).or_insert(file);
                         }
                         facts.push(fact);
                     }
@@ -59,30 +72,29 @@ impl Supervisor {
         }
     }
 
-    fn file_fact(&mut self, call: &Call, fd: i32) -> (FileFact, Option<OwnedFd>) {
-        let Ok(file) = self.callers.file(call.tid, fd) else { return (FileFact::Bad, None) };
+    fn file_fact(&mut self, call: &Call, fd: i32) -> Result<(FileFact, Option<OwnedFd>), Errno> {
+        let file = match self.copy_of(call.tid, fd) {
+            Ok(file) => file,
+            Err(errno) if is_shortage(errno) => return Err(errno),
+            Err(_) => return Ok((FileFact::Bad, None)),
+        };
         if let Some(object) = lock(&self.shared).files.object(file.as_fd()) {
-            return (FileFact::Ours(object), None);
+            return Ok((FileFact::Ours(object), None));
         }
         let seals = rustix::fs::fcntl_get_seals(&file);
         let (Ok(seals), Ok(stat)) = (seals, rustix::fs::fstat(&file)) else {
-            return (FileFact::Other, None);
+            return Ok((FileFact::Other, None));
         };
         let fact = FileFact::Memfd {
             seals: seals.bits(),
             size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
             inode: Inode { dev: stat.st_dev, ino: stat.st_ino },
         };
-        (fact, Some(file))
+        Ok((fact, Some(file)))
     }
 
     /// Asks the device and carries its action out. Also the way back in for a call that waited.
-    pub(super) fn decide(
-        &mut self,
-        call: &Call,
-        mut request: Ioctl,
-        memfd: Option<OwnedFd>,
-    ) -> Answer {
+    pub(super) fn decide(&mut self, call: &Call, mut request: Ioctl, memfds: &Memfds) -> Answer {
         if !self.listener.id_valid(call.id) {
             return Answer::Sent;
         }
@@ -95,7 +107,7 @@ impl Supervisor {
             let Shared { device, files, .. } = &mut *shared;
             files.sweep(device);
             if full {
-                action = device.ioctl(&request);
+                action = device.ioctl_again(&request);
             }
         }
         match action {
@@ -120,7 +132,7 @@ impl Supervisor {
             }
             Action::Install(install) => {
                 drop(shared);
-                self.install(call, &install, memfd)
+                self.install(call, &install, memfds)
             }
         }
     }
@@ -135,10 +147,10 @@ impl Supervisor {
     /// Makes the object's file, puts it into the caller's table and tells its number. What fails
     /// on the way leaves nothing behind, but for one race: if another thread unmaps the argument
     /// between the two writes, the descriptor stays and the call answers EFAULT.
-    fn install(&mut self, call: &Call, install: &Install, memfd: Option<OwnedFd>) -> Answer {
+    fn install(&mut self, call: &Call, install: &Install, memfds: &Memfds) -> Answer {
         let structure = &install.structure;
         let result = caller::write(call.tid, structure.addr, &structure.bytes)
-            .and_then(|()| self.create(install.object, memfd));
+            .and_then(|()| self.create_with_room(install.object, memfds));
         let (file, inode, made_of) = match result {
             Ok(created) => created,
             Err(errno) => return self.abandon(install.object, errno),
@@ -176,11 +188,28 @@ impl Supervisor {
         Answer::Fail(errno)
     }
 
+    /// Makes the file of a new object, after letting go of what nobody needs any more if there is no
+    /// room for it.
+    fn create_with_room(
+        &mut self,
+        object: Object,
+        memfds: &Memfds,
+    ) -> Result<(OwnedFd, Inode, Backing), Errno> {
+        match self.create(object, memfds) {
+            Err(errno) if is_shortage(errno) => {
+                lock(&self.shared).files.forget(object);
+                self.make_room();
+                self.create(object, memfds)
+            }
+            result => result,
+        }
+    }
+
     /// Makes the file of an object that the device has just decided on.
     fn create(
         &mut self,
         object: Object,
-        memfd: Option<OwnedFd>,
+        memfds: &Memfds,
     ) -> Result<(OwnedFd, Inode, Backing), Errno> {
         if let Object::Buffer(id) = object
             && let Some(created) = self.create_live(object, id)
@@ -199,8 +228,7 @@ impl Supervisor {
         };
         let buffer = device.buffer(id).ok_or(Errno::NOENT)?.clone();
         if let Exporter::Udmabuf { .. } = buffer.exporter {
-            let memfd = memfd.ok_or(Errno::BADFD)?;
-            let (file, inode) = files.create_udmabuf(object, memfd.as_fd())?;
+            let (file, inode) = files.create_udmabuf(object, &buffer, memfds)?;
             return Ok((file, inode, Backing::Foreign));
         }
         // The new buffer is counted already, with the backing that it asks for.
@@ -211,17 +239,29 @@ impl Supervisor {
         let fits = fits(device, files);
         let (file, made_of, inode) = files.create_buffer(object, &buffer, fits)?;
         if made_of != buffer.backing {
-            self.warn_fallback(device);
+            device.stats.pfnmap_fallbacks += 1;
+            if device.stats.pfnmap_fallbacks == 1 {
+                self.say_fallback();
+            }
+            if self.require_pfnmap {
+                return Err(Errno::NOMEM);
+            }
         }
         Ok((file, inode, made_of))
     }
 
-    fn warn_fallback(&self, device: &mut Device) {
-        device.stats.pfnmap_fallbacks += 1;
-        if device.stats.pfnmap_fallbacks == 1 && !self.quiet {
+    /// Says that the memory of a pfnmap heap ran out, and what that means.
+    fn say_fallback(&self) {
+        const WHY: &str = "locked memory ran out (raise `ulimit -l`) or memfd_secret is off";
+        if self.require_pfnmap {
+            anstream::eprintln!(
+                "driftheap: ALLOC answers ENOMEM, by --require-pfnmap: {WHY}, so a buffer of a \
+                 pfnmap heap would have memory on which get_user_pages succeeds"
+            );
+        } else if !self.quiet {
             anstream::eprintln!(
                 "driftheap: a buffer of a pfnmap heap got ordinary memory, so get_user_pages will \
-                 succeed on it: locked memory ran out (raise `ulimit -l`) or memfd_secret is off"
+                 succeed on it: {WHY}; --require-pfnmap makes ALLOC fail instead"
             );
         }
     }

@@ -33,11 +33,13 @@ pub mod filter;
 mod flights;
 pub mod holders;
 mod ioctls;
+mod life;
 pub mod live;
 mod paths;
 mod pending;
 mod pins;
 mod run;
+mod scatter;
 pub mod stack;
 mod strict;
 mod trap;
@@ -119,11 +121,21 @@ struct Supervisor {
     callers: Callers,
     pending: Pending,
     epolls: epoll::Proxies,
+    /// Readable when a timeline was closed.
+    timeline_ends: std::os::fd::OwnedFd,
     stacks: Stacks,
     check: Option<check::Check>,
     live: Option<live::Live>,
     main_pid: i32,
+    /// Tells calls that we make in a program from its own.
+    cookie: u32,
+    require_pfnmap: bool,
     quiet: bool,
+}
+
+/// Whether a failure means that there is too little of something, and not that there is nothing.
+fn is_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 
 /// Low 32 bits of an argument, as the kernel truncates to `int`.
@@ -218,9 +230,53 @@ impl Supervisor {
     /// The object behind a descriptor of the caller, if it is ours. A caller that can't be looked
     /// into has no object of ours.
     fn object(&mut self, tid: i32, fd: i32) -> Option<(Object, std::os::fd::OwnedFd)> {
-        let file = self.callers.file(tid, fd).ok()?;
-        let object = lock(&self.shared).files.object(std::os::fd::AsFd::as_fd(&file))?;
-        Some((object, file))
+        self.look(tid, fd).ok().flatten()
+    }
+
+    /// As [`Supervisor::object`], but says when it could not be told for want of descriptors or
+    /// memory.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM.
+    fn look(&mut self, tid: i32, fd: i32) -> Result<Option<(Object, std::os::fd::OwnedFd)>, Errno> {
+        let file = match self.copy_of(tid, fd) {
+            Ok(file) => file,
+            Err(errno) if is_shortage(errno) => return Err(errno),
+            Err(_) => return Ok(None),
+        };
+        let object = lock(&self.shared).files.object(std::os::fd::AsFd::as_fd(&file));
+        Ok(object.map(|object| (object, file)))
+    }
+
+    /// A copy of the caller's descriptor, for which room is made if there is none.
+    fn copy_of(&mut self, tid: i32, fd: i32) -> Result<std::os::fd::OwnedFd, Errno> {
+        match self.callers.file(tid, fd) {
+            Err(errno) if is_shortage(errno) => {
+                self.make_room();
+                self.callers.file(tid, fd)
+            }
+            result => result,
+        }
+    }
+
+    /// Lets go of every descriptor and buffer that nobody needs any more.
+    fn make_room(&mut self) {
+        self.callers.clear();
+        let shared = &mut *lock(&self.shared);
+        let Shared { device, files, program_bus, .. } = shared;
+        files.with_spare(|files| files.sweep(device));
+        if let Some(live) = &mut self.live {
+            live.engine.retain(|id| device.buffer(id).is_some());
+        }
+        if let Some(bus) = program_bus {
+            bus.retain(|id| device.buffer(id).is_some());
+        }
+    }
+
+    /// A timeline was closed: its fences have signalled.
+    fn end_timelines(&mut self) {
+        let shared = &mut *lock(&self.shared);
+        shared.files.end_timelines(&mut shared.device);
     }
 
     /// Counts what the main program still holds as it exits.

@@ -120,8 +120,10 @@ impl Supervisor {
             Some(object) => shared.files.open_device(object, flags & keep).map_err(failed),
             None => {
                 let comm = caller::status(call.tid, "Name").unwrap_or_default();
-                let timeline = Object::Timeline(shared.device.open_timeline(&comm)?);
-                shared.files.create_timeline(timeline).map_err(failed)
+                let timeline = shared.device.open_timeline(&comm)?;
+                shared.files.create_timeline(timeline).inspect_err(|_| {
+                    shared.device.abandon(Object::Timeline(timeline));
+                })
             }
         }
     }

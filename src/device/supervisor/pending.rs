@@ -60,7 +60,7 @@ impl Supervisor {
             let answer = match waiting {
                 Waiting::Ioctl { request, fences } => {
                     if lock(&self.shared).device.fences().all_signalled(&fences) {
-                        self.decide(&call, request, None)
+                        self.decide(&call, request, &Default::default())
                     } else {
                         Answer::Later(Waiting::Ioctl { request, fences })
                     }

@@ -44,6 +44,8 @@ pub struct Config {
     pub devices: Vec<DeviceSpec>,
     /// Record what happens; the same.
     pub record: bool,
+    /// ALLOC fails where a buffer of a pfnmap heap would get memory that can be pinned.
+    pub require_pfnmap: bool,
     /// Print nothing but errors.
     pub quiet: bool,
 }
@@ -148,6 +150,8 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     if config.check.mode != Mode::Off {
         super::check::calls::add_rules(&mut filter, cookie);
     }
+    // The kernel takes a descriptor from 32 bits.
+    filter.pass(libc::SYS_mmap, 4, cookie);
     let program = filter.assemble().ok_or(RunError::Architecture)?;
     raise_limit(rustix::process::Resource::Memlock);
     crate::sys::backing::ignore_lease_breaks();
@@ -163,6 +167,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     let program_bus = (config.record || !config.devices.is_empty())
         .then(|| ProgramBus::new(config.limits.bytes, config.record));
     let program_bus = program_bus.transpose().map_err(RunError::Setup)?;
+    let timeline_ends = files.timeline_ends().map_err(RunError::Setup)?;
     let shared = Arc::new(Mutex::new(Shared { device, files, watch, orders, program_bus }));
     let (signals, old_mask) = block_signals().map_err(RunError::Setup)?;
     // Orphans of the program become ours, so that nobody is left unreaped.
@@ -179,10 +184,13 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         callers: Callers::default(),
         pending: Pending::default(),
         epolls: epoll::Proxies::default(),
+        timeline_ends,
         stacks: Stacks::new(now_ns()),
         check: config.watch.then(|| Check::new(config.check, cookie)),
         live,
         main_pid: pid,
+        cookie,
+        require_pfnmap: config.require_pfnmap,
         quiet: config.quiet,
     };
     let status = supervisor.run(&signals, exec_status, &config.argv)?;
@@ -249,6 +257,10 @@ impl Supervisor {
             if ready.call {
                 self.serve();
             }
+            if ready.timeline {
+                self.end_timelines();
+                self.refresh_epolls();
+            }
             if !self.pending.is_empty() {
                 self.look_at_pending();
             }
@@ -273,6 +285,7 @@ impl Supervisor {
         let mut fds = vec![
             PollFd::new(&self.listener, PollFlags::IN),
             PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+            PollFd::new(&self.timeline_ends, PollFlags::IN),
         ];
         fds.extend(exec_status.map(|fd| PollFd::new(fd, PollFlags::IN)));
         let fixed = fds.len();
@@ -287,7 +300,8 @@ impl Supervisor {
             call: listener.contains(PollFlags::IN),
             gone: listener.contains(PollFlags::HUP) && !listener.contains(PollFlags::IN),
             signal: !fds[1].revents().is_empty(),
-            exec: fds.get(2).is_some_and(|fd| !fd.revents().is_empty()),
+            timeline: !fds[2].revents().is_empty(),
+            exec: fds.get(3).is_some_and(|fd| !fd.revents().is_empty()),
         }
     }
 
@@ -349,6 +363,7 @@ struct Ready {
     call: bool,
     gone: bool,
     signal: bool,
+    timeline: bool,
     exec: bool,
 }
 

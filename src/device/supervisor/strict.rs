@@ -43,8 +43,10 @@ impl Supervisor {
             return Answer::Native;
         }
         let args = MmapArgs { len, prot: uint(prot), flags: uint(flags), offset };
-        match self.object(call.tid, int(fd)) {
-            Some((object, _)) => {
+        match self.look(call.tid, int(fd)) {
+            // It may be a buffer, whose mapping has to be ours.
+            Err(_) => Answer::Fail(Errno::NOMEM),
+            Ok(Some((object, _))) => {
                 let verdict = lock(&self.shared).device.call(object, FileCall::Mmap(args));
                 self.watch_mmap(call, object, args, verdict);
                 match (verdict, object) {
@@ -52,12 +54,15 @@ impl Supervisor {
                     _ => verdict.into(),
                 }
             }
-            None => self.mmap_unseen(call),
+            Ok(None) => self.mmap_unseen(call),
         }
     }
 
     /// mmap of a buffer that the device has granted.
     fn map_buffer(&mut self, call: &Call, id: BufferId, args: MmapArgs) -> Answer {
+        if let Some(answer) = self.map_scattered(call, id, args) {
+            return answer;
+        }
         let followed = self.followed(call, id);
         match (self.mmap_live(call, id, args), followed) {
             (Answer::Native, Some(pid)) => self.check_mmap(call, pid, id, args),

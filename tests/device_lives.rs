@@ -1,0 +1,160 @@
+//! Buffers, udmabufs and timelines: none is forgotten while somebody holds it, none is kept after.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod device_kit;
+
+use std::io::BufRead as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use device_kit::{available, bounded, run, stage, text, users};
+
+/// Set to a number of rounds to soak for longer: 10000 make 10^6 objects.
+const ROUNDS_VARIABLE: &str = "DRIFTHEAP_SOAK_ROUNDS";
+
+/// Compiles tests/clients/lives.c; `None` and a SKIP without a compiler.
+fn client(stage: &Path) -> Option<PathBuf> {
+    if Command::new("cc").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("SKIP: no C compiler called cc");
+        return None;
+    }
+    let out = stage.join("lives");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/lives.c");
+    let mut command = Command::new("cc");
+    command.arg("-o").arg(&out).arg(source);
+    let output = bounded(command);
+    assert!(output.status.success(), "{}", text(&output));
+    Some(out)
+}
+
+/// Runs a mode of the client at these levels as every user; it must say "ok".
+fn check(levels: &[&[&str]], mode: &[&str]) {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let Some(client) = client(stage.path()) else { return };
+    let program: Vec<&str> =
+        std::iter::once(client.to_str().unwrap()).chain(mode.iter().copied()).collect();
+    for user in users() {
+        for level in levels {
+            let output = run(stage.path(), user, level, &program);
+            let text = text(&output);
+            assert!(output.status.success(), "{mode:?} {level:?} {user:?}: {text}");
+            assert!(text.contains("ok"), "{mode:?} {level:?} {user:?}: {text}");
+        }
+    }
+}
+
+/// A program outside of the device that takes and drops locks without end.
+struct Stranger(Child);
+
+impl Stranger {
+    fn new(client: &Path) -> Self {
+        let mut child =
+            Command::new(client).arg("stranger").stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "churning\n");
+        Self(child)
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn udmabufs_of_one_memfd_and_of_several() {
+    check(&[&["-q"], &["-q", "--strict"], &["-q", "--misuse"]], &["udmabufs"]);
+    check(&[&["-q", "--chaos", "1"]], &["udmabufs"]);
+}
+
+#[test]
+fn a_closed_timeline_lets_its_waiters_go() {
+    check(&[&["-q"], &["-q", "--strict"]], &["timeline"]);
+}
+
+/// The quota is twice what is held at once, so that a leak would meet it at once.
+#[test]
+fn nothing_is_lost_and_nothing_leaks_beside_a_lock_churner() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let Some(client) = client(stage.path()) else { return };
+    let rounds = std::env::var(ROUNDS_VARIABLE).unwrap_or_else(|_| "60".into());
+    let _strangers = [Stranger::new(&client), Stranger::new(&client)];
+    let program = [client.to_str().unwrap(), "soak", &rounds];
+    for level in [&["-q", "--max-buffers", "120"][..], &["-q", "--misuse"]] {
+        let output = run(stage.path(), device_kit::User::Own, level, &program);
+        let text = text(&output);
+        assert!(output.status.success() && text.contains("ok"), "{level:?}: {text}");
+    }
+}
+
+/// The descriptors of the supervisor are as few as the program's.
+#[test]
+fn few_descriptors_are_enough_for_one_buffer_at_a_time() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let Some(client) = client(stage.path()) else { return };
+    for option in ["--strict", "--live"] {
+        let mut command = Command::new("sh");
+        let driftheap = stage.path().join("driftheap");
+        let line = format!(
+            "ulimit -n 128 && exec {} run -q {option} -- {} loop 3000",
+            driftheap.display(),
+            client.display()
+        );
+        command.arg("-c").arg(line);
+        let output = bounded(command);
+        let text = text(&output);
+        assert!(output.status.success() && text.contains("ok"), "{option}: {text}");
+    }
+}
+
+/// `50 good ALLOCs` under a quota are 50 ioctls, none of which failed.
+#[test]
+fn what_is_asked_twice_counts_once() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let Some(client) = client(stage.path()) else { return };
+    let program = [client.to_str().unwrap(), "loop", "50"];
+    let output = run(stage.path(), device_kit::User::Own, &["--max-buffers", "1"], &program);
+    let text = text(&output);
+    assert!(text.contains("50 buffers") && text.contains("150 ioctls (0 failed)"), "{text}");
+}
+
+/// Beyond locked memory a buffer could be pinned: refused where that is asked for.
+#[test]
+fn pfnmap_can_be_required() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let Some(client) = client(stage.path()) else { return };
+    if !users().contains(&device_kit::User::Nobody) {
+        return;
+    }
+    let line = format!(
+        "ulimit -l 0 && exec setpriv --reuid 65534 --regid 65534 --clear-groups {} run \
+         --require-pfnmap -- {} loop 1",
+        stage.path().join("driftheap").display(),
+        client.display()
+    );
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(line);
+    let output = bounded(command);
+    let text = text(&output);
+    assert!(!output.status.success(), "{text}");
+    assert!(text.contains("ALLOC answers ENOMEM, by --require-pfnmap"), "{text}");
+}
