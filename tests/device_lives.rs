@@ -105,7 +105,7 @@ fn few_descriptors_are_enough_for_one_buffer_at_a_time() {
         return;
     }
     let Some(client) = client(stage.path()) else { return };
-    for option in ["--strict", "--live"] {
+    for option in ["--strict", "--misuse"] {
         let mut command = Command::new("sh");
         let driftheap = stage.path().join("driftheap");
         let line = format!(
