@@ -1,11 +1,13 @@
 //! `driftheap serve`: the mount against the conformance suite, its zap, and every way it can end.
 //!
-//! Needs /dev/fuse; without it, or without the right to open it, the tests print SKIP.
+//! Needs one of the three ways to mount: root, fusermount3, a user namespace. Where none works the
+//! tests print SKIP with the reasons.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod device_kit;
 
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -16,6 +18,35 @@ use driftheap::conformance::{Transport, why};
 use device_kit::{bounded, stage, text};
 
 const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Fails with what the server said, if it ended.
+fn alive(child: &mut Child) {
+    if let Some(status) = child.try_wait().unwrap() {
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        panic!("the server ended, {status}: {said}");
+    }
+}
+
+/// A server that can't start is noticed at once, and its words are in the message.
+#[test]
+fn a_server_that_ends_is_noticed() {
+    let child = Command::new(env!("CARGO_BIN_EXE_driftheap"))
+        .args(["serve", "--mount", "/nonexistent"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.unwrap();
+    let noticed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        wait_for("the server's end", || {
+            alive(&mut child);
+            false
+        });
+    }));
+    let message = noticed.unwrap_err().downcast::<String>().unwrap();
+    assert!(message.contains("the server ended, exit status: "), "{message}");
+    assert!(message.contains("/nonexistent") || message.contains("/dev/fuse"), "{message}");
+}
 
 struct Mount {
     child: Child,
@@ -37,12 +68,72 @@ fn is_mounted(dir: &Path) -> bool {
     mounts.lines().any(|line| line.split(' ').nth(4) == dir.to_str())
 }
 
+/// The way to mount here.
+enum Way {
+    /// By mount(2) or fusermount3: everybody of this namespace sees the mount.
+    Here,
+    /// Only in a user and mount namespace, in which the test has to run as well.
+    Namespace,
+    /// None, with the reason and what helps.
+    No(String),
+}
+
+fn way() -> Way {
+    let works = |program: &str, option: &str| {
+        let mut command = Command::new(program);
+        let status = command.arg(option).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if let Err(error) = File::options().read(true).write(true).open("/dev/fuse") {
+        return Way::No(format!("/dev/fuse: {error}; `chmod 666 /dev/fuse` or `modprobe fuse`"));
+    }
+    if rustix::process::geteuid().is_root() || works("fusermount3", "-V") {
+        return Way::Here;
+    }
+    let namespace = driftheap::sys::probe::fuse_mount();
+    if namespace.available && works("unshare", "--version") {
+        return Way::Namespace;
+    }
+    Way::No(format!(
+        "not root, no fusermount3 (install the package fuse3), no mount in a user namespace \
+         ({}; `sysctl kernel.unprivileged_userns_clone=1` and `unshare` of util-linux)",
+        namespace.detail
+    ))
+}
+
+/// Runs the test that calls this in a namespace of its own, in which a plain user mounts.
+fn again_in_a_namespace() {
+    let thread = std::thread::current();
+    let name = thread.name().filter(|&name| name != "main");
+    let Some(name) = name else {
+        eprintln!("SKIP: with one test thread no test knows its name; leave out --test-threads=1");
+        return;
+    };
+    let mut command = Command::new("unshare");
+    command.arg("-Urm").arg(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture"]);
+    let output = bounded(command);
+    assert!(output.status.success(), "in a namespace: {}", text(&output));
+    assert!(text(&output).contains("1 passed"), "{}", text(&output));
+    eprintln!("in a user namespace: {}", text(&output));
+}
+
 impl Mount {
     fn start() -> Option<Self> {
-        if let Err(error) = File::options().read(true).write(true).open("/dev/fuse") {
-            eprintln!("SKIP: /dev/fuse: {error}");
-            return None;
+        match way() {
+            Way::Here => Some(Self::start_here()),
+            Way::Namespace => {
+                again_in_a_namespace();
+                None
+            }
+            Way::No(reasons) => {
+                eprintln!("SKIP: no way to mount works: {reasons}");
+                None
+            }
         }
+    }
+
+    fn start_here() -> Self {
         let stage = stage();
         let dir = stage.path().join("mount");
         std::fs::create_dir(&dir).unwrap();
@@ -56,10 +147,12 @@ impl Mount {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mount = Self { child, stage, dir };
-        wait_for("the mount", || mount.dir.join("dma_heap/system").exists());
-        wait_for("the control socket", || mount.stage.path().join("sock").exists());
-        Some(mount)
+        let mut mount = Self { child, stage, dir };
+        wait_for("the mount and the control socket", || {
+            alive(&mut mount.child);
+            mount.dir.join("dma_heap/system").exists() && mount.stage.path().join("sock").exists()
+        });
+        mount
     }
 
     fn ctl(&self, args: &[&str]) -> String {

@@ -205,6 +205,6 @@ mod tests {
         assert_eq!(text.matches("Seen 2 times; this is the first\n").count(), 1, "{text}");
         assert_eq!(findings.take_fresh().len(), 4);
         assert_eq!(findings.take_fresh(), []);
-        assert_eq!(findings.summary(), "3 lost-write, 1 stale-read");
+        assert_eq!(findings.summary(), "1 stale-read, 3 lost-write");
     }
 }

@@ -298,7 +298,7 @@ impl Eye<'_> {
             Owner::Shadow(of) => (format!("shadow {}", page(of)), Look::Passing(world.buf_of(of))),
             Owner::Anon => ("anon".to_owned(), Look::Other),
             Owner::Orphan => ("orphan".to_owned(), Look::Other),
-            Owner::Zero => ("zeros".to_owned(), Look::Other),
+            Owner::Zero => ("zero page".to_owned(), Look::Other),
         };
         let cache = match (entry.cached, entry.dirty) {
             (false, _) => String::new(),
