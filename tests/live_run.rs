@@ -91,6 +91,52 @@ fn no_update_is_lost() {
     eprintln!("{pages} page moves in {:?}", started.elapsed());
 }
 
+/// A process whose execve or clone3 fails is followed as before, and so are its children.
+#[test]
+fn a_failed_exec_loses_nothing() {
+    let Some(stage) = live_stage() else { return };
+    let Some(program) = compile(stage.path(), "exec_fails", &[]) else { return };
+    for user in users() {
+        for seed in 1..=3 {
+            let chaos = format!("{seed},rate=20000,kinds=move");
+            let program = [program.to_str().unwrap(), "0.4"];
+            let output = run(stage.path(), user, &["--chaos", &chaos], &program);
+            let text = text(&output);
+            assert!(losses(&text).is_empty(), "{user:?}: {text}");
+            assert_eq!(text.matches(" 0 lost").count(), 10, "{user:?}: {text}");
+            assert!(figure(&text, " pages") > 0, "{user:?}: {text}");
+            assert!(!text.contains("refused"), "{user:?}: {text}");
+        }
+    }
+}
+
+/// As process 1 the guardian is a child of ours, and what the process that executed us has started
+/// is so too: neither is waited for.
+#[test]
+fn only_the_program_is_waited_for() {
+    let Some(stage) = live_stage() else { return };
+    let binary = stage.path().join("driftheap");
+    let mut first = Command::new("unshare");
+    first.args(["-Urpf", "--mount-proc"]).arg(&binary);
+    let mut probe = Command::new("unshare");
+    probe.args(["-Urpf", "--mount-proc", "true"]);
+    if bounded(probe).status.success() {
+        first.args(["run", "-q", "--chaos", "1", "--", "sh", "-c", "sleep 0.1 & exit 3"]);
+        let output = bounded(first);
+        assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    } else {
+        eprintln!("SKIP process 1: no user namespaces");
+    }
+    let script = "sleep 600 >/dev/null 2>&1 & echo $!; exec \"$0\" run -q --chaos 1 -- true";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).arg(&binary);
+    let output = bounded(shell);
+    assert!(output.status.success(), "{}", text(&output));
+    let sleeper = text(&output).trim().parse().ok().and_then(rustix::process::Pid::from_raw);
+    let killed = rustix::process::kill_process(sleeper.unwrap(), rustix::process::Signal::KILL);
+    assert_eq!(killed, Ok(()), "it still sleeps");
+}
+
 #[test]
 fn losses_are_seen_without_write_protection() {
     let Some(stage) = live_stage() else { return };

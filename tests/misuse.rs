@@ -246,6 +246,36 @@ fn brackets_of_a_busy_program() {
     check("tests/clients/misuse/busy.c", &moving);
 }
 
+/// Threads whose faults open one page for each other, a mapping that has moved, a first thread that
+/// has ended: each access is made, and what is wrong is told.
+#[test]
+fn threads_that_fault_on_one_page_go_on() {
+    const RUNS: usize = 8;
+    const CLIENT: &str = "tests/clients/misuse/threads.c";
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let flags = ["-g", "-pthread"];
+    let Some(correct) = compile(stage.path(), CLIENT, &flags, false) else { return };
+    let Some(buggy) = compile(stage.path(), CLIENT, &flags, true) else { return };
+    for mode in ["exhaustive", "sampled"] {
+        for _ in 0..RUNS {
+            for user in users() {
+                let program = [correct.to_str().unwrap()];
+                let output = watched(stage.path(), user, &["--check-access", mode], &program);
+                assert_eq!(output.status.code(), Some(0), "{mode} {user:?}: {}", text(&output));
+                assert_eq!(text(&output), "", "{mode} {user:?}");
+            }
+        }
+        let output =
+            watched(stage.path(), User::Own, &["--check-access", mode], &[buggy.to_str().unwrap()]);
+        let places: BTreeSet<_> = reports(stage.path()).iter().map(place).collect();
+        assert_eq!(places, marked(CLIENT), "{mode}: {}", text(&output));
+        assert_eq!(output.status.code(), Some(99), "{mode}: {}", text(&output));
+    }
+}
+
 /// A report names the buffer and what happened to it, and `--fail-on` the kinds that count.
 #[test]
 fn a_report_has_the_buffer_and_its_history() {

@@ -101,9 +101,18 @@ pub fn attach(tid: i32, follow: Follow) -> Result<(), Errno> {
 
 /// Whether this process traces a thread already.
 pub fn is_ours(tid: i32) -> bool {
+    status_is(tid, "TracerPid:", &std::process::id().to_string())
+}
+
+/// Whether a thread has ended and is only not reaped yet, as a process's first thread is while
+/// others go on.
+pub fn has_ended(tid: i32) -> bool {
+    status_is(tid, "State:", "Z (zombie)") || status_is(tid, "State:", "X (dead)")
+}
+
+fn status_is(tid: i32, key: &str, value: &str) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
-    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
-    tracer.is_some_and(|tracer| tracer.trim() == std::process::id().to_string())
+    status.lines().find_map(|line| line.strip_prefix(key)).is_some_and(|text| text.trim() == value)
 }
 
 /// Asks a thread to stop. One that waits for the answer to a seccomp notification stops when it has

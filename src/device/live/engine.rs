@@ -178,10 +178,13 @@ impl Engine {
     pub fn space_of(&mut self, pid: i32) -> Option<usize> {
         let known = self.spaces.iter().position(|space| space.is_home_of(pid));
         if let Some(index) = known {
-            if self.spaces[index].is_alive() {
+            let buffers = &self.buffers;
+            let ours = |area: &Area| buffers.values().any(|held| held.inode == area.inode);
+            if !self.spaces[index].is_alive() {
+                self.spaces.remove(index);
+            } else if self.spaces[index].still_has(pid, ours) {
                 return Some(index);
             }
-            self.spaces.remove(index);
         }
         // It may live in its parent's, which vfork shares.
         let same = |other: i32| crate::sys::inject::share_memory(pid, other) == Some(true);
@@ -215,10 +218,11 @@ impl Engine {
         self.spaces.get_mut(space)?.place(len_bytes)
     }
 
-    /// The process is about to execute another program.
-    pub fn leaves(&mut self, pid: i32) {
+    /// The process is about to execute another program. It stays where it is until that is seen to
+    /// have succeeded.
+    pub fn may_leave(&mut self, pid: i32) {
         for space in &mut self.spaces {
-            space.leave(pid);
+            space.may_leave(pid);
         }
     }
 

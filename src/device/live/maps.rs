@@ -1,5 +1,7 @@
 //! Which parts of an address space show files: /proc/PID/maps.
 
+use std::io;
+
 use crate::device::Inode;
 
 /// One mapping of a file.
@@ -15,12 +17,39 @@ pub struct Area {
     pub inode: Inode,
 }
 
-/// The mappings of files in a process, in order of address. `None`: it is gone, or not ours to
-/// look into.
+/// /proc/PID/maps of a process, or of another of its threads if its first one has ended: an ended
+/// thread has no address space any more, and its file is empty.
+///
+/// # Errors
+/// ENOENT, ESRCH: it is gone. Anything else (EACCES, EMFILE): it can't be looked into now.
+pub fn text(pid: i32) -> io::Result<Vec<u8>> {
+    let own = std::fs::read(format!("/proc/{pid}/maps"))?;
+    if !own.is_empty() {
+        return Ok(own);
+    }
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let of_thread = std::fs::read(task?.path().join("maps"));
+        match of_thread {
+            Ok(text) if text.is_empty() => {}
+            // One that ended meanwhile is not the last one to ask.
+            Err(error) if is_gone(&error) => {}
+            text => return text,
+        }
+    }
+    Ok(own)
+}
+
+/// Whether an error of /proc means that the process is not there.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+/// The mappings of files in a process, in order of address. `None`: it is gone, or can't be looked
+/// into.
 pub fn areas(pid: i32) -> Option<Vec<Area>> {
     // A process that is past exit_mmap has an empty file, as a kernel thread has.
-    let text = std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
-    (!text.is_empty()).then(|| text.lines().filter_map(area).collect())
+    let text = text(pid).ok().filter(|text| !text.is_empty())?;
+    Some(String::from_utf8_lossy(&text).lines().filter_map(area).collect())
 }
 
 /// The mapping of a file that a line of /proc/PID/maps tells of.

@@ -36,8 +36,9 @@ pub struct Space {
     pub traps_kernel: bool,
     /// Processes in it.
     members: Vec<i32>,
-    /// One that has called execve since; while that fails it is still in it.
-    former: Option<i32>,
+    /// Those of them that have called execve: whether it failed is not told, so they are looked at
+    /// each time that it matters.
+    suspects: Vec<i32>,
     /// Mappings of our buffers, all of them registered.
     pub areas: Vec<Area>,
     next: u64,
@@ -54,7 +55,7 @@ impl Space {
         let uffd = Arc::new(Uffd::adopt_raw(uffd, super::mover::FEATURES)?);
         let next = REGION.start;
         let (members, areas) = (vec![pid], Vec::new());
-        Ok(Self { uffd, traps_kernel, members, former: None, areas, next, ward: None })
+        Ok(Self { uffd, traps_kernel, members, suspects: Vec::new(), areas, next, ward: None })
     }
 
     /// Its userfaultfd.
@@ -77,17 +78,36 @@ impl Space {
         self.members.push(pid);
     }
 
-    /// Some process of it.
+    /// Some process of it, rather one that has never called execve.
     pub fn somebody(&self) -> Option<i32> {
-        self.members.first().copied().or(self.former)
+        let sure = self.members.iter().find(|member| !self.suspects.contains(member));
+        sure.or(self.members.first()).copied()
     }
 
-    /// The process is about to execute another program.
-    pub fn leave(&mut self, pid: i32) {
-        if self.is_home_of(pid) {
-            self.members.retain(|&member| member != pid);
-            self.former = Some(pid);
+    /// The process is about to execute another program, which may fail.
+    pub fn may_leave(&mut self, pid: i32) {
+        if self.is_home_of(pid) && !self.suspects.contains(&pid) {
+            self.suspects.push(pid);
         }
+    }
+
+    /// Whether a member that may have left is still here; one that is not is forgotten. Nobody maps
+    /// a buffer without a call that comes to us, so a process with mappings of ours has not left.
+    pub fn still_has(&mut self, pid: i32, ours: impl Fn(&Area) -> bool) -> bool {
+        let others = self.members.iter().filter(|&&other| other != pid);
+        let told = others.copied().find_map(|other| crate::sys::inject::share_memory(pid, other));
+        let stays = match told {
+            _ if !self.suspects.contains(&pid) && self.members.len() == 1 => true,
+            Some(shares) => shares,
+            None if self.areas.is_empty() => true,
+            // What can't be seen is believed to have stayed: then its mappings are looked for.
+            None => maps::areas(pid).is_none_or(|areas| areas.iter().any(ours)),
+        };
+        if !stays {
+            self.members.retain(|&member| member != pid);
+            self.suspects.retain(|&suspect| suspect != pid);
+        }
+        stays
     }
 
     /// Whether anybody lives in it.
@@ -112,6 +132,11 @@ impl Space {
         }
         let areas = self.somebody().and_then(maps::areas);
         let areas = areas.ok_or(if self.is_alive() { Unseen::Hidden } else { Unseen::Gone })?;
+        let suspect = self.somebody().is_some_and(|pid| self.suspects.contains(&pid));
+        if suspect && !self.areas.is_empty() && !areas.iter().any(&ours) {
+            // Its execve has succeeded, and somebody whom we don't know still lives here.
+            return Err(if self.is_alive() { Unseen::Hidden } else { Unseen::Gone });
+        }
         let mut failed = Vec::new();
         self.areas.clear();
         for area in areas.into_iter().filter(ours) {
@@ -157,8 +182,14 @@ mod tests {
         assert_eq!(space.place(1 << 40), None, "larger than the region");
         assert_eq!(space.place(4096), Some(REGION.start), "from the start again");
         assert!(space.scan(|_| false).unwrap().is_empty());
-        space.leave(pid);
+        space.may_leave(pid);
+        assert!(space.is_home_of(pid), "its exec may fail");
+        assert_eq!(space.somebody(), Some(pid));
+        assert!(space.still_has(pid, |_| false), "it mapped nothing, and the space is alive");
+        let areas = maps::areas(pid).unwrap();
+        space.areas.push(areas[0]);
+        assert!(space.still_has(pid, |area| *area == areas[0]), "what it mapped is still there");
+        assert!(!space.still_has(pid, |_| false), "it maps nothing any more");
         assert!(!space.is_home_of(pid));
-        assert_eq!(space.somebody(), Some(pid), "its exec may fail");
     }
 }

@@ -274,8 +274,7 @@ impl Supervisor {
             self.tend_live();
             self.show_reports();
             if ready.gone {
-                // All users of the filter are gone, so they are zombies or reaped already.
-                self.reap_all(&mut ended);
+                self.reap_last(&mut ended);
                 let program = argv.first().map_or(Default::default(), |arg| arg.to_string_lossy());
                 return match failed {
                     Some(error) => Err(RunError::Exec { program: program.into_owned(), error }),
@@ -354,13 +353,29 @@ impl Supervisor {
         self.note(pid, change);
     }
 
-    /// Waits for every child that is left; all of them have ended or are about to.
-    fn reap_all(&mut self, ended: &mut Option<Ended>) {
-        while let Ok(Some((pid, change))) = trace::wait_any(true) {
+    /// Notes the ends of the program's processes, the users of the filter: they have ended or are
+    /// about to. Other children of ours need not: our guardian when we are process 1, and whatever
+    /// the process that executed us had started.
+    fn reap_last(&mut self, ended: &mut Option<Ended>) {
+        while ended.is_none() {
+            // No ECHILD before the main process has been waited for.
+            let Ok(Some((pid, change))) = trace::wait_any(true) else { break };
             self.changed(pid, change, ended);
+        }
+        let deadline_ns = now_ns() + LAST_NS;
+        loop {
+            self.reap(ended);
+            let is_left = self.check.as_ref().is_some_and(Check::traces_any);
+            if !is_left || now_ns() > deadline_ns {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }
 }
+
+/// How long the end of traced threads is waited for that the kernel has nearly ended.
+const LAST_NS: u64 = 1_000_000_000;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Ready {

@@ -276,7 +276,7 @@ impl Supervisor {
 
     pub(super) fn exec_live(&mut self, call: &Call) -> Answer {
         if let (Some(live), Some(tgid)) = (&mut self.live, caller::tgid(call.tid)) {
-            live.engine.leaves(tgid);
+            live.engine.may_leave(tgid);
         }
         Answer::Native
     }

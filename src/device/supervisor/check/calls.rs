@@ -132,6 +132,9 @@ impl Supervisor {
         let mut hands = Hands::new(call.tid, gate, self.cookie())?;
         rewind(&mut hands.saved, call);
         let mut changes: Vec<Change> = Vec::new();
+        if let Some(proc) = self.check.as_mut().and_then(|check| check.proc(pid)) {
+            proc.changes += 1;
+        }
         for one in closed {
             if let Some(area) = self.area(pid, one.addr) {
                 changes.extend(area.open_all());

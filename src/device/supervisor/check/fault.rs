@@ -33,6 +33,15 @@ struct Given {
     allowed: Allowed,
 }
 
+/// An access that failed although its page seemed open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attempt {
+    pc: u64,
+    addr: u64,
+    /// Of its process's protections, until then.
+    changes: u64,
+}
+
 /// How an instruction that was let through ended.
 struct Stepped {
     given: Vec<Given>,
@@ -49,6 +58,9 @@ fn of_stopped(saved: trace::Registers) -> Registers {
 enum Cure {
     /// It is the program's own.
     None,
+    /// The page is open by now, as far as our books go: another thread's fault may have opened it
+    /// since. The same instruction tries once more.
+    Again,
     /// The brackets allow it by now: bring the protections up to date.
     Adapt,
     /// A misuse.
@@ -67,8 +79,9 @@ impl Supervisor {
         if fault.code != SEGV_ACCERR {
             return trace::resume(tid, Some(signal));
         }
-        match self.cure(pid, fault.addr) {
+        match self.cure(tid, pid, fault.addr) {
             Cure::None => trace::resume(tid, Some(signal)),
+            Cure::Again => trace::resume(tid, None),
             Cure::Adapt => {
                 let hands = Hands::new(tid, self.gate_of(pid), self.cookie())?;
                 self.adapt(pid, &hands, false)?;
@@ -123,9 +136,19 @@ impl Supervisor {
         watch.map_or(Allowed::Writes, |watch| watch.brackets.allowed(buffer))
     }
 
-    fn cure(&mut self, pid: i32, addr: u64) -> Cure {
+    fn cure(&mut self, tid: i32, pid: i32, addr: u64) -> Cure {
+        if self.area(pid, addr).is_none() {
+            // It may have come by mremap, which is not handed over.
+            let shared = lock(&self.shared);
+            let proc = self.check.as_mut().and_then(|check| check.proc(pid));
+            proc.into_iter().for_each(|proc| super::refresh(proc, pid, &shared));
+        }
         let Some(area) = self.area(pid, addr) else { return Cure::None };
         let (buffer, prot, now) = (area.buffer, area.prot, area.now(addr));
+        // A page that can't be touched at all explains every fault, one that is open none.
+        if now != 0 && self.tries_again(tid, pid, addr) {
+            return Cure::Again;
+        }
         if now == prot {
             return Cure::None;
         }
@@ -134,6 +157,16 @@ impl Supervisor {
             Allowed::Reads if now & READ == 0 && prot & READ != 0 => Cure::Adapt,
             Allowed::Reads | Allowed::Nothing => Cure::Misuse,
         }
+    }
+
+    /// Whether an access that has failed may succeed now: protections have changed since it was
+    /// last made.
+    fn tries_again(&mut self, tid: i32, pid: i32, addr: u64) -> bool {
+        let pc = trace::registers(tid).map_or(0, |registers| of_stopped(registers).pc);
+        let Some(check) = self.check.as_mut() else { return false };
+        let changes = check.proc(pid).map_or(0, |proc| proc.changes);
+        let attempt = Attempt { pc, addr, changes };
+        check.attempts.insert(tid, attempt) != Some(attempt)
     }
 
     /// Lets a forbidden access happen, once, and reports it.
@@ -258,6 +291,7 @@ impl Supervisor {
         let Some(check) = self.check.as_mut() else { return Vec::new() };
         let mode = check.mode;
         let Some(proc) = check.proc(pid) else { return Vec::new() };
+        proc.changes += 1;
         let strikes = proc.strikes.entry(pc).or_default();
         *strikes += 1;
         let tired = *strikes > STRIKES_MAX;

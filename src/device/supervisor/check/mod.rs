@@ -56,6 +56,8 @@ struct Proc {
     next: u64,
     /// Accesses followed one by one since the last END, by program counter.
     strikes: BTreeMap<u64, u32>,
+    /// How often protections were changed.
+    changes: u64,
 }
 
 /// The checker's books.
@@ -70,6 +72,8 @@ pub(super) struct Check {
     refused: BTreeSet<i32>,
     /// Threads in a call that was given an open mapping, and whether they have entered it.
     calling: BTreeMap<i32, bool>,
+    /// Threads' last accesses that were made once more.
+    attempts: BTreeMap<i32, fault::Attempt>,
 }
 
 /// A thread that stands still, to be used for calls of ours.
@@ -113,7 +117,13 @@ impl Check {
             attached: BTreeSet::new(),
             refused: BTreeSet::new(),
             calling: BTreeMap::new(),
+            attempts: BTreeMap::new(),
         }
+    }
+
+    /// Whether a thread is attached whose end was not told yet.
+    pub(super) fn traces_any(&self) -> bool {
+        self.attached.iter().any(|&tid| trace::is_ours(tid))
     }
 
     /// The books of a process; a forked one starts with its parent's.
@@ -143,6 +153,8 @@ impl Check {
                     // A thread that one of ours has made meanwhile is attached already.
                     Err(Errno::PERM) if trace::is_ours(tid) => fresh |= self.attached.insert(tid),
                     Err(Errno::SRCH) => {}
+                    // A first thread that has ended stays until the others have.
+                    Err(Errno::PERM) if trace::has_ended(tid) => {}
                     Err(errno) => return Err(errno),
                 }
             }
@@ -345,6 +357,7 @@ impl Supervisor {
             let allowed = brackets.map_or(Allowed::Writes, |known| known.allowed(area.buffer));
             changes.extend(area.adapt(allowed, mode, fresh, &mut dice));
         }
+        proc.changes += u64::from(!changes.is_empty());
         check.dice = dice;
         changes
     }
@@ -388,6 +401,7 @@ impl Supervisor {
         if let Some(check) = &mut self.check {
             check.attached.remove(&tid);
             check.calling.remove(&tid);
+            check.attempts.remove(&tid);
             if check.procs.remove(&tid).is_some() {
                 self.with_watch(|watch| drop(watch.brackets.process_gone(tid)));
             }

@@ -68,7 +68,7 @@ impl Mapping {
 
 /// The mappings of a process, by ascending address; none if it is gone.
 pub fn mappings(pid: i32) -> Vec<Mapping> {
-    let text = std::fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let text = crate::device::live::maps::text(pid).unwrap_or_default();
     String::from_utf8_lossy(&text).lines().filter_map(Mapping::parse).collect()
 }
 
