@@ -1,5 +1,7 @@
 //! `driftheap explain`.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use driftheap::litmus::ast::{Variant, Verdict};
@@ -7,8 +9,10 @@ use driftheap::model::HazardKind;
 use driftheap::question::prevent::preventions;
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::{Judgement, Search, judge};
-use driftheap::report::json;
+use driftheap::report::picture::Graph;
 use driftheap::report::story::{Prevented, Story};
+use driftheap::report::svg::{self, Titles};
+use driftheap::report::{full_name, json};
 
 use super::input::{self, Loaded};
 use super::out::Out;
@@ -26,6 +30,7 @@ use super::{Exit, SearchArgs};
 ///   driftheap explain ttm-direct-io
 ///   driftheap explain A1 --variant mixedmap-insert-page --hazard cross-buffer-write
 ///   driftheap explain my.litmus --schedule 0,0,1,2
+///   driftheap explain A5 --svg a5.svg      a figure for a slide
 ///
 /// Exit status:
 ///   0  a schedule was told
@@ -59,6 +64,10 @@ pub(crate) struct ExplainArgs {
     /// The story as one JSON object
     #[arg(long)]
     json: bool,
+
+    /// Write the steps that matter to FILE as a figure (SVG) instead
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    svg: Option<PathBuf>,
 
     #[command(flatten)]
     search: SearchArgs,
@@ -106,6 +115,9 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
         out.error(&format!("no schedule was found{why}"));
         return Ok(Exit::Differs);
     };
+    if let Some(file) = &args.svg {
+        return figure(file, &loaded, &chosen, &schedule, about, out);
+    }
     let replay = chosen.scenario.replay(&schedule).map_err(|error| anyhow!("{error}"))?;
     let mut story = Story::new(&loaded.test, chosen.variant, &chosen.scenario, &replay, about);
     for kind in story.hazards() {
@@ -120,6 +132,24 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
     out.clear_status();
     let text = if args.json { json::line(&story) } else { story.render(out.paint, out.columns()) };
     out.text(&text)?;
+    Ok(Exit::Good)
+}
+
+/// The steps that matter as a file.
+fn figure(
+    file: &Path,
+    loaded: &Loaded,
+    chosen: &Chosen<'_>,
+    schedule: &[u8],
+    about: String,
+    out: &Out,
+) -> anyhow::Result<Exit> {
+    let scenario = &chosen.scenario;
+    scenario.replay(schedule).map_err(|error| anyhow!("{error}"))?;
+    out.clear_status();
+    let graph = Graph::new(scenario, 0, &[schedule]);
+    let titles = Titles { name: full_name(&scenario.test, &scenario.variant), about };
+    super::report::write(file, &svg::strip(scenario, &graph, schedule, &loaded.text, &titles))?;
     Ok(Exit::Good)
 }
 

@@ -21,6 +21,7 @@ mod pool;
 mod real;
 mod record;
 mod replay;
+mod report;
 mod run;
 mod serve;
 mod serve_cuse;
@@ -118,6 +119,7 @@ enum Verb {
     Replay(replay::ReplayArgs),
     Hunt(hunt::HuntArgs),
     Matrix(matrix::MatrixArgs),
+    Report(report::ReportArgs),
     Doctor(doctor::DoctorArgs),
     List(list::ListArgs),
     Fmt(fmt::FmtArgs),
@@ -184,6 +186,7 @@ fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
         Some(Verb::Hunt(args)) => hunt::run(&args, out),
         Some(Verb::Doctor(args)) => doctor::run(&args, out),
         Some(Verb::Matrix(args)) => matrix::run(&args, out),
+        Some(Verb::Report(args)) => report::run(&args, out),
         Some(Verb::List(args)) => list::run(&args, out),
         Some(Verb::Fmt(args)) => fmt::run(&args, out),
         Some(Verb::Completions(args)) => complete::run(&args, out),

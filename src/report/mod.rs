@@ -11,6 +11,9 @@
 //! | `matrix` | rules by outcomes |
 //! | `gup` | the get_user_pages table |
 //! | `list` | the bundled tests |
+//! | `picture` | a state as cells and arrows, and the graph of all states |
+//! | `svg` | pictures as figures |
+//! | `page` | tests as pages to look at and to step through |
 //!
 //! # Invariants
 //! - Nothing here reads a file, a clock or the environment, and nothing prints: each function
@@ -23,9 +26,12 @@ pub mod gup;
 pub mod json;
 pub mod list;
 pub mod matrix;
+pub mod page;
 mod paint;
+pub mod picture;
 pub mod real;
 pub mod story;
+pub mod svg;
 mod table;
 pub mod verdicts;
 

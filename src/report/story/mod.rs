@@ -25,7 +25,7 @@ use words::Teller;
 use super::full_name;
 use crate::litmus::ast::{Role, RuleValue, Test, Variant};
 use crate::model::HazardKind;
-use crate::question::scenario::{Replay, Scenario};
+use crate::question::scenario::{Event, Replay, Scenario};
 
 /// A schedule, told.
 #[derive(Debug, Clone, Serialize)]
@@ -141,6 +141,12 @@ impl Story {
         kinds.dedup();
         kinds
     }
+}
+
+/// What the step of `event` did in the kernel's nouns, given the state before it.
+#[must_use]
+pub fn tell(scenario: &Scenario, before: &crate::model::State, event: &Event) -> String {
+    Teller { scenario }.tell(before, event)
 }
 
 fn role(index: usize, role: &Role) -> String {
