@@ -116,6 +116,12 @@ pub(crate) fn run(args: &ReportArgs, out: &Out) -> anyhow::Result<Exit> {
 fn distinct(loaded: &[Loaded]) -> anyhow::Result<()> {
     for (index, one) in loaded.iter().enumerate() {
         let name = one.test.name.as_str();
+        if name == "index" {
+            bail!(
+                "{}: the page of a test called `index` would be the list; -o FILE.html",
+                one.file
+            );
+        }
         let Some(other) = loaded[..index].iter().find(|other| other.test.name.text == name) else {
             continue;
         };

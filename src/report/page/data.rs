@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Shown;
-use crate::report::picture::{Look, Picture};
+use crate::report::picture::Picture;
 use crate::report::svg::{self, Layout};
 
 /// Values, each once, in the order in which they came.
@@ -90,7 +90,7 @@ impl Tables {
         for cell in &picture.cells {
             let owner = self.texts.put(cell.owner.clone());
             let holds = self.texts.put(cell.holds.clone());
-            let class = self.texts.put(class(cell.look));
+            let class = self.texts.put(svg::look_class(cell.look));
             cells.push(self.cells.put([owner, holds, class]));
         }
         let mut arrows = Vec::with_capacity(picture.arrows.len());
@@ -103,10 +103,6 @@ impl Tables {
             picture.hands.iter().map(|line| usize::try_from(*line).unwrap_or_default()).collect();
         self.pictures.put([cells, arrows, notes, hands])
     }
-}
-
-fn class(look: Look) -> String {
-    svg::look_class(look)
 }
 
 impl VariantData {

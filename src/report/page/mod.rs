@@ -309,7 +309,7 @@ pub fn index(entries: &[Entry], beside: bool) -> String {
                     @let name = &entry.name;
                     li {
                         span.row { (entry.row) } " "
-                        a href=(if beside { format!("{name}.html") } else { format!("#{name}") }) { (name) }
+                        a href=(if beside { file_name(name) } else { format!("#{name}") }) { (name) }
                         " " span class=(if entry.good { "good" } else { "bad" }) {
                             (if entry.good { "as expected" } else { "NOT as expected" })
                         }

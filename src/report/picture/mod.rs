@@ -214,9 +214,9 @@ fn slots(scenario: &Scenario) -> Vec<Slot> {
     }
     for index in 0..model.pins.len() {
         let pin = PinId::at(index);
-        let takes = |step: &Step| match *step {
-            Step::GupSlow { pin: taken, .. } | Step::FollowPfn { pin: taken, .. } => taken == pin,
-            _ => false,
+        let takes = |step: &Step| {
+            matches!(*step, Step::GupSlow { pin: taken, .. } | Step::FollowPfn { pin: taken, .. }
+                if taken == pin)
         };
         let gup = |step: &Step| matches!(*step, Step::GupSlow { pin: taken, .. } if taken == pin);
         let kind = if maker(scenario, gup).is_some() { "pin" } else { "pfn" };

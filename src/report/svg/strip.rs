@@ -51,7 +51,7 @@ pub fn strip(
     let (step_x, step_y) = (layout.width + MARGIN, CAPTION + layout.height + MARGIN);
     let width = MARGIN + columns * step_x;
     let height = HEAD + rows * step_y;
-    let told: Vec<String> = panels.iter().map(|panel| describe(panel)).collect();
+    let told: Vec<String> = panels.iter().map(describe).collect();
     let markup = html! {
         svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (width) " " (height) }
             width=(width) height=(height) role="img" aria-labelledby="title desc"
