@@ -155,15 +155,13 @@ fn answer<'a>(
         let name = full_name(&scenario.test, &scenario.variant);
         out.status(&format!("exploring {name}"));
         let judgement = judge(scenario, &search, &mut |_| ()).with_context(|| name.clone())?;
-        let real = match reality.as_deref_mut() {
-            Some(reality) => {
-                Some(reality.replay(&name, scenario, &judgement).unwrap_or_else(|error| Real {
-                    skipped: Some(error.to_string()),
-                    ..Real::default()
-                }))
-            }
-            None => None,
+        let replay = |reality: &mut Reality| {
+            reality.replay(&name, scenario, &judgement).unwrap_or_else(|error| Real {
+                difference: Some(format!("it could not be carried out: {error}")),
+                ..Real::default()
+            })
         };
+        let real = reality.as_deref_mut().map(replay);
         answers.push((judgement, real));
     }
     Ok(Some(Answered { loaded, scenarios, answers }))

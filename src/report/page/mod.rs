@@ -69,6 +69,11 @@ impl<'a> Shown<'a> {
         Self { scenario, judgement, mark: Mark::of(answer), real, graph, ways, telling, story }
     }
 
+    /// Whether the answer is not as expected, or real memory's is another.
+    fn fails(&self) -> bool {
+        self.mark.fails() || self.real.is_some_and(|real| real.difference.is_some())
+    }
+
     /// What real memory said, in a line.
     fn memory(&self) -> String {
         let Some(real) = self.real else { return "not asked".to_owned() };
@@ -294,7 +299,7 @@ impl Entry {
             row: test.row.clone().unwrap_or_default(),
             question: test.question.clone(),
             answers: variants.iter().map(answer).collect(),
-            good: !variants.iter().any(|shown| shown.mark.fails()),
+            good: !variants.iter().any(Shown::fails),
         }
     }
 }
