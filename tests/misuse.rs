@@ -117,6 +117,13 @@ fn brackets() {
     check("tests/clients/misuse/bracket.c", &[&exhaustive[..], &["--strict"]].concat());
 }
 
+#[test]
+fn brackets_that_do_not_balance() {
+    check("tests/clients/misuse/balance.c", &[]);
+    check("tests/clients/misuse/balance.c", &["--check-access", "exhaustive"]);
+    check("tests/clients/misuse/leaked.c", &["--check-access", "exhaustive"]);
+}
+
 /// A mistake that is made often is seen though few pages are closed, and then it is counted less
 /// often than it was made.
 #[test]

@@ -24,6 +24,10 @@ pub(crate) fn name_of(path: &Path) -> String {
 /// Writes the recording. Its `Result:` is what was seen; the word between Sometimes and Always is
 /// the model's. A model that finds other hazards than the run did is a bug of driftheap, and said.
 pub(crate) fn write(path: &Path, recording: &Recording, out: &Out) -> anyhow::Result<Exit> {
+    if recording.events == 0 {
+        out.note("driftheap: nothing to record: no buffer was made that can move\n");
+        return Ok(Exit::Good);
+    }
     let found = verdicts(&recording.with_result(None))?;
     let word = |kind: HazardKind| match (recording.seen.contains(&kind), found.get(&kind)) {
         (false, _) => "Never",

@@ -85,8 +85,8 @@ pub(crate) struct RunArgs {
     control: Option<PathBuf>,
     /// Report misuse of buffers, with the source line where the program was built with -g.
     ///
-    /// KASAN-like reports on stderr: private mappings, pins alive across a move, access after a
-    /// purge or revoke, buffers still held at exit.
+    /// KASAN-like reports on stderr: private mappings, SYNC brackets that do not balance, pins
+    /// alive across a move, access after a purge or revoke, buffers still held at exit.
     #[arg(long)]
     misuse: bool,
     /// Write the reports to FILE at the end, one JSON object a line. Implies --misuse.
@@ -96,7 +96,8 @@ pub(crate) struct RunArgs {
     /// Implies --misuse.
     ///
     /// Kinds: unbracketed-access, write-in-read-bracket, private-mapping, pin-across-move,
-    /// access-after-revoke, access-after-purge, importer-mmap, leaked-fd, unfenced-dma; any.
+    /// access-after-revoke, access-after-purge, importer-mmap, leaked-fd, unfenced-dma,
+    /// unended-bracket, end-without-start, mismatched-end, nested-bracket, stale-dma; any.
     #[arg(long, value_name = "KIND[,KIND]...")]
     fail_on: Option<Kinds>,
     /// Report CPU accesses outside of a SYNC bracket. Implies --misuse.
@@ -122,6 +123,9 @@ enum CheckMode {
     Exhaustive,
 }
 
+/// The exit status for our own errors.
+const OURS: u8 = 125;
+
 /// The exit status of a run that succeeded but for a misuse that `--fail-on` names.
 const MISUSED: u8 = 99;
 
@@ -137,8 +141,15 @@ pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
             }
             let reports = exit.misuse.as_ref().map_or(&[][..], Log::reports);
             let misused = reports.iter().any(|report| fail_on.contains(report.kind));
+            for device in &exit.idle_devices {
+                out.error(&format!(
+                    "the device {device} had nothing to do: the program never had such a buffer; \
+                     name it with DMA_BUF_SET_NAME_B, or count as #INDEX"
+                ));
+            }
             match end_like(&exit) {
                 0 if misused => Exit::Program(MISUSED),
+                0 if !exit.idle_devices.is_empty() => Exit::Program(OURS),
                 status => Exit::Program(status),
             }
         }
@@ -327,6 +338,6 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             127
         }
         Some(supervisor::RunError::Exec { .. }) => 126,
-        _ => 125,
+        _ => OURS,
     }
 }

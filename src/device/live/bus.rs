@@ -288,7 +288,9 @@ impl Bus {
             let finding = access.finding(kind, &dma, addr, self.why(&access));
             self.findings.push(Finding { byte, hit, ..finding });
         }
-        if access.dynamic && !access.fenced {
+        // The fences of a buffer that only devices hold are nobody's to wait for.
+        let awaited = access.meant.is_some_and(|of| device.buffer(of.buffer).is_some());
+        if access.dynamic && !access.fenced && awaited {
             kinds.push(HazardKind::UnfencedAccess);
             let hit = self.hit(device, frame);
             let finding = access.finding(HazardKind::UnfencedAccess, &dma, addr, UNFENCED);

@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -200,9 +201,13 @@ impl Stop {
 /// A device at work; it stops and detaches when this is dropped.
 #[derive(Debug)]
 pub struct Running {
+    /// What was asked for.
+    spec: DeviceSpec,
     stop: Arc<Stop>,
     /// Jobs done.
     jobs: Arc<Mutex<u64>>,
+    /// Whether its buffer ever was there.
+    attached: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -219,14 +224,28 @@ impl Running {
     ) -> std::io::Result<Self> {
         let stop = Arc::new(Stop::default());
         let jobs = Arc::new(Mutex::new(0));
+        let attached = Arc::new(AtomicBool::new(false));
         let holder = Holder(1 + number);
-        let mut machine =
-            Machine { spec, host, holder, now_ns, bound: None, jobs: Arc::clone(&jobs) };
+        let mut machine = Machine {
+            spec: spec.clone(),
+            host,
+            holder,
+            now_ns,
+            bound: None,
+            jobs: Arc::clone(&jobs),
+            attached: Arc::clone(&attached),
+        };
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name(machine.spec.name.chars().take(15).collect())
             .spawn(move || machine.run(&stopped))?;
-        Ok(Self { stop, jobs, thread: Some(thread) })
+        Ok(Self { spec, stop, jobs, attached, thread: Some(thread) })
+    }
+
+    /// The device as it was asked for, if its buffer never was there.
+    #[must_use]
+    pub fn idle(&self) -> Option<&DeviceSpec> {
+        (!self.attached.load(Ordering::Relaxed)).then_some(&self.spec)
     }
 
     /// Jobs done so far.
@@ -262,7 +281,11 @@ struct Machine {
     now_ns: fn() -> u64,
     bound: Option<Bound>,
     jobs: Arc<Mutex<u64>>,
+    attached: Arc<AtomicBool>,
 }
+
+/// A device that waits for its buffer looks at least this often.
+const LOOK_TIME_MAX: Duration = Duration::from_millis(10);
 
 /// Longest wait for a reservation lock before a job is left out.
 const LOCK_TIME_MAX: Duration = Duration::from_secs(2);
@@ -276,7 +299,9 @@ impl Machine {
                 stop.sleep(self.spec.hold);
                 self.second_half(fence);
             }
-            if stop.sleep(self.spec.every.saturating_sub(begun.elapsed())) {
+            let every = self.spec.every;
+            let period = if self.bound.is_some() { every } else { every.min(LOOK_TIME_MAX) };
+            if stop.sleep(period.saturating_sub(begun.elapsed())) {
                 break;
             }
         }
@@ -338,6 +363,7 @@ impl Machine {
             None => {
                 let of = (self.holder, self.spec.name.as_str());
                 let id = bus.attach(buffer, of, self.spec.dynamic).ok()?;
+                self.attached.store(true, Ordering::Relaxed);
                 Bound { buffer, id, addrs: Vec::new() }
             }
         };

@@ -13,6 +13,9 @@ use crate::model::HazardKind;
 /// Reports kept in full; more are counted.
 pub const FINDINGS_MAX: usize = 64;
 
+/// Findings that wait for [`Findings::take_fresh`]; more are counted only.
+const FRESH_MAX: usize = 4096;
+
 /// A buffer page with the buffer's name as it was then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -74,10 +77,13 @@ impl Finding {
     }
 }
 
-/// All findings of a run.
+/// All findings of a run. What one device does wrong again in the same way is counted.
 #[derive(Debug, Default)]
 pub struct Findings {
     kept: Vec<Finding>,
+    /// How often each was seen.
+    times: Vec<u64>,
+    fresh: Vec<Finding>,
     counts: BTreeMap<HazardKind, u64>,
 }
 
@@ -85,15 +91,27 @@ impl Findings {
     /// Adds one.
     pub fn push(&mut self, finding: Finding) {
         *self.counts.entry(finding.kind).or_default() += 1;
-        if self.kept.len() < FINDINGS_MAX {
+        if self.fresh.len() < FRESH_MAX {
+            self.fresh.push(finding.clone());
+        }
+        let same = |known: &Finding| known.kind == finding.kind && known.who == finding.who;
+        if let Some(at) = self.kept.iter().position(same) {
+            self.times[at] += 1;
+        } else if self.kept.len() < FINDINGS_MAX {
             self.kept.push(finding);
+            self.times.push(1);
         }
     }
 
-    /// The first [`FINDINGS_MAX`].
+    /// The first of each kind and device, of at most [`FINDINGS_MAX`].
     #[must_use]
     pub fn kept(&self) -> &[Finding] {
         &self.kept
+    }
+
+    /// Every finding since this was asked before.
+    pub fn take_fresh(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.fresh)
     }
 
     /// How many of each kind.
@@ -105,9 +123,14 @@ impl Findings {
     /// All reports, and what was left out; empty without findings.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text: String = self.kept.iter().map(Finding::text).collect();
-        let total: u64 = self.counts.values().sum();
-        let left = total - self.kept.len() as u64;
+        let mut text = String::new();
+        for (finding, &times) in self.kept.iter().zip(&self.times) {
+            text += &finding.text();
+            if times > 1 {
+                let _ = writeln!(text, "  Seen {times} times; this is the first");
+            }
+        }
+        let left = self.counts.values().sum::<u64>() - self.times.iter().sum::<u64>();
         if left > 0 {
             let _ = writeln!(text, "driftheap: {left} more reports left out");
         }
@@ -162,10 +185,26 @@ mod tests {
     fn reports_are_bounded_and_counted() {
         let mut findings = Findings::default();
         assert_eq!((findings.text(), findings.summary()), (String::new(), String::new()));
-        for _ in 0..FINDINGS_MAX + 2 {
-            findings.push(finding(HazardKind::LostWrite));
+        for number in 0..FINDINGS_MAX + 2 {
+            let who = format!("device {number}");
+            findings.push(Finding { who, ..finding(HazardKind::LostWrite) });
         }
         assert!(findings.text().ends_with("driftheap: 2 more reports left out\n"));
         assert_eq!(findings.summary(), "66 lost-write");
+    }
+
+    #[test]
+    fn one_report_for_a_device_and_kind() {
+        let mut findings = Findings::default();
+        for kind in [HazardKind::LostWrite, HazardKind::StaleRead, HazardKind::LostWrite] {
+            findings.push(finding(kind));
+        }
+        findings.push(Finding { who: "gpu".into(), ..finding(HazardKind::LostWrite) });
+        assert_eq!(findings.kept().len(), 3);
+        let text = findings.text();
+        assert_eq!(text.matches("Seen 2 times; this is the first\n").count(), 1, "{text}");
+        assert_eq!(findings.take_fresh().len(), 4);
+        assert_eq!(findings.take_fresh(), []);
+        assert_eq!(findings.summary(), "3 lost-write, 1 stale-read");
     }
 }

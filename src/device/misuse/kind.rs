@@ -26,11 +26,21 @@ pub enum Kind {
     LeakedFd,
     /// A device reached the buffer without a fence that says so.
     UnfencedDma,
+    /// A SYNC bracket was still open when its buffer or its process went.
+    UnendedBracket,
+    /// SYNC END where nothing was started.
+    EndWithoutStart,
+    /// SYNC END of another direction than its START.
+    MismatchedEnd,
+    /// SYNC START of what the thread's own open bracket covers already.
+    NestedBracket,
+    /// A device used an address that was not the buffer's any more.
+    StaleDma,
 }
 
 impl Kind {
     /// Every kind, as it is spelled.
-    pub const WORDS: [(&'static str, Self); 9] = [
+    pub const WORDS: [(&'static str, Self); 14] = [
         ("unbracketed-access", Self::UnbracketedAccess),
         ("write-in-read-bracket", Self::WriteInReadBracket),
         ("private-mapping", Self::PrivateMapping),
@@ -40,6 +50,11 @@ impl Kind {
         ("importer-mmap", Self::ImporterMmap),
         ("leaked-fd", Self::LeakedFd),
         ("unfenced-dma", Self::UnfencedDma),
+        ("unended-bracket", Self::UnendedBracket),
+        ("end-without-start", Self::EndWithoutStart),
+        ("mismatched-end", Self::MismatchedEnd),
+        ("nested-bracket", Self::NestedBracket),
+        ("stale-dma", Self::StaleDma),
     ];
 
     /// How it is spelled.
@@ -67,6 +82,20 @@ impl Kind {
             Self::ImporterMmap => "map the dma-buf's own file descriptor",
             Self::LeakedFd => "close the descriptor and unmap the buffer when it is done with",
             Self::UnfencedDma => "import the device's fence into the buffer before the access",
+            Self::UnendedBracket => {
+                "put DMA_BUF_IOCTL_SYNC with DMA_BUF_SYNC_END on every way out, the early ones too"
+            }
+            Self::EndWithoutStart => {
+                "start the bracket before the access; END without START hands over nothing"
+            }
+            Self::MismatchedEnd => "give END the direction that START had",
+            Self::NestedBracket => {
+                "end the bracket before the next START: the first END hands the buffer to the \
+                 devices, however many brackets were started"
+            }
+            Self::StaleDma => {
+                "map the attachment again after move_notify, under the reservation lock"
+            }
         }
     }
 }

@@ -24,12 +24,12 @@ mod pins;
 mod report;
 mod site;
 
-pub use brackets::{Allowed, Brackets};
+pub use brackets::{Allowed, Bracket, Brackets, Fault, Unended};
 pub use history::{Deed, Histories, History, Moment, sync_words};
 pub use kind::{Kind, Kinds, UnknownKind};
 pub use pins::{Holder, PINS_MAX, Pin, Pins};
 pub use report::{Act, Log, REPORTS_MAX, Report, Subject};
-pub use site::{Frame, Site, Symbol};
+pub use site::{Frame, Site, Symbol, printed};
 
 /// A misuse as a detector sees it, before the buffer's facts and history are added.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,36 @@ pub struct Finding {
     pub site: Site,
     /// Where in the buffer, bytes.
     pub offset: Option<u64>,
+}
+
+/// The call that brackets are made with.
+const SYNC: Act = Act::Call { name: "ioctl(DMA_BUF_IOCTL_SYNC)", addr: 0, len: 0 };
+
+/// The misuse that a SYNC is which does not fit the others.
+fn unbalanced(fault: Fault, flags: u64, site: &Site) -> Finding {
+    let words = sync_words(flags);
+    let (kind, what) = match fault {
+        Fault::EndWithoutStart => {
+            (Kind::EndWithoutStart, format!("{words}, and no bracket was open on the buffer."))
+        }
+        Fault::OtherDirection(bracket) => (
+            Kind::MismatchedEnd,
+            format!(
+                "{words} ends what {} started: {}.",
+                sync_words(bracket.kind),
+                bracket.start.words()
+            ),
+        ),
+        Fault::Nested(bracket) => (
+            Kind::NestedBracket,
+            format!(
+                "{words}, and this thread's bracket by {} was still open: {}.",
+                sync_words(bracket.kind),
+                bracket.start.words()
+            ),
+        ),
+    };
+    Finding { kind, what, act: SYNC, site: site.clone(), offset: None }
 }
 
 /// Every detector of one device.
@@ -64,8 +94,42 @@ impl Watch {
         self.histories.push(buffer, Moment { deed, site: Some(site), at_ns });
     }
 
+    /// A SYNC that was granted: its bracket is opened or closed, and what does not balance is
+    /// reported.
+    pub fn synced(&mut self, id: BufferId, buffer: &Buffer, flags: u64, site: Site) {
+        let fault = self.brackets.sync(id, flags, &site, || Some(Subject::of(buffer, None)));
+        if let Some(fault) = fault {
+            self.report(id, buffer, unbalanced(fault, flags, &site));
+        }
+        self.did(id, Deed::Synced { flags }, site);
+    }
+
+    /// A process exits: reports the brackets that it leaves open.
+    pub fn process_exits(&mut self, pid: i32) {
+        for unended in self.brackets.process_gone(pid) {
+            self.unended(unended, "its process exits");
+        }
+    }
+
+    fn unended(&mut self, unended: Unended, why: &str) {
+        let Unended { buffer, subject: Some(subject), bracket } = unended else { return };
+        let words = sync_words(bracket.kind);
+        self.log.push(Report {
+            kind: Kind::UnendedBracket,
+            what: format!("The bracket that {words} opened here was never ended, and {why}."),
+            act: SYNC,
+            site: bracket.start,
+            subject,
+            history: self.histories.of(buffer),
+            count: 1,
+        });
+    }
+
     /// Notes what the exporter did to a buffer.
     pub fn exporter_did(&mut self, buffer: BufferId, deed: Deed, at_ns: u64) {
+        if matches!(deed, Deed::Purged | Deed::Revoked) {
+            self.brackets.taken_away(buffer);
+        }
         self.histories.push(buffer, Moment { deed, site: None, at_ns });
     }
 
@@ -101,10 +165,12 @@ impl Watch {
         allocated.site.clone()
     }
 
-    /// Forgets the buffers that are gone.
+    /// Forgets the buffers that are gone; a bracket that was open on one is reported.
     pub fn retain(&mut self, exists: impl Fn(BufferId) -> bool) {
+        for unended in self.brackets.retain(&exists) {
+            self.unended(unended, "the buffer is gone");
+        }
         self.histories.retain(&exists);
-        self.brackets.retain(&exists);
         self.pins.retain(exists);
     }
 

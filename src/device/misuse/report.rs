@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::history::History;
-use super::{Kind, Site};
+use super::{Kind, Site, printed};
 use crate::device::Buffer;
 
 /// The call or the access that is at fault.
@@ -112,7 +112,8 @@ impl Subject {
 
     /// `Buffer ino 7 "frame", 8192 bytes, exported by system, at offset 0x10`.
     fn words(&self) -> String {
-        let name = self.name.as_ref().map_or_else(String::new, |name| format!(" \"{name}\""));
+        let name =
+            self.name.as_ref().map_or_else(String::new, |name| format!(" \"{}\"", printed(name)));
         let at = self.offset.map_or_else(String::new, |offset| format!(", at offset {offset:#x}"));
         let Self { ino, size_bytes, exp_name, .. } = self;
         format!("Buffer ino {ino}{name}, {size_bytes} bytes, exported by {exp_name}{at}")
@@ -143,7 +144,8 @@ const RULE: &str = "============================================================
 impl Report {
     /// The report as KASAN would print it.
     pub fn text(&self) -> String {
-        let Site { pid, tid, comm, .. } = &self.site;
+        let Site { pid, tid, .. } = &self.site;
+        let comm = printed(&self.site.comm);
         // A device has neither a process nor code.
         let device = *pid == 0;
         let place = if device { comm.clone() } else { self.site.place_words() };

@@ -64,13 +64,23 @@ pub struct Site {
     pub frames: Vec<Frame>,
 }
 
+/// A name that a program chose, without what a terminal would obey.
+pub fn printed(name: &str) -> String {
+    let kept = |c: char| !c.is_control() || c == ' ';
+    let escape = |c: char| if kept(c) { c.to_string() } else { c.escape_default().to_string() };
+    name.chars().map(escape).collect()
+}
+
 impl Site {
-    /// The frame that a reader wants to be told: the innermost one with a source line, else the
-    /// innermost one of the program itself, else the innermost one.
+    /// The frame that a reader wants to be told, and that one mistake is known by: the innermost
+    /// one of the program itself with a source line, else the innermost one with a source line,
+    /// else the innermost one of the program itself, else the innermost one. A library that was
+    /// built with source lines does many things for one line of the program.
     pub fn place(&self) -> Option<&Frame> {
         self.frames
             .iter()
-            .find(|frame| frame.symbol.source.is_some())
+            .find(|frame| frame.symbol.own && frame.symbol.source.is_some())
+            .or_else(|| self.frames.iter().find(|frame| frame.symbol.source.is_some()))
             .or_else(|| self.frames.iter().find(|frame| frame.symbol.own))
             .or_else(|| self.frames.first())
     }
@@ -92,7 +102,7 @@ impl Site {
         if self.tid != self.pid {
             let _ = write!(words, " thread {}", self.tid);
         }
-        let _ = write!(words, " ({})", self.comm);
+        let _ = write!(words, " ({})", printed(&self.comm));
         words
     }
 
@@ -132,15 +142,26 @@ mod tests {
     }
 
     #[test]
+    fn names_do_not_command_the_terminal() {
+        assert_eq!(printed("r\u{e9}sum\u{e9} 1"), "r\u{e9}sum\u{e9} 1");
+        assert_eq!(printed("a\u{1b}[31m\nb\u{9b}"), "a\\u{1b}[31m\\nb\\u{9b}");
+        let site = Site { comm: "x\ny".into(), ..Site::default() };
+        assert!(!site.words().contains('\n'));
+    }
+
+    #[test]
     fn the_program_s_own_line_is_named() {
         let libc = frame("ioctl", None, false);
         let own = frame("helper", None, true);
+        let library = frame("memcpy", Some(("/libc/memmove.S", 200)), false);
         let line = frame("main", Some(("/src/client.c", 7)), true);
         for (frames, expect) in [
             (vec![], "an unknown place"),
             (vec![libc.clone()], "ioctl (x+0x40)"),
             (vec![libc.clone(), own.clone()], "helper (x+0x40)"),
-            (vec![libc, own, line], "main (client.c:7)"),
+            (vec![libc, own.clone(), line.clone()], "main (client.c:7)"),
+            (vec![library.clone(), line], "main (client.c:7)"),
+            (vec![library, own], "memcpy (memmove.S:200)"),
         ] {
             let site = Site { frames, ..Site::default() };
             assert_eq!(site.place_words(), expect);

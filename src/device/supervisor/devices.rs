@@ -73,9 +73,13 @@ impl ProgramBus {
         Ok(())
     }
 
-    /// Gives back what the program has let go.
+    /// Gives back what the program has let go and no device is attached to: an attachment holds a
+    /// reference of the buffer (`dma_buf_attach` in drivers/dma-buf/dma-buf.c is given one).
     pub(super) fn retain(&mut self, exists: impl Fn(BufferId) -> bool) {
-        let gone: Vec<BufferId> = self.files.keys().copied().filter(|&id| !exists(id)).collect();
+        let bus = &self.bus;
+        let attached = |id| bus.attachments.iter().any(|(_, attachment)| attachment.buffer == id);
+        let held = self.files.keys().copied();
+        let gone: Vec<BufferId> = held.filter(|&id| !exists(id) && !attached(id)).collect();
         for id in gone {
             self.bus.released(id);
             self.files.remove(&id);
@@ -126,33 +130,36 @@ impl Memory for ProgramMemory<'_> {
     }
 }
 
-/// A device's access without a fence, among the misuse reports.
+/// What a device did wrong, among the misuse reports.
 fn watch_dma(watch: &mut Watch, device: &Device, finding: &Finding) {
     let Some(meant) = &finding.meant else { return };
     let (id, page) = (meant.of.buffer, meant.of.page);
     let Some(buffer) = device.buffer(id) else { return };
-    if finding.kind == HazardKind::UnfencedAccess {
-        let misuse = misuse::Finding {
-            kind: misuse::Kind::UnfencedDma,
-            what: "The device reached the buffer and had added no fence, so nobody waits for it."
-                .into(),
-            act: misuse::Act::Dma { write: finding.write, len: finding.len },
-            site: misuse::Site { comm: finding.who.clone(), ..misuse::Site::default() },
-            offset: Some((page * PAGE_BYTES) as u64),
-        };
-        watch.report(id, buffer, misuse);
-    }
+    let (kind, what) = if finding.kind == HazardKind::UnfencedAccess {
+        let what = "The device reached the buffer and had added no fence, so nobody waits for it.";
+        (misuse::Kind::UnfencedDma, what.to_owned())
+    } else {
+        let what = format!("{}: the address is not this buffer's. {}", finding.kind, finding.why);
+        (misuse::Kind::StaleDma, what)
+    };
+    let misuse = misuse::Finding {
+        kind,
+        what,
+        act: misuse::Act::Dma { write: finding.write, len: finding.len },
+        site: misuse::Site { comm: finding.who.clone(), ..misuse::Site::default() },
+        offset: Some((page * PAGE_BYTES) as u64),
+    };
+    watch.report(id, buffer, misuse);
 }
 
 fn with(shared: &Mutex<Shared>, engine: Option<&mut Engine>, f: &mut dyn FnMut(&mut Parts<'_>)) {
     let Shared { device, files, program_bus, watch, .. } = &mut *lock(shared);
     let Some(ProgramBus { bus, files: of_buffers, .. }) = program_bus else { return };
     let mut memory = ProgramMemory { files: of_buffers, engine };
-    let known = bus.findings.kept().len();
     f(&mut Parts { device, bus, memory: &mut memory });
-    if let Some(watch) = watch {
-        for finding in &bus.findings.kept()[known..] {
-            watch_dma(watch, device, finding);
+    for finding in bus.findings.take_fresh() {
+        if let Some(watch) = watch {
+            watch_dma(watch, device, &finding);
         }
     }
     files.signal_sync_files(device);

@@ -16,7 +16,7 @@ use super::filter::{Level, filter};
 use super::live::{Live, LiveConfig, make_movable, new_cookie};
 use super::pending::{Pending, TICK_MS};
 use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, lock, now_ns};
-use crate::device::live::emulate::DeviceSpec;
+use crate::device::live::emulate::{DeviceSpec, Running};
 use crate::device::misuse::guard::Mode;
 use crate::device::misuse::{Log, Watch};
 use crate::device::{Device, HeapConfig, Limits, Stats};
@@ -59,6 +59,8 @@ pub struct Exit {
     pub stats: Stats,
     /// What it did wrong, where reports were asked for.
     pub misuse: Option<Log>,
+    /// Emulated devices whose buffer never was there.
+    pub idle_devices: Vec<DeviceSpec>,
 }
 
 /// A process's end.
@@ -194,12 +196,14 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         quiet: config.quiet,
     };
     let status = supervisor.run(&signals, exec_status, &config.argv)?;
+    let idle_devices = devices.iter().filter_map(Running::idle).cloned().collect();
     // What they have begun is finished, and reported, before anybody reads the reports.
     drop(devices);
     let mut guard = lock(&shared);
     let Shared { device, files, watch, .. } = &mut *guard;
     files.sweep(device);
-    Ok(Exit { status, stats: device.stats, misuse: watch.take().map(Watch::into_log) })
+    let misuse = watch.take().map(Watch::into_log);
+    Ok(Exit { status, stats: device.stats, misuse, idle_devices })
 }
 
 /// Raises a soft limit to the hard one. The program inherits what is raised before it starts:

@@ -73,6 +73,7 @@ impl Supervisor {
             let shared = &mut *lock(&self.shared);
             if let Some(watch) = &mut shared.watch {
                 watch.did(id, Deed::Allocated, site);
+                forget_dead(watch);
                 watch.retain(|id| shared.device.buffer(id).is_some());
             }
         }
@@ -83,7 +84,10 @@ impl Supervisor {
         let (Object::Buffer(id), dma_buf::SYNC) = (request.object, request.cmd) else { return };
         let argument = request.memory.first().and_then(|bytes| dma_buf::Sync::from_bytes(bytes));
         if let (Some(sync), Some(site)) = (argument, self.site(call)) {
-            self.with_watch(|watch| watch.did(id, Deed::Synced { flags: sync.flags }, site));
+            let shared = &mut *lock(&self.shared);
+            if let (Some(watch), Some(buffer)) = (&mut shared.watch, shared.device.buffer(id)) {
+                watch.synced(id, buffer, sync.flags, site);
+            }
         }
     }
 
@@ -130,15 +134,20 @@ impl Supervisor {
         if !self.watched() {
             return;
         }
+        let Some(pid) = caller::tgid(call.tid) else { return };
         let live: BTreeMap<Inode, BufferId> = {
             let shared = &mut *lock(&self.shared);
             shared.files.sweep(&mut shared.device);
+            if let Some(watch) = &mut shared.watch {
+                forget_dead(watch);
+                watch.retain(|id| shared.device.buffer(id).is_some());
+                watch.process_exits(pid);
+            }
             shared.device.buffers().map(|(id, buffer)| (buffer.inode, id)).collect()
         };
         if live.is_empty() {
             return;
         }
-        let Some(pid) = caller::tgid(call.tid) else { return };
         let held = self.held_by(pid, call.tid, &live);
         if held.is_empty() {
             return;
@@ -197,6 +206,15 @@ impl Supervisor {
             }
         }
         held
+    }
+}
+
+/// Processes that were killed left no bracket open by mistake.
+fn forget_dead(watch: &mut Watch) {
+    for pid in watch.brackets.processes() {
+        if !std::fs::exists(format!("/proc/{pid}")).unwrap_or(true) {
+            drop(watch.brackets.process_gone(pid));
+        }
     }
 }
 

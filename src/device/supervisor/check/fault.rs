@@ -236,8 +236,8 @@ impl Supervisor {
             return None;
         }
         given.push(Given { addr, write: false, buffer, offset, allowed });
-        // A mapping for writing alone is readable too, on x86.
-        Some((range, if prot & READ != 0 { prot & !WRITE } else { prot }))
+        // A mapping for writing alone too: what stores faults once more and is known for a store.
+        Some((range, prot & !WRITE | READ))
     }
 
     /// What closes the pages that an instruction was given.

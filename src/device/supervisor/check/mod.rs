@@ -296,7 +296,7 @@ impl Supervisor {
         request: &Ioctl,
         value: i64,
     ) -> Option<Answer> {
-        let (Object::Buffer(id), dma_buf::SYNC) = (request.object, request.cmd) else {
+        let (Object::Buffer(_), dma_buf::SYNC) = (request.object, request.cmd) else {
             return None;
         };
         let sync = dma_buf::Sync::from_bytes(request.memory.first()?)?;
@@ -305,7 +305,6 @@ impl Supervisor {
             return None;
         }
         let pid = self.stacks.tgid(call.tid)?;
-        self.with_watch(|watch| watch.brackets.sync(id, pid, sync.flags));
         let check = self.check.as_mut()?;
         let (gate, cookie) = (check.proc(pid)?.gate, check.cookie);
         let changes = self.changes(pid, sync.flags & dma_buf::SYNC_END != 0);
@@ -390,7 +389,7 @@ impl Supervisor {
             check.attached.remove(&tid);
             check.calling.remove(&tid);
             if check.procs.remove(&tid).is_some() {
-                self.with_watch(|watch| watch.brackets.process_gone(tid));
+                self.with_watch(|watch| drop(watch.brackets.process_gone(tid)));
             }
         }
     }

@@ -163,7 +163,9 @@ impl Stacks {
     /// Where a thread with these registers is.
     pub fn site_at(&mut self, tid: i32, registers: Option<Registers>, now_ns: u64) -> Site {
         let pid = self.tgid(tid).unwrap_or(tid);
-        let comm = std::fs::read_to_string(format!("/proc/{tid}/comm")).unwrap_or_default();
+        // A name may be any bytes.
+        let comm = std::fs::read(format!("/proc/{tid}/comm")).unwrap_or_default();
+        let comm = String::from_utf8_lossy(&comm);
         let frames = registers.map_or_else(Vec::new, |registers| self.unwind(pid, registers));
         let at_ns = self.since_start(now_ns);
         Site { pid, tid, comm: comm.trim_end().to_owned(), at_ns, frames }
