@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
+use driftheap::litmus::ast::Variant;
+use driftheap::question::notes::{Note, notes};
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::{JudgeError, Judgement, Search, judge};
 use driftheap::report::json::{self, VariantJson};
@@ -31,6 +33,10 @@ use super::{BROKEN_PIPE, Exit, SearchArgs, pool};
 ///              a seeded sample; `-` where this kernel can't, with the reason below the table
 ///   agreed     of these, those in which every value, errno, signal and byte was the model's
 ///
+/// `Never*` rests on a statement that was refused in every schedule. Up to 16 files, what the
+/// answer does not say stands below it: other hazards that can happen, statements that always
+/// fail, rules and registers without effect.
+///
 /// Examples:
 ///   driftheap check my.litmus
 ///   driftheap check -v ttm-direct-io       outcomes with counts, as herd7 prints them
@@ -55,7 +61,8 @@ pub(crate) struct CheckArgs {
     /// Keys: test, variant, row, expected, observation, as_expected, positive, negative, states,
     /// transitions, schedules, hazards (kind: length of the shortest schedule to it), shortest
     /// (the process of each step), outcomes, costs, complete, stopped, replayed, agreed, skipped
-    /// (null or the reason), difference (null or both sides).
+    /// (null or the reason), difference (null or both sides), notes (line, note), vacuous (a Never that
+    /// rests on what did not happen).
     #[arg(long)]
     json: bool,
 
@@ -70,6 +77,9 @@ pub(crate) struct CheckArgs {
     #[command(flatten)]
     search: SearchArgs,
 }
+
+/// Notes stand in the table of so many tests, no more: of a whole suite they would be too many.
+const NOTED_TESTS_MAX: usize = 16;
 
 /// How answers are printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,9 +120,13 @@ pub(crate) fn suite(out: &Out) -> anyhow::Result<Exit> {
     Ok(if bad { Exit::Input } else { exit })
 }
 
+/// A variant's answer, with what it does not say by itself.
+type Judged = Result<(Judgement, Vec<Note>), JudgeError>;
+
 /// One variant to answer.
 struct Job<'a> {
     loaded: &'a Loaded,
+    variant: &'a Variant,
     scenario: Scenario,
 }
 
@@ -130,7 +144,10 @@ fn check(
         match loaded.scenarios() {
             Ok(scenarios) => {
                 totals.tests += 1;
-                jobs.extend(scenarios.into_iter().map(|scenario| Job { loaded, scenario }));
+                let variants = loaded.test.variants.iter().zip(scenarios);
+                jobs.extend(
+                    variants.map(|(variant, scenario)| Job { loaded, variant, scenario }),
+                );
             }
             Err(diagnostics) => {
                 input::diagnose(&diagnostics, out);
@@ -152,17 +169,22 @@ fn check(
     let states = AtomicU64::new(0);
     let work = |job: &Job<'_>| {
         let mut known = 0;
-        judge(&job.scenario, &inner, &mut |progress| {
+        let judgement = judge(&job.scenario, &inner, &mut |progress| {
             states.fetch_add(progress.states - known, Ordering::Relaxed);
             known = progress.states;
-        })
+        })?;
+        let text = &job.loaded.text;
+        let notes = notes(job.variant, text, &job.scenario, &judgement, &inner);
+        Ok((judgement, notes))
     };
-    let printer = Printer { style, table, out };
-    let done = |index: usize, result: Result<Judgement, JudgeError>| {
+    let notes = all.len() <= NOTED_TESTS_MAX;
+    let printer = Printer { style, notes, table, out };
+    let done = |index: usize, result: Judged| {
         out.clear_status();
         let real = printer.replay(&jobs[index], &result, reality.as_mut());
-        let (mark, states) = printer.print(&jobs[index], &result, &real)?;
+        let (mark, vacuous, states) = printer.print(&jobs[index], &result, &real)?;
         totals.count(mark, states);
+        totals.vacuous += usize::from(vacuous);
         if mark.fails() || real.fails() {
             exit = exit.max(Exit::Differs);
         }
@@ -195,6 +217,8 @@ fn check(
 
 struct Printer<'a> {
     style: Style,
+    /// Whether the table has the notes below each line; of the suite they would be too many.
+    notes: bool,
     table: Table,
     out: &'a Out,
 }
@@ -220,10 +244,10 @@ impl Printer<'_> {
     fn replay(
         &self,
         job: &Job<'_>,
-        result: &Result<Judgement, JudgeError>,
+        result: &Judged,
         reality: Option<&mut Reality>,
     ) -> Second {
-        let (Ok(judgement), Some(reality)) = (result, reality) else { return Second::NotAsked };
+        let (Ok((judgement, _)), Some(reality)) = (result, reality) else { return Second::NotAsked };
         let name = driftheap::report::full_name(&job.scenario.test, &job.scenario.variant);
         match reality.replay(&name, &job.scenario, judgement) {
             Ok(real) => Second::Said(real),
@@ -234,17 +258,17 @@ impl Printer<'_> {
         }
     }
 
-    /// Print an answer; returns what it is worth, and its states.
+    /// Print an answer; returns what it is worth, whether it is vacuous, and its states.
     fn print(
         &self,
         job: &Job<'_>,
-        result: &Result<Judgement, JudgeError>,
+        result: &Judged,
         real: &Second,
-    ) -> anyhow::Result<(Mark, u64)> {
+    ) -> anyhow::Result<(Mark, bool, u64)> {
         let scenario = &job.scenario;
         let test = &job.loaded.test;
-        let judgement = match result {
-            Ok(judgement) => judgement,
+        let (judgement, notes) = match result {
+            Ok(judged) => judged,
             Err(error) => {
                 let (name, variant) = (&scenario.test, &scenario.variant);
                 let row = match self.style {
@@ -257,10 +281,10 @@ impl Printer<'_> {
                 };
                 self.out.text(&row)?;
                 self.out.error(&format!("{}: {name}/{variant}: {error}", job.loaded.file));
-                return Ok((Mark::Failed, 0));
+                return Ok((Mark::Failed, false, 0));
             }
         };
-        let answer = Answer { test, scenario, judgement };
+        let answer = Answer { test, scenario, judgement, notes };
         let mark = Mark::of(&answer);
         let text = match self.style {
             Style::Json => match real {
@@ -273,9 +297,13 @@ impl Printer<'_> {
                 if let Second::Said(real) = real {
                     cells.extend(real::cells(real));
                 }
-                self.table.row(&cells) + &verdicts::costs(&answer)
+                let mut text = self.table.row(&cells) + &verdicts::costs(&answer);
+                if self.notes {
+                    text.push_str(&verdicts::notes(&answer, &job.loaded.file));
+                }
+                text
             }
-            Style::Blocks => format!("{}\n", verdicts::block(&answer, self.out.paint)),
+            Style::Blocks => format!("{}\n", verdicts::block(&answer, &job.loaded.file, self.out.paint)),
         };
         self.out.text(&text)?;
         if let (Second::Said(Real { difference: Some(difference), .. }), true) =
@@ -286,6 +314,6 @@ impl Printer<'_> {
         if let (Style::Table, Some(stop)) = (self.style, &judgement.exploration.stopped) {
             self.out.text(&format!("  {}: {stop}\n", answer.name()))?;
         }
-        Ok((mark, judgement.exploration.states))
+        Ok((mark, answer.vacuous(), judgement.exploration.states))
     }
 }

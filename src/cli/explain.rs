@@ -20,7 +20,8 @@ use super::{Exit, SearchArgs};
 /// statement and what this step of it did, a column per page frame (whose it is and what it
 /// holds), and what changed in page tables, pins and locks. Each hazard is then told as KASAN
 /// would: the access, how its way was made, when the buffer moved, whose memory it is now, and
-/// which one rule, set otherwise, would have prevented it (found by trying).
+/// which one rule, set otherwise, would have prevented it (found by trying: with it no hazard of
+/// any kind is left). A rule with which an operation merely fails is listed as `Refused by`.
 ///
 /// Examples:
 ///   driftheap explain ttm-direct-io
@@ -64,7 +65,7 @@ pub(crate) struct ExplainArgs {
     search: SearchArgs,
 }
 
-/// At most so many changes are proposed for a hazard.
+/// At most so many changes are proposed, and so many that merely refuse.
 const PREVENTIONS_MAX: usize = 3;
 
 fn hazard_kind(word: &str) -> Result<HazardKind, String> {
@@ -108,12 +109,12 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
     };
     let replay = chosen.scenario.replay(&schedule).map_err(|error| anyhow!("{error}"))?;
     let mut story = Story::new(&loaded.test, chosen.variant, &chosen.scenario, &replay, about);
-    for kind in story.hazards() {
-        out.status(&format!("looking for what would prevent {kind}"));
+    if !story.splats.is_empty() {
+        out.status("looking for what would prevent it");
         let found =
-            preventions(&loaded.test, chosen.variant, &loaded.text, kind, &search, PREVENTIONS_MAX);
+            preventions(&loaded.test, chosen.variant, &loaded.text, &search, PREVENTIONS_MAX);
         let lines: Vec<Prevented> = found.iter().map(Prevented::new).collect();
-        for splat in story.splats.iter_mut().filter(|splat| splat.hazard == kind) {
+        for splat in &mut story.splats {
             splat.prevented_by = Some(lines.clone());
         }
     }

@@ -2,20 +2,23 @@
 //!
 //! Nothing is looked up: every rule of the variant's host, exporters and importers is set to each
 //! of its other values in turn, one at a time, and the variant is explored again. What is
-//! answered is a change under which the hazard happens in no interleaving.
+//! answered is a change under which no hazard of any kind happens in any interleaving, so that no
+//! bug is swapped for another. A change that merely makes an operation of the test fail is told
+//! apart: it refuses.
 //!
 //! A list of steps (`move`, `purge`, `revoke`) is only set back to its default order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::notes;
 use super::scenario::{Content, Scenario, result_name};
 use super::verdict::Search;
 use crate::explore::{Explorer, Reduction};
 use crate::litmus::ast::{Name, Rule, RuleValue, Test, Variant};
 use crate::litmus::rules::{BlockKind, ModelRules, RuleTable, RuleValues};
 use crate::litmus::span::Span;
-use crate::model::{ExporterRules, HazardKind, HostRules, ImporterRules, Reply};
+use crate::model::{ExporterRules, HostRules, ImporterRules};
 
 /// A candidate's search may visit so many states; what needs more is not proposed.
 const STATES_MAX: u32 = 4_000_000;
@@ -69,16 +72,33 @@ impl Change {
     }
 }
 
-/// A change that prevents a hazard.
+/// A change after which no hazard of any kind happens.
 #[derive(Debug, Clone)]
 pub struct Prevention {
     /// The change.
     pub change: Change,
-    /// Whether no other hazard happens either.
-    pub clean: bool,
-    /// What is refused now and was not before: a statement, its answer, and whether that is so in
-    /// every interleaving.
-    pub refused: Option<(String, String, bool)>,
+    /// What is refused now and was not before.
+    pub refused: Option<Refusal>,
+}
+
+impl Prevention {
+    /// Whether the change prevents nothing, but makes the test's operation fail in every
+    /// interleaving.
+    #[must_use]
+    pub fn merely_refuses(&self) -> bool {
+        self.refused.as_ref().is_some_and(|refusal| refusal.always)
+    }
+}
+
+/// A statement that a change makes fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The statement, as it stands in the file.
+    pub statement: String,
+    /// Its answer: an errno or a signal.
+    pub answer: String,
+    /// Whether that is so in every interleaving.
+    pub always: bool,
 }
 
 fn blocks(variant: &Variant) -> Vec<(BlockKind, usize, String, &[Rule])> {
@@ -183,14 +203,13 @@ pub fn changes(test: &Test, variant: &Variant) -> Vec<Change> {
     changes
 }
 
-/// Up to `max` changes under which `kind` never happens in `variant`: those after which no other
-/// hazard happens either, or, if there are none, those that leave others.
+/// Up to `max` changes under which no hazard of any kind happens in `variant`, and up to `max`
+/// more that merely make an operation of the test fail.
 #[must_use]
 pub fn preventions(
     test: &Test,
     variant: &Variant,
     text: &str,
-    kind: HazardKind,
     search: &Search,
     max: usize,
 ) -> Vec<Prevention> {
@@ -201,31 +220,36 @@ pub fn preventions(
         while let Some((index, change)) =
             Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, changes.get(at)?)))
         {
-            if let Some(hazards) = hazards_after(change, variant, text, search)
-                && hazards & kind.bit() == 0
-            {
-                found.push((hazards != 0, index));
+            if hazards_after(change, variant, text, search) == Some(0) {
+                found.push(index);
             }
         }
         found
     };
-    let mut found: Vec<(bool, usize)> = std::thread::scope(|scope| {
+    let mut found: Vec<usize> = std::thread::scope(|scope| {
         let workers: Vec<_> = (1..search.threads.max(1)).map(|_| scope.spawn(work)).collect();
         let mut found = work();
         found.extend(workers.into_iter().filter_map(|worker| worker.join().ok()).flatten());
         found
     });
     found.sort_unstable();
-    // To swap one hazard for another is a last resort.
-    if found.iter().any(|(dirty, _)| !dirty) {
-        found.retain(|(dirty, _)| !dirty);
-    }
-    let prevention = |(dirty, index): (bool, usize)| {
+    let (mut happens, mut fails) = (Vec::new(), Vec::new());
+    let before = (!found.is_empty()).then(|| results(variant, text, search)).flatten();
+    for index in found {
+        if happens.len() == max {
+            break;
+        }
         let change = changes[index].clone();
-        let refused = refused(&change, variant, text, search);
-        Prevention { change, clean: !dirty, refused }
-    };
-    found.into_iter().take(max).map(prevention).collect()
+        let after = change.apply(variant);
+        let (Some(before), Some(after)) = (&before, results(&after, text, search)) else { continue };
+        let prevention = Prevention { change, refused: refused(variant, text, before, &after) };
+        let list = if prevention.merely_refuses() { &mut fails } else { &mut happens };
+        if list.len() < max {
+            list.push(prevention);
+        }
+    }
+    happens.append(&mut fails);
+    happens
 }
 
 fn bounded(search: &Search) -> Search {
@@ -243,54 +267,42 @@ fn hazards_after(change: &Change, variant: &Variant, text: &str, search: &Search
     Some(exploration.outcomes.keys().fold(0, |all, outcome| all | outcome.hazards))
 }
 
-/// A statement that is refused in some schedule: process, statement, answer.
-type Refusal = (usize, usize, String);
+/// How each statement can end, over all interleavings: process and statement.
+type Results = BTreeMap<(usize, usize), BTreeSet<Content>>;
 
-fn refusals(scenario: &Scenario, search: &Search) -> BTreeSet<Refusal> {
-    let explorer = Explorer::new(scenario, search.limits, search.reduction, 1);
-    let Ok(exploration) = explorer.explore() else { return BTreeSet::new() };
-    let mut refusals = BTreeSet::new();
-    for stats in exploration.outcomes.values() {
-        let Ok(replay) = scenario.replay(&stats.shortest) else { continue };
-        for event in &replay.events {
-            let answer = match event.reply {
-                Reply::Errno(errno) => errno.name(),
-                Reply::Signal(signal) => signal.name(),
-                Reply::Done | Reply::Value(_) | Reply::Again | Reply::Skipped => continue,
-            };
-            let instruction = &scenario.programs[event.actor].instructions[event.pc];
-            if !instruction.soft {
-                refusals.insert((event.actor, instruction.statement, answer.to_owned()));
-            }
+fn results(variant: &Variant, text: &str, search: &Search) -> Option<Results> {
+    let mut at = Vec::new();
+    let mut names = Vec::new();
+    for (process, of) in variant.processes.iter().enumerate() {
+        for (statement, line) in of.statements.iter().enumerate() {
+            at.push((process, statement));
+            names.push(result_name(process, statement, line));
         }
     }
-    refusals
+    let contents = notes::contents(variant, text, &names, search)?;
+    Some(at.into_iter().zip(contents).collect())
 }
 
-/// The first statement that is refused after a change and never was before.
-fn refused(
-    change: &Change,
-    variant: &Variant,
-    text: &str,
-    search: &Search,
-) -> Option<(String, String, bool)> {
-    let search = bounded(search);
-    let changed = change.apply(variant);
-    let before = Scenario::new(variant, text).ok()?;
-    let after = Scenario::new(&changed, text).ok()?;
-    let known = refusals(&before, &search);
-    let new: Vec<Refusal> =
-        refusals(&after, &search).into_iter().filter(|refusal| !known.contains(refusal)).collect();
-    let (process, statement, answer) = new.first()?.clone();
-    let name = result_name(process, statement, &changed.processes[process].statements[statement]);
-    let observing = Scenario::observing(&changed, text, std::slice::from_ref(&name)).ok()?;
-    let explorer = Explorer::new(&observing, search.limits, search.reduction, 1);
-    let exploration = explorer.explore().ok()?;
-    let at = observing.slot_names().iter().position(|slot| *slot == name)?;
-    let refused = |content: Content| matches!(content, Content::Errno(_) | Content::Signal(_));
-    let always = exploration.complete && exploration.outcomes.keys().all(|o| refused(o.slots[at]));
-    let text = after.programs[process].statements[statement].text.clone();
-    Some((text, answer, always))
+/// A statement that fails after a change, and never did before: one that always does, else the
+/// first.
+fn refused(variant: &Variant, text: &str, before: &Results, after: &Results) -> Option<Refusal> {
+    let fails = |content: &Content| matches!(content, Content::Errno(_) | Content::Signal(_));
+    let scenario = Scenario::new(variant, text).ok()?;
+    let mut first = None;
+    for (at, contents) in after {
+        let known = before.get(at).is_some_and(|contents| contents.iter().any(fails));
+        let Some(answer) = contents.iter().find(|content| fails(content)).filter(|_| !known) else {
+            continue;
+        };
+        let statement = scenario.programs.get(at.0)?.statements.get(at.1)?.text.clone();
+        let always = contents.iter().all(fails);
+        let refusal = Refusal { statement, answer: answer.word(), always };
+        if always {
+            return Some(refusal);
+        }
+        first.get_or_insert(refusal);
+    }
+    first
 }
 
 #[cfg(test)]
@@ -346,38 +358,36 @@ exists (hazard any)
         }
     }
 
-    #[test]
-    fn what_prevents_is_found_by_exploring() {
-        let test = test();
+    fn found(text: &str, variant: usize, max: usize) -> Vec<(String, Option<Refusal>)> {
+        let test = parse("t.litmus", text, &ModelRules).unwrap_or_else(|e| panic!("{}", e[0]));
         let search = Search { threads: 2, ..Search::default() };
-        let found = |kind| {
-            let found = preventions(&test, &test.variants[0], TEXT, kind, &search, 9);
-            found.iter().map(|p| (p.change.describe(), p.clean)).collect::<Vec<_>>()
-        };
-        // The move forgets to copy: what was stored before it is lost, pin or no pin.
-        let lost = found(HazardKind::LostWrite);
-        assert_eq!(lost, [("host { dma-buf-mmap-check = refuse }".to_owned(), true)]);
-        let freed = found(HazardKind::UseAfterFree);
-        assert_eq!(freed, lost, "what is not clean is not proposed where something is");
+        let found = preventions(&test, &test.variants[variant], text, &search, max);
+        found.into_iter().map(|p| (p.change.describe(), p.refused)).collect()
+    }
+
+    fn refusal(statement: &str, answer: &str) -> Option<Refusal> {
+        let (statement, answer) = (statement.to_owned(), answer.to_owned());
+        Some(Refusal { statement, answer, always: true })
     }
 
     #[test]
-    fn a_refusal_is_named_with_its_answer() {
+    fn what_prevents_is_found_by_exploring_and_leaves_no_hazard_of_any_kind() {
+        // The move forgets to copy: what was stored before it is lost, pin or no pin.
+        let check = "host { dma-buf-mmap-check = refuse }".to_owned();
+        assert_eq!(found(TEXT, 0, 9), [(check, refusal("mmap v = A shared rw", "EINVAL"))]);
+    }
+
+    #[test]
+    fn a_change_that_makes_an_operation_fail_comes_last_and_is_not_a_prevention() {
         let text = TEXT.replace("lock zap reserve rebind", "lock zap reserve copy rebind");
-        let test = parse("t.litmus", &text, &ModelRules).unwrap_or_else(|e| panic!("{}", e[0]));
-        let search = Search::default();
-        let found =
-            preventions(&test, &test.variants[0], &text, HazardKind::UseAfterFree, &search, 1);
-        assert_eq!(found[0].change.describe(), "exporter heap { mmap = pfnmap }");
-        assert!(found[0].clean);
-        let refused = found[0].refused.clone();
-        let statement = "gup p = v[0] write longterm".to_owned();
-        assert_eq!(refused, Some((statement, "EFAULT".to_owned(), true)));
-        // And where nothing happens, there is nothing to prevent.
-        let pfnmap = &test.variants[1];
-        let scenario = Scenario::new(pfnmap, &text).unwrap();
-        let none = Explorer::new(&scenario, search.limits, search.reduction, 1).explore().unwrap();
-        assert!(none.outcomes.keys().all(|outcome| outcome.hazards == 0));
+        let found = found(&text, 0, 9);
+        let merely = |refused: &Option<Refusal>| refused.as_ref().is_some_and(|r| r.always);
+        let first = found.iter().position(|(_, refused)| merely(refused)).unwrap();
+        assert!(found[first..].iter().all(|(_, refused)| merely(refused)), "{found:?}");
+        let pfnmap = "exporter heap { mmap = pfnmap }".to_owned();
+        let pin = refusal("gup p = v[0] write longterm", "EFAULT");
+        assert!(found[first..].contains(&(pfnmap, pin)), "{found:?}");
+        assert!(found.iter().all(|(_, r)| r.as_ref().is_none_or(|r| r.answer != "BUG")));
     }
 
     #[test]
@@ -393,9 +403,7 @@ P0 device importer codec {
 }
 exists (hazard unfenced-access)
 ";
-        let test = parse("t.litmus", text, &ModelRules).unwrap_or_else(|e| panic!("{}", e[0]));
-        let kind = HazardKind::UnfencedAccess;
-        let found = preventions(&test, &test.variants[0], text, kind, &Search::default(), 9);
+        let found = found(text, 0, 9);
         assert!(found.is_empty(), "{found:?}");
     }
 }

@@ -27,6 +27,10 @@ pub struct VariantJson<'a> {
     shortest: Option<&'a [u8]>,
     outcomes: Vec<OutcomeJson<'a>>,
     costs: BTreeMap<&'static str, CostJson>,
+    /// What the answer does not say by itself, with the line of the file.
+    notes: Vec<NoteJson<'a>>,
+    /// Whether the answer is a Never that rests on one of them.
+    vacuous: bool,
     complete: bool,
     stopped: Option<String>,
     /// Schedules replayed on real memory; null when none was asked for.
@@ -46,6 +50,12 @@ struct OutcomeJson<'a> {
 }
 
 #[derive(Debug, Serialize)]
+struct NoteJson<'a> {
+    line: u32,
+    note: &'a str,
+}
+
+#[derive(Debug, Serialize)]
 struct CostJson {
     least: u64,
     most: u64,
@@ -55,7 +65,7 @@ impl<'a> VariantJson<'a> {
     /// Of an answer.
     #[must_use]
     pub fn new(answer: &Answer<'a>) -> Self {
-        let Answer { test, scenario, judgement } = *answer;
+        let Answer { test, scenario, judgement, notes } = *answer;
         let exploration = &judgement.exploration;
         let outcomes = exploration.outcomes.iter().map(|(outcome, stats)| OutcomeJson {
             outcome: outcome.describe(scenario),
@@ -87,6 +97,8 @@ impl<'a> VariantJson<'a> {
             costs: costs
                 .map(|(cost, least, most)| (cost.word(), CostJson { least: *least, most: *most }))
                 .collect(),
+            notes: notes.iter().map(|n| NoteJson { line: n.line, note: &n.text }).collect(),
+            vacuous: answer.vacuous(),
             complete: exploration.complete,
             stopped: exploration.stopped.map(|stop| stop.to_string()),
             replayed: None,

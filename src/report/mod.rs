@@ -33,6 +33,7 @@ pub use paint::{Paint, Tone, compact};
 pub use table::{Align, Cell, Column, Table};
 
 use crate::litmus::ast::Test;
+use crate::question::notes::Note;
 use crate::question::scenario::Scenario;
 use crate::question::verdict::Judgement;
 
@@ -45,6 +46,8 @@ pub struct Answer<'a> {
     pub scenario: &'a Scenario,
     /// What came of it.
     pub judgement: &'a Judgement,
+    /// What the answer does not say by itself.
+    pub notes: &'a [Note],
 }
 
 impl Answer<'_> {
@@ -52,6 +55,12 @@ impl Answer<'_> {
     #[must_use]
     pub fn name(&self) -> String {
         full_name(&self.scenario.test, &self.scenario.variant)
+    }
+
+    /// Whether the answer is a *Never* that rests on something that did not happen at all.
+    #[must_use]
+    pub fn vacuous(&self) -> bool {
+        self.notes.iter().any(|note| note.vacuous)
     }
 }
 

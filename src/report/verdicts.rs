@@ -7,6 +7,7 @@ use super::table::{Align, Cell, Column, Table};
 use super::{Answer, full_name};
 use crate::litmus::ast::{Test, Verdict};
 use crate::model::Cost;
+use crate::question::notes::Note;
 
 /// What a variant came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +93,9 @@ pub fn cells(answer: &Answer<'_>) -> Vec<Cell> {
     let Answer { scenario, judgement, .. } = answer;
     let mark = Mark::of(answer);
     let observed = match judgement.observation {
+        Some(observed) if answer.vacuous() => {
+            Cell::toned(format!("{}*", observed.word()), Tone::Warn)
+        }
         Some(observed) => Cell::new(observed.word()),
         None => Cell::toned("unknown", Tone::Warn),
     };
@@ -121,6 +125,16 @@ pub fn costs(answer: &Answer<'_>) -> String {
     if costs.is_empty() { String::new() } else { format!("  costs: {}\n", costs.join(", ")) }
 }
 
+/// `  note: my.litmus:7: ...`, a line a note.
+#[must_use]
+pub fn notes(answer: &Answer<'_>, file: &str) -> String {
+    let note = |note: &Note| {
+        let mark = if note.vacuous { "*" } else { " " };
+        format!(" {mark}note: {file}:{}: {}\n", note.line, note.text)
+    };
+    answer.notes.iter().map(note).collect()
+}
+
 /// The cells of a variant that could not be explored.
 #[must_use]
 pub fn failed_cells(test: &str, variant: &str, expected: Option<Verdict>) -> Vec<Cell> {
@@ -142,7 +156,7 @@ pub fn failed_cells(test: &str, variant: &str, expected: Option<Verdict>) -> Vec
 /// `Positive` and `Negative` count complete schedules whose outcome satisfies the condition's body
 /// or does not.
 #[must_use]
-pub fn block(answer: &Answer<'_>, paint: Paint) -> String {
+pub fn block(answer: &Answer<'_>, file: &str, paint: Paint) -> String {
     let Answer { scenario, judgement, .. } = answer;
     let exploration = &judgement.exploration;
     let name = answer.name();
@@ -181,6 +195,10 @@ pub fn block(answer: &Answer<'_>, paint: Paint) -> String {
     if !judgement.costs.is_empty() {
         line(costs(answer).trim_end().to_owned());
     }
+    for note in answer.notes {
+        let what = if note.vacuous { "Vacuous" } else { "Note" };
+        line(format!("{what} {file}:{}: {}", note.line, note.text));
+    }
     if let Some(stop) = &exploration.stopped {
         line(paint.paint(Tone::Warn, &format!("Incomplete: {stop}")));
     }
@@ -207,6 +225,8 @@ pub struct Totals {
     pub unjudged: usize,
     /// Of these, that could not be explored.
     pub failed: usize,
+    /// Of all, a Never that rests on something that did not happen at all.
+    pub vacuous: usize,
     /// States visited.
     pub states: u64,
 }
@@ -255,6 +275,13 @@ impl Totals {
         }
         out.push_str(&parts.join(", "));
         let _ = writeln!(out, "; {} states", compact(u128::from(self.states)));
+        if self.vacuous > 0 {
+            let _ = writeln!(
+                out,
+                "* {}: a Never that rests on a refused statement; `driftheap check -v NAME` says which",
+                plural(self.vacuous, "variant")
+            );
+        }
         out
     }
 }

@@ -33,26 +33,27 @@ pub struct Splat {
     pub prevented_by: Option<Vec<Prevented>>,
 }
 
-/// A single change of a rule that prevents a hazard, as computed.
+/// A single change of a rule after which no hazard happens, as computed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Prevented {
     /// `exporter heap { mmap = pfnmap }`.
     change: String,
     /// What is refused then: statement and answer.
     refused: Option<String>,
-    /// Whether that leaves no interleaving with any hazard.
-    clean: bool,
+    /// Whether it prevents nothing, but makes an operation of the test fail in every interleaving.
+    merely_refuses: bool,
 }
 
 impl Prevented {
     /// What was found.
     #[must_use]
     pub fn new(prevention: &Prevention) -> Self {
-        let refused = prevention.refused.as_ref().map(|(statement, answer, always)| {
-            let verb = if *always { "answers" } else { "can answer" };
-            format!("`{statement}` {verb} {answer}")
+        let refused = prevention.refused.as_ref().map(|refusal| {
+            let verb = if refusal.always { "answers" } else { "can answer" };
+            format!("`{}` {verb} {}", refusal.statement, refusal.answer)
         });
-        Self { change: prevention.change.describe(), refused, clean: prevention.clean }
+        let merely_refuses = prevention.merely_refuses();
+        Self { change: prevention.change.describe(), refused, merely_refuses }
     }
 }
 
@@ -61,27 +62,30 @@ fn word<S: serde::Serializer>(kind: &HazardKind, serializer: S) -> Result<S::Ok,
 }
 
 impl Splat {
-    fn prevention(&self, out: &mut String, prevented: &[Prevented], paint: Paint) {
-        for Prevented { change, refused, clean } in prevented {
-            let refused = refused.as_ref().map_or_else(String::new, |r| format!(" ({r})"));
-            let rest = if *clean { "" } else { "; other hazards remain" };
-            let line = format!("Prevented by: {change}{refused}{rest}");
-            out.push_str(&paint.paint(Tone::Good, &line));
-            out.push('\n');
-        }
-        out.push_str(&match prevented.len() {
-            0 => format!(
-                "Prevented by: no change of a single rule [computed: {} stays possible]\n",
-                self.hazard
-            ),
-            1 => format!(
-                "[computed: with that alone changed no interleaving shows {}]\n",
-                self.hazard
-            ),
-            _ => format!(
-                "[computed: with any one of these alone changed no interleaving shows {}]\n",
-                self.hazard
-            ),
+    fn prevention(out: &mut String, prevented: &[Prevented], paint: Paint) {
+        let (fails, happens): (Vec<&Prevented>, Vec<&Prevented>) =
+            prevented.iter().partition(|change| change.merely_refuses);
+        let mut list = |what: &str, tone: Tone, changes: &[&Prevented]| {
+            for Prevented { change, refused, .. } in changes {
+                let refused = refused.as_ref().map_or_else(String::new, |r| format!(" ({r})"));
+                out.push_str(&paint.paint(tone, &format!("{what} by: {change}{refused}")));
+                out.push('\n');
+            }
+        };
+        list("Prevented", Tone::Good, &happens);
+        list("Refused", Tone::Plain, &fails);
+        out.push_str(match (happens.len(), fails.len()) {
+            (0, 0) => {
+                "Prevented by: no change of a single rule [computed: a hazard stays possible with each]\n"
+            }
+            (0, _) => {
+                "[computed: with each alone no hazard is left, but an operation of the test always \
+                 fails]\n"
+            }
+            (1, 0) => "[computed: with that alone changed no interleaving shows any hazard]\n",
+            (_, _) => {
+                "[computed: with any one of these alone changed no interleaving shows any hazard]\n"
+            }
         });
     }
 }
@@ -105,7 +109,7 @@ impl Splat {
             out.push_str(&format!(" {line}\n"));
         }
         if let Some(prevented) = &self.prevented_by {
-            self.prevention(&mut out, prevented, paint);
+            Self::prevention(&mut out, prevented, paint);
         }
         out.push_str(RULER);
         out.push('\n');
