@@ -145,9 +145,7 @@ fn check(
             Ok(scenarios) => {
                 totals.tests += 1;
                 let variants = loaded.test.variants.iter().zip(scenarios);
-                jobs.extend(
-                    variants.map(|(variant, scenario)| Job { loaded, variant, scenario }),
-                );
+                jobs.extend(variants.map(|(variant, scenario)| Job { loaded, variant, scenario }));
             }
             Err(diagnostics) => {
                 input::diagnose(&diagnostics, out);
@@ -241,13 +239,10 @@ impl Second {
 
 impl Printer<'_> {
     /// Replay schedules of a variant that was judged.
-    fn replay(
-        &self,
-        job: &Job<'_>,
-        result: &Judged,
-        reality: Option<&mut Reality>,
-    ) -> Second {
-        let (Ok((judgement, _)), Some(reality)) = (result, reality) else { return Second::NotAsked };
+    fn replay(&self, job: &Job<'_>, result: &Judged, reality: Option<&mut Reality>) -> Second {
+        let (Ok((judgement, _)), Some(reality)) = (result, reality) else {
+            return Second::NotAsked;
+        };
         let name = driftheap::report::full_name(&job.scenario.test, &job.scenario.variant);
         match reality.replay(&name, &job.scenario, judgement) {
             Ok(real) => Second::Said(real),
@@ -303,7 +298,9 @@ impl Printer<'_> {
                 }
                 text
             }
-            Style::Blocks => format!("{}\n", verdicts::block(&answer, &job.loaded.file, self.out.paint)),
+            Style::Blocks => {
+                format!("{}\n", verdicts::block(&answer, &job.loaded.file, self.out.paint))
+            }
         };
         self.out.text(&text)?;
         if let (Second::Said(Real { difference: Some(difference), .. }), true) =

@@ -120,9 +120,8 @@ fn failures(
         AtomKind::AnyHazard | AtomKind::Hazard(_) | AtomKind::Warning => {}
         AtomKind::Content { .. } => {}
     });
-    let name = |at: &(usize, usize)| {
-        result_name(at.0, at.1, &variant.processes[at.0].statements[at.1])
-    };
+    let name =
+        |at: &(usize, usize)| result_name(at.0, at.1, &variant.processes[at.0].statements[at.1]);
     let is_asked = |at: &(usize, usize)| {
         let loads = match &variant.processes[at.0].statements[at.1].op {
             Op::Load { register, .. } | Op::DmaRead { register, .. } => Some(register),
@@ -180,12 +179,7 @@ pub(super) fn contents(
 }
 
 /// Registers of the condition that no schedule writes.
-fn never_written(
-    scenario: &Scenario,
-    judgement: &Judgement,
-    text: &str,
-    notes: &mut Vec<Note>,
-) {
+fn never_written(scenario: &Scenario, judgement: &Judgement, text: &str, notes: &mut Vec<Note>) {
     asked(&scenario.condition.body, &mut |atom| {
         let AtomKind::Register { process, register, .. } = &atom.kind else { return };
         let name = format!("P{process}:{}", register.text);
@@ -202,7 +196,8 @@ fn never_written(
 
 /// Rules that are set and that no statement of the variant reads, and steps that come too late.
 fn unread(variant: &Variant, mut note: impl FnMut(&Rule, String)) {
-    let ops = || variant.processes.iter().flat_map(|p| p.statements.iter().map(move |s| (p, &s.op)));
+    let ops =
+        || variant.processes.iter().flat_map(|p| p.statements.iter().map(move |s| (p, &s.op)));
     let any = |wanted: fn(&Op) -> bool| ops().any(|(_, op)| wanted(op));
     for exporter in &variant.exporters {
         let used = variant.buffers.iter().any(|b| b.exporter == exporter.name)
@@ -210,7 +205,10 @@ fn unread(variant: &Variant, mut note: impl FnMut(&Rule, String)) {
         for rule in &exporter.rules {
             let name = rule.name.as_str();
             if !used {
-                note(rule, format!("`{name}` has no effect: `{}` has no buffer", exporter.name.text));
+                note(
+                    rule,
+                    format!("`{name}` has no effect: `{}` has no buffer", exporter.name.text),
+                );
                 continue;
             }
             if let RuleValue::Steps(steps) = &rule.value {
@@ -219,7 +217,10 @@ fn unread(variant: &Variant, mut note: impl FnMut(&Rule, String)) {
                     && copy > rebind
                 {
                     let why = "copies the new frames onto themselves";
-                    note(rule, format!("`copy` after `rebind` in `{name}` {why}: it has no effect"));
+                    note(
+                        rule,
+                        format!("`copy` after `rebind` in `{name}` {why}: it has no effect"),
+                    );
                 }
             }
             let unread = match name {
@@ -240,11 +241,13 @@ fn unread(variant: &Variant, mut note: impl FnMut(&Rule, String)) {
         let Some(rule) = importer.rules.iter().find(|r| r.name.as_str() == "move-notify") else {
             continue;
         };
-        let dynamic =
-            of(|op| matches!(op, Op::Attach { mode: Some(AttachMode::Dynamic), .. }));
+        let dynamic = of(|op| matches!(op, Op::Attach { mode: Some(AttachMode::Dynamic), .. }));
         if !dynamic {
             let why = "only a dynamic attachment is notified of moves, and there is none";
-            note(rule, format!("`move-notify` has no effect: {why} (`attach` is static by default)"));
+            note(
+                rule,
+                format!("`move-notify` has no effect: {why} (`attach` is static by default)"),
+            );
         }
     }
 }
@@ -278,7 +281,8 @@ P0 application {
 P1 device importer gpu { dma_write q[0] = 7 }
 exists (hazard any)
 ";
-        let why = "`follow_pfn q = v[0]` is EINVAL in every schedule, and what needs it does nothing";
+        let why =
+            "`follow_pfn q = v[0]` is EINVAL in every schedule, and what needs it does nothing";
         assert_eq!(of(text), [(5, why.to_owned(), true)]);
         // Who asks for the refusal knows of it.
         assert_eq!(of(&text.replace("hazard any", "q = ok")), []);
@@ -317,7 +321,8 @@ P0 exporter heap { move A -> system }
 P1 device importer cam { attach t = A }
 exists (P1:r9 = 7)
 ";
-        let notes = of(&text.replace("attach t = A", "attach t = A; map s = t; dma_read r9 = s[0]"));
+        let notes =
+            of(&text.replace("attach t = A", "attach t = A; map s = t; dma_read r9 = s[0]"));
         let has = |line: u32, what: &str| notes.iter().any(|n| n.0 == line && n.1.contains(what));
         assert!(has(3, "`copy` after `rebind`"), "{notes:?}");
         assert!(has(4, "`purge` has no effect"), "{notes:?}");

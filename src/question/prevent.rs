@@ -241,7 +241,9 @@ pub fn preventions(
         }
         let change = changes[index].clone();
         let after = change.apply(variant);
-        let (Some(before), Some(after)) = (&before, results(&after, text, search)) else { continue };
+        let (Some(before), Some(after)) = (&before, results(&after, text, search)) else {
+            continue;
+        };
         let prevention = Prevention { change, refused: refused(variant, text, before, &after) };
         let list = if prevention.merely_refuses() { &mut fails } else { &mut happens };
         if list.len() < max {
