@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::scenario::{Content, Scenario, result_name};
 use super::verdict::{Judgement, Search};
 use crate::explore::{Explorer, Reduction};
-use crate::litmus::ast::{AttachMode, Name, Op, Role, Rule, RuleValue, Variant, Verdict};
+use crate::litmus::ast::{AttachMode, Op, Role, Rule, RuleValue, Variant, Verdict};
 use crate::litmus::cond::{Atom, AtomKind, Cond};
 use crate::litmus::span::{Span, line_column};
 use crate::model::{Reply, Signal};
@@ -123,11 +123,12 @@ fn failures(
     let name =
         |at: &(usize, usize)| result_name(at.0, at.1, &variant.processes[at.0].statements[at.1]);
     let is_asked = |at: &(usize, usize)| {
-        let loads = match &variant.processes[at.0].statements[at.1].op {
-            Op::Load { register, .. } | Op::DmaRead { register, .. } => Some(register),
-            _ => None,
+        let op = &variant.processes[at.0].statements[at.1].op;
+        let register = if let Op::Load { register, .. } | Op::DmaRead { register, .. } = op {
+            Some(format!("P{}:{}", at.0, register.text))
+        } else {
+            None
         };
-        let register = loads.map(|r: &Name| format!("P{}:{}", at.0, r.text));
         named.contains(&name(at)) || register.is_some_and(|register| named.contains(&register))
     };
     let candidates: Vec<(usize, usize)> = endings
