@@ -313,7 +313,9 @@ fn exporter(world: &World, buf: BufId, step: ExporterStep, job: Job) -> Objects 
         ExporterStep::CheckPins => {
             of(PINS.all() | VMAS.all(), own | FREE | MEMORY).union(unlocked(world, buf))
         }
-        ExporterStep::Flush | ExporterStep::Copy => of(own, MEMORY),
+        // A line that is written back may be another buffer's by now: whether that is alive counts.
+        ExporterStep::Flush => of(BUFS.all(), MEMORY),
+        ExporterStep::Copy => of(own, MEMORY),
         ExporterStep::Reserve => of(0, own | FREE | MEMORY).union(unlocked(world, buf)),
         ExporterStep::Rebind => of(0, own | MEMORY),
         ExporterStep::Free => of(PINS.all() | VMAS.all(), own | MEMORY | FREE),
