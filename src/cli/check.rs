@@ -130,16 +130,9 @@ struct Job<'a> {
     scenario: Scenario,
 }
 
-fn check(
-    all: &[Loaded],
-    search: &Search,
-    style: Style,
-    replay: Replay,
-    out: &Out,
-) -> anyhow::Result<(Totals, Exit)> {
-    let mut exit = Exit::Good;
-    let mut jobs = Vec::new();
-    let mut totals = Totals::default();
+/// A job a variant; what can't be asked is said, and is bad input.
+fn jobs<'a>(all: &'a [Loaded], out: &Out) -> (Vec<Job<'a>>, Totals, Exit) {
+    let (mut jobs, mut totals, mut exit) = (Vec::new(), Totals::default(), Exit::Good);
     for loaded in all {
         match loaded.scenarios() {
             Ok(scenarios) => {
@@ -153,6 +146,17 @@ fn check(
             }
         }
     }
+    (jobs, totals, exit)
+}
+
+fn check(
+    all: &[Loaded],
+    search: &Search,
+    style: Style,
+    replay: Replay,
+    out: &Out,
+) -> anyhow::Result<(Totals, Exit)> {
+    let (jobs, mut totals, mut exit) = jobs(all, out);
     let mut reality = Reality::new(replay);
     let mut table = verdicts::table(jobs.iter().map(|job| &job.loaded.test), out.paint);
     if reality.is_some() {
