@@ -167,7 +167,7 @@ fn a_difference_without_a_reason_is_an_error() {
     }
     assert_eq!(output.status.code(), Some(1), "{said}");
     let wrong = said.lines().skip_while(|line| !line.contains("UNEXPLAINED: the kernel answers"));
-    assert!(wrong.take(60).any(|line| line.contains("gup.vmsplice")), "{said}");
+    assert!(wrong.take(120).any(|line| line.contains("gup.vmsplice")), "{said}");
 }
 
 #[test]

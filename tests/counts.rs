@@ -11,7 +11,7 @@ const COUNTS: &[(&str, u64, u64, u128, usize)] = &[
     ("system-heap-insert-page/pfnmap", 86, 132, 386, 1),
     ("system-heap-insert-page/mixedmap-insert-page", 156, 277, 7167, 4),
     ("ttm-direct-io/free-before-completion", 39, 61, 100, 3),
-    ("ttm-huge-gup-fast/mixedmap-insert-pfn", 166, 296, 9203, 4),
+    ("ttm-huge-gup-fast/mixedmap-insert-pfn", 169, 301, 9203, 4),
     ("exporter-honours-pins/look-after-zap/pin-blocks-move", 108, 191, 1542, 2),
     ("panfrost-purge/zap-missing", 75, 107, 149, 6),
     ("move-copy-zap-order/copy-first/fault-unlocked", 106, 150, 1261, 4),

@@ -293,6 +293,40 @@ P0 device importer codec {
 }
 P1 exporter heap { move A -> system }",
     },
+    Seed {
+        kind: HazardKind::WriteThroughReadPin,
+        fault: "the driver pins for reading, and its device writes",
+        text: "
+exporter file { mmap = shmem }
+buffer A { exporter = file; placement = system }
+P0 application {
+    mmap v = A shared rw
+    gup p = v[0] vary(broken => {}, fixed => write)
+}
+P1 device { dma_write p[0] = 7 }",
+    },
+    Seed {
+        kind: HazardKind::MissedFence,
+        fault: "the writer's fence is in the BOOKKEEP slot, where implicit sync does not look",
+        text: "
+exporter gpu { mmap = pfnmap }
+importer xe {}
+buffer A { exporter = gpu }
+P0 device importer xe {
+    attach t = A dynamic
+    map s = t
+    busy: submit f = s vary(broken => bookkeep, fixed => write)
+    dma_write s[0] = 7
+    signal f
+}
+P1 application {
+    mmap v = A shared r
+    await busy
+    sync start A read
+    load r0 = v[0]
+    sync end A read
+}",
+    },
 ];
 
 fn check(seed: &Seed) {

@@ -61,6 +61,10 @@ fn corrupted_bytes_are_read_back_by_another_process() {
             for kind in VISIBLE {
                 let Some(schedule) = judgement.hazards.get(&kind) else { continue };
                 let report = executor.replay(&scenario, schedule).expect("replay");
+                if let Some(reason) = &report.inexpressible {
+                    eprintln!("SKIP {name}: {reason}");
+                    continue;
+                }
                 assert!(report.agreed(), "{name}: {report:?}");
                 let hit = report.corrupted.iter().find(|hit| hit.kind == kind);
                 let Some(hit) = hit else {
