@@ -250,7 +250,7 @@ fn brackets_of_a_busy_program() {
 /// has ended: each access is made, and what is wrong is told.
 #[test]
 fn threads_that_fault_on_one_page_go_on() {
-    const RUNS: usize = 8;
+    const RUNS: usize = 2;
     const CLIENT: &str = "tests/clients/misuse/threads.c";
     let stage = stage();
     if !available(stage.path()) {
