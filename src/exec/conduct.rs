@@ -44,7 +44,10 @@ pub(super) enum Flight {
 pub(super) enum Halt {
     Error(ExecError),
     Disagreement(Disagreement),
+    /// A step that can't be made real.
     Inexpressible(String),
+    /// A race in which something happened that no schedule has.
+    Anomaly(String),
 }
 
 impl From<ExecError> for Halt {
@@ -114,7 +117,9 @@ impl<'a> Conduct<'a> {
             Ok(()) => {}
             Err(Halt::Error(error)) => return Err(error),
             Err(Halt::Disagreement(found)) => self.report.disagreement = Some(found),
-            Err(Halt::Inexpressible(reason)) => self.report.inexpressible = Some(reason),
+            Err(Halt::Inexpressible(reason) | Halt::Anomaly(reason)) => {
+                self.report.inexpressible = Some(reason);
+            }
         }
         Ok(self.report)
     }

@@ -29,7 +29,7 @@ use super::error::{ExecError, Skip};
 use super::executor::Executor;
 use super::plan::Plan;
 use crate::litmus::cond::Quantifier;
-use crate::model::{Coherency, HazardKind, Huge, Step};
+use crate::model::{Coherency, HazardKind, Step};
 use crate::question::scenario::{Action, Outcome, Scenario};
 use crate::question::verdict::Judgement;
 use crate::units::BufId;
@@ -161,9 +161,6 @@ pub fn supports(executor: &Executor, scenario: &Scenario) -> Result<(), Skip> {
     for buf in (0..scenario.world.bufs()).map(BufId::at) {
         if scenario.world.exporter_of(buf).coherency == Coherency::Incoherent {
             return not("an incoherent buffer, whose cache is emulated step by step");
-        }
-        if scenario.world.exporter_of(buf).huge == Huge::Plain {
-            return not("plain huge entries: whether the frames allow one shows during the race");
         }
     }
     for instruction in scenario.programs.iter().flat_map(|program| &program.instructions) {

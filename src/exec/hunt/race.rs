@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::classify::{Access, Accesses};
 use crate::exec::command::{Answer, Command};
 use crate::exec::conduct::{Conduct, Flight, Halt};
-use crate::exec::error::ExecError;
+use crate::exec::error::{ExecError, Skip};
 use crate::exec::executor::Executor;
 use crate::exec::plan::Plan;
 use crate::explore::{Machine, SplitMix64};
@@ -107,7 +107,10 @@ impl<'a> Race<'a> {
                 let (what, model, real) = (found.what, found.model, found.real);
                 return Ok(Ended::Anomaly(format!("{what}: model {model}, memory {real}")));
             }
-            Err(Halt::Inexpressible(what)) => return Ok(Ended::Anomaly(what)),
+            Err(Halt::Anomaly(what)) => return Ok(Ended::Anomaly(what)),
+            Err(Halt::Inexpressible(what)) => {
+                return Err(ExecError::Unsupported(Skip::cure(what, "use replay")));
+            }
         }
         self.outcome()
     }
@@ -152,7 +155,7 @@ impl<'a> Race<'a> {
         for actor in 0..self.runners.len() {
             self.conduct.team.call(actor, &[Command::Reset], &mut self.answers)?;
         }
-        Err(Halt::Inexpressible("a run did not end in time, although all actors live".to_owned()))
+        Err(Halt::Anomaly("a run did not end in time, although all actors live".to_owned()))
     }
 
     fn is_waiting(&self, runner: usize) -> bool {
@@ -289,7 +292,7 @@ impl<'a> Race<'a> {
             }
             (_, other) => {
                 let what = format!("{step:?} answered {}", other.describe());
-                return Err(Halt::Inexpressible(what));
+                return Err(Halt::Anomaly(what));
             }
         }
         self.conduct.flights[runner] = None;
@@ -346,7 +349,7 @@ impl<'a> Race<'a> {
         if let Action::Step(step @ (Step::Load { .. } | Step::Store { .. })) = &instruction.action
             && (was == Doing::Trapped && served || matches!(was, Doing::Under { .. }) && faulted)
         {
-            return Err(Halt::Inexpressible(format!("{step:?}: {was:?}, the model: {reply:?}")));
+            return Err(Halt::Anomaly(format!("{step:?}: {was:?}, the model: {reply:?}")));
         }
         let event = Event { actor: runner, pc, reply, effects, after: self.state.clone() };
         if let Action::Step(step) = &instruction.action {
