@@ -3,7 +3,7 @@
 //! A descriptor in a program is one of ours when its inode is in this registry, in whatever
 //! process it is and however it got there: dup, fork, SCM_RIGHTS and pidfd_getfd need no
 //! tracking. Only heaps, and the far ends of some sync files, are kept open here; a buffer is the program's
-//! alone, and [`life`](super::life) tells when it is gone.
+//! alone, and `life` tells when it is gone.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -204,7 +204,7 @@ impl Files {
 
     /// The file of a new udmabuf. Of a memfd from its first byte on it is the memfd, opened anew and
     /// branded; of anything else an empty file, in whose place the pieces are mapped
-    /// ([`scatter`](super::scatter)).
+    /// (`scatter`).
     ///
     /// # Errors
     /// EMFILE: the supervisor is out of descriptors. EBADFD: a piece's memfd is not among these.
