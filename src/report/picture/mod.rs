@@ -14,7 +14,7 @@ mod graph;
 
 pub use graph::{Edge, Graph, Node, Sight};
 
-use crate::model::{Life, Owner, Slot as Grip, State, Step, Target, Via};
+use crate::model::{Owner, Slot as Grip, State, Step, Target, Via};
 use crate::question::scenario::{Action, Scenario, ScenarioState};
 use crate::units::{ActorId, AttachmentId, BufId, FenceId, FrameId, MAX_PAGES, PageId, PinId};
 use crate::units::{PteId, SgId};
@@ -383,7 +383,8 @@ impl Eye<'_> {
         let mut notes = Vec::new();
         for &buf in self.scenario.bufs() {
             let entry = &self.state.bufs[buf.index()];
-            let mut parts = vec![format!("{}: {}", names.buf(buf), life_word(entry.life))];
+            let mut parts =
+                vec![format!("{}: {}", names.buf(buf), super::story::life_word(entry.life))];
             if entry.lock.is_some() {
                 parts.push(format!("locked by {:?}", entry.lock));
             }
@@ -398,16 +399,5 @@ impl Eye<'_> {
             notes.push(parts.join(", "));
         }
         notes
-    }
-}
-
-const fn life_word(life: Life) -> &'static str {
-    match life {
-        Life::Unallocated => "not allocated",
-        Life::Live => "allocated",
-        Life::Purged => "purged",
-        Life::Revoked => "revoked",
-        Life::Quiesced => "revoked and quiet",
-        Life::Released => "released",
     }
 }

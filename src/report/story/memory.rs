@@ -180,7 +180,7 @@ fn pte_bits(pte: &Pte) -> String {
 }
 
 /// Where a buffer is in its life, in a word.
-pub(super) const fn life_word(life: Life) -> &'static str {
+pub(in crate::report) const fn life_word(life: Life) -> &'static str {
     match life {
         Life::Unallocated => "not allocated",
         Life::Live => "allocated",

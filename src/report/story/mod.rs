@@ -17,6 +17,7 @@ mod splat;
 mod tests;
 mod words;
 
+pub(in crate::report) use memory::life_word;
 use serde::Serialize;
 
 pub use splat::{Prevented, Splat};
