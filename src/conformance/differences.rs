@@ -107,7 +107,6 @@ const CUSE: Reasons = &[
     ("file.statx", "the buffer's file is an open of the device node"),
     ("fcntl.setfl", "the kernel shows the flags of the device's file, O_LARGEFILE among them"),
     ("fcntl.dupfd", SEEK),
-    ("file.sync-file-range", "the file is a device node's"),
     ("file.listed", PROC),
     ("mmap.shared-exec", "memfd_secret lies on a file system mounted noexec"),
     ("mmap.rwx", "memfd_secret lies on a file system mounted noexec"),
