@@ -14,6 +14,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use driftheap::conformance::{Transport, why};
+use driftheap::sys::probe::Probe;
 
 use device_kit::{bounded, stage, text};
 
@@ -68,37 +69,33 @@ fn is_mounted(dir: &Path) -> bool {
     mounts.lines().any(|line| line.split(' ').nth(4) == dir.to_str())
 }
 
-/// The way to mount here.
+/// The way to mount here, which `driftheap doctor` shows too.
 enum Way {
     /// By mount(2) or fusermount3: everybody of this namespace sees the mount.
     Here,
     /// Only in a user and mount namespace, in which the test has to run as well.
     Namespace,
-    /// None, with the reason and what helps.
+    /// None, with the reason.
     No(String),
 }
 
 fn way() -> Way {
-    let works = |program: &str, option: &str| {
-        let mut command = Command::new(program);
-        let status = command.arg(option).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    if let Err(error) = File::options().read(true).write(true).open("/dev/fuse") {
-        return Way::No(format!("/dev/fuse: {error}; `chmod 666 /dev/fuse` or `modprobe fuse`"));
-    }
-    if rustix::process::geteuid().is_root() || works("fusermount3", "-V") {
+    use driftheap::sys::probe;
+    let tried = [probe::fuse_mount_root(), probe::fuse_mount_fusermount3()];
+    if tried.iter().any(|probe| probe.available) {
         return Way::Here;
     }
-    let namespace = driftheap::sys::probe::fuse_mount();
-    if namespace.available && works("unshare", "--version") {
+    let namespace = probe::fuse_mount_namespace();
+    let unshare = Command::new("unshare").arg("--version").stdout(Stdio::null()).status();
+    if namespace.available && unshare.is_ok_and(|status| status.success()) {
         return Way::Namespace;
     }
-    Way::No(format!(
-        "not root, no fusermount3 (install the package fuse3), no mount in a user namespace \
-         ({}; `sysctl kernel.unprivileged_userns_clone=1` and `unshare` of util-linux)",
-        namespace.detail
-    ))
+    let reasons = tried.iter().chain([&namespace]).map(|probe| {
+        let Probe { name, detail, remedy, .. } = probe;
+        let remedy = if remedy.is_empty() { "install util-linux for `unshare`" } else { remedy };
+        format!("\n  {name}: {detail}; to enable: {remedy}")
+    });
+    Way::No(reasons.collect())
 }
 
 /// Runs the test that calls this in a namespace of its own, in which a plain user mounts.
@@ -127,7 +124,7 @@ impl Mount {
                 None
             }
             Way::No(reasons) => {
-                eprintln!("SKIP: no way to mount works: {reasons}");
+                eprintln!("SKIP: no way to mount works:{reasons}");
                 None
             }
         }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use driftheap::device::control::{PACKET_BYTES_MAX, Query, Verb, default_directory};
+use driftheap::device::control::{PACKET_BYTES_MAX, Query, Verb};
+use driftheap::device::runtime;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::{Exit, out::Out};
@@ -38,7 +39,7 @@ pub(crate) fn run(args: &CtlArgs, out: &Out) -> anyhow::Result<Exit> {
     }
     let path = match &args.socket {
         Some(path) => path.clone(),
-        None => only_socket(&default_directory())?,
+        None => only_socket(&runtime::directory())?,
     };
     let query = Query { verb: args.verb, ino: args.ino, json: args.json };
     let answer = ask(&path, &query)
@@ -49,10 +50,14 @@ pub(crate) fn run(args: &CtlArgs, out: &Out) -> anyhow::Result<Exit> {
 
 /// The one socket in the directory whose device is alive.
 fn only_socket(directory: &Path) -> anyhow::Result<PathBuf> {
+    match runtime::trusted(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let alive = |path: &PathBuf| {
-        let stem = path.file_stem().and_then(|stem| stem.to_str());
-        stem.is_some_and(|pid| Path::new("/proc").join(pid).exists())
+        path.extension().is_some_and(|kind| kind == "sock")
+            && runtime::owner(path).is_some_and(runtime::is_alive)
     };
     let mut sockets: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(alive).collect();
     match sockets.len() {
@@ -76,6 +81,11 @@ fn ask(path: &Path, query: &Query) -> anyhow::Result<String> {
         Some(timeout),
     )?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let (peer, own) =
+        (rustix::net::sockopt::socket_peercred(&socket)?.uid, rustix::process::geteuid());
+    if peer != own && !peer.is_root() && !own.is_root() {
+        bail!("the server is of user {}, not yours: it is not trusted", peer.as_raw());
+    }
     rustix::net::send(&socket, &serde_json::to_vec(query)?, SendFlags::NOSIGNAL)?;
     let mut answer = Vec::new();
     let mut packet = vec![0; PACKET_BYTES_MAX];

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use driftheap::conformance::{Answers, Transport, answers};
+use driftheap::device::runtime;
 use driftheap::sys::backing;
 
 /// Longest that the suite, or a boot with it, may take.
@@ -130,12 +131,12 @@ fn supervised(options: &[&str]) -> anyhow::Result<Answers> {
     checked(&bounded(&mut command, SUITE_SECONDS_MAX)?)
 }
 
-/// A directory that goes with its value, if it is empty then.
+/// A directory that goes with its value.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("driftheap-compare-{}", std::process::id()));
+        let path = runtime::own_path("compare").context("no place for a mount and a socket")?;
         std::fs::create_dir(&path).with_context(|| format!("can't make {}", path.display()))?;
         std::fs::create_dir(path.join("mount")).context("can't make a directory to mount on")?;
         Ok(Self(path))
@@ -145,8 +146,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // Never what is below: a mount that stayed would be emptied too.
-        let _gone = std::fs::remove_dir(self.0.join("mount"));
-        let _gone = std::fs::remove_dir(&self.0);
+        runtime::remove(&self.0);
     }
 }
 

@@ -211,7 +211,7 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     let mut kept = None;
     let ran = supervisor::run(config, |shared| {
         kept = Some(Arc::clone(shared));
-        let path = args.control.clone().map_or_else(|| default_path(std::process::id()), Ok);
+        let path = args.control.clone().map_or_else(default_path, Ok);
         match path.and_then(|path| {
             let shared = Arc::clone(shared);
             Control::serve(&path, Arc::new(move |query| answer_supervised(query, &shared)))

@@ -115,7 +115,7 @@ fn serve_mount(dir: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
     let mut watcher = watcher(dir)?;
     let mounted = mount(dir, Arc::clone(&served), args.allow_other)?;
     let zapper = Zapper(mounted.notifier());
-    let path = args.control.map_or_else(|| default_path(std::process::id()), Ok);
+    let path = args.control.map_or_else(default_path, Ok);
     let answered = Arc::clone(&served);
     let control = path.and_then(|path| {
         let answerer = move |query: &_| answer_served(query, &answered, &zapper);

@@ -32,7 +32,7 @@ pub(super) fn run(name: &str, args: ServeArgs, out: &Out) -> anyhow::Result<Exit
     let _handles = HandleSocket::serve(&name, Arc::clone(&state))
         .with_context(|| format!("can't listen on @driftheap/{name}, which gives out memory"))?;
     let asked = Arc::clone(&state);
-    let path = args.control.map_or_else(|| default_path(std::process::id()), Ok);
+    let path = args.control.map_or_else(default_path, Ok);
     let control = path.and_then(|path| {
         Control::serve(&path, Arc::new(move |query: &_| answer_node(query, &asked)))
     });

@@ -37,7 +37,7 @@ pub(super) fn run(path: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exi
         devices.push(running.context("can't start an emulated device's thread")?);
     }
     let asked = Arc::clone(&exporter);
-    let place = args.control.map_or_else(|| default_path(std::process::id()), Ok);
+    let place = args.control.map_or_else(default_path, Ok);
     let control = place.and_then(|place| {
         Control::serve(&place, Arc::new(move |query: &_| answer_socket(query, &asked)))
     });

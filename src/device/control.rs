@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 use super::cuse::NodeState;
 use super::fuse::{Served, Zapper};
 use super::live::Deed;
+use super::runtime;
 use super::socket::Exporter;
 use super::supervisor::holders::{Holder, holders};
 use super::supervisor::{Shared, lock};
@@ -103,35 +103,12 @@ impl Verb {
     }
 }
 
-/// Where a device's socket lies unless it is told otherwise: a directory of ours alone.
+/// Where our socket lies unless it is told otherwise: in the user's own directory.
 ///
 /// # Errors
 /// The directory can't be made, or is not ours alone.
-pub fn default_path(pid: u32) -> io::Result<PathBuf> {
-    let directory = default_directory();
-    match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    let meta = std::fs::symlink_metadata(&directory)?;
-    let ours = meta.uid() == rustix::process::geteuid().as_raw();
-    if !meta.is_dir() || !ours || meta.mode() & 0o077 != 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!("{} is not a directory of yours alone (mode 0700)", directory.display()),
-        ));
-    }
-    Ok(directory.join(format!("{pid}.sock")))
-}
-
-/// The directory of [`default_path`].
-pub fn default_directory() -> PathBuf {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let uid = rustix::process::geteuid().as_raw();
-    match runtime.filter(|path| path.is_dir()) {
-        Some(runtime) => runtime.join("driftheap"),
-        None => std::env::temp_dir().join(format!("driftheap-control-{uid}")),
-    }
+pub fn default_path() -> io::Result<PathBuf> {
+    runtime::own_path("sock")
 }
 
 /// A socket that is served; it is removed when this is dropped.

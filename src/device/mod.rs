@@ -44,6 +44,7 @@ pub mod live;
 pub mod misuse;
 pub mod path;
 pub mod rules;
+pub mod runtime;
 pub mod socket;
 pub mod stats;
 pub mod supervisor;

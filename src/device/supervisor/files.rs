@@ -377,9 +377,7 @@ impl Files {
         if let Some(path) = &self.directory {
             return Ok(path.clone());
         }
-        let path = std::env::temp_dir().join(format!("driftheap-{}", std::process::id()));
-        // A leftover of a killed driftheap with our process id holds only nodes like these.
-        drop(std::fs::remove_dir_all(&path));
+        let path = crate::device::runtime::own_path("nodes")?;
         rustix::fs::mkdir(&path, Mode::from_bits_retain(0o755))?;
         for heap in device.heaps() {
             let name = path.join(&heap.name);
@@ -395,12 +393,12 @@ impl Files {
         self.directory = Some(path.clone());
         Ok(path)
     }
-}
 
-impl Drop for Files {
-    fn drop(&mut self) {
-        if let Some(path) = &self.directory {
-            drop(std::fs::remove_dir_all(path));
+    /// Removes that directory. Whoever serves a control socket holds us until the process ends, so
+    /// dropping would come too late.
+    pub fn remove_directory(&mut self) {
+        if let Some(path) = self.directory.take() {
+            crate::device::runtime::remove(&path);
         }
     }
 }

@@ -195,7 +195,9 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         require_pfnmap: config.require_pfnmap,
         quiet: config.quiet,
     };
-    let status = supervisor.run(&signals, exec_status, &config.argv)?;
+    let ended = supervisor.run(&signals, exec_status, &config.argv);
+    lock(&shared).files.remove_directory();
+    let status = ended?;
     let idle_devices = devices.iter().filter_map(Running::idle).cloned().collect();
     // What they have begun is finished, and reported, before anybody reads the reports.
     drop(devices);

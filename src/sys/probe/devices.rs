@@ -3,8 +3,11 @@
 #![allow(unsafe_code, reason = "the hooks make system calls that libc has no wrapper for")]
 
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -35,28 +38,82 @@ pub fn fuse_device() -> Probe {
     )
 }
 
+const MOUNT_LOST: &str = "`serve --mount`, unless another way to mount works";
+
+/// Whether a FUSE file system can be mounted by mount(2), as root does.
+#[must_use]
+pub fn fuse_mount_root() -> Probe {
+    Probe::new(
+        "FUSE mount as root",
+        open_device("/dev/fuse").and_then(|fuse| try_fuse_mount(&fuse, false)),
+        MOUNT_LOST,
+        "sudo driftheap serve --mount DIR; in a container --cap-add SYS_ADMIN",
+    )
+}
+
+/// Whether fusermount3, which is setuid root, mounts a FUSE file system for us.
+#[must_use]
+pub fn fuse_mount_fusermount3() -> Probe {
+    Probe::new(
+        "FUSE mount by fusermount3",
+        open_device("/dev/fuse").and_then(|_| try_fusermount3()),
+        MOUNT_LOST,
+        "apt-get install fuse3 (the package that has fusermount3)",
+    )
+}
+
 /// Whether a FUSE file system can be mounted in a user and mount namespace of one's own.
 #[must_use]
-pub fn fuse_mount() -> Probe {
+pub fn fuse_mount_namespace() -> Probe {
     Probe::new(
         "FUSE mount in a user namespace",
-        open_device("/dev/fuse").and_then(|fuse| try_fuse_mount(&fuse)),
-        "the FUSE transport without root and without fusermount3",
+        open_device("/dev/fuse").and_then(|fuse| try_fuse_mount(&fuse, true)),
+        "`unshare -Urm driftheap serve --mount`, which needs neither root nor fusermount3",
         "see the lines for /dev/fuse and for user namespaces",
     )
 }
 
-/// Mounts over `/` of a namespace that ends with the child. The connection is never served:
-/// mount(2) of FUSE does not wait for its daemon.
-fn try_fuse_mount(fuse: &OwnedFd) -> Result<String, String> {
+/// Really mounts, and unmounts. fusermount3 sends the connection through the socket that its
+/// environment names (libfuse, lib/mount.c: FUSE_COMMFD_ENV); nobody serves it.
+fn try_fusermount3() -> Result<String, String> {
+    let dir = tempfile::tempdir().map_err(|error| format!("no directory to mount on: {error}"))?;
+    let (ours, theirs) = UnixStream::pair().map_err(|error| error.to_string())?;
+    let mounted = Command::new("fusermount3")
+        .args(["-o", "rw,nosuid,nodev,fsname=driftheap-probe", "--"])
+        .arg(dir.path())
+        .env("_FUSE_COMMFD", "0")
+        .stdin(OwnedFd::from(theirs))
+        .output();
+    let output = match mounted {
+        Ok(output) => output,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err("fusermount3 is not installed".to_owned());
+        }
+        Err(error) => return Err(format!("fusermount3: {error}")),
+    };
+    drop(ours);
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "));
+    }
+    let unmounted = Command::new("fusermount3").args(["-u", "-z"]).arg(dir.path()).output();
+    match unmounted {
+        Ok(output) if output.status.success() => Ok("can be mounted".to_owned()),
+        _ => Err(format!("mounts, but does not unmount {}", dir.path().display())),
+    }
+}
+
+/// Mounts over `/` of a mount namespace that ends with the child, as root of a user namespace or
+/// as who we are. The connection is never served: mount(2) of FUSE does not wait for its daemon.
+fn try_fuse_mount(fuse: &OwnedFd, namespace: bool) -> Result<String, String> {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let uid_map = format!("0 {} 1", uid.as_raw());
     let gid_map = format!("0 {} 1", gid.as_raw());
     let fd = fuse.as_raw_fd();
-    let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0");
+    let (user, group) = if namespace { (0, 0) } else { (uid.as_raw(), gid.as_raw()) };
+    let options = format!("fd={fd},rootmode=40000,user_id={user},group_id={group}");
     let options = CString::new(options).map_err(|error| error.to_string())?;
     let hook = move || {
-        unshare_user_and_mounts()?;
+        unshare_mounts(namespace)?;
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         // The kernel wants it opened in the namespace that mounts (fuse_fill_super). Its number
         // must be the one that the options name: in this child, ours is free to be replaced.
@@ -65,10 +122,12 @@ fn try_fuse_mount(fuse: &OwnedFd) -> Result<String, String> {
         if unsafe { libc::dup2(inside.as_raw_fd(), fd) } < 0 {
             return Err(last_errno());
         }
-        // A host without user namespaces' setgroups file is older than all we support.
-        write_file(c"/proc/self/setgroups", b"deny")?;
-        write_file(c"/proc/self/uid_map", uid_map.as_bytes())?;
-        write_file(c"/proc/self/gid_map", gid_map.as_bytes())?;
+        if namespace {
+            // A host without user namespaces' setgroups file is older than all we support.
+            write_file(c"/proc/self/setgroups", b"deny")?;
+            write_file(c"/proc/self/uid_map", uid_map.as_bytes())?;
+            write_file(c"/proc/self/gid_map", gid_map.as_bytes())?;
+        }
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         rustix::mount::mount(c"driftheap-probe", c"/", c"fuse", flags, options.as_c_str())
     };
@@ -79,9 +138,11 @@ fn try_fuse_mount(fuse: &OwnedFd) -> Result<String, String> {
     }
 }
 
-fn unshare_user_and_mounts() -> Result<(), Errno> {
+/// A mount namespace of one's own, in a new user namespace or in the one that we are in.
+fn unshare_mounts(user: bool) -> Result<(), Errno> {
+    let flags = if user { libc::CLONE_NEWUSER | libc::CLONE_NEWNS } else { libc::CLONE_NEWNS };
     // SAFETY: unshare takes an integer; it is called in a child with one thread.
-    if unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } != 0 {
+    if unsafe { libc::unshare(flags) } != 0 {
         return Err(last_errno());
     }
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -182,7 +243,7 @@ pub fn pidfd_getfd() -> Probe {
 #[must_use]
 pub fn user_namespace() -> Probe {
     // SAFETY: the hook makes system calls only.
-    let result = match unsafe { attempt(unshare_user_and_mounts) } {
+    let result = match unsafe { attempt(|| unshare_mounts(true)) } {
         Ok(()) => Ok("with its own mounts".to_owned()),
         Err(errno) => Err(user_namespace_error(errno)),
     };

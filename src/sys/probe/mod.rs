@@ -14,7 +14,8 @@ mod memory;
 mod pins;
 
 pub use devices::{
-    cuse_device, fuse_device, fuse_mount, pidfd_getfd, ptrace, seccomp_notify, user_namespace,
+    cuse_device, fuse_device, fuse_mount_fusermount3, fuse_mount_namespace, fuse_mount_root,
+    pidfd_getfd, ptrace, seccomp_notify, user_namespace,
 };
 pub use memory::{collapse, hugetlb, memfd_secret, memlock, userfaultfd, userfaultfd_kernel};
 pub use pins::{direct_io, io_uring, vmsplice};
@@ -63,7 +64,9 @@ pub fn all() -> Vec<Probe> {
         collapse(),
         hugetlb(),
         fuse_device(),
-        fuse_mount(),
+        fuse_mount_root(),
+        fuse_mount_fusermount3(),
+        fuse_mount_namespace(),
         cuse_device(),
         seccomp_notify(),
         ptrace(),
