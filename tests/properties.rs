@@ -73,7 +73,7 @@ fn walk(
 
 fn encoded(scenario: &Scenario, state: &ScenarioState) -> Vec<u8> {
     let mut bytes = Vec::new();
-    scenario.encode(state, &mut bytes);
+    scenario.encode(state, &mut bytes, &mut Vec::new());
     bytes
 }
 
@@ -96,7 +96,7 @@ fn no_sequence_of_steps_panics() {
                 model::step(&world, &mut state, actor, &step, &mut Vec::new());
             }
         }
-        model::encode(&world, &state, &mut Vec::new());
+        model::encode(&world, &state, &mut Vec::new(), &mut Vec::new());
         Ok(())
     });
 }

@@ -18,7 +18,7 @@ use super::machine::{Machine, actors_in};
 use super::parallel::{Crew, Exchange};
 use super::reduce::Reduction;
 use super::result::{Limits, Progress, Stop};
-use super::store::{Interned, Key, Shard, StateId, footprint_bytes, seal, to_u32};
+use super::store::{Interned, Mail, Shard, StateId, footprint_bytes, to_u32};
 
 /// States of the frontier that are expanded between two looks at the limits.
 const BLOCK_STATES: usize = 1 << 14;
@@ -287,9 +287,9 @@ fn is_over<M: Machine>(
     if graph.watched.keys().any(|bit| orders.until >> bit & 1 != 0) {
         return true;
     }
-    let arena_bytes = space.lock_all().iter().map(|shard| shard.arena_bytes()).sum();
+    let parts_bytes = space.lock_all().iter().map(|shard| shard.parts_bytes()).sum();
     let (states, transitions) = (graph.order.len() as u64, graph.edges.len() as u64);
-    let bytes = footprint_bytes(states, transitions, arena_bytes);
+    let bytes = footprint_bytes(states, transitions, parts_bytes);
     if bytes > orders.limits.memory_bytes_max && graph.expanded() < graph.order.len() {
         graph.stopped = Some(Stop::Memory { bytes, bytes_max: orders.limits.memory_bytes_max });
     }
@@ -297,12 +297,13 @@ fn is_over<M: Machine>(
 }
 
 fn add_initial<M: Machine>(space: &Space<'_, M>, graph: &mut Graph<M::Outcome>) {
-    let mut buffer = Vec::new();
-    space.machine.encode(&space.machine.initial(), &mut buffer);
-    let (len_bytes, pick, hash) = seal(&mut buffer, 0);
+    let mut mail = Mail::default();
+    let initial = space.machine.initial();
+    let pick = mail.push((StateId::NONE, 0), |out, ends| space.machine.encode(&initial, out, ends));
     let shard = pick & ((1 << space.shard_bits) - 1);
-    let key = Key { padded: &buffer, len_bytes, hash };
-    space.lock_all()[shard as usize].intern(key, (StateId::NONE, 0), true);
+    for (key, from) in mail.iter() {
+        space.lock_all()[shard as usize].intern(key, from, true);
+    }
     graph.reach(shard, 0);
 }
 
@@ -317,20 +318,17 @@ fn expand_block<M: Machine>(
 ) {
     let mut shards = space.lock_all();
     let mut source = Vec::new();
-    let mut buffer = Vec::new();
+    let mut mail = Mail::default();
     for position in block {
         let id = graph.order[position];
-        source.clear();
-        let shard = &shards[id.shard(space.shard_bits) as usize];
-        source.extend_from_slice(shard.bytes(id.local(space.shard_bits)));
+        shards[id.shard(space.shard_bits) as usize].read(id.local(space.shard_bits), &mut source);
         let followed = space.expand((id, &source), scratch, findings, |actor, successor| {
-            buffer.clear();
-            space.machine.encode(successor, &mut buffer);
-            let (len_bytes, pick, hash) = seal(&mut buffer, 0);
-            let shard = pick & ((1 << space.shard_bits) - 1);
-            let key = Key { padded: &buffer, len_bytes, hash };
+            mail.clear();
+            let encode = |out: &mut _, ends: &mut _| space.machine.encode(successor, out, ends);
+            let shard = mail.push((id, actor), encode) & ((1 << space.shard_bits) - 1);
             let room = graph.order.len() < states_max;
-            match shards[shard as usize].intern(key, (id, actor), room) {
+            let (key, from) = mail.iter().next().expect("what was pushed");
+            match shards[shard as usize].intern(key, from, room) {
                 Interned::Is(local) => {
                     let to = graph.reach(shard, local);
                     graph.edges.push(to);

@@ -47,8 +47,13 @@ pub trait Machine: Sync {
     /// Appends the canonical bytes of `state`: equal if and only if the states are equal up to
     /// symmetry (frames that could be renamed into each other). At most 65535 bytes.
     ///
+    /// Appends to `ends` where a *part* of the bytes ends, as positions in `out`: a part is what a
+    /// step mostly leaves alone or changes as a whole. States that share parts share their memory.
+    /// What follows the last end is a part too. Every state of a machine has as many parts; without
+    /// any end it is one.
+    ///
     /// Symmetry must not rename actors, or a schedule would not lead where it says.
-    fn encode(&self, state: &Self::State, out: &mut Vec<u8>);
+    fn encode(&self, state: &Self::State, out: &mut Vec<u8>, ends: &mut Vec<usize>);
 
     /// Makes `state` any state whose canonical bytes are `bytes`, whatever it held before.
     fn decode(&self, bytes: &[u8], state: &mut Self::State);

@@ -20,7 +20,7 @@
 //! | `result` | limits, answers, errors |
 //! | `bfs` | the search and the canonical order of states |
 //! | `parallel` | the same search on several threads, with the same answer |
-//! | `store`, `table` | visited states: arena and hash table |
+//! | `store`, `parts`, `table` | visited states: each part kept once, a hash table |
 //! | `reduce` | persistent sets: fewer interleavings, the same outcomes |
 //! | `count` | how many schedules lead where; cycles |
 //! | `sample` | running and drawing single schedules |
@@ -38,6 +38,7 @@ mod count;
 mod explorer;
 mod machine;
 mod parallel;
+mod parts;
 mod reduce;
 mod result;
 mod sample;

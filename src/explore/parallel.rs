@@ -132,11 +132,15 @@ impl<O> Exchange<O> {
         let chunks = self.outboxes.len();
         let part = block.len() * chunk / chunks..block.len() * (chunk + 1) / chunks;
         let mut single = Mail::default();
+        let mut source = Vec::new();
         for &id in &block[part] {
             let shard = &shards[id.shard(space.shard_bits) as usize];
-            let source = (id, shard.bytes(id.local(space.shard_bits)));
+            shard.read(id.local(space.shard_bits), &mut source);
+            let source = (id, source.as_slice());
             followed.push(space.expand(source, scratch, &mut findings, |actor, successor| {
-                let encode = |bytes: &mut Vec<u8>| space.machine.encode(successor, bytes);
+                let encode = |out: &mut _, ends: &mut _| {
+                    space.machine.encode(successor, out, ends);
+                };
                 let mut pick = 0;
                 if let [mail] = mail_by_shard.as_mut_slice() {
                     mail.push((id, actor), encode);

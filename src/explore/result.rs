@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::reduce::Reduction;
-use super::store::{ARENA_BYTES_MAX, STATES_MAX};
+use super::store::{MEMORY_BYTES_MAX, STATES_MAX};
 
 /// How far a search may go before it stops with a partial answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +28,7 @@ impl Limits {
     pub(super) fn clamped(self) -> Self {
         Self {
             states_max: self.states_max.clamp(1, STATES_MAX),
-            memory_bytes_max: self.memory_bytes_max.min(ARENA_BYTES_MAX),
+            memory_bytes_max: self.memory_bytes_max.min(MEMORY_BYTES_MAX),
             ..self
         }
     }

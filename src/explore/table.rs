@@ -1,10 +1,10 @@
-//! The hash table of the visited states: 32 bits of hash to a position in the arena.
+//! The hash table of the visited states, and of their parts: 32 bits of hash to a number.
 //!
 //! Open addressing with linear probing over 8-byte slots, so that a look-up usually reads one cache
 //! line, and one that fails reads nothing else. The slot comes from the *top* bits of the hash:
 //! slots are nearly sorted by hash, and a table grows in one sequential sweep.
 
-/// Hash in the upper half, position + 1 in the lower; 0 is vacant.
+/// Hash in the upper half, number + 1 in the lower; 0 is vacant.
 #[derive(Debug)]
 pub(super) struct Table {
     slots: Vec<u64>,
@@ -27,7 +27,7 @@ impl Default for Table {
 }
 
 impl Table {
-    /// The position under `hash` of which `is_same` holds, or where to put it.
+    /// The number under `hash` of which `is_same` holds, or where to put it.
     #[inline]
     pub(super) fn find(
         &self,
@@ -37,31 +37,31 @@ impl Table {
         let mask = self.slots.len() - 1;
         let mut place = self.home(hash);
         loop {
-            let (slot_hash, position) = split(self.slots[place]);
-            match position.checked_sub(1) {
+            let (slot_hash, number) = split(self.slots[place]);
+            match number.checked_sub(1) {
                 None => return Err(Vacancy(place)),
-                Some(position) if slot_hash == hash && is_same(position) => return Ok(position),
+                Some(number) if slot_hash == hash && is_same(number) => return Ok(number),
                 Some(_) => place = (place + 1) & mask,
             }
         }
     }
 
-    /// Puts a position where it was not found.
+    /// Puts a number where it was not found.
     #[inline]
-    pub(super) fn insert(&mut self, Vacancy(place): Vacancy, hash: u32, position: u32) {
+    pub(super) fn insert(&mut self, Vacancy(place): Vacancy, hash: u32, number: u32) {
         assert!(self.slots[place] == 0, "a vacancy is used once, before the table changes");
-        self.slots[place] = u64::from(hash) << 32 | (u64::from(position) + 1);
+        self.slots[place] = u64::from(hash) << 32 | (u64::from(number) + 1);
         self.occupied += 1;
         if self.occupied * 8 > self.slots.len() * 5 {
             self.grow();
         }
     }
 
-    /// The position in the first slot that `hash` leads to, or 0: likely what will be compared.
+    /// The number in the first slot that `hash` leads to, or 0: likely what will be compared.
     #[inline]
     pub(super) fn likely(&self, hash: u32) -> u32 {
-        let (slot_hash, position) = split(self.slots[self.home(hash)]);
-        if slot_hash == hash { position.saturating_sub(1) } else { 0 }
+        let (slot_hash, number) = split(self.slots[self.home(hash)]);
+        if slot_hash == hash { number.saturating_sub(1) } else { 0 }
     }
 
     /// Bytes of a table that holds so many states.
@@ -88,7 +88,7 @@ impl Table {
     }
 }
 
-/// Hash, and position + 1.
+/// Hash, and number + 1.
 #[inline]
 fn split(slot: u64) -> (u32, u32) {
     let [a, b, c, d, e, f, g, h] = slot.to_le_bytes();
@@ -105,11 +105,11 @@ mod tests {
         let hash =
             |n: u32| (n / 3).wrapping_mul(0x9e37_79b9) | (u32::from(n.is_multiple_of(5)) << 31);
         for n in 0..5000 {
-            let vacancy = table.find(hash(n), |position| position == n).expect_err("not yet in");
+            let vacancy = table.find(hash(n), |number| number == n).expect_err("not yet in");
             table.insert(vacancy, hash(n), n);
         }
         for n in 0..5000 {
-            assert_eq!(table.find(hash(n), |position| position == n).ok(), Some(n));
+            assert_eq!(table.find(hash(n), |number| number == n).ok(), Some(n));
         }
         assert!(table.slots.len() as u64 * 8 <= Table::bytes(5000));
     }

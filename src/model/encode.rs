@@ -64,7 +64,10 @@ impl<'a> Names<'a> {
 
 /// Append the bytes of `state` to `out`: equal for two states of one world exactly when they are
 /// equal up to the names of frames and to what no step can see any more.
-pub fn encode(world: &World, state: &State, out: &mut Vec<u8>) {
+///
+/// Appends to `ends` where parts end that steps mostly leave alone, in positions of `out`: as many
+/// for every state of the world.
+pub fn encode(world: &World, state: &State, out: &mut Vec<u8>, ends: &mut Vec<usize>) {
     let mut names = Names::new(world);
     for buf in &state.bufs {
         let life = buf.life as u8;
@@ -73,11 +76,13 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>) {
         out.extend_from_slice(&[life | places << 4, buf.lock.0, buf.pins, buf.fds]);
         out.extend_from_slice(&[buf.vma_pointer.0, buf.begun.into()]);
     }
+    ends.push(out.len());
     for page in &state.pages {
         let (frame, next) = (names.of(page.frame), names.of(page.next));
         let (old, shadow) = (names.of(page.old), names.of(page.shadow));
         out.extend_from_slice(&[frame, next, old, shadow, page.ghost, page.private_newer.into()]);
     }
+    ends.push(out.len());
     for vma in &state.vmas {
         out.push(vma.mapped);
         if vma.mapped != 0 {
@@ -86,6 +91,7 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>) {
             out.extend_from_slice(&[vma.buf.0, vma.offset, flags, kind]);
         }
     }
+    ends.push(out.len());
     for pte in &state.ptes {
         let frame = names.of(pte.frame);
         out.push(frame);
@@ -93,6 +99,7 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>) {
             out.extend_from_slice(&[pte_flags(pte), pte.ghost]);
         }
     }
+    ends.push(out.len());
     for pin in &state.pins {
         out.push(pin.slot as u8);
         if matches!(pin.slot, Slot::Held | Slot::Taking | Slot::Invalid) {
@@ -102,8 +109,11 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>) {
             out.extend_from_slice(&[flags, frame, pin.pte.0, kind, target]);
         }
     }
+    ends.push(out.len());
     encode_devices(world, state, &mut names, out);
+    ends.push(out.len());
     encode_frames(state, &mut names, out);
+    ends.push(out.len());
     out.extend_from_slice(&state.hazards.to_le_bytes());
     out.push(state.warned.into());
 }

@@ -27,7 +27,7 @@ impl<M: Machine> Model for Encoded<M> {
 
     fn init_states(&self) -> Vec<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.0.encode(&self.0.initial(), &mut bytes);
+        self.0.encode(&self.0.initial(), &mut bytes, &mut Vec::new());
         vec![bytes]
     }
 
@@ -42,7 +42,7 @@ impl<M: Machine> Model for Encoded<M> {
         self.0.decode(bytes, &mut state);
         self.0.apply(&mut state, actor);
         let mut next = Vec::with_capacity(bytes.len());
-        self.0.encode(&state, &mut next);
+        self.0.encode(&state, &mut next, &mut Vec::new());
         Some(next)
     }
 

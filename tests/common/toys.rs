@@ -145,10 +145,11 @@ impl Machine for Toy {
         }
     }
 
-    fn encode(&self, state: &ToyState, out: &mut Vec<u8>) {
+    fn encode(&self, state: &ToyState, out: &mut Vec<u8>, ends: &mut Vec<usize>) {
         let actors = self.programs.len();
         out.extend_from_slice(&state.pcs[..actors]);
         out.extend_from_slice(&state.regs[..actors]);
+        ends.push(out.len());
         out.extend_from_slice(&state.bytes[..self.bytes]);
         // Handles are renamed in order of appearance.
         let mut names = 0;

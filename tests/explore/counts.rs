@@ -167,7 +167,7 @@ fn too_many_actors_are_refused() {
             0
         }
         fn apply(&self, _: &mut Self::State, _: u8) {}
-        fn encode(&self, _: &Self::State, _: &mut Vec<u8>) {}
+        fn encode(&self, _: &Self::State, _: &mut Vec<u8>, _: &mut Vec<usize>) {}
         fn decode(&self, _: &[u8], _: &mut Self::State) {}
         fn next_footprint(&self, _: &Self::State, _: u8) -> driftheap::explore::Footprint {
             driftheap::explore::Footprint::NONE

@@ -58,8 +58,8 @@ fn a_footprint_that_leaves_something_out_loses_outcomes() {
         fn apply(&self, state: &mut ToyState, actor: u8) {
             self.0.apply(state, actor);
         }
-        fn encode(&self, state: &ToyState, out: &mut Vec<u8>) {
-            self.0.encode(state, out);
+        fn encode(&self, state: &ToyState, out: &mut Vec<u8>, ends: &mut Vec<usize>) {
+            self.0.encode(state, out, ends);
         }
         fn decode(&self, bytes: &[u8], state: &mut ToyState) {
             self.0.decode(bytes, state);

@@ -272,10 +272,12 @@ impl Machine for Scenario {
         self.advance(state, usize::from(actor), &mut ());
     }
 
-    fn encode(&self, state: &ScenarioState, out: &mut Vec<u8>) {
-        model::encode(&self.world, &state.model, out);
+    fn encode(&self, state: &ScenarioState, out: &mut Vec<u8>, ends: &mut Vec<usize>) {
+        model::encode(&self.world, &state.model, out, ends);
+        ends.push(out.len());
         out.extend_from_slice(&state.pcs);
         out.extend_from_slice(&state.started.to_le_bytes());
+        ends.push(out.len());
         for slot in &state.slots {
             out.extend_from_slice(&slot.bytes());
         }

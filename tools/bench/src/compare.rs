@@ -91,7 +91,7 @@ where
     }
     let [one, two, native, encoded, native_two] = times.map(least);
     let mut encoding = Vec::new();
-    machine.encode(&machine.initial(), &mut encoding);
+    machine.encode(&machine.initial(), &mut encoding, &mut Vec::new());
     Ok(format!(
         "{name:<18} {:>9} {:>5} {:>9.0} {:>9.0}  {:>9.1} {:>9.1} {:>9.1}  {:>8.2} {:>8.3}",
         full.states,
