@@ -32,7 +32,7 @@ impl<M> fmt::Debug for Explorer<'_, M> {
 impl<'m, M: Machine> Explorer<'m, M> {
     /// An explorer that uses up to `threads` threads (1 to 16) where that pays.
     ///
-    /// The number of threads never changes an answer. A search whose levels have only some thousand
+    /// The number of threads never changes an answer, except for where a memory limit stops it. A search whose levels have only some thousand
     /// states stays on the calling thread.
     #[must_use]
     pub fn new(machine: &'m M, limits: Limits, reduction: Reduction, threads: usize) -> Self {

@@ -27,7 +27,8 @@
 //!
 //! # Invariants
 //!
-//! - No answer depends on the number of threads, on hash values or on time.
+//! - No answer depends on the number of threads, on hash values or on time; but where the memory
+//!   limit stops a search depends on the number of threads, as the memory itself does.
 //! - A reduced search has exactly the outcomes and the deadlocks of the full one.
 //! - States are compared by all their bytes: a hash collision can't merge two.
 

@@ -98,7 +98,8 @@ pub struct OutcomeStats {
 
 /// What a search found.
 ///
-/// The same machine, limits and reduction always give the same answer, with any number of threads.
+/// The same machine, limits and reduction always give the same answer, with any number of threads;
+/// a search that stops at its memory limit stops earlier with more threads.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exploration<O> {
     /// Distinct states visited, the initial state included.

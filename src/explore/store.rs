@@ -284,7 +284,7 @@ impl Shard {
 /// Bytes that a search with so many states, transitions and bytes of parts occupies, nearly.
 ///
 /// A function of what is stored, not of capacities, so that the memory limit stops every search of
-/// a machine at the same place. Unused capacity is untouched memory; what counts beside the content
+/// a machine with the same number of threads at the same place. Unused capacity is untouched memory; what counts beside the content
 /// is the hash table while it grows (old and new together) and the path counts that come last.
 pub(super) fn footprint_bytes(states: u64, transitions: u64, parts_bytes: u64) -> u64 {
     const PER_STATE: u64 = 8 + 5 + 4 + 2 + 16; // root, how reached, order, followed, path count

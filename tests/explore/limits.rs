@@ -40,7 +40,6 @@ fn limits_stop_several_threads_at_the_same_place() {
     let limits = [
         Limits { states_max: 30_000, ..Limits::default() },
         Limits { states_max: 30_001, ..Limits::default() },
-        Limits { memory_bytes_max: 20 << 20, ..Limits::default() },
     ];
     for limits in limits {
         let explore = |threads| Explorer::new(&toy, limits, Reduction::Full, threads).explore();
@@ -49,6 +48,22 @@ fn limits_stop_several_threads_at_the_same_place() {
         for threads in [2, 3] {
             assert_eq!(explore(threads).as_ref(), Ok(&one), "{limits:?}, {threads} threads");
         }
+    }
+}
+
+/// Several threads keep the parts of states several times, so that they may stop a little earlier;
+/// but always at the same place.
+#[test]
+fn the_memory_limit_stops_every_run_at_the_same_place() {
+    let toy = workload(5, 3);
+    let limits = Limits { memory_bytes_max: 20 << 20, ..Limits::default() };
+    let explore = |threads| Explorer::new(&toy, limits, Reduction::Full, threads).explore();
+    let one = explore(1).expect("no circle");
+    for threads in [2, 3] {
+        let several = explore(threads).expect("no circle");
+        assert_eq!(explore(threads).as_ref(), Ok(&several), "{threads} threads");
+        assert!(several.stopped.is_some() && several.states <= one.states, "{threads} threads");
+        assert!(several.states * 2 > one.states, "{} of {}", several.states, one.states);
     }
 }
 
