@@ -256,14 +256,18 @@ impl View<'_> {
 
     /// Whether a notifier that waits for its device holds up the zapping of these pages.
     fn notifier_waits(&self, vma: VmaId, pages: u8) -> bool {
-        self.state.dmas.iter().any(|dma| {
-            let pte = dma.pin.is_some().then(|| self.state.pins[dma.pin.index()].pte);
-            dma.busy && pte.is_some_and(|pte| pte.is_some()) && {
-                let (at, page) = self.world.vma_of(self.state.pins[dma.pin.index()].pte);
-                at == vma
-                    && pages & (1 << page) != 0
-                    && self.world.pins[dma.pin.index()].notifier == Notifier::Wait
-            }
+        // A DMA through a pin that has a notifier declares the pin as changed when it begins and ends.
+        self.state.dmas.unnoted().iter().any(|dma| {
+            let waits = dma.busy
+                && dma.pin.is_some()
+                && self.world.pins[dma.pin.index()].notifier == Notifier::Wait;
+            let pte = waits.then(|| self.state.pins[dma.pin.index()].pte);
+            pte.is_some_and(|pte| {
+                pte.is_some() && {
+                    let (at, page) = self.world.vma_of(pte);
+                    at == vma && pages & (1 << page) != 0
+                }
+            })
         })
     }
 
@@ -308,7 +312,7 @@ impl View<'_> {
 
     /// Whether a migration out of CMA might have to wait for a device with a notifier.
     fn migration_waits(&self) -> bool {
-        self.state.dmas.iter().any(|dma| {
+        self.state.dmas.unnoted().iter().any(|dma| {
             dma.busy
                 && dma.pin.is_some()
                 && self.world.pins[dma.pin.index()].notifier == Notifier::Wait
@@ -433,11 +437,13 @@ impl<S: Sink> Core<'_, S> {
     /// (`move_page_tables`), migration (`try_to_migrate`).
     pub(super) fn notify_mmu(&mut self, id: PteId) {
         for index in 0..self.state.pins.len() {
-            let pin = &mut self.state.pins[index];
-            let notified = self.world.pins[index].notifier != Notifier::None;
-            if notified && pin.slot == Slot::Held && pin.pte == id {
-                pin.slot = Slot::Invalid;
+            if self.world.pins[index].notifier == Notifier::None {
+                continue;
+            }
+            let pin = &self.state.pins[index];
+            if pin.slot == Slot::Held && pin.pte == id {
                 let (counted, frame) = (pin.counted, pin.frame);
+                self.state.pins[index].slot = Slot::Invalid;
                 self.emit(Effect::PinInvalidated(PinId::at(index)));
                 if counted {
                     self.reference_dropped(frame);
@@ -448,11 +454,13 @@ impl<S: Sink> Core<'_, S> {
 
     /// The last reference to a buffer may be gone: release it then.
     pub(super) fn maybe_release(&mut self, buf: BufId) {
-        if buf.is_none() || self.state.buf_references(buf) > 0 {
+        if buf.is_none() {
             return;
         }
-        let life = self.state.bufs[buf.index()].life;
-        if matches!(life, Life::Unallocated | Life::Released) {
+        let entry = &self.state.bufs[buf.index()];
+        let gone = matches!(entry.life, Life::Unallocated | Life::Released);
+        // Who else refers to it is asked only when no fd does: footprints rely on it.
+        if gone || entry.fds > 0 || self.state.buf_references(buf) > 0 {
             return;
         }
         self.release(buf);

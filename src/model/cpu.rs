@@ -97,7 +97,8 @@ impl<S: Sink> Core<'_, S> {
             }
         }
         if rules.pat == PatReserve::PerMapping && entry.kind == VmaKind::Pfnmap {
-            let reservations = self.state.vmas.iter().filter(|vma| vma.mapped != 0).count();
+            let mapped = |vma: &&Vma| vma.mapped != 0;
+            let reservations = self.state.vmas.unnoted().iter().filter(mapped).count();
             self.cost(Cost::PatSteps, reservations + 1);
         }
         self.state.bufs[mmap.buf.index()].vma_pointer = mmap.vma;
@@ -178,7 +179,8 @@ impl<S: Sink> Core<'_, S> {
                 pin.target = Target::Va(new);
             }
         }
-        for dma in &mut self.state.dmas {
+        // Whoever ends a DMA declares all VMAs, and whoever begins one through a pin declares the pin.
+        for dma in self.state.dmas.unnoted_mut() {
             if dma.target == Target::Va(old) {
                 dma.target = Target::Va(new);
             }
@@ -344,7 +346,8 @@ impl<S: Sink> Core<'_, S> {
         }
         let special = by_pfn && self.world.host.pte_special == YesNo::Yes;
         if by_pfn && rules.pat == PatReserve::PerPfn && entry.kind == VmaKind::Pfnmap {
-            let reservations = self.state.ptes.iter().filter(|pte| pte.special).count();
+            // A cost decides nothing, so that looking at others for it orders nothing.
+            let reservations = self.state.ptes.unnoted().iter().filter(|pte| pte.special).count();
             self.cost(Cost::PatSteps, reservations + 1);
         }
         // Without a special bit VM_MIXEDMAP inserts a counted page (vm_insert_mixed on pfn_valid);

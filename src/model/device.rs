@@ -205,7 +205,8 @@ impl<S: Sink> Core<'_, S> {
         if self.state.pins[pin.index()].write {
             return;
         }
-        let owner = self.state.frames[frame.index()].owner;
+        // For the report alone: the hazard is one whoever has the frame.
+        let owner = self.state.frames.unnoted()[frame.index()].owner;
         self.hazard(Hazard {
             kind: HazardKind::WriteThroughReadPin,
             actor: self.actor,
@@ -273,7 +274,8 @@ impl<S: Sink> Core<'_, S> {
     }
 
     fn iommu_fault(&mut self, via: Via, target: Target, frame: FrameId) {
-        let owner = self.state.frames[frame.index()].owner;
+        // For the report alone: the fault is one whoever has the frame.
+        let owner = self.state.frames.unnoted()[frame.index()].owner;
         self.hazard(Hazard {
             kind: HazardKind::IommuFault,
             actor: self.actor,

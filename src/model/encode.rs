@@ -354,7 +354,8 @@ fn decode_devices(world: &World, reader: &mut Reader<'_>, state: &mut State) {
         state.sgs[index] = slot;
         let empty = matches!(slot, Slot::None | Slot::Failed);
         let first = world.sgs[index].first;
-        for frame in &mut state.sg_frames[first..first + crate::units::MAX_PAGES] {
+        let frames = state.sg_frames.unnoted_mut();
+        for frame in &mut frames[first..first + crate::units::MAX_PAGES] {
             *frame = if empty { FrameId::NONE } else { FrameId(reader.byte()) };
         }
     }

@@ -390,9 +390,8 @@ impl<S: Sink> Core<'_, S> {
 
     /// From here on the exporter takes it that no importer accesses a revoked buffer any more.
     fn quiesce(&mut self, buf: BufId, job: Job) {
-        let entry = &mut self.state.bufs[buf.index()];
-        if job == Job::Revoke && entry.life == Life::Revoked {
-            entry.life = Life::Quiesced;
+        if job == Job::Revoke && self.state.bufs[buf.index()].life == Life::Revoked {
+            self.state.bufs[buf.index()].life = Life::Quiesced;
         }
     }
 

@@ -1,7 +1,9 @@
 //! Which objects a step may look at or change: what partial-order reduction needs.
 //!
 //! Over-approximation throughout: two steps of different actors whose objects do not conflict
-//! commute in every state, and neither can enable or disable the other.
+//! commute in every state, and neither can enable or disable the other. That it is one is tested,
+//! not trusted: the tables of a debug build's [`super::State`] note what a step touches (`noted`), and
+//! `tests/footprint.rs` holds every step of the suite and of random tests against [`objects`].
 
 use super::rules::{Coherency, CpuSync, ExporterStep, MmapKind, Notifier, Placement};
 use super::step::{Handle, Job, Step};
@@ -134,6 +136,46 @@ pub fn objects(world: &World, step: &Step) -> Objects {
     }
 }
 
+#[cfg(debug_assertions)]
+mod noting {
+    use super::super::state::State;
+    use super::super::table::Notes;
+    use super::{
+        ATTACHMENTS, BUFS, FENCES, FREE, MEMORY, NOTHING, Objects, PINS, SGS, VMAS, World,
+    };
+    use crate::units::{
+        ActorId, AttachmentId, BufId, FenceId, MAX_PAGES, PinId, PteId, SgId, VmaId,
+    };
+
+    /// What was noted in `state` since [`State::forget_notes`], as `actor`'s: what its step may be held
+    /// to have touched. Debug builds alone take notes.
+    #[must_use]
+    pub fn noted(world: &World, state: &State, actor: ActorId) -> Objects {
+        let mut found = NOTHING;
+        let mut add = |notes: &Notes, bit: &dyn Fn(usize) -> u128| {
+            found.reads |= notes.reads().map(bit).fold(0, |bits, bit| bits | bit);
+            found.writes |= notes.writes().map(bit).fold(0, |bits, bit| bits | bit);
+        };
+        add(&state.bufs.notes, &|index| BUFS.one(BufId::at(index).0));
+        add(&state.vmas.notes, &|index| VMAS.one(VmaId::at(index).0));
+        add(&state.ptes.notes, &|index| VMAS.one(world.vma_of(PteId::at(index)).0.0));
+        add(&state.pins.notes, &|index| PINS.one(PinId::at(index).0));
+        add(&state.attachments.notes, &|index| ATTACHMENTS.one(AttachmentId::at(index).0));
+        add(&state.sgs.notes, &|index| SGS.one(SgId::at(index).0));
+        add(&state.sg_frames.notes, &|index| SGS.one(SgId::at(index / MAX_PAGES).0));
+        add(&state.fences.notes, &|index| FENCES.one(FenceId::at(index).0));
+        add(&state.frames.notes, &|_| MEMORY);
+        add(&state.pages.notes, &|_| MEMORY);
+        add(&state.lists, &|_| FREE);
+        // Nobody else looks at an engine, but where it is bound to a pin: then the pin is noted.
+        add(&state.dmas.notes, &|index| if index == actor.index() { 0 } else { u128::MAX });
+        found
+    }
+}
+
+#[cfg(debug_assertions)]
+pub use noting::noted;
+
 /// Importers and their devices.
 fn device(world: &World, step: &Step) -> Objects {
     match *step {
@@ -161,7 +203,11 @@ fn device(world: &World, step: &Step) -> Objects {
         Step::Signal(fence) => of(0, FENCES.one(fence.0)),
         Step::DmaStart { via, .. } => dma_start(world, via),
         Step::DmaFinish { via, .. } => {
-            of(BUFS.all() | VMAS.all(), MEMORY | notifier_bit(world, via))
+            let pin = match via {
+                Handle::Pin(pin) => PINS.one(pin.0),
+                Handle::Sg(_) => 0,
+            };
+            of(BUFS.all() | VMAS.all() | pin, MEMORY | notifier_bit(world, via))
         }
         Step::DmaBufPin(attachment) | Step::DmaBufUnpin(attachment) => {
             of(0, ATTACHMENTS.one(attachment.0) | BUFS.all())

@@ -53,12 +53,15 @@ mod policy;
 mod rules;
 mod state;
 mod step;
+mod table;
 mod terms;
 mod world;
 
 pub use self::core::{ready, step};
 pub use encode::{decode, encode};
 pub(crate) use footprint::CALLERS_FIRST;
+#[cfg(debug_assertions)]
+pub use footprint::noted;
 pub use footprint::{Objects, objects};
 pub use policy::{Admission, ExporterPolicy, Request};
 pub use rules::*;
@@ -70,4 +73,5 @@ pub use step::{
     Access, Cost, Dir, Effect, Errno, Foll, Handle, Hazard, HazardKind, Job, Mmap, Reply, Signal,
     Sink, Step, Via,
 };
+pub use table::{Iter, Notes, Table};
 pub use world::{AttachmentDecl, BufDecl, PinDecl, SgDecl, TooMany, VmaDecl, World};

@@ -213,18 +213,22 @@ impl<S: Sink> Core<'_, S> {
                 let entry = &mut self.state.pages[page.index()];
                 entry.ghost = value;
                 entry.private_newer = false;
+                // The ghost of a private page is a part of memory: whoever makes, moves or drops one
+                // declares memory as changed.
                 for index in 0..self.state.ptes.len() {
-                    if self.state.ptes[index].own {
-                        let private = Target::Va(crate::units::PteId::at(index));
-                        if self.page_behind(private) == Some(page) {
-                            self.state.ptes[index].buffer_newer = true;
+                    if self.state.ptes.unnoted()[index].own {
+                        let (vma, at) = self.world.vma_of(crate::units::PteId::at(index));
+                        let area = &self.state.vmas.unnoted()[vma.index()];
+                        let behind = self.world.page(area.buf, area.offset.wrapping_add(at));
+                        if behind == Some(page) {
+                            self.state.ptes.unnoted_mut()[index].buffer_newer = true;
                         }
                     }
                 }
             }
             Target::Va(pte) => {
                 if self.state.ptes[pte.index()].own {
-                    let entry = &mut self.state.ptes[pte.index()];
+                    let entry = &mut self.state.ptes.unnoted_mut()[pte.index()];
                     entry.ghost = value;
                     entry.buffer_newer = false;
                     if let Some(page) = self.page_behind(target) {

@@ -4,6 +4,7 @@
 //! world copies a few hundred bytes and allocates nothing.
 
 use super::rules::{Placement, Usage};
+use super::table::{Notes, Table};
 use super::world::World;
 use crate::units::{
     ActorId, BufId, FenceId, FrameId, MAX_PAGES, PageId, PinId, PteId, SgId, VmaId,
@@ -309,16 +310,32 @@ macro_rules! state {
         /// Everything that changes while a scenario runs.
         #[derive(Debug, PartialEq, Eq, Hash)]
         pub struct State {
-            $($(#[$doc])* pub $field: Vec<$ty>,)*
+            $($(#[$doc])* pub $field: Table<$ty>,)*
             /// Bit per [`super::HazardKind`] that has happened.
             pub hazards: u16,
             /// Whether a WARN_ON fired.
             pub warned: bool,
+            /// Who looks at the free lists, which are in the frames' ranks.
+            pub(super) lists: Notes,
+        }
+
+        #[cfg(debug_assertions)]
+        impl State {
+            /// Forget what was noted of who looked at what: see [`super::noted`].
+            pub fn forget_notes(&self) {
+                $(self.$field.notes.clear();)*
+                self.lists.clear();
+            }
         }
 
         impl Clone for State {
             fn clone(&self) -> Self {
-                Self { $($field: self.$field.clone(),)* hazards: self.hazards, warned: self.warned }
+                Self {
+                    $($field: self.$field.clone(),)*
+                    hazards: self.hazards,
+                    warned: self.warned,
+                    lists: Notes::default(),
+                }
             }
 
             fn clone_from(&mut self, other: &Self) {
@@ -360,20 +377,22 @@ impl State {
     /// mapped. A buffer for which its placement has no frames left is not allocated.
     #[must_use]
     pub fn new(world: &World) -> Self {
+        let bufs = world.bufs.iter().map(|decl| unallocated(decl.placement));
         let mut state = Self {
-            frames: initial_frames(world),
-            pages: vec![EMPTY_PAGE; world.page_bufs.len()],
-            bufs: world.bufs.iter().map(|decl| unallocated(decl.placement)).collect(),
-            vmas: vec![EMPTY_VMA; world.vmas.len()],
-            ptes: vec![Pte::ABSENT; world.pte_vmas.len()],
-            pins: vec![EMPTY_PIN; world.pins.len()],
-            attachments: vec![EMPTY_ATTACHMENT; world.attachments.len()],
-            sgs: vec![Slot::None; world.sgs.len()],
-            sg_frames: vec![FrameId::NONE; world.sgs.len() * MAX_PAGES],
-            fences: vec![EMPTY_FENCE; world.fences],
-            dmas: vec![Dma::IDLE; world.actors],
+            frames: initial_frames(world).into(),
+            pages: vec![EMPTY_PAGE; world.page_bufs.len()].into(),
+            bufs: bufs.collect::<Vec<_>>().into(),
+            vmas: vec![EMPTY_VMA; world.vmas.len()].into(),
+            ptes: vec![Pte::ABSENT; world.pte_vmas.len()].into(),
+            pins: vec![EMPTY_PIN; world.pins.len()].into(),
+            attachments: vec![EMPTY_ATTACHMENT; world.attachments.len()].into(),
+            sgs: vec![Slot::None; world.sgs.len()].into(),
+            sg_frames: vec![FrameId::NONE; world.sgs.len() * MAX_PAGES].into(),
+            fences: vec![EMPTY_FENCE; world.fences].into(),
+            dmas: vec![Dma::IDLE; world.actors].into(),
             hazards: 0,
             warned: false,
+            lists: Notes::default(),
         };
         for index in 0..world.bufs.len() {
             if world.bufs[index].allocated {
@@ -404,8 +423,9 @@ impl State {
     /// Free frames of `placement`.
     #[must_use]
     pub fn free_frames(&self, world: &World, placement: Placement) -> usize {
+        self.lists.read(0);
         let free = |(frame, at): (&Frame, &Placement)| frame.rank > 0 && *at == placement;
-        self.frames.iter().zip(&world.frames).filter(|pair| free(*pair)).count()
+        self.frames.unnoted().iter().zip(&world.frames).filter(|pair| free(*pair)).count()
     }
 
     /// Take the frame that was given back last.
@@ -415,9 +435,11 @@ impl State {
         placement: Placement,
         owner: Owner,
     ) -> Option<FrameId> {
-        let top = (0..self.frames.len())
-            .filter(|&index| self.frames[index].rank > 0 && world.frames[index] == placement)
-            .max_by_key(|&index| self.frames[index].rank)?;
+        self.lists.write(0);
+        let ranks = self.frames.unnoted();
+        let top = (0..ranks.len())
+            .filter(|&index| ranks[index].rank > 0 && world.frames[index] == placement)
+            .max_by_key(|&index| ranks[index].rank)?;
         let frame = &mut self.frames[top];
         frame.rank = 0;
         frame.owner = owner;
@@ -429,6 +451,7 @@ impl State {
 
     /// Put `frame` on top of its free list.
     pub(super) fn push_free(&mut self, world: &World, frame: FrameId) {
+        self.lists.write(0);
         let rank = self.free_frames(world, world.placement(frame)) + 1;
         let entry = &mut self.frames[frame.index()];
         assert!(entry.rank == 0, "double free of {frame:?}");

@@ -119,17 +119,20 @@ pub(crate) fn text(choices: &mut Choices<'_>, shape: Shape) -> String {
     let mut add = |line: String| out.push_str(&(line + "\n"));
     add(format!("host {{ {}}}", fields(choices, HOST_RULES, shape.broken)));
     add(format!("exporter e {{ {}}}", fields(choices, EXPORTER_RULES, shape.broken)));
+    add(format!("exporter f {{ {}}}", fields(choices, EXPORTER_RULES, shape.broken)));
     add(format!("importer i {{ {}}}", fields(choices, IMPORTER_RULES, shape.broken)));
     if choices.one_in(3) {
         let mut frames = || choices.below(4);
         add(format!("memory {{ vram = {}; system = {}; cma = {} }}", frames(), frames(), frames()));
     }
     let pages = 1 + usize::from(choices.one_in(3));
-    for (buf, state) in [("A", "allocated"), ("B", "unallocated")] {
+    let state = *choices.of(&["unallocated", "unallocated", "allocated"]);
+    for (buf, exporter, state) in [("A", "e", "allocated"), ("B", *choices.of(&["e", "f"]), state)]
+    {
         let at = choices.of(&["vram", "system", "cma"]);
         let fill = choices.below(3);
         add(format!(
-            "buffer {buf} {{ exporter = e; pages = {pages}; placement = {at}; state = {state}; \
+            "buffer {buf} {{ exporter = {exporter}; pages = {pages}; placement = {at}; state = {state}; \
              fill = {fill} }}"
         ));
     }
@@ -184,7 +187,8 @@ fn application(
     body.push(if choices.one_in(6) {
         format!("mmap {v} = anon private rw pages={pages}")
     } else {
-        format!("mmap {v} = A {sharing} {protection}{via}")
+        let buf = choices.of(&["A", "A", "A", "B"]);
+        format!("mmap {v} = {buf} {sharing} {protection}{via}")
     });
     mappings.push(v);
     for _ in 0..1 + choices.below(shape.statements) {
@@ -266,7 +270,8 @@ fn device(choices: &mut Choices<'_>, shape: Shape, names: &mut Names) -> Vec<Str
     let mut body = Vec::new();
     if choices.below(4) > 0 {
         let (t, s) = (names.fresh('t'), names.fresh('s'));
-        body.push(format!("attach {t} = A {}", choices.of(&["dynamic", "static"])));
+        let buf = choices.of(&["A", "A", "A", "B"]);
+        body.push(format!("attach {t} = {buf} {}", choices.of(&["dynamic", "static"])));
         body.push(format!("map {s} = {t}"));
         names.attachments.push(t);
         names.tables.push(s);

@@ -297,7 +297,7 @@ impl Teller<'_> {
                 .contains(&pin)
                 .then(|| format!("{} given up", self.scenario.names.pin(pin))),
             Effect::SgMapped(sg) => (subject.sg == Some(sg)).then(|| {
-                let frames = &after.sg_frames[sg.index() * crate::units::MAX_PAGES..];
+                let frames = &after.sg_frames.unnoted()[sg.index() * crate::units::MAX_PAGES..];
                 let frames = frames.iter().take(crate::units::MAX_PAGES).filter(|f| f.is_some());
                 let frames: Vec<String> = frames.map(|frame| self.frame(*frame)).collect();
                 format!("sg_table {} mapped: {}", self.scenario.names.sg(sg), frames.join(", "))
