@@ -54,12 +54,11 @@ fn missing(seen: Footprint, declared: Footprint) -> u128 {
 }
 
 fn step_name(step: &Step) -> String {
-    let step = if let Step::Exporter { step, .. } = step {
-        format!("{step:?}")
-    } else {
-        format!("{step:?}")
+    let text = match step {
+        Step::Exporter { step, .. } => format!("{step:?}"),
+        step => format!("{step:?}"),
     };
-    step.split(['(', ' ']).next().unwrap_or_default().to_owned()
+    text.split(['(', ' ']).next().unwrap_or_default().to_owned()
 }
 
 #[derive(Default)]
@@ -130,7 +129,10 @@ fn steps_stay_within_their_declarations_and_every_declared_object_counts() {
     let mut found = Seen::default();
     let suite: usize = lab::bundled().map(|test| check(&test, SUITE_STATES, &mut found)).sum();
     let random = random_tests(asked("DRIFTHEAP_WORLDS", 500), &mut found);
-    println!("{suite} states of the suite, {random} of random tests, {} mutations", found.caught.len());
+    println!(
+        "{suite} states of the suite, {random} of random tests, {} mutations",
+        found.caught.len()
+    );
     for ((step, object), case) in &found.undeclared {
         println!("{step} touches {object} undeclared, in {case}");
     }
@@ -164,11 +166,11 @@ const MUTATIONS: &[(&str, &str)] = &[
     ("Flush", "buf memory"),
     ("FollowPfn", "buf memory pin vma"),
     ("Fork", "free memory pin vma"),
-    ("FrameVectorCheck", "memory pin vma"),
+    ("FrameVectorCheck", "free memory pin vma"),
     ("Free", "buf free memory pin vma"),
     ("GupFast", "memory pin vma"),
     ("GupSlow", "buf free memory pin vma"),
-    ("Load", "buf free memory vma"),
+    ("Load", "buf memory pin vma"),
     ("Lock", "buf"),
     ("Map", "attachment buf free memory sg"),
     ("Mark", "buf"),
@@ -177,7 +179,7 @@ const MUTATIONS: &[(&str, &str)] = &[
     ("Munmap", "attachment buf free memory pin vma"),
     ("Notify", "attachment sg"),
     ("Rebind", "buf memory"),
-    ("Reserve", "buf free memory vma"),
+    ("Reserve", "attachment buf free memory vma"),
     ("Signal", "fence"),
     ("Store", "buf free memory pin vma"),
     ("Submit", "attachment buf fence vma"),
@@ -185,9 +187,9 @@ const MUTATIONS: &[(&str, &str)] = &[
     ("SyncStart", "buf fence memory"),
     ("Unlock", "attachment buf free memory vma"),
     ("Unmap", "attachment buf sg"),
-    ("Unpin", "memory pin vma"),
+    ("Unpin", "free memory pin vma"),
     ("Validate", "attachment buf fence memory sg"),
     ("Wait", "buf fence"),
     ("WaitUnmap", "attachment buf sg"),
-    ("Zap", "buf memory pin vma"),
+    ("Zap", "buf free memory pin vma"),
 ];

@@ -102,7 +102,7 @@
 //! | `load R = V[i]` | read a byte | `SIGBUS` `SIGSEGV` | the same |
 //! | `gup P = V[i] [write] [force] [longterm\|get]` | pin the page behind an address | `EFAULT`, and where it has to migrate the page first `EBUSY` `ENOMEM` | `pin_user_pages_fast()`, `FOLL_WRITE` `FOLL_FORCE` `FOLL_LONGTERM`; with `get` FOLL_GET, `get_user_pages_fast()` |
 //! | `unpin P` | drop the pin | | `unpin_user_page()` |
-//! | `follow_pfn Q = V[i] [notifier]` | remember the frame number, with an mmu_notifier or without | `EINVAL` (not VM_PFNMAP, or the host has no follow_pfn), `EFAULT` (not writable) | `follow_pfn()`, `follow_pfnmap_start()` |
+//! | `follow_pfn Q = V[i] [notifier]` | remember the frame number; `notifier`: with an mmu_notifier, which waits unless the importer's rule says `no-wait` | `EINVAL` (not VM_PFNMAP, or the host has no follow_pfn), `EFAULT` (not writable) | `follow_pfn()`, `follow_pfnmap_start()` |
 //! | `frame_vector F = V[i], W[j].. [write] [force] [longterm\|get]` | pin pages, or else remember frame numbers | `EFAULT` | `get_vaddr_frames()` |
 //! | `attach T = BUF [static\|dynamic]` | attach the process's importer | `ENODEV` (not live) | `dma_buf_attach()`, `dma_buf_dynamic_attach()` |
 //! | `attach T = dmabuf_of V` | attach to the buffer behind a mapping | `EINVAL` `ENODEV` | a lookup by `vma->vm_file` |

@@ -85,7 +85,8 @@ pub enum Op {
         cache: Name,
         /// The user address.
         at: Place,
-        /// Whether an mmu_notifier guards the cache.
+        /// Whether an mmu_notifier guards the cache: one that waits, unless the driver's rule says
+        /// otherwise.
         notifier: bool,
     },
     /// `frame_vector F = V[i], W[j], ... [write] [force] [longterm|get]`

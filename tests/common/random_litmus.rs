@@ -207,7 +207,7 @@ fn application(
             6 => {
                 let cache = names.fresh('q');
                 names.caches.push(cache.clone());
-                format!("follow_pfn {cache} = {at}")
+                format!("follow_pfn {cache} = {at}{}", choices.of(&["", "", " notifier"]))
             }
             7 => {
                 let vector = names.fresh('f');

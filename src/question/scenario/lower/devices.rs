@@ -45,10 +45,19 @@ impl<'a> Lowering<'a> {
     ) -> Result<(), LowerError> {
         let span = statement.span;
         match &statement.op {
-            Op::Gup { pin, .. } => self.add_pins(process, pin, 1, false, span),
-            Op::FollowPfn { cache, .. } => self.add_pins(process, cache, 1, false, span),
+            Op::Gup { pin, .. } => {
+                let notifier = self.notifier(process, pin)?;
+                self.add_pins(notifier, pin, 1, false, span)
+            }
+            Op::FollowPfn { cache, notifier, .. } => {
+                let of_driver = self.notifier(process, cache)?;
+                let unsaid = *notifier && of_driver == Notifier::None;
+                let notifier = if unsaid { Notifier::Wait } else { of_driver };
+                self.add_pins(notifier, cache, 1, false, span)
+            }
             Op::FrameVector { vector, at, .. } => {
-                self.add_pins(process, vector, u8::try_from(at.len()).unwrap_or(8), true, span)
+                let notifier = self.notifier(process, vector)?;
+                self.add_pins(notifier, vector, u8::try_from(at.len()).unwrap_or(8), true, span)
             }
             Op::Attach { attachment, .. } | Op::AttachDmabufOf { attachment, .. } => {
                 let id = self
@@ -72,13 +81,12 @@ impl<'a> Lowering<'a> {
 
     fn add_pins(
         &mut self,
-        process: &ast::Process,
+        notifier: Notifier,
         name: &'a ast::Name,
         count: u8,
         vector: bool,
         span: Span,
     ) -> Result<(), LowerError> {
-        let notifier = self.notifier(process, name)?;
         let mut first = None;
         for index in 0..count {
             let pin = self

@@ -1,0 +1,40 @@
+//! Facts about Linux that no bundled test is about: each text says what is to be the answer.
+
+use driftheap::litmus::rules::ModelRules;
+use driftheap::question::scenario::Scenario;
+use driftheap::question::verdict::{Search, judge};
+
+/// Every variant of `text` is answered as its `Result:` says.
+#[track_caller]
+fn check(text: &str) {
+    let test = driftheap::litmus::parse("fact.litmus", text, &ModelRules).unwrap_or_else(|found| {
+        let found: Vec<_> = found.iter().map(|diagnostic| diagnostic.render(false)).collect();
+        panic!("{}", found.join("\n"))
+    });
+    for variant in &test.variants {
+        let scenario = Scenario::new(variant, text).unwrap();
+        let answer = judge(&scenario, &Search::default(), &mut |_| ()).unwrap();
+        assert_eq!(variant.expected, answer.observation, "{}/{}", test.name, variant.name);
+    }
+}
+
+#[test]
+fn a_pfn_cache_with_a_notifier_waits_unless_its_driver_does_not() {
+    check(
+        "DMABUF pfn-cache-with-notifier
+(* Result: without/* Sometimes, with/waits Never, with/does-not-wait Sometimes *)
+exporter gpu { mmap = pfnmap }
+importer userptr { vary(waits => {}, does-not-wait => { notifier = no-wait }) }
+buffer A { exporter = gpu }
+buffer B { exporter = gpu; state = unallocated }
+P0 application {
+    mmap v = A shared rw
+    store v[0] = 1
+    follow_pfn q = v[0] vary(without => {}, with => notifier)
+}
+P1 device importer userptr { dma_write q[0] = 7 }
+P2 exporter gpu { move A -> system; alloc B }
+exists (hazard cross-buffer-write)
+",
+    );
+}
