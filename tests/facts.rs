@@ -12,8 +12,8 @@ fn check(text: &str) {
         panic!("{}", found.join("\n"))
     });
     for variant in &test.variants {
-        let scenario = Scenario::new(variant, text).unwrap();
-        let answer = judge(&scenario, &Search::default(), &mut |_| ()).unwrap();
+        let scenario = Scenario::new(variant, text).expect("it fits the model");
+        let answer = judge(&scenario, &Search::default(), &mut |_| ()).expect("it is small");
         assert_eq!(variant.expected, answer.observation, "{}/{}", test.name, variant.name);
     }
 }
@@ -22,7 +22,7 @@ fn check(text: &str) {
 fn a_pfn_cache_with_a_notifier_waits_unless_its_driver_does_not() {
     check(
         "DMABUF pfn-cache-with-notifier
-(* Result: without/* Sometimes, with/waits Never, with/does-not-wait Sometimes *)
+(* Result: */without Sometimes, waits/with Never, does-not-wait/with Sometimes *)
 exporter gpu { mmap = pfnmap }
 importer userptr { vary(waits => {}, does-not-wait => { notifier = no-wait }) }
 buffer A { exporter = gpu }

@@ -432,9 +432,10 @@ impl<S: Sink> Core<'_, S> {
     /// `mmu_notifier_invalidate_range_start`: the entry goes, or is another from here on. Who has a
     /// notifier on it lets go of the page.
     ///
-    /// Called wherever Linux 6.12 does for an entry that changes: a zap (`unmap_single_vma`), a
-    /// copy on write (`wp_page_copy`), fork's write protection (`copy_page_range`), mremap
-    /// (`move_page_tables`), migration (`try_to_migrate`).
+    /// Called wherever Linux 6.12 does for an entry that changes: munmap (`unmap_vmas`), a zap
+    /// (`zap_page_range_single`, for `unmap_mapping_range` too), a copy on write (`wp_page_copy`),
+    /// fork's write protection of private mappings (`copy_page_range`; all in mm/memory.c), mremap
+    /// (`move_page_tables`, mm/mremap.c), migration (`try_to_migrate_one`, mm/rmap.c).
     pub(super) fn notify_mmu(&mut self, id: PteId) {
         for index in 0..self.state.pins.len() {
             if self.world.pins[index].notifier == Notifier::None {

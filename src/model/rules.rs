@@ -336,6 +336,10 @@ rule! {
     /// Source: `dma_buf_ioctl` (drivers/dma-buf/dma-buf.c), `arch_sync_dma_for_cpu` and
     /// `arch_sync_dma_for_device` (arch/arm64/mm/dma-mapping.c, 6.12; arch/arm/mm/dma-mapping.c);
     /// `begin_cpu_udmabuf` (drivers/dma-buf/udmabuf.c) before and after commit 1ffe09590121.
+    ///
+    /// **Differs from Linux**: what END(READ) does to a dirty line depends on the architecture (arm64
+    /// cleans it since commit c50f11c6196f, 6.0; arm, csky and openrisc drop it), so that no program
+    /// can count on either; here it does nothing.
     CpuSync {
         /// `dma_sync_sgtable_for_cpu`: a read invalidates, a write does nothing. Nothing is written
         /// back: what a dirty line held is lost.
