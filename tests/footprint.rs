@@ -54,9 +54,10 @@ fn missing(seen: Footprint, declared: Footprint) -> u128 {
 }
 
 fn step_name(step: &Step) -> String {
-    let text = match step {
-        Step::Exporter { step, .. } => format!("{step:?}"),
-        step => format!("{step:?}"),
+    let text = if let Step::Exporter { step, .. } = step {
+        format!("{step:?}")
+    } else {
+        format!("{step:?}")
     };
     text.split(['(', ' ']).next().unwrap_or_default().to_owned()
 }
