@@ -1,8 +1,9 @@
 //! [`ready`] and [`step`]: the two functions through which everything happens.
 
+use super::objects::{Life, Slot};
 use super::policy::{Admission, Request};
 use super::rules::{ExporterStep, FaultLock, Notifier, Placement, SyncForward, Usage, WaitFor};
-use super::state::{Life, Slot, State};
+use super::state::State;
 use super::step::{Access, Dir, Effect, Errno, Handle, Hazard, Job, Reply, Sink, Step};
 use super::world::World;
 use crate::units::{ActorId, BufId, FrameId, ImporterId, PinId, PteId, SgId, VmaId};
@@ -377,8 +378,8 @@ impl State {
 
 /// The pages of `vma` that the exporter's zap of `buf` reaches, a bit each.
 pub(super) fn zapped_pages(world: &World, state: &State, buf: BufId, vma: VmaId) -> u8 {
+    use super::objects::Reach;
     use super::rules::ZapReach;
-    use super::state::Reach;
     let entry = &state.vmas[vma.index()];
     if entry.buf != buf || entry.reach != Reach::Exporter {
         return 0;
@@ -405,7 +406,7 @@ impl<S: Sink> Core<'_, S> {
 
     /// A page reference to `frame` was dropped: free it if it lived by references alone.
     pub(super) fn reference_dropped(&mut self, frame: FrameId) {
-        use super::state::Owner;
+        use super::objects::Owner;
         let owner = self.state.frames[frame.index()].owner;
         if matches!(owner, Owner::Orphan | Owner::Anon) && self.state.references(frame) == 0 {
             self.state.push_free(self.world, frame);
@@ -420,7 +421,7 @@ impl<S: Sink> Core<'_, S> {
         if !pte.present() {
             return;
         }
-        self.state.ptes[id.index()] = super::state::Pte::ABSENT;
+        self.state.ptes[id.index()] = super::objects::Pte::ABSENT;
         self.emit(Effect::Zapped(vma, page, pte));
         self.emit(Effect::Cost(super::step::Cost::ZappedPtes, 1));
         self.notify_mmu(id);

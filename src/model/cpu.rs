@@ -8,10 +8,10 @@
 //! does not copy file descriptors.
 
 use super::core::Core;
+use super::objects::{EMPTY_VMA, Life, Owner, Pte, Reach, Target, Vma, VmaKind};
 use super::rules::{
     Coherency, Cow, Huge, ImporterMmap, MmapCheck, MmapKind, PatReserve, Placement, YesNo,
 };
-use super::state::{EMPTY_VMA, Life, Owner, Pte, Reach, Target, Vma, VmaKind};
 use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Mmap, Reply, Signal, Sink, Via};
 use crate::units::{ActorId, BufId, FrameId, PageId, PteId, VmaId};
 

@@ -14,8 +14,8 @@
 //! of its steps; signalling takes no lock and is one step.
 
 use super::core::Core;
+use super::objects::{Attachment, Dma, Fence, Life, Slot, Target};
 use super::rules::{Bus, CpuSync, SyncForward, Usage};
-use super::state::{Attachment, Dma, Fence, Life, Slot, Target};
 use super::step::{Access, Dir, Effect, Errno, Handle, Hazard, HazardKind, Reply, Sink, Step, Via};
 use crate::units::{AttachmentId, BufId, FenceId, FrameId, ImporterId, PinId, SgId, VmaId};
 

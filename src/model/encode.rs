@@ -5,10 +5,11 @@
 //! that two states that differ by a renaming give the same bytes; [`decode`] gives the state of
 //! that class whose frames have those numbers.
 
-use super::rules::{Bus, Placement, Usage};
-use super::state::{
-    Attachment, Dma, DmaBuf, Frame, Life, Owner, Page, Pte, Reach, Slot, State, Target, VmaKind,
+use super::objects::{
+    Attachment, Dma, DmaBuf, Frame, Life, Owner, Page, Pte, Reach, Slot, Target, VmaKind,
 };
+use super::rules::{Bus, Placement, Usage};
+use super::state::State;
 use super::world::World;
 use crate::units::{ActorId, BufId, FrameId, PageId, PinId, PteId, VmaId};
 
@@ -301,7 +302,7 @@ pub fn decode<'a>(world: &World, bytes: &'a [u8], state: &mut State) -> &'a [u8]
 
 fn decode_cpu(reader: &mut Reader<'_>, state: &mut State) {
     for vma in &mut state.vmas {
-        *vma = super::state::EMPTY_VMA;
+        *vma = super::objects::EMPTY_VMA;
         vma.mapped = reader.byte();
         if vma.mapped != 0 {
             let [buf, offset, flags, kind] = reader.bytes();
@@ -331,7 +332,7 @@ fn decode_cpu(reader: &mut Reader<'_>, state: &mut State) {
         }
     }
     for pin in &mut state.pins {
-        *pin = super::state::EMPTY_PIN;
+        *pin = super::objects::EMPTY_PIN;
         pin.slot = slot_of(reader.byte());
         if matches!(pin.slot, Slot::Held | Slot::Taking | Slot::Invalid) {
             let [flags, frame, pte, kind, target] = reader.bytes();
@@ -360,7 +361,7 @@ fn decode_devices(world: &World, reader: &mut Reader<'_>, state: &mut State) {
         }
     }
     for fence in &mut state.fences {
-        *fence = super::state::EMPTY_FENCE;
+        *fence = super::objects::EMPTY_FENCE;
         fence.slot = slot_of(reader.byte());
         if fence.slot == Slot::Held {
             let [buf, usage, actor] = reader.bytes();

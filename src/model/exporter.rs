@@ -11,10 +11,10 @@
 //! that fails gives back its frames and the lock.
 
 use super::core::{Core, zapped_pages};
+use super::objects::{EMPTY_PAGE, Life, Owner, Page, Slot};
 use super::rules::{
     ExporterStep, MoveNotify, OnDmaBufPin, OnForeignPin, PagePool, Placement, Recycle,
 };
-use super::state::{EMPTY_PAGE, Life, Owner, Page, Slot};
 use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Job, Reply, Sink, Via};
 use crate::units::{ActorId, AttachmentId, BufId, FrameId, PageId, SgId, VmaId};
 

@@ -19,8 +19,8 @@
 
 use super::core::Core;
 use super::cpu::Want;
+use super::objects::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
 use super::rules::{FrameVector, MmapKind, Placement, YesNo};
-use super::state::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
 use super::step::{Effect, Errno, Foll, Reply, Signal, Sink, Step};
 use crate::units::{FrameId, ImporterId, PinId, PteId, VmaId};
 

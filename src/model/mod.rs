@@ -48,6 +48,7 @@ mod encode;
 mod exporter;
 mod footprint;
 mod gup;
+mod objects;
 mod oracle;
 mod policy;
 mod rules;
@@ -63,12 +64,13 @@ pub(crate) use footprint::CALLERS_FIRST;
 #[cfg(debug_assertions)]
 pub use footprint::noted;
 pub use footprint::{Objects, objects};
+pub use objects::{
+    Attachment, Dma, DmaBuf, Fence, Frame, Life, Owner, Page, Pin, Pte, Reach, Slot, Target, Vma,
+    VmaKind,
+};
 pub use policy::{Admission, ExporterPolicy, Request};
 pub use rules::*;
-pub use state::{
-    Attachment, Dma, DmaBuf, Fence, Frame, Life, Owner, Page, Pin, Pte, Reach, Slot, State, Target,
-    Vma, VmaKind,
-};
+pub use state::State;
 pub use step::{
     Access, Cost, Dir, Effect, Errno, Foll, Handle, Hazard, HazardKind, Job, Mmap, Reply, Signal,
     Sink, Step, Via,

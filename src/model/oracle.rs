@@ -16,8 +16,8 @@
 //! equals memory.
 
 use super::core::Core;
+use super::objects::{Life, Owner, Target};
 use super::rules::MmapKind;
-use super::state::{Life, Owner, Target};
 use super::step::{Handle, Hazard, HazardKind, Sink, Via};
 use crate::units::{BufId, FrameId, PageId};
 

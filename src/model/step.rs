@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use super::objects::{Owner, Pte, Target};
 use super::rules::{ExporterStep, Placement, Usage, rule};
-use super::state::{Owner, Pte, Target};
 use crate::units::{
     ActorId, AttachmentId, BufId, FenceId, FrameId, ImporterId, PageId, PinId, SgId, VmaId,
 };

@@ -1,0 +1,365 @@
+//! What a scenario is about: frames, pages, buffers, VMAs, entries, pins, attachments, fences, DMAs.
+//!
+//! Plain data. [`super::State`] has a table of each.
+
+use super::rules::{Placement, Usage};
+use crate::units::{ActorId, BufId, FrameId, PageId, PinId, PteId, VmaId};
+
+/// Whose memory a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// Nobody's: on the placement's free list.
+    Free,
+    /// A page of a buffer: its current frame.
+    Page(PageId),
+    /// The destination of a move that has not rebound yet.
+    Reserved(PageId),
+    /// The source of a move that has rebound and not freed yet.
+    Retired(PageId),
+    /// The importer's own backing for an imported page.
+    Shadow(PageId),
+    /// Anonymous memory of some process.
+    Anon,
+    /// Given back while page references remained; freed with the last of them.
+    Orphan,
+    /// Everybody's: the one page of zeros that read faults of anonymous memory map.
+    Zero,
+}
+
+/// A page frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Frame {
+    /// Whose it is.
+    pub owner: Owner,
+    /// What memory holds.
+    pub value: u8,
+    /// Whether the CPU's cache has a line of it (incoherent buffers only).
+    pub cached: bool,
+    /// Whether that line is newer than memory.
+    pub dirty: bool,
+    /// What that line holds.
+    pub cache_value: u8,
+    /// Position on the free list, 1 at the bottom; 0 while in use. The top is taken next.
+    pub rank: u8,
+    /// Whether its caching attribute was changed (costs only; no behaviour depends on it).
+    pub write_combined: bool,
+}
+
+impl Frame {
+    /// What the CPU sees.
+    #[must_use]
+    pub const fn cpu_value(&self) -> u8 {
+        if self.cached { self.cache_value } else { self.value }
+    }
+}
+
+/// A page of a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Page {
+    /// Its frame now.
+    pub frame: FrameId,
+    /// Where a running move will put it.
+    pub next: FrameId,
+    /// The frame that a running move has left and not freed.
+    pub old: FrameId,
+    /// The importer's own backing, where a rule gives it one.
+    pub shadow: FrameId,
+    /// The ghost: what it holds if every access reached the buffer.
+    pub ghost: u8,
+    /// A private copy of it was written after the buffer was.
+    pub private_newer: bool,
+}
+
+/// Life of a buffer.
+///
+/// ```text
+/// Unallocated --alloc--> Live --last reference--> Released
+///                         |--purge--> Purged ---> Released
+///                         `--revoke-> Revoked --unlock--> Quiesced --> Released
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Life {
+    /// Declared, not allocated.
+    Unallocated,
+    /// In use.
+    Live,
+    /// Contents given up by the exporter; faults answer SIGBUS.
+    Purged,
+    /// Taken away by the exporter; faults answer SIGBUS, `map` ENODEV.
+    Revoked,
+    /// Revoked, and every access announced before has retired: what importers still have mapped
+    /// they may only read and discard.
+    Quiesced,
+    /// The last reference was dropped.
+    Released,
+}
+
+/// A dma-buf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DmaBuf {
+    /// Where it is in its life.
+    pub life: Life,
+    /// Who holds its reservation lock.
+    pub lock: ActorId,
+    /// `dma_buf_pin` count.
+    pub pins: u8,
+    /// File descriptors that refer to it.
+    pub fds: u8,
+    /// Where it is.
+    pub placement: Placement,
+    /// Where a running move takes it.
+    pub dest: Placement,
+    /// The VMA that a driver with one VMA pointer remembers.
+    pub vma_pointer: VmaId,
+    /// Whether `begin_cpu_access` was called before (rule `begin = map`).
+    pub begun: bool,
+}
+
+/// Which kind of VMA the exporter made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VmaKind {
+    /// VM_PFNMAP.
+    Pfnmap,
+    /// VM_MIXEDMAP.
+    Mixedmap,
+    /// Neither: ordinary memory.
+    Normal,
+}
+
+/// Where a zap of the exporter finds a VMA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reach {
+    /// In the exporter's `address_space`, at the right offset.
+    Exporter,
+    /// In the exporter's `address_space`, at an offset that the zap does not look at.
+    WrongPgoff,
+    /// In the importer's `address_space`.
+    Importer,
+    /// Nowhere: it maps the importer's shadow backing.
+    Shadow,
+    /// Nowhere: anonymous memory.
+    Anon,
+}
+
+/// A virtual memory area.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Vma {
+    /// Bit per page that is mapped; 0 when the VMA does not exist.
+    pub mapped: u8,
+    /// The buffer; none for anonymous memory.
+    pub buf: BufId,
+    /// Page of the buffer at the VMA's first page.
+    pub offset: u8,
+    /// VM_SHARED.
+    pub shared: bool,
+    /// VM_READ.
+    pub read: bool,
+    /// VM_WRITE.
+    pub write: bool,
+    /// VM_PFNMAP, VM_MIXEDMAP or neither.
+    pub kind: VmaKind,
+    /// Where zaps find it.
+    pub reach: Reach,
+}
+
+/// A page table entry, and the ghost of a private page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pte {
+    /// The frame; none while not present.
+    pub frame: FrameId,
+    /// Writable.
+    pub write: bool,
+    /// `pte_special` (or a special PMD).
+    pub special: bool,
+    /// Part of a huge entry.
+    pub huge: bool,
+    /// Holds a page reference (`get_page` and rmap): an ordinary page, not a bare pfn.
+    pub counted: bool,
+    /// Anonymous page that this process alone owns (`PageAnonExclusive`).
+    pub exclusive: bool,
+    /// The page has contents of its own, apart from the buffer: see `ghost`.
+    pub own: bool,
+    /// What it holds if every access reached it; meaningful while `own`.
+    pub ghost: u8,
+    /// The buffer page behind was written after this copy.
+    pub buffer_newer: bool,
+}
+
+impl Pte {
+    pub(super) const ABSENT: Self = Self {
+        frame: FrameId::NONE,
+        write: false,
+        special: false,
+        huge: false,
+        counted: false,
+        exclusive: false,
+        own: false,
+        ghost: 0,
+        buffer_newer: false,
+    };
+
+    /// Whether there is an entry.
+    #[must_use]
+    pub const fn present(&self) -> bool {
+        self.frame.is_some()
+    }
+}
+
+/// What a request for something answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Slot {
+    /// Not asked for yet.
+    None,
+    /// Held.
+    Held,
+    /// An entry of a `frame_vector` that is not complete: held, not to be used yet.
+    Taking,
+    /// Held, and declared invalid by a notifier or `move_notify`.
+    Invalid,
+    /// Refused.
+    Failed,
+    /// Given back.
+    Dropped,
+}
+
+/// What an access is meant for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// A page of a buffer.
+    Page(PageId),
+    /// A private page at a virtual address.
+    Va(PteId),
+}
+
+/// A `get_user_pages` pin or a cached pfn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pin {
+    /// Taken, refused, dropped.
+    pub slot: Slot,
+    /// Holds a page reference; a cached pfn does not.
+    pub counted: bool,
+    /// FOLL_WRITE.
+    pub write: bool,
+    /// FOLL_GET: a reference that fork and unsharing don't take for a pin.
+    pub get: bool,
+    /// The frame.
+    pub frame: FrameId,
+    /// The virtual address it was taken at.
+    pub pte: PteId,
+    /// What its user means to reach.
+    pub target: Target,
+}
+
+/// A `dma_buf_attachment`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Attachment {
+    /// Attached or not.
+    pub slot: Slot,
+    /// To which buffer.
+    pub buf: BufId,
+    /// `dma_buf_dynamic_attach`.
+    pub dynamic: bool,
+    /// `dma_buf_pin` taken through it (0 or more).
+    pub pins: u8,
+}
+
+/// A fence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fence {
+    /// `Held` while unsignalled, `Dropped` once signalled.
+    pub slot: Slot,
+    /// In whose `dma_resv`.
+    pub buf: BufId,
+    /// What for.
+    pub usage: Usage,
+    /// Whose work it stands for.
+    pub actor: ActorId,
+    /// Whether that work writes the buffer.
+    pub writes: bool,
+}
+
+/// A DMA between its two halves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Dma {
+    /// Whether one is in flight.
+    pub busy: bool,
+    /// The frame that its address translated to.
+    pub frame: FrameId,
+    /// What it is meant for.
+    pub target: Target,
+    /// Through which pin, where it is one.
+    pub pin: PinId,
+}
+
+impl Dma {
+    pub(super) const IDLE: Self = Self {
+        busy: false,
+        frame: FrameId::NONE,
+        target: Target::Page(PageId::NONE),
+        pin: PinId::NONE,
+    };
+}
+
+pub(super) const EMPTY_PAGE: Page = Page {
+    frame: FrameId::NONE,
+    next: FrameId::NONE,
+    old: FrameId::NONE,
+    shadow: FrameId::NONE,
+    ghost: 0,
+    private_newer: false,
+};
+
+pub(super) const EMPTY_VMA: Vma = Vma {
+    mapped: 0,
+    buf: BufId::NONE,
+    offset: 0,
+    shared: false,
+    read: false,
+    write: false,
+    kind: VmaKind::Normal,
+    reach: Reach::Anon,
+};
+
+pub(super) const EMPTY_PIN: Pin = Pin {
+    slot: Slot::None,
+    counted: false,
+    write: false,
+    get: false,
+    frame: FrameId::NONE,
+    pte: PteId::NONE,
+    target: Target::Page(PageId::NONE),
+};
+
+pub(super) const EMPTY_ATTACHMENT: Attachment =
+    Attachment { slot: Slot::None, buf: BufId::NONE, dynamic: false, pins: 0 };
+
+pub(super) const EMPTY_FENCE: Fence = Fence {
+    slot: Slot::None,
+    buf: BufId::NONE,
+    usage: Usage::Kernel,
+    actor: ActorId::NONE,
+    writes: false,
+};
+
+pub(super) const fn unallocated(placement: Placement) -> DmaBuf {
+    DmaBuf {
+        life: Life::Unallocated,
+        lock: ActorId::NONE,
+        pins: 0,
+        fds: 0,
+        placement,
+        dest: placement,
+        vma_pointer: VmaId::NONE,
+        begun: false,
+    }
+}
+
+pub(super) const ZERO_PAGE: Frame = Frame {
+    owner: Owner::Zero,
+    value: 0,
+    cached: false,
+    dirty: false,
+    cache_value: 0,
+    rank: 0,
+    write_combined: false,
+};
