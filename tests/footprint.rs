@@ -76,7 +76,7 @@ fn check(scenario: &Scenario, limit: usize, found: &mut Seen) -> usize {
     let mut open = vec![scenario.initial()];
     while let Some(state) = open.pop() {
         let mut bytes = Vec::new();
-        scenario.encode(&state, &mut bytes);
+        scenario.encode(&state, &mut bytes, &mut Vec::new());
         if seen.len() == limit || !seen.insert(bytes) {
             continue;
         }
