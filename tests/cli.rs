@@ -227,3 +227,48 @@ fn every_bundled_test_has_a_story() {
         assert!(bugs >= marks.min(1), "{}: a hazard without its splat", test.name);
     }
 }
+
+/// `new` writes a question that is formatted and answers as it expects; it overwrites nothing.
+#[test]
+fn a_new_question_checks_clean() {
+    let place = tempfile::tempdir().expect("a directory");
+    let new = |name: &str| {
+        driftheap(&["new", name]).current_dir(place.path()).output().expect("driftheap starts")
+    };
+    let made = new("my-heap");
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let file = place.path().join("my-heap.litmus");
+    let file = file.to_str().expect("UTF-8");
+    let checked = run(&["check", "--replay", "off", file]);
+    assert_eq!(checked.status.code(), Some(0), "{}{}", stdout(&checked), stderr(&checked));
+    assert!(stdout(&checked).contains("all as expected"), "{}", stdout(&checked));
+    let before = std::fs::read_to_string(file).expect("written");
+    let formatted = run(&["fmt", "--check", file]);
+    assert_eq!(formatted.status.code(), Some(0), "{}{}", stdout(&formatted), stderr(&formatted));
+    let again = new("my-heap");
+    assert_eq!(again.status.code(), Some(2), "{}", stderr(&again));
+    assert_eq!(std::fs::read_to_string(file).expect("still there"), before);
+    assert_eq!(new("two words").status.code(), Some(2));
+}
+
+/// The reference has an object for every rule and every statement, and says what it does not have.
+#[test]
+fn the_reference_is_whole_and_can_be_searched() {
+    let objects = |arguments: &[&str]| -> Vec<serde_json::Value> {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    let rules = objects(&["rules", "--json"]);
+    use driftheap::model::{EXPORTER_RULES, HOST_RULES, IMPORTER_RULES};
+    let tables = [HOST_RULES, EXPORTER_RULES, IMPORTER_RULES];
+    assert_eq!(rules.len(), tables.iter().map(|table| table.len()).sum::<usize>());
+    let statements = objects(&["statement", "--json"]);
+    assert_eq!(statements.len(), driftheap::litmus::statements::STATEMENTS.len());
+    let wrong = run(&["rules", "recycel"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("did you mean `recycle`?"), "{}", stderr(&wrong));
+    let wrong = run(&["statement", "qqq"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("`driftheap statement` lists them"), "{}", stderr(&wrong));
+}

@@ -1,6 +1,10 @@
 //! The bundled suite: every variant's observation is what its file expects.
 
+use std::collections::BTreeSet;
+
 use driftheap::litmus::rules::ModelRules;
+use driftheap::litmus::statements::find;
+use driftheap::model::Reply;
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::{Search, judge};
 use driftheap::suite::TESTS;
@@ -56,4 +60,39 @@ fn every_test_has_a_paragraph_in_the_index() {
         assert!(index.contains(&entry), "{entry} is missing");
     }
     assert_eq!(index.matches(".litmus)**").count(), TESTS.len());
+}
+
+/// What statements answered in the shortest schedules to the outcomes is in the table of statements.
+#[test]
+fn the_table_of_statements_names_every_failure_that_the_suite_shows() {
+    let mut missing = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    for bundled in TESTS {
+        let test = driftheap::litmus::parse(bundled.file, bundled.text, &ModelRules).unwrap();
+        for variant in &test.variants {
+            let scenario = Scenario::new(variant, bundled.text).unwrap();
+            let answer = judge(&scenario, &Search::default(), &mut |_| ()).unwrap();
+            for stats in answer.exploration.outcomes.values() {
+                for event in scenario.replay(&stats.shortest).unwrap().events {
+                    let failure = match event.reply {
+                        Reply::Errno(errno) => errno.to_string(),
+                        Reply::Signal(signal) => signal.to_string(),
+                        Reply::Done | Reply::Value(_) | Reply::Again | Reply::Skipped => continue,
+                    };
+                    let program = &scenario.programs[event.actor];
+                    let text = &program.statements[program.instructions[event.pc].statement].text;
+                    let words = text.split_once(": ").map_or(text.as_str(), |(_, words)| words);
+                    let word = words.split_whitespace().next().unwrap();
+                    let spec = find(word).unwrap_or_else(|| panic!("`{word}` is in no table"));
+                    let known = spec.fails.iter().any(|(name, _)| *name == failure);
+                    seen.insert(format!("{word} {failure}"));
+                    if !known {
+                        missing.insert(format!("{word} {failure} ({})", bundled.name));
+                    }
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not in the table: {missing:?}");
+    assert!(seen.len() > 10, "the suite shows failures: {seen:?}");
 }

@@ -15,11 +15,13 @@ mod input;
 mod list;
 mod matrix;
 mod measure;
+mod new;
 mod one;
 mod out;
 mod pool;
 mod real;
 mod record;
+mod reference;
 mod replay;
 mod report;
 mod run;
@@ -122,6 +124,9 @@ enum Verb {
     Report(report::ReportArgs),
     Doctor(doctor::DoctorArgs),
     List(list::ListArgs),
+    Rules(reference::RulesArgs),
+    Statement(reference::StatementArgs),
+    New(new::NewArgs),
     Fmt(fmt::FmtArgs),
     Completions(complete::CompletionsArgs),
     Run(run::RunArgs),
@@ -188,6 +193,9 @@ fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
         Some(Verb::Matrix(args)) => matrix::run(&args, out),
         Some(Verb::Report(args)) => report::run(&args, out),
         Some(Verb::List(args)) => list::run(&args, out),
+        Some(Verb::Rules(args)) => reference::rules(&args, out),
+        Some(Verb::Statement(args)) => reference::statement(&args, out),
+        Some(Verb::New(args)) => new::run(&args, out),
         Some(Verb::Fmt(args)) => fmt::run(&args, out),
         Some(Verb::Completions(args)) => complete::run(&args, out),
         Some(Verb::Run(args)) => Ok(run::run(args, out)),

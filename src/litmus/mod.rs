@@ -1,14 +1,14 @@
 //! The litmus language: one question about buffers that move, in a page of text.
 //!
 //! ```
-//! use driftheap::litmus::rules::{BlockKind, RuleSpec, RuleTable, RuleValues};
+//! use driftheap::litmus::rules::{BlockKind, RuleSpec, RuleTable, RuleText, RuleValues};
 //! use driftheap::litmus::ast::Verdict;
 //!
 //! struct Rules;
 //! impl RuleTable for Rules {
 //!     fn rules(&self, _kind: BlockKind) -> &[RuleSpec] {
 //!         const MMAP: &[&str] = &["pfnmap", "mixedmap-insert-page"];
-//!         &[RuleSpec { name: "mmap", values: RuleValues::Words(MMAP) }]
+//!         &[RuleSpec { name: "mmap", values: RuleValues::Words(MMAP), text: RuleText::NONE }]
 //!     }
 //! }
 //!
@@ -86,44 +86,9 @@
 //!
 //! # Statements
 //!
-//! `V W` are mappings, `R` registers, `P` pins, `Q` pfn caches, `F` frame vectors, `T`
-//! attachments, `S` sg_tables, `J` fences; `X` is a pin, pfn cache, frame vector or sg_table; `[i]`
-//! is a page. "May fail with" lists what a statement can answer under some rule, whatever else the kernel's
-//! counterpart can; `store` and `load`
-//! raise a signal instead of returning an errno.
-//!
-//! | Statement | Meaning | May fail with | In the kernel |
-//! |---|---|---|---|
-//! | `mmap V = BUF shared\|private r\|w\|rw [importer NAME] [pages=N] [offset=N]` | map a buffer, through the importer's file when it is named | `EINVAL` (past the end; private where COW is rejected; the importer forbids it; the mmap check refuses), `ENODEV` (released or revoked), `ENOMEM` (an importer's shadow) | `dma_buf_mmap_internal()`, `dma_buf_mmap()` |
-//! | `mmap V = anon private r\|rw [pages=N]` | map anonymous memory | | `mmap(MAP_ANONYMOUS)` |
-//! | `munmap V`, `munmap V[i]` | unmap all of it, or a page, which splits the VMA | | `munmap()` |
-//! | `mremap W = V` | move the mapping to another address | `EFAULT` (nothing is mapped there) | `mremap(MREMAP_MAYMOVE)` |
-//! | `store V[i] = N` | write a byte | `SIGBUS` `SIGSEGV` | a fault, `vm_operations_struct.fault` |
-//! | `load R = V[i]` | read a byte | `SIGBUS` `SIGSEGV` | the same |
-//! | `gup P = V[i] [write] [force] [longterm\|get]` | pin the page behind an address | `EFAULT`, and where it has to migrate the page first `EBUSY` `ENOMEM` | `pin_user_pages_fast()`, `FOLL_WRITE` `FOLL_FORCE` `FOLL_LONGTERM`; with `get` FOLL_GET, `get_user_pages_fast()` |
-//! | `unpin P` | drop the pin | | `unpin_user_page()` |
-//! | `follow_pfn Q = V[i] [notifier]` | remember the frame number; `notifier`: with an mmu_notifier, which waits unless the importer's rule says `no-wait` | `EINVAL` (not VM_PFNMAP, or the host has no follow_pfn), `EFAULT` (not writable) | `follow_pfn()`, `follow_pfnmap_start()` |
-//! | `frame_vector F = V[i], W[j].. [write] [force] [longterm\|get]` | pin pages, or else remember frame numbers | `EFAULT` | `get_vaddr_frames()` |
-//! | `attach T = BUF [static\|dynamic]` | attach the process's importer | `ENODEV` (not live) | `dma_buf_attach()`, `dma_buf_dynamic_attach()` |
-//! | `attach T = dmabuf_of V` | attach to the buffer behind a mapping | `EINVAL` `ENODEV` | a lookup by `vma->vm_file` |
-//! | `detach T` | end the attachment | | `dma_buf_detach()` |
-//! | `map S = T` | get bus addresses | `ENODEV` (not live, or no frame for a page) | `dma_buf_map_attachment()` |
-//! | `unmap S` | give them back | | `dma_buf_unmap_attachment()` |
-//! | `submit J = S read\|write\|kernel\|bookkeep` | start a job, its fence in the buffer's resv | `ENODEV` (what was invalidated can't be mapped again) | `dma_resv_add_fence()`, `enum dma_resv_usage` |
-//! | `signal J` | the job is done | | `dma_fence_signal()` |
-//! | `dma_read R = X[i]` | the device reads a byte | `EFAULT` (IOMMU fault, or the address is gone), `ENODEV` (as `submit`) | the device |
-//! | `dma_write X[i] = N` | the device writes a byte | the same | the device |
-//! | `prefetch X[i]` | the device translates the address, for a later access | the same | ATS, a device TLB |
-//! | `dma_buf_pin T`, `dma_buf_unpin T` | forbid, allow moves |  | `dma_buf_pin()`, `dma_buf_unpin()` |
-//! | `sync start\|end BUF read\|write\|rw [importer NAME]` | bracket CPU accesses |  | `DMA_BUF_IOCTL_SYNC`, `dma_buf_begin_cpu_access()` |
-//! | `move BUF -> PLACEMENT` | move the buffer, step by step as the exporter's rules say | `EINVAL` (not live), `EBUSY` (pinned), `ENOMEM` (no frames) | `ttm_bo_validate()` |
-//! | `purge BUF` | drop the content and the frames | `EINVAL` `EBUSY` | `drm_gem_shmem_purge()` |
-//! | `revoke BUF` | take the buffer away from everybody | `EINVAL` `EBUSY` | `dma_buf_move_notify()` and waits |
-//! | `alloc BUF` | give an unallocated buffer frames | `EINVAL` (it is live), `ENOMEM`, `EBUSY` (CMA, where a page is pinned) | `dma_heap_buffer_alloc()` |
-//! | `close BUF` | drop the last file reference of the process | `EINVAL` (already closed) | `dma_buf_release()` |
-//! | `fork Pn` | start the child with a copy of the address space |  | `fork()`, `dup_mmap()` |
-//! | `await LABEL` | wait until the labelled statement has ended | | |
-//! | `evict_cache BUF[i]` | the cache line is written back and dropped | | hardware |
+//! [`statements::STATEMENTS`] is the table: what each is written like, what it does, what it can answer,
+//! and what it stands for in the kernel. `driftheap statement` prints it. `store` and `load` raise a
+//! signal instead of returning an errno.
 //!
 //! # Names
 //!
@@ -166,6 +131,7 @@ mod parse;
 mod print;
 pub mod rules;
 pub mod span;
+pub mod statements;
 pub mod symbols;
 mod uses;
 mod vary;

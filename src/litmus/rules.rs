@@ -1,7 +1,7 @@
 //! What the parser must be told about rules: their names and the values they allow.
 
 use crate::model;
-pub use crate::model::{RuleSpec, RuleValues};
+pub use crate::model::{RuleSpec, RuleText, RuleValues};
 
 /// A block that holds rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

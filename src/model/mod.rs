@@ -51,6 +51,7 @@ mod gup;
 mod objects;
 mod oracle;
 mod policy;
+mod rule;
 mod rules;
 mod state;
 mod step;
@@ -69,6 +70,7 @@ pub use objects::{
     VmaKind,
 };
 pub use policy::{Admission, ExporterPolicy, Request};
+pub use rule::{RuleError, RuleSpec, RuleText, RuleValues};
 pub use rules::*;
 pub use state::State;
 pub use step::{

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::objects::{Owner, Pte, Target};
-use super::rules::{ExporterStep, Placement, Usage, rule};
+use super::rule::rule;
+use super::rules::{ExporterStep, Placement, Usage};
 use crate::units::{
     ActorId, AttachmentId, BufId, FenceId, FrameId, ImporterId, PageId, PinId, SgId, VmaId,
 };

@@ -1,8 +1,7 @@
 //! Words that rules, states and steps share: where frames live, what fences are for.
 
-use std::fmt;
-
-use super::rules::{YesNo, rule};
+use super::rule::rule;
+use super::rules::YesNo;
 
 impl YesNo {
     /// Whether it is yes.

@@ -11,6 +11,7 @@
 //! | `matrix` | rules by outcomes |
 //! | `gup` | the get_user_pages table |
 //! | `list` | the bundled tests |
+//! | `reference` | the rules and the statements |
 //! | `picture` | a state as cells and arrows, and the graph of all states |
 //! | `svg` | pictures as figures |
 //! | `page` | tests as pages to look at and to step through |
@@ -30,6 +31,7 @@ pub mod page;
 mod paint;
 pub mod picture;
 pub mod real;
+pub mod reference;
 pub mod story;
 pub mod svg;
 mod table;

@@ -6,40 +6,9 @@ use super::super::ast::{
 };
 use super::super::diag::Problem;
 use super::super::lex::{Bracket, Kind};
+use super::super::statements::{self, Reader};
 use super::super::{BUFFER_PAGES_MAX, FRAME_VECTOR_MAX};
 use super::{Parser, Result};
-
-const STATEMENTS: &[&str] = &[
-    "mmap",
-    "munmap",
-    "mremap",
-    "store",
-    "load",
-    "gup",
-    "unpin",
-    "follow_pfn",
-    "frame_vector",
-    "attach",
-    "detach",
-    "map",
-    "unmap",
-    "submit",
-    "signal",
-    "dma_read",
-    "dma_write",
-    "prefetch",
-    "dma_buf_pin",
-    "dma_buf_unpin",
-    "sync",
-    "move",
-    "purge",
-    "revoke",
-    "alloc",
-    "close",
-    "fork",
-    "await",
-    "evict_cache",
-];
 
 impl Parser<'_> {
     /// `[LABEL:] STATEMENT`
@@ -56,23 +25,21 @@ impl Parser<'_> {
 
     fn op(&mut self) -> Result<Op> {
         let word = self.word();
-        if !STATEMENTS.contains(&word) {
+        let Some(spec) = statements::find(word) else {
             let message = match word {
                 "" => format!("expected a statement, found {}", self.found()),
                 word => format!("unknown statement `{word}`"),
             };
             let problem = Problem::new(self.here(), message);
-            return self.fail(problem.suggest(word, STATEMENTS, "statements"));
-        }
+            return self.fail(problem.suggest(word, statements::WORDS, "statements"));
+        };
         self.advance();
-        match word {
-            "mmap" | "munmap" | "mremap" | "store" | "load" | "fork" | "await" => self.cpu(word),
-            "gup" | "unpin" | "follow_pfn" | "frame_vector" => self.pin(word),
-            "attach" | "detach" | "map" | "unmap" | "dma_buf_pin" | "dma_buf_unpin" => {
-                self.attachment(word)
-            }
-            "submit" | "signal" | "dma_read" | "dma_write" | "prefetch" => self.device(word),
-            _ => self.exporter(word),
+        match spec.reader {
+            Reader::Cpu => self.cpu(word),
+            Reader::Pin => self.pin(word),
+            Reader::Attachment => self.attachment(word),
+            Reader::Device => self.device(word),
+            Reader::Exporter => self.exporter(word),
         }
     }
 

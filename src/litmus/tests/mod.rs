@@ -5,30 +5,56 @@ mod expansion;
 mod formatting;
 mod roundtrip;
 
-use super::rules::{BlockKind, RuleSpec, RuleTable, RuleValues};
+use super::rules::{BlockKind, RuleSpec, RuleTable, RuleText, RuleValues};
 
 /// A small table, made up for the tests.
 struct Table;
 
 const HOST: &[RuleSpec] = &[
-    RuleSpec { name: "pte-special", values: RuleValues::Words(&["yes", "no"]) },
-    RuleSpec { name: "cpus", values: RuleValues::Number { min: 1, max: 4096 } },
+    RuleSpec {
+        name: "pte-special",
+        values: RuleValues::Words(&["yes", "no"]),
+        text: RuleText::NONE,
+    },
+    RuleSpec {
+        name: "cpus",
+        values: RuleValues::Number { min: 1, max: 4096 },
+        text: RuleText::NONE,
+    },
 ];
 const EXPORTER: &[RuleSpec] = &[
     RuleSpec {
         name: "mmap",
         values: RuleValues::Words(&["pfnmap", "mixedmap-insert-page", "shmem"]),
+        text: RuleText::NONE,
     },
-    RuleSpec { name: "recycle", values: RuleValues::Words(&["pool", "allocator"]) },
+    RuleSpec {
+        name: "recycle",
+        values: RuleValues::Words(&["pool", "allocator"]),
+        text: RuleText::NONE,
+    },
     RuleSpec {
         name: "move",
         values: RuleValues::Steps(&["lock", "notify", "zap", "wait", "copy", "free"]),
+        text: RuleText::NONE,
     },
-    RuleSpec { name: "prefault", values: RuleValues::Number { min: 0, max: 8 } },
+    RuleSpec {
+        name: "prefault",
+        values: RuleValues::Number { min: 0, max: 8 },
+        text: RuleText::NONE,
+    },
 ];
 const IMPORTER: &[RuleSpec] = &[
-    RuleSpec { name: "attach", values: RuleValues::Words(&["static", "dynamic"]) },
-    RuleSpec { name: "move-notify", values: RuleValues::Words(&["handled", "ignored"]) },
+    RuleSpec {
+        name: "attach",
+        values: RuleValues::Words(&["static", "dynamic"]),
+        text: RuleText::NONE,
+    },
+    RuleSpec {
+        name: "move-notify",
+        values: RuleValues::Words(&["handled", "ignored"]),
+        text: RuleText::NONE,
+    },
 ];
 
 impl RuleTable for Table {

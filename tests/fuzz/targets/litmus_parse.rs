@@ -1,15 +1,27 @@
 //! Any bytes: the parser and the formatter answer, and formatting changes no meaning.
 
-use driftheap::litmus::rules::{BlockKind, RuleSpec, RuleTable, RuleValues};
+use driftheap::litmus::rules::{BlockKind, RuleSpec, RuleTable, RuleText, RuleValues};
 
 struct Table;
 
 impl RuleTable for Table {
     fn rules(&self, _kind: BlockKind) -> &[RuleSpec] {
         const RULES: &[RuleSpec] = &[
-            RuleSpec { name: "mmap", values: RuleValues::Words(&["pfnmap", "shmem"]) },
-            RuleSpec { name: "move", values: RuleValues::Steps(&["lock", "zap", "copy"]) },
-            RuleSpec { name: "cpus", values: RuleValues::Number { min: 1, max: 8 } },
+            RuleSpec {
+                name: "mmap",
+                values: RuleValues::Words(&["pfnmap", "shmem"]),
+                text: RuleText::NONE,
+            },
+            RuleSpec {
+                name: "move",
+                values: RuleValues::Steps(&["lock", "zap", "copy"]),
+                text: RuleText::NONE,
+            },
+            RuleSpec {
+                name: "cpus",
+                values: RuleValues::Number { min: 1, max: 8 },
+                text: RuleText::NONE,
+            },
         ];
         RULES
     }
