@@ -1,18 +1,22 @@
 //! `driftheap check`, and the suite.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use clap::Args;
+use driftheap::explore::Progress;
 use driftheap::litmus::ast::Variant;
 use driftheap::question::notes::{Note, notes};
 use driftheap::question::scenario::Scenario;
-use driftheap::question::verdict::{JudgeError, Judgement, Search, judge};
+use driftheap::question::verdict::{JudgeError, Judgement, Search, judge_until};
 use driftheap::report::json::{self, VariantJson};
 use driftheap::report::real::{self, Real};
 use driftheap::report::verdicts::{self, Mark, Totals};
 use driftheap::report::{Answer, Table};
 
 use super::input::{self, Loaded};
+use super::interrupt::Interrupt;
 use super::out::{Out, is_broken_pipe};
 use super::real::{Reality, Replay};
 use super::{BROKEN_PIPE, Exit, SearchArgs, pool};
@@ -37,6 +41,9 @@ use super::{BROKEN_PIPE, Exit, SearchArgs, pool};
 /// answer does not say stands below it: other hazards that can happen, statements that always
 /// fail, rules and registers without effect.
 ///
+/// Ctrl-C ends the searches under way and prints what they have seen: enough for `Sometimes`. A
+/// second Ctrl-C ends driftheap.
+///
 /// Examples:
 ///   driftheap check my.litmus
 ///   driftheap check -v ttm-direct-io       outcomes with counts, as herd7 prints them
@@ -44,7 +51,7 @@ use super::{BROKEN_PIPE, Exit, SearchArgs, pool};
 ///
 /// Exit status:
 ///   0  every variant is as expected
-///   1  a variant differs, or reached the limit of states before its answer was known
+///   1  a variant differs, or reached a limit before its answer was known
 ///   2  a file can't be read or has mistakes
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -168,13 +175,15 @@ fn check(
     // Variants in parallel while there are enough of them; else threads within a variant.
     let threads = search.threads.max(1);
     let inner = Search { threads: (threads / jobs.len().max(1)).max(1), ..*search };
-    let states = AtomicU64::new(0);
+    let so_far = SoFar::new();
+    let interrupt = Interrupt::hold_back()?;
     let work = |job: &Job<'_>| {
-        let mut known = 0;
-        let judgement = judge(&job.scenario, &inner, &mut |progress| {
-            states.fetch_add(progress.states - known, Ordering::Relaxed);
-            known = progress.states;
+        let mut last = None;
+        let judgement = judge_until(&job.scenario, &inner, &mut |progress| {
+            so_far.add(last.replace(progress), progress);
+            if interrupt.came() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
+        so_far.forget(last);
         let text = &job.loaded.text;
         let notes = notes(job.variant, text, &job.scenario, &judgement, &inner);
         Ok((judgement, notes))
@@ -193,9 +202,7 @@ fn check(
         anyhow::Ok(())
     };
     let tick = |finished: usize| {
-        let visited = states.load(Ordering::Relaxed);
-        let visited = if visited == 0 { String::new() } else { format!(", {visited} states") };
-        out.status(&format!("{finished} of {} variants{visited} ...", jobs.len()));
+        out.status(&format!("{finished} of {} variants{} ...", jobs.len(), so_far.text()));
     };
     let abandoned = |error: &anyhow::Error| {
         if is_broken_pipe(error) {
@@ -215,6 +222,45 @@ fn check(
         }
     }
     Ok((totals, exit))
+}
+
+/// How far the searches have come, all together.
+struct SoFar {
+    since: Instant,
+    states: AtomicU64,
+    bytes: AtomicU64,
+    depth: AtomicU64,
+}
+
+impl SoFar {
+    fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self { since: Instant::now(), states: zero(), bytes: zero(), depth: zero() }
+    }
+
+    fn add(&self, before: Option<Progress>, now: Progress) {
+        let (states, bytes) = before.map_or((0, 0), |before| (before.states, before.bytes));
+        self.states.fetch_add(now.states - states, Ordering::Relaxed);
+        self.bytes.fetch_add(now.bytes - bytes, Ordering::Relaxed);
+        self.depth.store(u64::from(now.depth), Ordering::Relaxed);
+    }
+
+    /// A search has ended, and its memory is free.
+    fn forget(&self, last: Option<Progress>) {
+        self.bytes.fetch_sub(last.map_or(0, |last| last.bytes), Ordering::Relaxed);
+    }
+
+    /// Nothing while all questions are small.
+    fn text(&self) -> String {
+        let states = self.states.load(Ordering::Relaxed);
+        if states == 0 {
+            return String::new();
+        }
+        let rate = states as f64 / self.since.elapsed().as_secs_f64().max(0.001) / 1e3;
+        let depth = self.depth.load(Ordering::Relaxed);
+        let mib = self.bytes.load(Ordering::Relaxed) >> 20;
+        format!(", {states} states, {rate:.0} thousand a second, {depth} steps deep, {mib} MiB")
+    }
 }
 
 struct Printer<'a> {

@@ -12,9 +12,11 @@ mod explain;
 mod fmt;
 mod hunt;
 mod input;
+mod interrupt;
 mod list;
 mod matrix;
 mod measure;
+mod memory;
 mod new;
 mod one;
 mod out;
@@ -139,9 +141,13 @@ enum Verb {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SearchArgs {
     /// Give up a variant after N states; its answer is then unknown
-    #[arg(long, value_name = "N", default_value_t = Limits::default().states_max,
+    #[arg(long, value_name = "N", default_value_t = 1 << 28,
           value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
     states: u32,
+
+    /// Give up a variant that needs more memory, as 512M or 4G [default: half of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = driftheap::device::rules::parse_size)]
+    memory: Option<u64>,
 
     /// Use N threads [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -155,7 +161,8 @@ impl SearchArgs {
     }
 
     fn search(&self, reduce: bool) -> Search {
-        let limits = Limits { states_max: self.states, ..Limits::default() };
+        let memory_bytes_max = self.memory.unwrap_or_else(memory::half_of_free);
+        let limits = Limits { states_max: self.states, memory_bytes_max, ..Limits::default() };
         let reduction = if reduce { Reduction::Persistent } else { Reduction::Full };
         Search { limits, reduction, threads: self.threads() }
     }

@@ -233,7 +233,7 @@ pub(super) struct Orders<'o> {
     pub(super) until: u32,
     /// Report after each so many states.
     pub(super) every: u64,
-    pub(super) progress: &'o mut dyn FnMut(Progress),
+    pub(super) progress: &'o mut dyn FnMut(Progress) -> ControlFlow<()>,
 }
 
 /// Explores the machine until nothing is left or a limit is reached.
@@ -263,14 +263,21 @@ pub(super) fn search<M: Machine>(space: &Space<'_, M>, orders: Orders<'_>) -> Gr
                     expand_block(space, &mut scratch, &mut findings, &mut graph, block, states_max);
                 }
                 let states = graph.order.len() as u64;
-                if states / orders.every > reported {
-                    reported = states / orders.every;
-                    let expanded = graph.expanded() as u64;
-                    let transitions = graph.edges.len() as u64;
-                    (orders.progress)(Progress { states, expanded, transitions, depth });
-                }
                 if graph.stopped.is_some() || is_over(space, &mut graph, &orders) {
                     return;
+                }
+                if states / orders.every > reported {
+                    reported = states / orders.every;
+                    let (expanded, transitions) =
+                        (graph.expanded() as u64, graph.edges.len() as u64);
+                    let bytes = occupied_bytes(space, &graph);
+                    let progress = Progress { states, expanded, transitions, depth, bytes };
+                    if (orders.progress)(progress).is_break()
+                        && graph.expanded() < graph.order.len()
+                    {
+                        graph.stopped = Some(Stop::Asked);
+                        return;
+                    }
                 }
             }
         }
@@ -287,13 +294,16 @@ fn is_over<M: Machine>(
     if graph.watched.keys().any(|bit| orders.until >> bit & 1 != 0) {
         return true;
     }
-    let parts_bytes = space.lock_all().iter().map(|shard| shard.parts_bytes()).sum();
-    let (states, transitions) = (graph.order.len() as u64, graph.edges.len() as u64);
-    let bytes = footprint_bytes(states, transitions, parts_bytes);
+    let bytes = occupied_bytes(space, graph);
     if bytes > orders.limits.memory_bytes_max && graph.expanded() < graph.order.len() {
         graph.stopped = Some(Stop::Memory { bytes, bytes_max: orders.limits.memory_bytes_max });
     }
     graph.stopped.is_some()
+}
+
+fn occupied_bytes<M: Machine>(space: &Space<'_, M>, graph: &Graph<M::Outcome>) -> u64 {
+    let parts_bytes = space.lock_all().iter().map(|shard| shard.parts_bytes()).sum();
+    footprint_bytes(graph.order.len() as u64, graph.edges.len() as u64, parts_bytes)
 }
 
 fn add_initial<M: Machine>(space: &Space<'_, M>, graph: &mut Graph<M::Outcome>) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::ControlFlow;
 
 use super::bfs::{Graph, Orders, Space, search};
 use super::count::{Cycle, ways};
@@ -49,10 +50,12 @@ impl<'m, M: Machine> Explorer<'m, M> {
     ///
     /// The machine has too many actors or runs in a circle.
     pub fn explore(&self) -> Result<Exploration<M::Outcome>, ExploreError> {
-        self.explore_with_progress(u64::MAX, &mut |_| ())
+        self.explore_with_progress(u64::MAX, &mut |_| ControlFlow::Continue(()))
     }
 
     /// As [`explore`](Self::explore), calling `progress` on this thread about every so many states.
+    /// It may ask for an end ([`Stop::Asked`](super::Stop::Asked)): the answer then holds what was
+    /// found until there.
     ///
     /// # Errors
     ///
@@ -60,7 +63,7 @@ impl<'m, M: Machine> Explorer<'m, M> {
     pub fn explore_with_progress(
         &self,
         every_states: u64,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Exploration<M::Outcome>, ExploreError> {
         self.check_actors()?;
         let watch = |state: &M::State| self.machine.watch(state);
@@ -95,7 +98,7 @@ impl<'m, M: Machine> Explorer<'m, M> {
             threads: self.threads,
             until: 1,
             every: u64::MAX,
-            progress: &mut |_| (),
+            progress: &mut |_| ControlFlow::Continue(()),
         };
         let graph = search(&space, orders);
         Ok(match (graph.watched.get(&0), graph.stopped) {

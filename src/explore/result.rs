@@ -49,6 +49,8 @@ pub enum Stop {
         /// The limit.
         bytes_max: u64,
     },
+    /// Whoever was told of the progress asked for an end.
+    Asked,
 }
 
 impl fmt::Display for Stop {
@@ -67,6 +69,9 @@ impl fmt::Display for Stop {
                 bytes >> 20,
                 bytes_max >> 20
             ),
+            Self::Asked => f.write_str(
+                "interrupted with more to visit: outcomes may be missing; what was seen can happen",
+            ),
         }
     }
 }
@@ -82,6 +87,8 @@ pub struct Progress {
     pub transitions: u64,
     /// Distance from the initial state of the states that are being found.
     pub depth: u32,
+    /// Memory occupied, nearly.
+    pub bytes: u64,
 }
 
 /// What is known of one outcome.

@@ -1,6 +1,7 @@
 //! From an exploration to Always, Sometimes or Never.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use super::scenario::{Outcome, Replay, ReplayError, Scenario};
 use crate::explore::{Exploration, ExploreError, Explorer, Limits, Progress, Reduction};
@@ -65,7 +66,7 @@ pub enum JudgeError {
     Replay(#[from] ReplayError),
 }
 
-/// Explore `scenario` and answer its question.
+/// Explore `scenario` and answer its question; `progress` is told of every 65536 states.
 ///
 /// # Errors
 /// [`JudgeError::Explore`] when the scenario has too many processes or runs in a circle.
@@ -73,6 +74,22 @@ pub fn judge(
     scenario: &Scenario,
     search: &Search,
     progress: &mut dyn FnMut(Progress),
+) -> Result<Judgement, JudgeError> {
+    judge_until(scenario, search, &mut |so_far| {
+        progress(so_far);
+        ControlFlow::Continue(())
+    })
+}
+
+/// As [`judge`], but `progress` may ask for an end: the judgement then rests on what was seen until
+/// there, which is enough for a Sometimes.
+///
+/// # Errors
+/// As for [`judge`].
+pub fn judge_until(
+    scenario: &Scenario,
+    search: &Search,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Judgement, JudgeError> {
     let explorer = Explorer::new(scenario, search.limits, search.reduction, search.threads);
     let exploration = explorer.explore_with_progress(1 << 16, progress)?;

@@ -1,5 +1,7 @@
 //! A limit that is reached is said, and what was found until then is exact.
 
+use std::ops::ControlFlow;
+
 use driftheap::explore::{Explorer, Limits, Progress, Reached, Reduction, Stop};
 
 use super::toys::{independent, workload};
@@ -72,9 +74,25 @@ fn progress_is_told_and_only_grows() {
     let toy = workload(5, 2);
     let mut told: Vec<Progress> = Vec::new();
     let explorer = Explorer::new(&toy, Limits::default(), Reduction::Full, 1);
-    let found = explorer.explore_with_progress(1000, &mut |progress| told.push(progress));
+    let found = explorer.explore_with_progress(1000, &mut |progress| {
+        told.push(progress);
+        ControlFlow::Continue(())
+    });
     let states = found.expect("no circle").states;
     assert!(told.len() > 3, "{told:?}");
     assert!(told.is_sorted_by_key(|progress| progress.states));
+    assert!(told.is_sorted_by_key(|progress| progress.bytes) && told[0].bytes > 0);
     assert!(told.iter().all(|p| p.states <= states && p.expanded <= p.states));
+}
+
+#[test]
+fn who_is_told_may_ask_for_an_end() {
+    let toy = workload(5, 2);
+    let explorer = Explorer::new(&toy, Limits::default(), Reduction::Full, 1);
+    let some = explorer.explore_with_progress(1000, &mut |_| ControlFlow::Break(()));
+    let some = some.expect("no circle");
+    assert_eq!(some.stopped, Some(Stop::Asked));
+    let all = explorer.explore().expect("no circle");
+    assert!(!some.complete && (1000..all.states).contains(&some.states), "{}", some.states);
+    assert!(some.outcomes.keys().all(|outcome| all.outcomes.contains_key(outcome)));
 }
