@@ -5,6 +5,7 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    driftheap::device::supervisor::net::abort_on_panic();
     // An actor of the executor is this same program; its one argument is the link to its conductor.
     let mut args = std::env::args_os().skip(1);
     let verb = args.next().unwrap_or_default();

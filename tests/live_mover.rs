@@ -79,7 +79,7 @@ fn start(file: &OwnedFd, slot: usize) -> Writer {
     let child = process::fork(|| u8::from(count(&theirs, file, slot).is_none())).unwrap();
     let mut address = [0; 8];
     let (_, mut fds) = ours.receive(&mut address, LONG).unwrap();
-    let uffd = Arc::new(Uffd::adopt(fds.remove(0)));
+    let uffd = Arc::new(Uffd::adopt(fds.remove(0)).unwrap());
     let start = Addr(u64::from_ne_bytes(address));
     let mapping = Mapping { uffd, start, first: 0, pages: PAGES };
     Writer { child, link: ours, mapping }

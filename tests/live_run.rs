@@ -137,6 +137,44 @@ fn only_the_program_is_waited_for() {
     assert_eq!(killed, Ok(()), "it still sleeps");
 }
 
+/// Heaps whose rules free twice, or free what is still used: a bug of the exporter's, and no reason
+/// to end the program.
+#[test]
+fn no_rule_ends_the_program() {
+    let Some(stage) = live_stage() else { return };
+    let Some(program) = compile(stage.path(), "writers", &[]) else { return };
+    let record = stage.path().join("twice.litmus");
+    for steps in
+        ["lock reserve free free copy rebind unlock", "lock reserve free reserve free unlock"]
+    {
+        let heap = format!("system,move=[{steps}]");
+        let options = ["--heap", &heap, "--chaos", "1", "--record", record.to_str().unwrap()];
+        let output = run(stage.path(), User::Own, &options, &[program.to_str().unwrap(), "0.3"]);
+        let text = text(&output);
+        assert!(output.status.success() && losses(&text).is_empty(), "{steps}: {text}");
+        assert!(!text.contains("panicked"), "{steps}: {text}");
+    }
+}
+
+/// A panic of the supervisor's at any step of a move: the move is ended, nothing is lost, nobody
+/// waits, and it is told.
+#[test]
+fn a_panic_of_ours_ends_the_moves_and_not_the_program() {
+    let Some(stage) = live_stage() else { return };
+    let Some(program) = compile(stage.path(), "writers", &[]) else { return };
+    for user in users() {
+        for step in ["protect", "copy", "punch", "refill", "release"] {
+            let sabotage = format!("panic-at-{step}:20");
+            let options = ["--sabotage", &sabotage, "--chaos", "1,rate=20000"];
+            let output = run(stage.path(), user, &options, &[program.to_str().unwrap(), "0.3"]);
+            let text = text(&output);
+            assert!(output.status.success() && losses(&text).is_empty(), "{user:?} {step}: {text}");
+            assert_eq!(text.matches(" 0 lost").count(), 11, "{user:?} {step}: {text}");
+            assert!(text.contains("no buffer moves from now on"), "{user:?} {step}: {text}");
+        }
+    }
+}
+
 #[test]
 fn losses_are_seen_without_write_protection() {
     let Some(stage) = live_stage() else { return };

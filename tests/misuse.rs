@@ -196,6 +196,14 @@ fn ten_lines() {
     // The first line is about the heaps.
     let fixed = example_until(stage.path(), &["-g", "-w", "-DFIXED"], &options, "driftheap: ");
     assert_eq!(fixed.unwrap(), []);
+    // A recording and a device that waits make no difference.
+    let file = stage.path().join("ten.litmus");
+    let device = "camera,reads=#0,every=20ms,hold=0ms";
+    for more in [["--record", file.to_str().unwrap()], ["--device", device]] {
+        let options = [&options[..], &more].concat();
+        let wrong = example_until(stage.path(), &["-g", "-w"], &options, awaited).unwrap();
+        assert_eq!(wrong.into_iter().collect::<BTreeSet<_>>(), expect, "{more:?}");
+    }
 }
 
 /// A device that adds no fence, and the same device with one.

@@ -364,3 +364,14 @@ fn remove_is_reported_when_asked_for() -> Result<()> {
         Ok(())
     })
 }
+
+/// What a client sends as its userfaultfd is looked at: the ioctls of another kind of file may do
+/// anything, and a read of it may never end.
+#[test]
+fn only_a_userfaultfd_is_taken_for_one() {
+    use driftheap::sys::uffd::Uffd;
+    let file = driftheap::sys::backing::memfd("other").unwrap();
+    assert_eq!(Uffd::adopt(file).unwrap_err(), rustix::io::Errno::BADF);
+    let (read, _write) = rustix::pipe::pipe().unwrap();
+    assert_eq!(Uffd::adopt(read).unwrap_err(), rustix::io::Errno::BADF);
+}

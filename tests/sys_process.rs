@@ -333,7 +333,7 @@ fn asleep_in_a_fault() -> Result<()> {
         link.send(&[0], &[trap(&window)?.as_fd()])?;
         bail!("the load ended: {:?}", window.span(0, 1).load_u8(0))
     })?;
-    let uffd = Uffd::adopt(step(&link)?.pop().context("an fd")?);
+    let uffd = Uffd::adopt(step(&link)?.pop().context("an fd")?)?;
     fault_of(&uffd)?;
     assert_eq!(child.end()?, Exit::Signal(9));
     Ok(())
@@ -355,7 +355,7 @@ fn punch_zaps_another_process() -> Result<()> {
         assert_eq!(window.span(0, 1).load_u8(0), Access::Value(2), "trapped and refilled");
         Ok(())
     })?;
-    let uffd = Uffd::adopt(step(&link)?.pop().context("an fd")?);
+    let uffd = Uffd::adopt(step(&link)?.pop().context("an fd")?)?;
     assert!(uffd.poll_event()?.is_none());
     arena.punch(Frame(0))?;
     go(&link)?;

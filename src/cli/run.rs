@@ -265,7 +265,7 @@ fn write_reports(file: std::fs::File, log: &Log) -> std::io::Result<()> {
     file.flush()
 }
 
-/// `no-protect`, `ignore-calls`, `die-unguarded:N` or `die-at-STEP[:N]`.
+/// `no-protect`, `ignore-calls`, `die-unguarded:N`, `die-at-STEP[:N]` or `panic-at-STEP[:N]`.
 fn sabotage(text: &str) -> Result<Sabotage, String> {
     if text == "no-protect" {
         return Ok(Sabotage::NoProtect);
@@ -276,10 +276,14 @@ fn sabotage(text: &str) -> Result<Sabotage, String> {
     if let Some(nth) = text.strip_prefix("die-unguarded:") {
         return Ok(Sabotage::DieUnguarded(nth.parse().map_err(|_| "no number")?));
     }
-    let rest = text.strip_prefix("die-at-").ok_or("no-protect or die-at-STEP[:N]")?;
+    let (rest, dies) = match text.strip_prefix("panic-at-") {
+        Some(rest) => (rest, false),
+        None => (text.strip_prefix("die-at-").ok_or("no-protect or die-at-STEP[:N]")?, true),
+    };
     let (step, nth) = rest.split_once(':').unwrap_or((rest, "1"));
     let step = Step::WORDS.iter().find(|(word, _)| *word == step).ok_or("no such step")?;
-    Ok(Sabotage::DieAt(step.1, nth.parse().map_err(|_| "no number")?))
+    let nth = nth.parse().map_err(|_| "no number")?;
+    Ok(if dies { Sabotage::DieAt(step.1, nth) } else { Sabotage::PanicAt(step.1, nth) })
 }
 
 fn summarise(exit: &Ran) {

@@ -94,7 +94,7 @@ fn moves(pages: usize, rounds: usize) -> [f64; 3] {
     let child = process::fork(|| u8::from(client(&theirs, &file, pages).is_none())).unwrap();
     let mut address = [0; 8];
     let (_, mut fds) = ours.receive(&mut address, LONG).unwrap();
-    let uffd = Arc::new(Uffd::adopt(fds.remove(0)));
+    let uffd = Arc::new(Uffd::adopt(fds.remove(0)).unwrap());
     let start = Addr(u64::from_ne_bytes(address));
     let mappings = [Mapping { uffd: Arc::clone(&uffd), start, first: 0, pages }];
     let mut mover = Mover::new(Sabotage::None).unwrap();

@@ -140,7 +140,7 @@ fn fault_cross_process(cpu: usize) -> Result<Vec<f64>> {
         link.send(&results, &[])?;
         Ok(())
     })?;
-    let uffd = Uffd::adopt(link.receive(&mut [0], LONG)?.1.pop().context("an fd")?);
+    let uffd = Uffd::adopt(link.receive(&mut [0], LONG)?.1.pop().context("an fd")?)?;
     serve(&uffd)?;
     let mut bytes = [0; ROUNDS * 8];
     link.receive(&mut bytes, LONG)?;

@@ -28,7 +28,7 @@ use rustix::io::Errno;
 
 use super::attach::{AttachError, Attachment, AttachmentId, Attachments, Holder, Sg};
 use super::findings::{Finding, Findings, Place};
-use super::frames::{BusAddr, Bytes, FrameNo, Frames, Landing, Owner, PageOf};
+use super::frames::{BusAddr, Bytes, FrameNo, Frames, FreedTwice, Landing, Owner, PageOf};
 use super::record::{Actor, Doing, Outcome, Recorder};
 use crate::device::{BufferId, Device, FenceId};
 use crate::model::{ExporterRules, HazardKind, Life, Recycle};
@@ -137,6 +137,8 @@ pub struct Bus {
     life: BTreeMap<BufferId, Life>,
     /// Where their frames go in the end.
     pub(super) recycle: BTreeMap<BufferId, Recycle>,
+    /// Buffers whose frames were given back twice.
+    broken: std::collections::BTreeSet<BufferId>,
     next: u64,
 }
 
@@ -147,7 +149,8 @@ impl Bus {
     /// The errno of memfd_create or ftruncate: no memory, no file descriptor.
     pub fn new(vram: usize, system: usize) -> std::io::Result<Self> {
         let own = backing::memfd("driftheap-frames")?;
-        rustix::fs::ftruncate(&own, ((vram + system) * PAGE_BYTES) as u64)?;
+        let bytes = vram.saturating_add(system).saturating_mul(PAGE_BYTES);
+        rustix::fs::ftruncate(&own, u64::try_from(bytes).unwrap_or(u64::MAX))?;
         Ok(Self {
             frames: Frames::new(vram, system),
             attachments: Attachments::default(),
@@ -157,6 +160,7 @@ impl Bus {
             own: OwnBytes(own),
             life: BTreeMap::new(),
             recycle: BTreeMap::new(),
+            broken: std::collections::BTreeSet::new(),
             next: 0,
         })
     }
@@ -176,6 +180,33 @@ impl Bus {
     /// Marks a buffer.
     pub fn set_life(&mut self, buffer: BufferId, life: Life) {
         self.life.insert(buffer, life);
+    }
+
+    /// Whether the buffer's rules gave its memory back twice: it can't be moved any more.
+    #[must_use]
+    pub fn is_broken(&self, buffer: BufferId) -> bool {
+        self.broken.contains(&buffer)
+    }
+
+    /// Frames were given back that had been given back before: the bug is the exporter's.
+    pub(super) fn freed_twice(&mut self, device: &Device, twice: &[FreedTwice]) -> Vec<HazardKind> {
+        for &FreedTwice { frame, of } in twice {
+            self.broken.insert(of.buffer);
+            let hit = self.hit(device, frame);
+            let meant = Some(Place { of, name: name_of(device, of.buffer) });
+            self.findings.push(Finding {
+                kind: HazardKind::KernelBug,
+                who: "the exporter".to_owned(),
+                write: false,
+                addr: BusAddr::of(frame),
+                len: PAGE_BYTES,
+                byte: None,
+                meant,
+                hit,
+                why: FREED_TWICE,
+            });
+        }
+        twice.first().map(|_| HazardKind::KernelBug).into_iter().collect()
     }
 
     /// `get_user_pages` of one page behind a mapping, as the exporter's rule `mmap` has it.
@@ -267,7 +298,7 @@ impl Bus {
             self.findings.push(access.finding(HazardKind::IommuFault, &dma, addr, IOMMU));
             return Err(DmaError::Iommu);
         };
-        if offset + dma.len() > PAGE_BYTES {
+        if offset.saturating_add(dma.len()) > PAGE_BYTES {
             return Err(DmaError::Length);
         }
         let mut before = vec![0; dma.len()];
@@ -452,6 +483,8 @@ impl Bus {
     }
 }
 
+const FREED_TWICE: &str = "The page had been given back before (the kernel: BUG: Bad page state). \
+                           The heap's rule orders `free` twice, or `free` without `rebind`.";
 const IOMMU: &str = "The device was never told this address.";
 const UNFENCED: &str = "A dynamic importer adds a fence to the buffer's dma_resv before it starts \
                         DMA: nobody waits for it otherwise.";

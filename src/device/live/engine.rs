@@ -56,6 +56,8 @@ struct Held {
     store: Store,
     barred: Option<String>,
     dead: bool,
+    /// How often pages of it were replaced or taken away.
+    replaced: u64,
     /// The guardian's copy of the file.
     _ward: Option<Ward>,
 }
@@ -144,7 +146,8 @@ impl Engine {
         let store = self.mover.adopt(file, pages)?;
         let guardian = self.guardian.as_ref();
         let ward = guardian.map(|guardian| guardian.keep(id.0, pages, store.as_fd()));
-        self.buffers.insert(id, Held { inode, store, barred: None, dead: false, _ward: ward });
+        self.buffers
+            .insert(id, Held { inode, store, barred: None, dead: false, replaced: 0, _ward: ward });
         Ok(())
     }
 
@@ -300,6 +303,31 @@ impl Engine {
         }
     }
 
+    /// How often pages of a buffer were replaced or taken away: to tell whether they were between
+    /// two looks.
+    pub fn replaced(&self, id: BufferId) -> u64 {
+        self.buffers.get(&id).map_or(0, |held| held.replaced)
+    }
+
+    fn count_replaced(&mut self, id: BufferId) {
+        if let Some(held) = self.buffers.get_mut(&id) {
+            held.replaced += 1;
+        }
+    }
+
+    /// Ends a move that a panic has cut off: pages that are absent get what they held, and whoever
+    /// sleeps on one goes on.
+    pub fn recover(&mut self) {
+        let unfinished = self.mover.unfinished();
+        for (&id, held) in &mut self.buffers {
+            let mappings = mappings(&self.spaces, held.inode);
+            let absent = unfinished.filter(|unfinished| unfinished.buffer == id.0);
+            if self.mover.recover(&held.store, &mappings, absent).is_err() {
+                held.dead = true;
+            }
+        }
+    }
+
     /// Gives `pages` pages from `first` new memory.
     ///
     /// # Errors
@@ -311,6 +339,7 @@ impl Engine {
         let moved = self.try_relocate(id, first, pages);
         match &moved {
             Ok(moved) => {
+                self.count_replaced(id);
                 self.totals.moves += 1;
                 self.totals.pages += moved.pages;
                 self.totals.conflicts += moved.conflicts;
@@ -359,6 +388,7 @@ impl Engine {
         let Some(held) = self.buffers.get_mut(&id) else { return Err(Refusal::Dead) };
         held.store.truncate().map_err(|error| Refusal::Failed(error.into()))?;
         held.dead = true;
+        held.replaced += 1;
         // Who sleeps in a fault of it shall see.
         for mapping in mappings(&self.spaces, held.inode) {
             let range = crate::sys::page::Range::pages(mapping.start, mapping.pages);

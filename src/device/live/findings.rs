@@ -53,7 +53,11 @@ impl Finding {
     /// The report, with a newline at its end.
     #[must_use]
     pub fn text(&self) -> String {
-        let (verb, done) = if self.write { ("Write", "was") } else { ("Read", "should be") };
+        let (verb, done) = match (self.kind, self.write) {
+            (HazardKind::KernelBug, _) => ("Free", "was"),
+            (_, true) => ("Write", "was"),
+            (_, false) => ("Read", "should be"),
+        };
         let mut text = format!("driftheap: BUG: {} by {}\n", self.kind, self.who);
         // Writing to a String can't fail.
         let _ = write!(text, "  {verb} of {} bytes at bus address {}", self.len, self.addr);

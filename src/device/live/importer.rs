@@ -40,11 +40,12 @@ impl Bus {
     }
 
     /// The last reference to a buffer is gone: its frames go back.
-    pub fn released(&mut self, buffer: BufferId) {
+    pub fn released(&mut self, device: &Device, buffer: BufferId) {
         if self.frames.placement(buffer).is_some() {
             let recycle = self.recycle.remove(&buffer).unwrap_or(Recycle::Pool);
-            self.frames.release(buffer, recycle);
-            self.note(&Actor::Exporter, Doing::Close(buffer), &[]);
+            let twice = self.frames.release(buffer, recycle);
+            let kinds = self.freed_twice(device, &twice);
+            self.note(&Actor::Exporter, Doing::Close(buffer), &kinds);
         }
     }
 

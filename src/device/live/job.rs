@@ -162,7 +162,8 @@ pub fn run(
         Some((ExporterStep::Unlock, before)) => before,
         _ => steps.as_slice(),
     };
-    let mut run = Run { host, mover, buffer, job, rules: &rules, patience, notified: 0 };
+    let kinds = Vec::new();
+    let mut run = Run { host, mover, buffer, job, rules: &rules, patience, notified: 0, kinds };
     let result = steps.iter().try_for_each(|&step| run.step(step));
     let mut pages = 0;
     host.with(&mut |parts| {
@@ -171,7 +172,7 @@ pub fn run(
         }
         parts.bus.attachments.unlock(buffer, mover);
         pages = parts.bus.frames.pages(buffer);
-        let mut kinds = Vec::new();
+        let mut kinds = std::mem::take(&mut run.kinds);
         if result == Err(JobError::PagePinned) {
             kinds.push(HazardKind::PinBlocksMove);
         }
@@ -228,6 +229,8 @@ struct Run<'a> {
     rules: &'a ExporterRules,
     patience: Patience,
     notified: usize,
+    /// What went wrong on the way.
+    kinds: Vec<HazardKind>,
 }
 
 impl Run<'_> {
@@ -272,20 +275,7 @@ impl Run<'_> {
                 parts.bus.set_life(buffer, life);
                 Ok(())
             }),
-            ExporterStep::Free => self.changing(|parts, run| match job {
-                Job::Move(_) => {
-                    parts.bus.frames.free_old(buffer, run.rules.recycle);
-                    Ok(())
-                }
-                Job::Purge | Job::Revoke => {
-                    // What a device still reads there is what the page held.
-                    let Parts { bus, memory, .. } = parts;
-                    bus.copy(*memory, buffer)
-                        .map_err(|errno| JobError::Memory(errno.to_string()))?;
-                    bus.frames.give_back(buffer, run.rules.recycle);
-                    memory.truncate(buffer).map_err(JobError::Memory)
-                }
-            }),
+            ExporterStep::Free => self.free(),
         }
     }
 
@@ -335,6 +325,27 @@ impl Run<'_> {
             }
             self.host.wait(left);
         }
+    }
+
+    fn free(&mut self) -> Result<(), JobError> {
+        let (buffer, job) = (self.buffer, self.job);
+        let mut found = Vec::new();
+        let result = self.changing(|parts, run| {
+            let Parts { device, bus, memory } = parts;
+            let recycle = run.rules.recycle;
+            if matches!(job, Job::Move(_)) {
+                let twice = bus.frames.free_old(buffer, recycle);
+                found = bus.freed_twice(device, &twice);
+                return Ok(());
+            }
+            // What a device still reads there is what the page held.
+            bus.copy(*memory, buffer).map_err(|errno| JobError::Memory(errno.to_string()))?;
+            let twice = bus.frames.give_back(buffer, recycle);
+            found = bus.freed_twice(device, &twice);
+            memory.truncate(buffer).map_err(JobError::Memory)
+        });
+        self.kinds.extend(found);
+        result
     }
 
     fn lock(&self) -> Result<(), JobError> {

@@ -19,12 +19,13 @@
 //! EFAULT where the userfaultfd traps user mode only. A pin does not stop the move and goes stale.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::sys::page::{Addr, PAGE_BYTES, Range};
 use crate::sys::store::{CHUNK_PAGES, Scratch, Store, StoreError};
 use crate::sys::uffd::{Features, OpenError, ProtectError, Uffd, Via};
 
-use super::journal::Journal;
+use super::journal::{Journal, Unfinished};
 
 /// One mapping of a buffer in some process.
 #[derive(Clone, Debug)]
@@ -93,6 +94,8 @@ pub enum Sabotage {
     DieUnguarded(u64),
     /// Kills this process by SIGKILL when it comes to this step for the `n`th time.
     DieAt(Step, u64),
+    /// Panics when it comes to this step for the `n`th time.
+    PanicAt(Step, u64),
 }
 
 /// What was moved.
@@ -199,6 +202,33 @@ impl Mover {
         Ok(moved)
     }
 
+    /// What a move that was cut off has left absent.
+    pub fn unfinished(&self) -> Option<Unfinished> {
+        Journal::of(self.scratch.head()).unfinished()
+    }
+
+    /// Ends a move of this buffer that was cut off, if it was one of it: what is absent is refilled,
+    /// and every protection is lifted.
+    ///
+    /// # Errors
+    /// [`MoveError::Lost`]: the pages can't be refilled, and every access is SIGBUS.
+    pub fn recover(
+        &mut self,
+        store: &Store,
+        mappings: &[Mapping],
+        absent: Option<Unfinished>,
+    ) -> Result<(), MoveError> {
+        let mut result = Ok(());
+        if let Some(Unfinished { first, pages, .. }) = absent {
+            if store.copy_in(first, pages, &self.scratch).is_err() {
+                result = store.truncate().map_err(MoveError::from).and(Err(MoveError::Lost));
+            }
+            Journal::of(self.scratch.head()).end();
+        }
+        release(mappings, 0, store.pages());
+        result
+    }
+
     fn chunk(
         &mut self,
         id: u64,
@@ -248,16 +278,38 @@ impl Mover {
 
     fn reach(&mut self, step: Step) {
         let (at, nth) = match self.sabotage {
-            Sabotage::DieAt(at, nth) => (at, nth),
+            Sabotage::DieAt(at, nth) | Sabotage::PanicAt(at, nth) => (at, nth),
             Sabotage::DieUnguarded(nth) => (Step::Refill, nth),
             Sabotage::None | Sabotage::NoProtect | Sabotage::IgnoreCalls => return,
         };
         if at == step {
             self.reached += 1;
             if self.reached == nth {
+                assert!(!matches!(self.sabotage, Sabotage::PanicAt(..)), "sabotage");
                 let own = rustix::process::getpid();
                 let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
             }
+        }
+    }
+}
+
+/// How long a process may be changing its mappings before it counts as changed. One whose
+/// userfaultfd has events that nobody reads says so for ever.
+const CHANGING_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Tries again while the process changes its mappings, but not for ever.
+fn settled(act: impl Fn() -> Result<(), ProtectError>) -> Result<(), ProtectError> {
+    let mut deadline = None;
+    loop {
+        match act() {
+            Err(ProtectError::Changing) => {
+                let now = Instant::now();
+                if now > *deadline.get_or_insert(now + CHANGING_TIME_MAX) {
+                    return Err(ProtectError::Changing);
+                }
+                std::thread::yield_now();
+            }
+            result => return result,
         }
     }
 }
@@ -266,12 +318,7 @@ impl Mover {
 fn protect(mappings: &[Mapping], first: usize, pages: usize) -> Result<(), MoveError> {
     for (index, mapping) in mappings.iter().enumerate() {
         let Some(range) = mapping.part(first, pages) else { continue };
-        let result = loop {
-            match mapping.uffd.write_protect(range) {
-                Err(ProtectError::Changing) => std::thread::yield_now(),
-                result => break result,
-            }
-        };
+        let result = settled(|| mapping.uffd.write_protect(range));
         match result {
             // A process that is gone has no page to write to.
             Ok(()) | Err(ProtectError::Gone) => {}
@@ -290,15 +337,9 @@ fn protect(mappings: &[Mapping], first: usize, pages: usize) -> Result<(), MoveE
 fn release(mappings: &[Mapping], first: usize, pages: usize) {
     for mapping in mappings {
         let Some(range) = mapping.part(first, pages) else { continue };
-        loop {
-            match mapping.uffd.write_unprotect(range) {
-                Err(ProtectError::Changing) => std::thread::yield_now(),
-                Ok(()) | Err(ProtectError::Gone) => break,
-                Err(_) => {
-                    let _ = mapping.uffd.wake(range);
-                    break;
-                }
-            }
+        match settled(|| mapping.uffd.write_unprotect(range)) {
+            Ok(()) | Err(ProtectError::Gone) => {}
+            Err(_) => drop(mapping.uffd.wake(range)),
         }
     }
 }

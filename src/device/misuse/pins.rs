@@ -43,6 +43,8 @@ pub struct Pin {
     pub holder: Holder,
     /// The call that took it, and where.
     pub site: Site,
+    /// Whether that call is known to be over.
+    pub has_landed: bool,
 }
 
 impl Pin {
@@ -118,7 +120,8 @@ mod tests {
 
     fn pin(buffer: u64, range: Range<u64>) -> Pin {
         let holder = Holder::Ring;
-        Pin { buffer: BufferId(buffer), range, addr: 0x7000, holder, site: Site::default() }
+        let (buffer, site) = (BufferId(buffer), Site::default());
+        Pin { buffer, range, addr: 0x7000, holder, site, has_landed: true }
     }
 
     #[test]

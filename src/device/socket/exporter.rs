@@ -241,7 +241,7 @@ impl State {
         self.views.retain(|_, view| view.buffer != buffer);
         // What its frames held stays in them, for who still looks.
         let _ = self.bus.copy(&self.memory, buffer);
-        self.bus.released(buffer);
+        self.bus.released(&self.device, buffer);
         self.memory.release(buffer);
         self.device.release(crate::device::Object::Buffer(buffer));
         self.device.collect_fences();

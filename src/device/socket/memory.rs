@@ -105,6 +105,10 @@ impl SocketMemory {
     ) -> Result<(), Errno> {
         let held = self.held.get_mut(&buffer).ok_or(Errno::BADF)?;
         let pages = held.store.pages();
+        let fits = start.checked_add((pages * PAGE_BYTES) as u64).is_some();
+        if !fits || !start.is_multiple_of(PAGE_BYTES as u64) {
+            return Err(Errno::INVAL);
+        }
         let start = crate::sys::page::Addr(start);
         uffd.register(Range::pages(start, pages), Modes::MISSING | Modes::WP)
             .map_err(|_| Errno::INVAL)?;
@@ -154,19 +158,20 @@ impl SocketMemory {
 
     fn fd(&self, of: PageOf) -> Result<(BorrowedFd<'_>, u64), Errno> {
         let fd = self.file(of.buffer).ok_or(Errno::NODATA)?;
-        Ok((fd, (of.page * PAGE_BYTES) as u64))
+        let at = of.page.checked_mul(PAGE_BYTES).ok_or(Errno::INVAL)?;
+        Ok((fd, at as u64))
     }
 }
 
 impl Pages for SocketMemory {
     fn read(&self, of: PageOf, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
         let (fd, at) = self.fd(of)?;
-        read_all(fd, at + offset as u64, into)
+        read_all(fd, at.checked_add(offset as u64).ok_or(Errno::INVAL)?, into)
     }
 
     fn write(&self, of: PageOf, offset: usize, bytes: &[u8]) -> Result<(), Errno> {
         let (fd, at) = self.fd(of)?;
-        write_all(fd, at + offset as u64, bytes)
+        write_all(fd, at.checked_add(offset as u64).ok_or(Errno::INVAL)?, bytes)
     }
 }
 

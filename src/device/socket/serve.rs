@@ -107,12 +107,16 @@ fn hello(exporter: &Exporter, link: &Arc<Link>) -> Option<Holder> {
         refuse(link, Errno::BADF, "the event link is no seqpacket socket");
         return None;
     };
+    let Ok(uffd) = Uffd::adopt(uffd) else {
+        refuse(link, Errno::BADF, "the second file of hello is no userfaultfd");
+        return None;
+    };
     let holder = Holder(NEXT_HOLDER.fetch_add(1, Ordering::Relaxed));
     let client = Client {
         name: name.chars().take(64).collect(),
         requests: Arc::clone(link),
         events: Arc::new(Mutex::new(events)),
-        uffd: Arc::new(Uffd::adopt(uffd)),
+        uffd: Arc::new(uffd),
     };
     let record = {
         let mut state = exporter.lock();

@@ -88,9 +88,29 @@ pub fn write(tid: i32, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
 
 /// One line of /proc/TID/status.
 pub fn status(tid: i32, key: &str) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    Some(line.trim().to_owned())
+    look(tid, key).ok()
+}
+
+/// One line of /proc/TID/status. A process's name may be any bytes.
+///
+/// # Errors
+/// ESRCH: the thread is gone. EMFILE, ENFILE, ENOMEM, and others: it can't be looked into.
+fn look(tid: i32, key: &str) -> Result<String, Errno> {
+    let text = std::fs::read(format!("/proc/{tid}/status")).map_err(|error| {
+        let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+        if errno == Errno::NOENT { Errno::SRCH } else { errno }
+    })?;
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    Ok(line.ok_or(Errno::SRCH)?.trim().to_owned())
+}
+
+/// The process that a thread belongs to, or why that can't be told.
+///
+/// # Errors
+/// ESRCH: the thread is gone. EMFILE, ENFILE, ENOMEM: it can't be looked into.
+pub fn look_tgid(tid: i32) -> Result<i32, Errno> {
+    look(tid, "Tgid")?.parse().map_err(|_| Errno::SRCH)
 }
 
 /// The process that a thread belongs to.

@@ -75,13 +75,14 @@ impl ProgramBus {
 
     /// Gives back what the program has let go and no device is attached to: an attachment holds a
     /// reference of the buffer (`dma_buf_attach` in drivers/dma-buf/dma-buf.c is given one).
-    pub(super) fn retain(&mut self, exists: impl Fn(BufferId) -> bool) {
+    pub(super) fn retain(&mut self, device: &Device) {
+        let exists = |id| device.buffer(id).is_some();
         let bus = &self.bus;
         let attached = |id| bus.attachments.iter().any(|(_, attachment)| attachment.buffer == id);
         let held = self.files.keys().copied();
         let gone: Vec<BufferId> = held.filter(|&id| !exists(id) && !attached(id)).collect();
         for id in gone {
-            self.bus.released(id);
+            self.bus.released(device, id);
             self.files.remove(&id);
         }
     }
@@ -133,6 +134,10 @@ impl Memory for ProgramMemory<'_> {
 /// What a device did wrong, among the misuse reports.
 fn watch_dma(watch: &mut Watch, device: &Device, finding: &Finding) {
     let Some(meant) = &finding.meant else { return };
+    if finding.kind == HazardKind::KernelBug {
+        // The exporter's, which the device report tells.
+        return;
+    }
     let (id, page) = (meant.of.buffer, meant.of.page);
     let Some(buffer) = device.buffer(id) else { return };
     let (kind, what) = if finding.kind == HazardKind::UnfencedAccess {

@@ -196,6 +196,8 @@ impl Supervisor {
         memfds: &Memfds,
     ) -> Result<(OwnedFd, Inode, Backing), Errno> {
         match self.create(object, memfds) {
+            // By --require-pfnmap, where a sweep has been made already.
+            Err(Errno::NOMEM) if self.require_pfnmap => Err(Errno::NOMEM),
             Err(errno) if is_shortage(errno) => {
                 lock(&self.shared).files.forget(object);
                 self.make_room();
@@ -254,12 +256,12 @@ impl Supervisor {
     fn say_fallback(&self) {
         const WHY: &str = "locked memory ran out (raise `ulimit -l`) or memfd_secret is off";
         if self.require_pfnmap {
-            anstream::eprintln!(
+            super::say!(
                 "driftheap: ALLOC answers ENOMEM, by --require-pfnmap: {WHY}, so a buffer of a \
                  pfnmap heap would have memory on which get_user_pages succeeds"
             );
         } else if !self.quiet {
-            anstream::eprintln!(
+            super::say!(
                 "driftheap: a buffer of a pfnmap heap got ordinary memory, so get_user_pages will \
                  succeed on it: {WHY}; --require-pfnmap makes ALLOC fail instead"
             );

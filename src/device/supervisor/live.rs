@@ -219,6 +219,12 @@ fn answer_fault(uffd: &Uffd, page: Addr, kind: FaultKind) {
 impl Supervisor {
     /// Everything that is due: orders, chaos, faults, housekeeping.
     pub(super) fn tend_live(&mut self) {
+        if super::net::caught(|| self.tend()).is_none() {
+            self.gave_up("buffers were moved");
+        }
+    }
+
+    fn tend(&mut self) {
         let Some(live) = &mut self.live else { return };
         live.answer_faults();
         live.take_wakes();
@@ -317,7 +323,7 @@ impl Supervisor {
             live.engine.retain(|id| shared.device.buffer(id).is_some());
             let Shared { device, program_bus, .. } = shared;
             if let Some(bus) = program_bus {
-                bus.retain(|id| device.buffer(id).is_some());
+                bus.retain(device);
             }
         }
     }
@@ -376,6 +382,9 @@ impl Supervisor {
         if lock(&self.shared).program_bus.is_some() {
             return self.act_by_rules(deed, id);
         }
+        // Pins that have ended by now are none that the move leaves behind.
+        let pins = self.living_pins(id, first, pages);
+        let Some(live) = &mut self.live else { return Err(Refusal::Dead) };
         let result = match placement {
             Some(_) => live.engine.relocate(id, first, pages).map(|moved| moved.pages),
             None => live.engine.kill(id).map(|()| 0),
@@ -392,7 +401,7 @@ impl Supervisor {
         }
         drop(shared);
         if result.is_ok() {
-            self.watch_moved(id, first, pages, life);
+            self.watch_moved(id, pins, life);
         }
         result
     }
@@ -408,7 +417,19 @@ impl Supervisor {
             lock(&self.shared).device.stats.moves_refused += 1;
             return Err(refusal);
         }
-        match super::devices::work(&self.shared, &mut live.engine, deed, id) {
+        let pages = live.engine.buffers().find(|(held, _)| *held == id).map_or(0, |(_, n)| n);
+        let pins = self.living_pins(id, 0, pages);
+        let Some(live) = &mut self.live else { return Err(Refusal::Dead) };
+        let before = live.engine.replaced(id);
+        let result = super::devices::work(&self.shared, &mut live.engine, deed, id);
+        if lock(&self.shared).program_bus.as_ref().is_some_and(|bus| bus.bus.is_broken(id)) {
+            live.engine.bar(id, "the heap's rules gave its memory back twice (kernel-bug)");
+        }
+        // A job that fails may have moved it before it did, and one that succeeds need not.
+        if live.engine.replaced(id) != before {
+            self.watch_moved(id, pins, deed.ends().unwrap_or(Life::Live));
+        }
+        match result {
             Ok(_) if matches!(deed, Deed::Purge | Deed::Revoke) => Ok(0),
             Ok(done) => Ok(u64::try_from(done.pages).unwrap_or(u64::MAX)),
             Err(JobError::FenceTimeout(_) | JobError::LockTimeout(_)) => Err(Refusal::Fenced),

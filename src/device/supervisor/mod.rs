@@ -36,6 +36,7 @@ pub mod holders;
 mod ioctls;
 mod life;
 pub mod live;
+pub mod net;
 mod paths;
 mod pending;
 mod pins;
@@ -132,7 +133,19 @@ struct Supervisor {
     cookie: u32,
     require_pfnmap: bool,
     quiet: bool,
+    /// A panic of ours was caught.
+    gave_up: bool,
 }
+
+/// Prints a line on stderr. One that can't be written, to a full disk or a closed pipe, is no reason
+/// to end a program.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _unwritten = writeln!(anstream::stderr(), $($words)*);
+    }};
+}
+use say;
 
 /// Whether a failure means that there is too little of something, and not that there is nothing.
 fn is_shortage(errno: Errno) -> bool {
@@ -161,10 +174,50 @@ impl Supervisor {
     fn serve(&mut self) {
         // ENOENT: the caller was killed before its call was read.
         let Ok(call) = self.listener.recv() else { return };
-        self.call_arrives(&call);
-        let answer = self.answer(&call);
-        self.send(call, answer);
+        let answer = net::caught(|| {
+            self.call_arrives(&call);
+            self.answer(&call)
+        });
+        let answer = answer.unwrap_or_else(|| {
+            self.gave_up("a call was looked at");
+            Answer::Native
+        });
+        if net::caught(|| self.send(call, answer)).is_none() {
+            self.gave_up("a call was answered");
+            // One that was answered already has no id any more.
+            drop(self.listener.resume(call.id));
+        }
         self.show_reports();
+    }
+
+    /// Something of ours panicked, which is a bug of driftheap: the program goes on, and its buffers
+    /// stay where they are.
+    fn gave_up(&mut self, when: &str) {
+        if let Some(live) = &mut self.live {
+            live.engine.recover();
+            live.engine.bar_all("driftheap has a bug, see its report, and moves nothing any more");
+        }
+        if !self.gave_up {
+            say!(
+                "driftheap: BUG in driftheap itself, as {when} (the panic is above): the program \
+                 goes on, and no buffer moves from now on; please report it"
+            );
+        }
+        self.gave_up = true;
+    }
+
+    /// The process of a thread; room is made where only that keeps it from being told.
+    ///
+    /// # Errors
+    /// ESRCH: it is gone. EMFILE, ENFILE, ENOMEM: it can't be told.
+    fn tgid(&mut self, tid: i32) -> Result<i32, Errno> {
+        match caller::look_tgid(tid) {
+            Err(errno) if is_shortage(errno) => {
+                self.make_room();
+                caller::look_tgid(tid)
+            }
+            result => result,
+        }
     }
 
     fn send(&mut self, call: Call, answer: Answer) {
@@ -270,7 +323,7 @@ impl Supervisor {
             live.engine.retain(|id| device.buffer(id).is_some());
         }
         if let Some(bus) = program_bus {
-            bus.retain(|id| device.buffer(id).is_some());
+            bus.retain(device);
         }
     }
 

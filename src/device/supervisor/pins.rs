@@ -20,6 +20,9 @@ use crate::sys::notify::Call;
 use crate::sys::seccomp::Filter;
 use crate::uapi::PAGE_SIZE;
 
+/// How long a call that pins may take before its pin counts as ended.
+const PIN_TIME_MAX_NS: u64 = 60_000_000_000;
+
 /// Most elements of an iovec (UIO_MAXIOV).
 const IOVECS_MAX: u64 = 1024;
 
@@ -77,8 +80,10 @@ impl Supervisor {
             flags.intersects(rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::RDWR)
         });
         if rustix::io::ioctl_fionread(&file) == Ok(0) {
-            let here =
-                |pin: &Pin| matches!(pin.holder, Holder::Pipe { inode: at, .. } if at == inode);
+            let here = |pin: &Pin| {
+                matches!(pin.holder, Holder::Pipe { inode: at, .. } if at == inode)
+                    && is_over(pin, call.tid)
+            };
             self.with_watch(|watch| watch.pins.forget(here));
         }
         drop(file);
@@ -95,7 +100,8 @@ impl Supervisor {
             let len = pin.range.end - pin.range.start;
             pin.holder == Holder::Ring
                 && Some(pin.site.pid) == pid
-                && !ring_holds(pin.site.pid, pin.addr, len)
+                && is_over(pin, call.tid)
+                && ring_holds(pin.site.pid, pin.addr, len) == Some(false)
         };
         self.with_watch(|watch| watch.pins.forget(gone));
         self.watch_pins(call, &registered(call), &Holder::Ring);
@@ -126,42 +132,61 @@ impl Supervisor {
         let site = self.stacks.site(call.tid, now_ns());
         self.with_watch(|watch| {
             for (buffer, range, addr) in found {
-                let pin = Pin { buffer, range, addr, holder: holder.clone(), site: site.clone() };
-                watch.did(buffer, Deed::Pinned { by: pin.call() }, site.clone());
+                let (holder, site) = (holder.clone(), site.clone());
+                let pin = Pin { buffer, range, addr, holder, site, has_landed: false };
+                watch.did(buffer, Deed::Pinned { by: pin.call() }, pin.site.clone());
                 watch.pins.push(pin);
             }
         });
     }
 
-    /// The exporter has moved pages of a buffer, or taken them away: what was pinned is stale.
-    pub(super) fn watch_moved(&mut self, id: BufferId, first: usize, pages: usize, life: Life) {
-        let at_ns = self.stacks.since_start(now_ns());
+    /// The pins of pages of a buffer that the kernel has as it is about to move. One whose call has
+    /// not taken it yet stays in the books: it will be of the new pages, and of no interest before
+    /// the next move.
+    pub(super) fn living_pins(&mut self, id: BufferId, first: usize, pages: usize) -> Vec<Pin> {
         let wide =
             |pages: usize| u64::try_from(pages).unwrap_or(u64::MAX).saturating_mul(PAGE_SIZE);
-        let start = wide(first);
-        let range = start..start.saturating_add(wide(pages));
+        let range = wide(first)..wide(first).saturating_add(wide(pages));
         let mut pins = Vec::new();
-        self.with_watch(|watch| {
-            match life {
-                Life::Live => watch.exporter_moved(id, at_ns),
-                Life::Purged => watch.exporter_did(id, Deed::Purged, at_ns),
-                Life::Revoked => watch.exporter_did(id, Deed::Revoked, at_ns),
+        self.with_watch(|watch| pins = watch.pins.take(id, &range));
+        let now_ns = self.stacks.since_start(now_ns());
+        let mut alive = Vec::new();
+        for pin in pins {
+            match self.is_alive(&pin) {
+                Some(true) => alive.push(pin),
+                Some(false) if pin.has_landed || now_ns > pin.site.at_ns + PIN_TIME_MAX_NS => {}
+                // Its call may only be on its way.
+                Some(false) if !is_over(&pin, 0) => self.keep(pin),
+                Some(false) => self.keep(Pin { has_landed: true, ..pin }),
+                None => self.keep(pin),
             }
-            pins = watch.pins.take(id, &range);
+        }
+        alive
+    }
+
+    fn keep(&self, pin: Pin) {
+        self.with_watch(|watch| watch.pins.push(pin));
+    }
+
+    /// The exporter has moved pages of a buffer, or taken them away: what was pinned is stale.
+    pub(super) fn watch_moved(&mut self, id: BufferId, pins: Vec<Pin>, life: Life) {
+        let at_ns = self.stacks.since_start(now_ns());
+        self.with_watch(|watch| match life {
+            Life::Live => watch.exporter_moved(id, at_ns),
+            Life::Purged => watch.exporter_did(id, Deed::Purged, at_ns),
+            Life::Revoked => watch.exporter_did(id, Deed::Revoked, at_ns),
         });
         for pin in pins {
-            if self.is_alive(&pin) {
-                self.report(id, pin.finding(life == Life::Live));
-            }
+            self.report(id, pin.finding(life == Life::Live));
         }
         self.show_reports();
     }
 
-    /// Whether the kernel still has the pin.
-    fn is_alive(&mut self, pin: &Pin) -> bool {
+    /// Whether the kernel has the pin; `None`: that can't be told now.
+    fn is_alive(&mut self, pin: &Pin) -> Option<bool> {
         let pid = pin.site.pid;
         match &pin.holder {
-            Holder::Pipe { inode, fd } => self.pipe_has_bytes(pid, *inode, *fd),
+            Holder::Pipe { inode, fd } => Some(self.pipe_has_bytes(pid, *inode, *fd)),
             Holder::Ring => {
                 let len = pin.range.end - pin.range.start;
                 ring_holds(pid, pin.addr, len)
@@ -184,26 +209,78 @@ impl Supervisor {
     }
 }
 
-/// Whether an io_uring of a process has memory registered that overlaps this.
-fn ring_holds(pid: i32, addr: u64, len: u64) -> bool {
-    let files = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
-    files.filter_map(|file| std::fs::read_to_string(file.path()).ok()).any(|text| {
-        registered_ranges(&text).any(|(start, size)| {
-            start < addr.saturating_add(len) && addr < start.saturating_add(size)
-        })
-    })
+/// Whether the call that took a pin is known to be over, as `caller` makes another one: a pin is booked
+/// before its call.
+fn is_over(pin: &Pin, caller: i32) -> bool {
+    if pin.has_landed || pin.site.tid == caller {
+        return true;
+    }
+    let nr = match pin.holder {
+        Holder::Pipe { .. } => libc::SYS_vmsplice,
+        Holder::Ring => libc::SYS_io_uring_register,
+    };
+    let text = std::fs::read_to_string(format!("/proc/{}/syscall", pin.site.tid));
+    let Ok(text) = text else { return true };
+    let first = text.split_ascii_whitespace().next().unwrap_or("running");
+    first != "running" && first.parse() != Ok(nr)
+}
+
+/// Whether an io_uring of a process has memory registered that overlaps this. `None`: one of its
+/// rings does not say. It tells its buffers only while nobody has its lock (`io_uring_show_fdinfo`,
+/// io_uring/fdinfo.c), which a busy ring's thread nearly always has.
+fn ring_holds(pid: i32, addr: u64, len: u64) -> Option<bool> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten() {
+        files.push(entry.path());
+    }
+    let mut holds = Some(false);
+    for path in files {
+        let Ok(text) = std::fs::read_to_string(path) else { continue };
+        match registered_ranges(&text) {
+            Ranges::NoRing => {}
+            Ranges::Unknown => holds = None,
+            Ranges::Known(ranges) => {
+                let overlaps = |&(start, size): &(u64, u64)| {
+                    start < addr.saturating_add(len) && addr < start.saturating_add(size)
+                };
+                if ranges.iter().any(overlaps) {
+                    return Some(true);
+                }
+            }
+        }
+    }
+    holds
+}
+
+/// What a descriptor's fdinfo says of registered buffers.
+#[derive(Debug, PartialEq, Eq)]
+enum Ranges {
+    /// It is no io_uring.
+    NoRing,
+    /// It is one that does not say.
+    Unknown,
+    /// Address and length of each.
+    Known(Vec<(u64, u64)>),
 }
 
 /// The buffers in the fdinfo of an io_uring: `    0: 0x7f00/8192` below `UserBufs:`.
-fn registered_ranges(fdinfo: &str) -> impl Iterator<Item = (u64, u64)> {
-    let lines = fdinfo.lines().skip_while(|line| !line.starts_with("UserBufs:")).skip(1);
-    lines.map_while(|line| {
+fn registered_ranges(fdinfo: &str) -> Ranges {
+    // The first words of a ring's own part, said with the lock and without.
+    if !fdinfo.lines().any(|line| line.starts_with("SqMask:") || line.starts_with("UserBufs:")) {
+        return Ranges::NoRing;
+    }
+    let mut lines = fdinfo.lines().skip_while(|line| !line.starts_with("UserBufs:"));
+    if lines.next().is_none() {
+        return Ranges::Unknown;
+    }
+    let ranges = lines.map_while(|line| {
         let (_, range) = line.strip_prefix(' ')?.split_once(": ")?;
         let (addr, len) = range.split_once('/').unwrap_or((range, "0"));
         let addr = u64::from_str_radix(addr.strip_prefix("0x").unwrap_or(addr), 16);
         // An empty slot has no address.
         Some((addr.unwrap_or(0), len.trim().parse().unwrap_or(0)))
-    })
+    });
+    Ranges::Known(ranges.collect())
 }
 
 #[cfg(test)]
@@ -214,9 +291,11 @@ mod tests {
     fn registered_buffers_are_read() {
         let text = "UserFiles:\t0\nUserBufs:\t2\n    0: 0x55990c393000/8192\n    1: <none>\n\
                     PollList:\nCqOverflowList:\n";
-        let ranges: Vec<_> = registered_ranges(text).collect();
-        assert_eq!(ranges, [(0x5599_0c39_3000, 8192), (0, 0)]);
-        assert_eq!(registered_ranges("UserBufs:\t0\nPollList:\n").count(), 0);
-        assert_eq!(registered_ranges("pos:\t0\n").count(), 0);
+        assert_eq!(registered_ranges(text), Ranges::Known(vec![(0x5599_0c39_3000, 8192), (0, 0)]));
+        assert_eq!(registered_ranges("UserBufs:\t0\nPollList:\n"), Ranges::Known(Vec::new()));
+        assert_eq!(registered_ranges("pos:\t0\n"), Ranges::NoRing);
+        // While its lock is held: io_uring_show_fdinfo.
+        let busy = "pos:\t0\nSqMask:\t0x7\nSqHead:\t1\nCachedCqTail:\t5\n";
+        assert_eq!(registered_ranges(busy), Ranges::Unknown);
     }
 }

@@ -159,7 +159,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     crate::sys::backing::ignore_lease_breaks();
     let mut device = Device::new(config.heaps, config.limits);
     if live.is_some() && make_movable(&mut device) > 0 && !config.quiet {
-        anstream::eprintln!(
+        super::say!(
             "driftheap: the heaps' buffers have ordinary memory, so that they can move: \
              get_user_pages succeeds on them (mmap=pfnmap keeps a heap's where they are)"
         );
@@ -194,6 +194,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         cookie,
         require_pfnmap: config.require_pfnmap,
         quiet: config.quiet,
+        gave_up: false,
     };
     let ended = supervisor.run(&signals, exec_status, &config.argv);
     lock(&shared).files.remove_directory();

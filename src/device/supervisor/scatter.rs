@@ -165,7 +165,7 @@ impl Supervisor {
 
     fn say_unmapped(&self, call: &Call, error: &InjectError) {
         if !self.quiet && *error != InjectError::Gone {
-            anstream::eprintln!(
+            super::say!(
                 "driftheap: thread {} could not map a udmabuf that has an offset or several \
                  pieces: {error}",
                 call.tid

@@ -84,11 +84,12 @@ enum Untrapped {
 impl Supervisor {
     /// mmap of a buffer that the device has allowed.
     pub(super) fn mmap_live(&mut self, call: &Call, id: BufferId, args: MmapArgs) -> Answer {
-        let Some(live) = &mut self.live else { return Answer::Native };
-        if !live.engine.holds(id) {
+        if !self.live.as_ref().is_some_and(|live| live.engine.holds(id)) {
             return Answer::Native;
         }
-        let Some(tgid) = caller::tgid(call.tid) else { return Answer::Sent };
+        // A mapping that can't be trapped for want of descriptors is refused.
+        let Ok(tgid) = self.tgid(call.tid) else { return Answer::Fail(Errno::NOMEM) };
+        let Some(live) = &mut self.live else { return Answer::Native };
         if let Some(why) = live.engine.distrusts(tgid).map(str::to_owned) {
             live.engine.bar(id, &why);
         }
@@ -175,11 +176,11 @@ impl Supervisor {
         let Some(Object::Buffer(id)) = self.mapped_buffer(call, call.args[0]) else {
             return Answer::Native;
         };
-        let Some(live) = &mut self.live else { return Answer::Native };
-        if !live.engine.holds(id) {
+        if !self.live.as_ref().is_some_and(|live| live.engine.holds(id)) {
             return Answer::Native;
         }
-        let Some(tgid) = caller::tgid(call.tid) else { return Answer::Sent };
+        let Ok(tgid) = self.tgid(call.tid) else { return Answer::Fail(Errno::NOMEM) };
+        let Some(live) = &mut self.live else { return Answer::Native };
         let bar = |live: &mut Live, error: InjectError| {
             if error != InjectError::Gone {
                 live.engine.bar(id, &format!("process {tgid} moves its mapping, and {error}"));
@@ -233,7 +234,9 @@ impl Supervisor {
             live.sharers |= flags & u64::from(CLONE_THREAD | CLONE_VFORK) == 0;
             return Answer::Native;
         }
-        let Some(tgid) = caller::tgid(call.tid) else { return Answer::Native };
+        // A child of a process that can't be looked into is not followed, so there is none.
+        let Ok(tgid) = self.tgid(call.tid) else { return Answer::Fail(Errno::AGAIN) };
+        let Some(live) = &mut self.live else { return Answer::Native };
         let parent = live.engine.space_of(tgid);
         let maps = parent.is_some_and(|space| !live.engine.spaces()[space].areas.is_empty());
         // Another thread may map a buffer before this one has forked.
@@ -275,7 +278,11 @@ impl Supervisor {
     }
 
     pub(super) fn exec_live(&mut self, call: &Call) -> Answer {
-        if let (Some(live), Some(tgid)) = (&mut self.live, caller::tgid(call.tid)) {
+        if self.live.is_none() {
+            return Answer::Native;
+        }
+        let Ok(tgid) = self.tgid(call.tid) else { return Answer::Fail(Errno::NOMEM) };
+        if let Some(live) = &mut self.live {
             live.engine.may_leave(tgid);
         }
         Answer::Native

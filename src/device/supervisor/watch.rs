@@ -63,7 +63,7 @@ impl Supervisor {
             None => return,
         };
         for text in texts {
-            anstream::eprint!("{text}");
+            super::say!("{}", text.strip_suffix('\n').unwrap_or(&text));
         }
     }
 

@@ -99,10 +99,17 @@ impl Uffd {
         Ok(Self { fd })
     }
 
-    /// A userfaultfd that its process opened and sent.
-    #[must_use]
-    pub fn adopt(fd: OwnedFd) -> Self {
-        Self { fd }
+    /// A userfaultfd that its process opened and sent. It does not block from now on.
+    ///
+    /// EBADF: it is another kind of file, whose ioctls may do anything.
+    pub fn adopt(fd: OwnedFd) -> Result<Self, Errno> {
+        let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?;
+        if link.as_bytes() != b"anon_inode:[userfaultfd]" {
+            return Err(Errno::BADF);
+        }
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        Ok(Self { fd })
     }
 
     /// Traps a range.

@@ -14,6 +14,7 @@ use crate::device::live::job::{JobError, elsewhere};
 use crate::device::live::record::{Actor, Doing};
 use crate::device::{BufferId, FenceId};
 use crate::model::{HazardKind, ImporterMmap, Job, Life, Placement};
+use crate::sys::page::PAGE_BYTES;
 
 pub(super) fn through(via: Via) -> Through {
     match via {
@@ -155,6 +156,9 @@ impl Session<'_> {
         let Request::Accessed { offset, write, before, value, .. } = *request else {
             return Err(Errno::INVAL.into());
         };
+        if offset >= PAGE_BYTES {
+            return Err(Errno::INVAL.into());
+        }
         let mut kinds = Vec::new();
         let view = state.views.get(&mapping).filter(|view| view.holder == self.holder);
         if let Some(view) = view {
@@ -202,7 +206,10 @@ impl Session<'_> {
                 state.bus.findings.push(finding);
             }
         } else {
-            state.memory.behind(mapping, self.holder).ok_or(Errno::INVAL)?;
+            let buffer = state.memory.behind(mapping, self.holder).ok_or(Errno::INVAL)?;
+            if page >= state.bus.frames.pages(buffer) {
+                return Err(Errno::INVAL.into());
+            }
         }
         let actor = self.program(state);
         state.bus.note(&actor, Doing::Cpu { mapping, page, write }, &kinds);

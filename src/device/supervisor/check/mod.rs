@@ -265,7 +265,7 @@ impl Supervisor {
         check.procs.entry(pid).or_default().gate = entry;
         if let Err(errno) = check.follow(pid) {
             if check.refused.insert(pid) {
-                anstream::eprintln!(
+                crate::device::supervisor::say!(
                     "driftheap: the accesses of process {pid} can't be checked: it can't be traced \
                      ({errno}); a debugger has it, or it is not dumpable"
                 );
@@ -413,7 +413,7 @@ impl Supervisor {
         if errno == Errno::SRCH {
             return;
         }
-        anstream::eprintln!(
+        crate::device::supervisor::say!(
             "driftheap: thread {tid} is out of control ({errno}); it goes on unchecked"
         );
         let _ = trace::detach(tid);

@@ -122,7 +122,8 @@ impl Memory {
 
     /// The words from `sp` up, with their addresses.
     fn words(&self, sp: u64) -> impl Iterator<Item = (u64, u64)> {
-        let at = (0..STACK_BYTES_MAX as u64).step_by(8).map(move |offset| sp + offset);
+        let at =
+            (0..STACK_BYTES_MAX as u64).step_by(8).map(move |offset| sp.saturating_add(offset));
         at.map_while(|at| Some((at, self.word(at)?)))
     }
 }
@@ -250,7 +251,7 @@ impl Stacks {
             }
             Module::open(&code.path, &candidates, own)
         });
-        let address = module.address(pc - code.start + code.offset)?;
+        let address = module.address((pc - code.start).checked_add(code.offset)?)?;
         Some((module, address))
     }
 
@@ -271,7 +272,10 @@ impl Stacks {
         let code = |word: u64| image.code.iter().any(|code| code.contains(word));
         let frame = |&(at, saved): &(u64, u64)| {
             let above = saved > at && saved - at <= STACK_BYTES_MAX as u64;
-            above && stack.word(at + 8).is_some_and(|ret| code(ret) && follows_a_call(pid, ret))
+            above
+                && stack
+                    .word(at.saturating_add(8))
+                    .is_some_and(|ret| code(ret) && follows_a_call(pid, ret))
         };
         stack.words(sp).find(frame).map(|(at, _)| at)
     }

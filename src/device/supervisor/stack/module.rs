@@ -105,7 +105,7 @@ impl Module {
     pub(super) fn address(&self, offset: u64) -> Option<u64> {
         let within = |segment: &&Segment| offset.wrapping_sub(segment.file) < segment.len;
         let segment = self.segments.iter().find(within)?;
-        Some(segment.addr + (offset - segment.file))
+        segment.addr.checked_add(offset - segment.file)
     }
 
     /// What is at `address`: of functions inlined there the innermost first, and never nothing. A
@@ -209,4 +209,18 @@ fn look(debug: &addr2line::Loader, probe: u64) -> Vec<Found> {
         _ => {}
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A segment that a file claims to have at the end of the address space.
+    #[test]
+    fn an_address_that_does_not_exist_is_none() {
+        let mut module = Module::open("x", &[], true);
+        module.segments.push(Segment { file: 0, len: 0x1000, addr: u64::MAX - 8 });
+        assert_eq!(module.address(8), Some(u64::MAX));
+        assert_eq!(module.address(9), None);
+    }
 }
