@@ -149,7 +149,7 @@ fn no_rule_ends_the_program() {
     {
         let heap = format!("system,move=[{steps}]");
         let options = ["--heap", &heap, "--chaos", "1", "--record", record.to_str().unwrap()];
-        let output = run(stage.path(), User::Own, &options, &[program.to_str().unwrap(), "0.3"]);
+        let output = run(stage.path(), User::Own, &options, &[program.to_str().unwrap(), "2"]);
         let text = text(&output);
         assert!(output.status.success() && losses(&text).is_empty(), "{steps}: {text}");
         assert!(!text.contains("panicked"), "{steps}: {text}");
@@ -166,7 +166,7 @@ fn a_panic_of_ours_ends_the_moves_and_not_the_program() {
         for step in ["protect", "copy", "punch", "refill", "release"] {
             let sabotage = format!("panic-at-{step}:20");
             let options = ["--sabotage", &sabotage, "--chaos", "1,rate=20000"];
-            let output = run(stage.path(), user, &options, &[program.to_str().unwrap(), "0.3"]);
+            let output = run(stage.path(), user, &options, &[program.to_str().unwrap(), "2"]);
             let text = text(&output);
             assert!(output.status.success() && losses(&text).is_empty(), "{user:?} {step}: {text}");
             assert_eq!(text.matches(" 0 lost").count(), 11, "{user:?} {step}: {text}");
