@@ -10,7 +10,7 @@ mod random_litmus;
 mod random_steps;
 
 use driftheap::explore::{Machine, actors_in};
-use driftheap::model::{self, Bus, Huge, State, World};
+use driftheap::model::{self, Bus, Huge, MmapKind, State, World};
 use driftheap::question::scenario::{Scenario, ScenarioState};
 use driftheap::units::{BufId, FrameId};
 use proptest::collection::vec;
@@ -167,7 +167,10 @@ fn frames_have_no_names() {
         // Where neighbours matter, frames are what they are.
         let world = &scenario.world;
         let mut bufs = (0..world.bufs()).map(BufId::at);
-        let huge = bufs.any(|buf| world.exporter_of(buf).huge != Huge::None);
+        let huge = bufs.any(|buf| {
+            let rules = world.exporter_of(buf);
+            rules.huge != Huge::None || rules.mmap == MmapKind::RemapPfnRange
+        });
         if huge || world.host.bus == Bus::Offset {
             return Ok(());
         }

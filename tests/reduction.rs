@@ -36,30 +36,7 @@ fn every_bundled_variant_has_the_same_outcomes() {
 /// line back, which is a hazard only while B is alive, and the purge of B says whether it is.
 #[test]
 fn a_flush_depends_on_the_life_of_another_buffer() {
-    let text = "DMABUF flush-of-a-frame-given-away
-exporter heap { coherency = incoherent; move = [lock reserve free flush copy rebind unlock]; purge = [mark] }
-importer cam {}
-buffer A { exporter = heap }
-buffer B { exporter = heap; state = unallocated }
-P0 exporter heap {
-    await written
-    purge B
-}
-P1 exporter heap { move A -> system }
-P2 application {
-    await made
-    mmap v = B shared rw
-    stored: store v[0] = 5
-}
-P3 device importer cam {
-    await stored
-    attach t = B
-    map m = t
-    written: dma_write m[0] = 7
-}
-P4 exporter heap { made: alloc B }
-exists (hazard incoherent)
-";
+    let text = lab::FLUSH_OF_A_FRAME_GIVEN_AWAY;
     check(&lab::variant(text, "-"), text);
 }
 

@@ -11,7 +11,7 @@ use super::conduct::{Conduct, Expect, Halt};
 use super::store::is_secret;
 use crate::model::{Owner, State, VmaKind};
 use crate::question::scenario::Event;
-use crate::units::{PinId, VmaId};
+use crate::units::{FrameId, PinId, VmaId};
 
 impl Conduct<'_> {
     pub(super) fn pinned(
@@ -106,17 +106,24 @@ impl Conduct<'_> {
         let area = &after.vmas[vma.index()];
         let Some(pte) = self.scenario.world.pte(vma, page) else { return Ok(()) };
         let pte = &after.ptes[pte.index()];
-        let by_entry = pte.special || area.kind == VmaKind::Pfnmap;
-        if area.buf.is_none() || !pte.present() || !by_entry {
+        let by_vma = area.kind == VmaKind::Pfnmap || self.scenario.world.is_vm_io(area);
+        let by_entry = pte.present() && pte.special;
+        if area.buf.is_none() || area.mapped & (1 << page) == 0 || !(by_entry || by_vma) {
             return Ok(());
         }
-        if is_secret(self.plan.mapped(vma, pte.frame)) {
+        let behind = self.scenario.world.page(area.buf, area.offset + page);
+        let behind = behind.map_or(FrameId::NONE, |behind| after.pages[behind.index()].frame);
+        let frame = if pte.present() { pte.frame } else { behind };
+        if frame.is_none() || is_secret(self.plan.mapped(vma, frame)) {
             return Ok(());
         }
-        Err(Halt::Inexpressible(
-            "a small entry refuses a pin in a placement whose huge entries allow it: real memory is \
-             of one kind for a whole placement"
-                .to_owned(),
-        ))
+        let refuses = if by_entry {
+            "a small entry refuses a pin in a placement whose huge entries allow it"
+        } else {
+            "the VMA refuses a pin whose entry allows it"
+        };
+        Err(Halt::Inexpressible(format!(
+            "{refuses}: real memory is of one kind for a whole placement"
+        )))
     }
 }

@@ -384,9 +384,12 @@ fn refuses_pins(scenario: &Scenario, mmap: &Mmap) -> bool {
     let shadow = mmap.via.is_some()
         && scenario.world.importer(mmap.via).mmap == crate::model::ImporterMmap::Shadow;
     // Without a special bit there is no fast path either.
-    let plain_huge = rules.huge == Huge::Plain && mmap.shared && special_bit;
+    let faults_huge = matches!(rules.mmap, MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn);
+    let plain_huge = rules.huge == Huge::Plain && faults_huge && mmap.shared && special_bit;
     let by_rule = match rules.mmap {
-        MmapKind::Pfnmap => true,
+        // Of entries that are not special the slow path is the only one to refuse them.
+        MmapKind::PfnmapUnmarked => !special_bit,
+        MmapKind::Pfnmap | MmapKind::RemapPfnRange => true,
         MmapKind::MixedmapInsertPfn => {
             if rules.huge == Huge::None || !mmap.shared {
                 special_bit
@@ -396,5 +399,6 @@ fn refuses_pins(scenario: &Scenario, mmap: &Mmap) -> bool {
         }
         MmapKind::MixedmapInsertPage | MmapKind::Shmem => false,
     };
-    by_rule && !plain_huge && !shadow
+    let by_vma = rules.vm_io.yes() && !special_bit;
+    (by_rule || by_vma) && !plain_huge && !shadow
 }

@@ -49,7 +49,38 @@ impl<S: Sink> Core<'_, S> {
         }
         self.state.vmas[mmap.vma.index()] = entry;
         self.emit(Effect::VmaMapped(mmap.vma));
+        if self.remapped(&entry) {
+            for page in 0..pages {
+                let behind = self.buffer_page(mmap.vma, page);
+                if let Some(frame) = behind.and_then(|behind| self.ensure_frame(mmap.buf, behind)) {
+                    self.install(mmap.vma, page, frame, entry.write && entry.shared);
+                }
+            }
+        }
         Reply::Done
+    }
+
+    /// Whether all entries are made at mmap and none by a fault.
+    fn remapped(&self, entry: &Vma) -> bool {
+        entry.buf.is_some()
+            && entry.reach != Reach::Shadow
+            && self.world.exporter_of(entry.buf).mmap == MmapKind::RemapPfnRange
+    }
+
+    /// Whether one range of pfns covers what is mapped.
+    fn one_range(&self, mmap: &Mmap, pages: u8) -> bool {
+        let frame = |index| {
+            let page = self.world.page(mmap.buf, mmap.offset + index)?;
+            Some(self.state.pages[page.index()].frame).filter(|frame| frame.is_some())
+        };
+        frame(0).is_some_and(|first| {
+            (0..pages).all(|index| {
+                frame(index).is_some_and(|frame| {
+                    frame.index() == first.index() + usize::from(index)
+                        && self.world.placement(frame) == self.world.placement(first)
+                })
+            })
+        })
     }
 
     /// The exporter's (or the importer's) mmap.
@@ -65,7 +96,9 @@ impl<S: Sink> Core<'_, S> {
             return Err(Errno::Einval);
         }
         entry.kind = match rules.mmap {
-            MmapKind::Pfnmap => VmaKind::Pfnmap,
+            MmapKind::Pfnmap | MmapKind::RemapPfnRange | MmapKind::PfnmapUnmarked => {
+                VmaKind::Pfnmap
+            }
             MmapKind::MixedmapInsertPfn | MmapKind::MixedmapInsertPage => VmaKind::Mixedmap,
             MmapKind::Shmem => VmaKind::Normal,
         };
@@ -84,6 +117,11 @@ impl<S: Sink> Core<'_, S> {
             }
         }
         if !mmap.shared && rules.cow == Cow::Reject {
+            return Err(Errno::Einval);
+        }
+        if rules.mmap == MmapKind::RemapPfnRange
+            && (life != Life::Live || !mmap.shared && !self.one_range(mmap, pages))
+        {
             return Err(Errno::Einval);
         }
         if entry.kind != VmaKind::Pfnmap {
@@ -291,7 +329,9 @@ impl<S: Sink> Core<'_, S> {
             self.install(vma, page, behind, entry.write);
             return Ok(());
         }
-        if entry.kind == VmaKind::Pfnmap {
+        if self.world.exporter_of(entry.buf).mmap == MmapKind::Pfnmap
+            && entry.kind == VmaKind::Pfnmap
+        {
             // BUG_ON((vma->vm_flags & VM_PFNMAP) && is_cow_mapping(vma->vm_flags))
             self.hazard(Hazard {
                 kind: HazardKind::KernelBug,
@@ -320,7 +360,8 @@ impl<S: Sink> Core<'_, S> {
         if entry.reach == Reach::Shadow {
             return Ok(self.state.pages[target.index()].shadow);
         }
-        if self.state.bufs[entry.buf.index()].life != Life::Live {
+        // A VMA without a fault handler has none to ask (`do_fault`, mm/memory.c).
+        if self.state.bufs[entry.buf.index()].life != Life::Live || self.remapped(&entry) {
             return Err(Signal::Sigbus);
         }
         self.ensure_frame(entry.buf, target).ok_or(Signal::Sigbus)
@@ -332,6 +373,7 @@ impl<S: Sink> Core<'_, S> {
         let rules = self.world.exporter_of(entry.buf);
         let by_pfn = entry.reach != Reach::Shadow
             && matches!(rules.mmap, MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn);
+        let by_remap = self.remapped(&entry);
         if by_pfn && rules.huge != Huge::None && entry.shared && self.makes_huge(vma) {
             for index in 0..self.world.vma_pages(vma) {
                 let Some(behind) = self.buffer_page(vma, index) else { continue };
@@ -344,7 +386,7 @@ impl<S: Sink> Core<'_, S> {
             }
             return;
         }
-        let special = by_pfn && self.world.host.pte_special == YesNo::Yes;
+        let special = (by_pfn || by_remap) && self.world.host.pte_special.yes();
         if by_pfn && rules.pat == PatReserve::PerPfn && entry.kind == VmaKind::Pfnmap {
             // A cost decides nothing, so that looking at others for it orders nothing.
             let reservations = self.state.ptes.unnoted().iter().filter(|pte| pte.special).count();
@@ -352,7 +394,8 @@ impl<S: Sink> Core<'_, S> {
         }
         // Without a special bit VM_MIXEDMAP inserts a counted page (vm_insert_mixed on pfn_valid);
         // VM_PFNMAP never does.
-        let counted = !special && entry.kind != VmaKind::Pfnmap;
+        let ordinary = rules.mmap == MmapKind::PfnmapUnmarked && self.world.host.pte_special.yes();
+        let counted = !special && (entry.kind != VmaKind::Pfnmap || ordinary);
         self.set_pte(vma, page, Pte { frame, write, special, counted, ..Pte::ABSENT });
     }
 

@@ -75,7 +75,10 @@ pub fn objects(world: &World, step: &Step) -> Objects {
     match *step {
         Step::Mmap(mmap) => {
             let buf = if mmap.buf.is_none() { 0 } else { BUFS.one(mmap.buf.0) };
-            let shadow = if mmap.via.is_none() { 0 } else { FREE | MEMORY };
+            // Backing of the importer's own, or entries made at once.
+            let fills =
+                mmap.buf.is_some() && world.exporter_of(mmap.buf).mmap == MmapKind::RemapPfnRange;
+            let shadow = if mmap.via.is_none() && !fills { 0 } else { FREE | MEMORY };
             of(0, VMAS.one(mmap.vma.0) | buf | shadow)
         }
         Step::Munmap { vma, .. } => {

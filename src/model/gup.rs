@@ -7,7 +7,7 @@
 //!
 //! 1. The fast path looks at the page table alone: any present entry that is writable enough and
 //!    not special. Without a special bit in the architecture there is no fast path.
-//! 2. The slow path refuses VM_PFNMAP; refuses a write to a VMA without VM_WRITE unless FOLL_FORCE
+//! 2. The slow path refuses VM_IO and VM_PFNMAP; refuses a write to a VMA without VM_WRITE unless FOLL_FORCE
 //!    meets a private mapping; faults; then takes what `vm_normal_page` returns, and a special
 //!    entry gives none.
 //!
@@ -55,7 +55,7 @@ impl<S: Sink> Core<'_, S> {
         }
         let entry = self.state.vmas[vma.index()];
         let Some(id) = self.world.pte(vma, page) else { return self.fail(&efault, Errno::Efault) };
-        if entry.mapped & (1 << page) == 0 || !vma_allows(&entry, foll) {
+        if entry.mapped & (1 << page) == 0 || !self.vma_allows(&entry, foll) {
             return self.fail(&efault, Errno::Efault);
         }
         let pte = self.state.ptes[id.index()];
@@ -213,7 +213,7 @@ impl<S: Sink> Core<'_, S> {
         let Some(id) = self.world.pte(vma, page) else { return self.fail(&refused, Errno::Einval) };
         if self.world.host.follow_pfn == YesNo::No
             || entry.mapped & (1 << page) == 0
-            || entry.kind != VmaKind::Pfnmap
+            || !(entry.kind == VmaKind::Pfnmap || self.world.is_vm_io(&entry))
         {
             return self.fail(&refused, Errno::Einval);
         }
@@ -316,12 +316,12 @@ impl<S: Sink> Core<'_, S> {
     pub(super) fn pin_target(&self, pin: PinId) -> Target {
         self.state.pins[pin.index()].target
     }
-}
 
-/// `check_vma_flags`.
-fn vma_allows(vma: &Vma, foll: Foll) -> bool {
-    if vma.kind == VmaKind::Pfnmap {
-        return false;
+    /// `check_vma_flags`.
+    fn vma_allows(&self, vma: &Vma, foll: Foll) -> bool {
+        if vma.kind == VmaKind::Pfnmap || self.world.is_vm_io(vma) {
+            return false;
+        }
+        if foll.write { vma.write || (foll.force && !vma.shared) } else { vma.read || foll.force }
     }
-    if foll.write { vma.write || (foll.force && !vma.shared) } else { vma.read || foll.force }
 }

@@ -8,7 +8,7 @@
 //! driver or one posted patch did.
 
 use super::rule::{RuleSpec, RuleText, RuleValues, rule, rules};
-pub use super::terms::{Placement, Usage};
+pub use super::terms::{Placement, Usage, WaitFor};
 
 rule! {
     /// One step of a move, a purge or a revocation. Steps happen in the order in which the
@@ -60,6 +60,13 @@ rule! {
         MixedmapInsertPage = "mixedmap-insert-page",
         /// An ordinary shmem file mapping.
         Shmem = "shmem",
+        /// `remap_pfn_range` (`dma_mmap_attrs` in CMA): VM_IO, VM_PFNMAP and every entry at mmap; what
+        /// is zapped is never faulted in again. MAP_PRIVATE answers EINVAL unless one range of pfns
+        /// covers the VMA (`remap_pfn_range_notrack`, mm/memory.c, 6.12: vm_pgoff has to hold it).
+        RemapPfnRange = "remap-pfn-range",
+        /// VM_PFNMAP set by hand over the ordinary entries of a fault handler that returns a page
+        /// (John Stultz's fix for the heaps, comment 11): gup_fast sees no special entry.
+        PfnmapUnmarked = "pfnmap-unmarked",
     }
 }
 
@@ -191,22 +198,6 @@ rule! {
 }
 
 rule! {
-    /// Which fences the step `wait` waits for; a level includes the lower ones.
-    ///
-    /// Source: `enum dma_resv_usage`, include/linux/dma-resv.h.
-    WaitFor {
-        /// Kernel-internal operations only.
-        Kernel = "kernel",
-        /// And implicit writers.
-        Write = "write",
-        /// And implicit readers.
-        Read = "read",
-        /// And everything else: what a move and a revocation need.
-        Bookkeep = "bookkeep",
-    }
-}
-
-rule! {
     /// Whether allocations come from a pool of pages whose caching is already changed (cost only).
     ///
     /// Source: PFNMAP thread, comments 4-6 ("wbinvd() call + global TLB flush").
@@ -238,6 +229,9 @@ rules! {
             mmap: MmapKind = Pfnmap, "mmap";
             /// Huge entries.
             huge: Huge = None, "huge";
+            /// VM_IO beside VM_MIXEDMAP, as `ttm_bo_mmap_vma_setup` sets it (drivers/gpu/drm/ttm/
+            /// ttm_bo_vm.c, 5.11): the slow path of get_user_pages refuses it, `follow_pfn` takes it.
+            vm_io: YesNo = No, "vm-io";
             /// MAP_PRIVATE.
             cow: Cow = Reject, "cow";
             /// Lock in the fault handler.

@@ -36,3 +36,19 @@ rule! {
         Bookkeep = "bookkeep",
     }
 }
+
+rule! {
+    /// Which fences the step `wait` waits for; a level includes the lower ones.
+    ///
+    /// Source: `enum dma_resv_usage`, include/linux/dma-resv.h.
+    WaitFor {
+        /// Kernel-internal operations only.
+        Kernel = "kernel",
+        /// And implicit writers.
+        Write = "write",
+        /// And implicit readers.
+        Read = "read",
+        /// And everything else: what a move and a revocation need.
+        Bookkeep = "bookkeep",
+    }
+}

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::objects::{Reach, Vma};
 use super::policy::ExporterPolicy;
-use super::rules::{ExporterRules, HostRules, Huge, ImporterRules, Notifier, Placement};
+use super::rules::{ExporterRules, HostRules, Huge, ImporterRules, MmapKind, Notifier, Placement};
 use crate::units::{
     ActorId, AttachmentId, BufId, ExporterId, FrameId, ImporterId, MAX_OBJECTS, MAX_PAGES, PageId,
     PteId, SgId, VmaId,
@@ -412,9 +413,22 @@ impl World {
         (decl.pages, decl.buf, decl.private)
     }
 
-    /// Whether some exporter makes huge entries: where a frame lies matters then.
+    /// Whether the exporter sets VM_IO on its mappings, beside VM_PFNMAP or without it.
+    #[must_use]
+    pub fn is_vm_io(&self, vma: &Vma) -> bool {
+        vma.buf.is_some() && vma.reach != Reach::Shadow && {
+            let rules = self.exporter_of(vma.buf);
+            rules.vm_io.yes() || rules.mmap == MmapKind::RemapPfnRange
+        }
+    }
+
+    /// Whether some buffer may be mapped by huge entries, or asks for one range: where a frame lies
+    /// matters then.
     pub(super) fn huge_entries(&self) -> bool {
-        self.exporters.iter().any(|rules| rules.huge != Huge::None)
+        (0..self.bufs.len()).any(|buf| {
+            let rules = self.exporter_of(BufId::at(buf));
+            rules.huge != Huge::None || rules.mmap == MmapKind::RemapPfnRange
+        })
     }
 
     pub(super) fn vma_ids(&self) -> impl Iterator<Item = VmaId> + use<> {

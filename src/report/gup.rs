@@ -23,11 +23,13 @@ use crate::question::verdict::Search;
 struct Mapping {
     huge: Huge,
     mmap: MmapKind,
+    vm_io: bool,
 }
 
 impl Mapping {
     fn name(self) -> String {
         match self.huge {
+            Huge::None if self.vm_io => format!("{} + VM_IO", self.mmap),
             Huge::None => self.mmap.word().to_owned(),
             Huge::Plain | Huge::Special => format!("{} + {} huge PMD", self.mmap, self.huge),
         }
@@ -35,7 +37,11 @@ impl Mapping {
 
     const fn vma(self) -> &'static str {
         match self.mmap {
-            MmapKind::Pfnmap => "VM_PFNMAP",
+            MmapKind::Pfnmap | MmapKind::PfnmapUnmarked => "VM_PFNMAP",
+            MmapKind::RemapPfnRange => "VM_IO VM_PFNMAP",
+            MmapKind::MixedmapInsertPfn | MmapKind::MixedmapInsertPage if self.vm_io => {
+                "VM_IO VM_MIXEDMAP"
+            }
             MmapKind::MixedmapInsertPfn | MmapKind::MixedmapInsertPage => "VM_MIXEDMAP",
             MmapKind::Shmem => "ordinary",
         }
@@ -201,6 +207,7 @@ fn pinnings<'a>(
             let mapping = Mapping {
                 mmap: set(&exporter.rules, "mmap", MmapKind::from_word).unwrap_or(MmapKind::Pfnmap),
                 huge: set(&exporter.rules, "huge", Huge::from_word).unwrap_or(Huge::None),
+                vm_io: set(&exporter.rules, "vm-io", |word| Some(word == "yes")).unwrap_or(false),
             };
             let special = set(&variant.host, "pte-special", |word| Some(word == "yes"));
             let special = special.unwrap_or(true);

@@ -31,7 +31,9 @@ macro_rules! bundled {
 /// All of them, in the order of their rows.
 pub const TESTS: &[Bundled] = bundled![
     "A1" "system-heap-insert-page",
+    "A1" "system-heap-never-moves",
     "A2" "ttm-insert-mixed",
+    "A2" "ttm-vm-io",
     "A3" "ttm-huge-gup-fast",
     "A4" "ttm-huge-special",
     "A5" "ttm-direct-io",
@@ -40,8 +42,10 @@ pub const TESTS: &[Bundled] = bundled![
     "A8" "exporter-honours-pins",
     "A9" "frames-to-allocator",
     "A10" "cma-longterm-pin",
+    "A11" "pfnmap-by-hand",
     "A13" "huge-needs-contiguity",
     "B1" "ttm-map-private",
+    "B1" "private-by-remap",
     "B2" "importer-mmap-address-space",
     "B3" "importer-mmap-pgoff",
     "B4" "vgem-import-shmem",

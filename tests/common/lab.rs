@@ -59,3 +59,30 @@ pub(crate) fn explore_on(
 pub(crate) fn explore(scenario: &Scenario) -> Exploration<Outcome> {
     explore_on(scenario, Reduction::Full, 1)
 }
+
+/// Buffer B is given the frame that A's move gave up before it copied: A's flush writes B's cache
+/// line back.
+pub(crate) const FLUSH_OF_A_FRAME_GIVEN_AWAY: &str = "DMABUF flush-of-a-frame-given-away
+exporter heap { coherency = incoherent; move = [lock reserve free flush copy rebind unlock]; purge = [mark] }
+importer cam {}
+buffer A { exporter = heap }
+buffer B { exporter = heap; state = unallocated }
+P0 exporter heap {
+    await written
+    purge B
+}
+P1 exporter heap { move A -> system }
+P2 application {
+    await made
+    mmap v = B shared rw
+    stored: store v[0] = 5
+}
+P3 device importer cam {
+    await stored
+    attach t = B
+    map m = t
+    written: dma_write m[0] = 7
+}
+P4 exporter heap { made: alloc B }
+exists (hazard incoherent)
+";

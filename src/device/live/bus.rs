@@ -222,8 +222,10 @@ impl Bus {
     ) -> Result<(PinId, BusAddr), Errno> {
         use crate::model::MmapKind;
         match rules.mmap {
-            MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn => return Err(Errno::FAULT),
-            MmapKind::MixedmapInsertPage | MmapKind::Shmem => {}
+            MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn | MmapKind::RemapPfnRange => {
+                return Err(Errno::FAULT);
+            }
+            MmapKind::MixedmapInsertPage | MmapKind::Shmem | MmapKind::PfnmapUnmarked => {}
         }
         let frame = self.frames.frame(of).ok_or(Errno::FAULT)?;
         self.frames.pin(frame);

@@ -149,6 +149,8 @@ impl<'a> Teller<'a> {
                     "no VMA".to_owned()
                 } else if entry.kind == VmaKind::Pfnmap {
                     "VM_PFNMAP".to_owned()
+                } else if self.scenario.world.is_vm_io(entry) {
+                    "VM_IO".to_owned()
                 } else if pte.is_some_and(|pte| pte.present() && pte.special) {
                     "special PTE: vm_normal_page is NULL".to_owned()
                 } else {
@@ -161,10 +163,10 @@ impl<'a> Teller<'a> {
                     "no VMA".to_owned()
                 } else if self.scenario.world.host.follow_pfn == YesNo::No {
                     "no follow_pfn in this kernel".to_owned()
-                } else if entry.kind == VmaKind::Pfnmap {
+                } else if entry.kind == VmaKind::Pfnmap || self.scenario.world.is_vm_io(entry) {
                     return None;
                 } else {
-                    "not VM_PFNMAP".to_owned()
+                    "neither VM_IO nor VM_PFNMAP".to_owned()
                 })
             }
             Step::Exporter { buf, step: ExporterStep::CheckPins, .. } => {
@@ -233,6 +235,8 @@ impl<'a> Teller<'a> {
             MmapKind::MixedmapInsertPfn => "vmf_insert_mixed (counted page)",
             MmapKind::MixedmapInsertPage => "vmf_insert_page",
             MmapKind::Shmem => "shmem_fault",
+            MmapKind::RemapPfnRange => "remap_pfn_range",
+            MmapKind::PfnmapUnmarked => "finish_fault",
         }
     }
 
