@@ -31,9 +31,7 @@ macro_rules! bundled {
 /// All of them, in the order of their rows.
 pub const TESTS: &[Bundled] = bundled![
     "A1" "system-heap-insert-page",
-    "A1" "system-heap-never-moves",
     "A2" "ttm-insert-mixed",
-    "A2" "ttm-vm-io",
     "A3" "ttm-huge-gup-fast",
     "A4" "ttm-huge-special",
     "A5" "ttm-direct-io",
@@ -44,6 +42,8 @@ pub const TESTS: &[Bundled] = bundled![
     "A10" "cma-longterm-pin",
     "A11" "pfnmap-by-hand",
     "A13" "huge-needs-contiguity",
+    "A15" "system-heap-never-moves",
+    "A16" "ttm-vm-io",
     "B1" "ttm-map-private",
     "B1" "private-by-remap",
     "B2" "importer-mmap-address-space",
