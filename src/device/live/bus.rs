@@ -221,11 +221,9 @@ impl Bus {
         mapping: u64,
     ) -> Result<(PinId, BusAddr), Errno> {
         use crate::model::MmapKind;
-        match rules.mmap {
-            MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn | MmapKind::RemapPfnRange => {
-                return Err(Errno::FAULT);
-            }
-            MmapKind::MixedmapInsertPage | MmapKind::Shmem | MmapKind::PfnmapUnmarked => {}
+        let pinnable = [MmapKind::MixedmapInsertPage, MmapKind::Shmem, MmapKind::PfnmapUnmarked];
+        if !pinnable.contains(&rules.mmap) {
+            return Err(Errno::FAULT);
         }
         let frame = self.frames.frame(of).ok_or(Errno::FAULT)?;
         self.frames.pin(frame);
