@@ -160,8 +160,9 @@ macro_rules! rules {
             /// Set rule `name` to `words`: one word, or a list where the rule is a list of steps.
             ///
             /// # Errors
-            /// [`RuleError::Unknown`] when no rule has that name, [`RuleError::Value`] when it
-            /// does not take the value; nothing is changed then.
+            /// [`Unknown`](crate::model::RuleError::Unknown) when no rule has that name,
+            /// [`Value`](crate::model::RuleError::Value) when it does not take the value; nothing is
+            /// changed then.
             pub fn set(&mut self, name: &str, words: &[&str]) -> Result<(), $crate::model::RuleError> {
                 match name {
                     $($word => self.$field = $crate::model::rule::one(name, words, <$ty>::from_word, <$ty>::WORDS)?,)*
