@@ -3,7 +3,7 @@
 //!
 //! # What it is
 //! [`World`] holds the rules and the tables' sizes, [`State`] what changes. [`ready`] tells whether
-//! an actor could take a [`Step`] now; [`step`] takes it, changes the state, hands every
+//! an actor could take a [`Step`] now; [`step()`] takes it, changes the state, hands every
 //! [`Effect`] to a [`Sink`] and returns the [`Reply`]. An explorer calls them with `()` as the
 //! sink; real memory does to real pages what the effects say; a device answers the reply.
 //!
@@ -22,8 +22,8 @@
 //! # Invariants
 //! - A frame has one [`Owner`]; `rank` is 0 exactly while it is not on a free list.
 //! - While no hazard was reported the ghost equals memory: [`State::ghost_matches_memory`].
-//! - [`step`] never panics on a step whose ids belong to the world, ready or not; that it is ready
-//!   is asserted in debug builds only.
+//! - [`step()`] never panics on a step whose ids belong to the world, ready or not; that it is
+//!   ready is asserted in debug builds only.
 //!
 //! # Differs from Linux
 //! Loads and stores are sequentially consistent, a page holds one value, a zap is atomic, and

@@ -1,6 +1,6 @@
 //! The tables of a [`super::State`], which in debug builds note what is looked at and changed.
 //!
-//! The notes are what [`super::objects`] is held against: whatever a step notes it must have
+//! The notes are what [`super::objects()`] is held against: whatever a step notes it must have
 //! declared. A release build has no notes, and a table is a plain vector there.
 //!
 //! The model itself must go through `table[index]` and `iter`, and name what it changes alone by

@@ -208,7 +208,7 @@ impl World {
     }
 
     /// Promise that [`super::Step::Close`] is never taken on `buf`: it makes for smaller footprints
-    /// ([`super::objects`]), nothing else.
+    /// ([`super::objects()`]), nothing else.
     pub fn never_closed(&mut self, buf: BufId) {
         self.bufs[buf.index()].closed = false;
     }

@@ -4,7 +4,7 @@ use crate::sys::seccomp::{ArgTest, Filter};
 use crate::uapi::{dma_buf, dma_heap, sw_sync, sync_file, udmabuf};
 
 /// Calls that only older architectures have; elsewhere numbers that no call has, so that the rest
-/// compiles where [`super::run`] then says that it can't be used.
+/// compiles where [`super::run()`] then says that it can't be used.
 pub(super) mod legacy {
     #[cfg(target_arch = "x86_64")]
     pub(crate) use libc::{
