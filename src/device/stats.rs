@@ -46,6 +46,9 @@ pub struct Stats {
     pub ioctl_errors: u64,
     /// Buffers of a pfnmap heap that got ordinary memory because locked memory ran out.
     pub pfnmap_fallbacks: u64,
+    /// Buffers made under `--live` that can't move, by what they are: udmabufs, and those of a heap
+    /// that was given mmap=pfnmap.
+    pub unmovable: u64,
     /// Runs of pages that got new memory.
     pub moves: u64,
     /// Pages of them.

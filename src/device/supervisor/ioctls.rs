@@ -231,6 +231,7 @@ impl Supervisor {
         let buffer = device.buffer(id).ok_or(Errno::NOENT)?.clone();
         if let Exporter::Udmabuf { .. } = buffer.exporter {
             let (file, inode) = files.create_udmabuf(object, &buffer, memfds)?;
+            self.count_unmovable(device);
             return Ok((file, inode, Backing::Foreign));
         }
         // The new buffer is counted already, with the backing that it asks for.
@@ -240,6 +241,7 @@ impl Supervisor {
         }
         let fits = fits(device, files);
         let (file, made_of, inode) = files.create_buffer(object, &buffer, fits)?;
+        self.count_unmovable(device);
         if made_of != buffer.backing {
             device.stats.pfnmap_fallbacks += 1;
             if device.stats.pfnmap_fallbacks == 1 {
@@ -250,6 +252,20 @@ impl Supervisor {
             }
         }
         Ok((file, inode, made_of))
+    }
+
+    /// Counts a buffer that stays where it is though buffers shall move; the first is told.
+    fn count_unmovable(&self, device: &mut Device) {
+        if self.live.is_none() {
+            return;
+        }
+        device.stats.unmovable += 1;
+        if device.stats.unmovable == 1 && !self.quiet {
+            super::say!(
+                "driftheap: a udmabuf, or a buffer of a heap with mmap=pfnmap, stays where it is: \
+                 nothing is shown about it by --live and --chaos"
+            );
+        }
     }
 
     /// Says that the memory of a pfnmap heap ran out, and what that means.
