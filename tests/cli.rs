@@ -272,3 +272,49 @@ fn the_reference_is_whole_and_can_be_searched() {
     assert_eq!(wrong.status.code(), Some(2));
     assert!(stderr(&wrong).contains("`driftheap statement` lists them"), "{}", stderr(&wrong));
 }
+
+/// Other tools read the results: JUnit and KTAP name every variant, and say which one differs.
+#[test]
+fn results_are_written_for_other_tools() {
+    let place = tempfile::tempdir().expect("a directory");
+    let file = |name: &str| place.path().join(name).to_str().expect("UTF-8").to_owned();
+    let read = |name: &str| std::fs::read_to_string(file(name)).expect("written");
+    let (junit, ktap) = (file("junit.xml"), file("out.ktap"));
+    let output = run(&[
+        "check",
+        "--replay",
+        "off",
+        "--junit",
+        &junit,
+        "--ktap",
+        &ktap,
+        "small.litmus",
+        "differs.litmus",
+    ]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let junit = read("junit.xml");
+    assert!(junit.contains("tests=\"4\" failures=\"1\""), "{junit}");
+    assert!(junit.contains("message=\"expected Always, observed Sometimes\""), "{junit}");
+    let ktap = read("out.ktap");
+    for line in
+        ["1..2", "  ok 1 zap-first", "ok 1 small", "  not ok 2 copy-first", "not ok 2 differs"]
+    {
+        assert!(ktap.lines().any(|found| found == line), "{line}\n{ktap}");
+    }
+    let trace = file("trace.json");
+    let output = run(&["explain", "A5", "--perfetto", &trace]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let trace: serde_json::Value = serde_json::from_str(&read("trace.json")).expect("JSON");
+    assert!(trace["traceEvents"].as_array().expect("events").len() > 20);
+    let svg = file("a6.svg");
+    let output = run(&["matrix", "A6", "--svg", &svg]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).is_empty(), "{}", stdout(&output));
+    assert!(read("a6.svg").starts_with("<svg xmlns="));
+    let markdown = run(&["matrix", "A6", "--markdown"]);
+    let table: Vec<&str> = stdout(&markdown).lines().filter(|line| line.starts_with('|')).collect();
+    let columns = |line: &&str| line.matches(" |").count();
+    assert!(table.len() > 3 && table.iter().all(|line| columns(line) == columns(&table[0])));
+    let both = run(&["matrix", "A1-A7", "--svg", &svg]);
+    assert_eq!(both.status.code(), Some(2), "{}", stderr(&both));
+}

@@ -312,6 +312,7 @@ fn a_report_has_the_buffer_and_its_history() {
         (&["--fail-on", "unfenced-dma"], 0),
         (&["--fail-on", "nonsense"], 2),
         (&["--misuse-json", "/nowhere/x"], 125),
+        (&["--misuse-sarif", "/nowhere/x"], 125),
         (&[], 0),
     ] {
         let output = run(stage.path(), User::Own, options, &program);
@@ -326,7 +327,35 @@ fn a_report_has_the_buffer_and_its_history() {
             text(&output)
         );
     }
+    files_for_other_tools(stage.path(), &program);
     // A program that fails keeps its own status.
     let output = run(stage.path(), User::Own, &["--fail-on", "any"], &["false"]);
     assert_eq!(output.status.code(), Some(1));
+}
+
+/// SARIF names the source line, JUnit and KTAP the kinds: those that were seen fail.
+fn files_for_other_tools(stage: &Path, program: &[&str]) {
+    let at = |name: &str| stage.join(name).to_str().unwrap().to_owned();
+    let (sarif, junit, ktap) = (at("out.sarif"), at("out.xml"), at("out.ktap"));
+    let options = ["--misuse-sarif", &sarif, "--misuse-junit", &junit, "--misuse-ktap", &ktap];
+    let output = run(stage, User::Own, &options, program);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    let sarif: serde_json::Value = serde_json::from_str(&read(&sarif)).unwrap();
+    assert_eq!(sarif["version"], "2.1.0");
+    let run = &sarif["runs"][0];
+    let results = run["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2, "{results:?}");
+    for result in results {
+        let index = usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap();
+        let rule = &run["tool"]["driver"]["rules"][index];
+        assert_eq!(rule["id"], result["ruleId"]);
+        let place = &result["locations"][0]["physicalLocation"];
+        assert!(place["region"]["startLine"].as_u64().unwrap() > 1, "{place}");
+        assert!(place["artifactLocation"]["uri"].as_str().unwrap().ends_with(".c"), "{place}");
+    }
+    assert!(read(&junit).contains("tests=\"14\" failures=\"2\""), "{}", read(&junit));
+    let ktap = read(&ktap);
+    assert!(ktap.lines().any(|line| line.trim_start().starts_with("not ok 3 private-mapping")));
+    assert!(ktap.lines().any(|line| line.trim_start().starts_with("ok 1 unbracketed-access")));
 }

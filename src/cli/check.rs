@@ -6,15 +6,17 @@ use std::time::Instant;
 
 use clap::Args;
 use driftheap::explore::Progress;
-use driftheap::litmus::ast::Variant;
+use driftheap::litmus::ast::{Variant, Verdict};
 use driftheap::question::notes::{Note, notes};
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::{JudgeError, Judgement, Search, judge_until};
+use driftheap::report::formats::{Case, Ending};
 use driftheap::report::json::{self, VariantJson};
 use driftheap::report::real::{self, Real};
 use driftheap::report::verdicts::{self, Mark, Totals};
 use driftheap::report::{Answer, Table};
 
+use super::formats::Formats;
 use super::input::{self, Loaded};
 use super::interrupt::Interrupt;
 use super::out::{Out, is_broken_pipe};
@@ -82,6 +84,9 @@ pub(crate) struct CheckArgs {
     reduce: bool,
 
     #[command(flatten)]
+    formats: Formats,
+
+    #[command(flatten)]
     search: SearchArgs,
 }
 
@@ -105,7 +110,9 @@ pub(crate) fn run(args: &CheckArgs, out: &Out) -> anyhow::Result<Exit> {
         (false, false) => Style::Table,
     };
     let search = args.search.search(args.reduce);
-    let (_, exit) = check(&loaded, &search, style, args.replay, out)?;
+    let cases = &mut Vec::new();
+    let (_, exit) = check(&loaded, &search, style, args.replay, cases, out)?;
+    args.formats.write(cases)?;
     Ok(if bad { Exit::Input } else { exit })
 }
 
@@ -114,7 +121,8 @@ pub(crate) fn suite(out: &Out) -> anyhow::Result<Exit> {
     let (loaded, bad) = input::bundled(out);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let search = Search { threads, ..Search::default() };
-    let (totals, exit) = check(&loaded, &search, Style::Table, Replay::default(), out)?;
+    let (totals, exit) =
+        check(&loaded, &search, Style::Table, Replay::default(), &mut Vec::new(), out)?;
     if !out.quiet && totals.good() {
         out.text(
             "\nNext:\n  \
@@ -161,6 +169,7 @@ fn check(
     search: &Search,
     style: Style,
     replay: Replay,
+    cases: &mut Vec<Case>,
     out: &Out,
 ) -> anyhow::Result<(Totals, Exit)> {
     let (jobs, mut totals, mut exit) = jobs(all, out);
@@ -195,6 +204,7 @@ fn check(
         let real = printer.replay(&jobs[index], &result, reality.as_mut());
         let (mark, vacuous, states) = printer.print(&jobs[index], &result, &real)?;
         totals.count(mark, states);
+        cases.push(case(&jobs[index], mark, &result, &real));
         totals.vacuous += usize::from(vacuous);
         if mark.fails() || real.fails() {
             exit = exit.max(Exit::Differs);
@@ -285,6 +295,40 @@ impl Second {
     const fn fails(&self) -> bool {
         matches!(self, Self::Broke | Self::Said(Real { difference: Some(_), .. }))
     }
+}
+
+/// A variant for other tools.
+fn case(job: &Job<'_>, mark: Mark, result: &Judged, second: &Second) -> Case {
+    let scenario = &job.scenario;
+    let place = format!("{}:", job.loaded.file);
+    let said = match result {
+        Err(error) => error.to_string(),
+        Ok((judgement, _)) => {
+            let word = |verdict: Option<Verdict>| verdict.map_or("-", Verdict::word);
+            let mut said = format!(
+                "expected {}, observed {}",
+                word(scenario.expected),
+                word(judgement.observation)
+            );
+            if let Some(stop) = &judgement.exploration.stopped {
+                said.push_str(&format!(" ({stop})"));
+            }
+            said
+        }
+    };
+    let (difference, skipped) = match second {
+        Second::Said(real) => (real.difference.clone(), real.skipped.clone()),
+        Second::Broke => (Some("it could not be carried out".to_owned()), None),
+        Second::NotAsked => (None, None),
+    };
+    let ending = match difference {
+        _ if mark.fails() => Ending::Fail(said, format!("{place} {}", scenario.condition)),
+        Some(difference) => Ending::Fail("real memory differs from the model".into(), difference),
+        None => Ending::Pass,
+    };
+    let notes = skipped.map(|why| format!("real memory was not asked: {why}"));
+    let (group, name) = (scenario.test.clone(), scenario.variant.clone());
+    Case { group, name, ending, notes: notes.into_iter().collect() }
 }
 
 impl Printer<'_> {

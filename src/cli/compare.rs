@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use driftheap::conformance::{Answers, Line, Outcome, Reference, Transport, parse, print};
+use driftheap::report::formats::{Case, Ending};
 use serde_json::json;
 
+use super::formats::Formats;
 use super::{Exit, measure, out::Out, vm};
 
 /// Ask a real heap and ours the same questions, and show where the answers differ and why.
@@ -34,6 +36,8 @@ pub(crate) struct CompareArgs {
     /// One JSON object a line: one for each row, then one for each transport
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    formats: Formats,
     /// Print what this machine's kernel and the CUSE device answer: what the guest of --vm runs
     #[arg(long, hide = true)]
     measure: bool,
@@ -77,6 +81,7 @@ pub(crate) fn run(args: &CompareArgs, out: &Out) -> anyhow::Result<Exit> {
     } else {
         out.text(&as_text(&kernel, &reference, &columns, args.verbose))?;
     }
+    args.formats.write(&cases(&reference, &columns))?;
     let unexplained = |line: &Line| line.outcome == Outcome::Unexplained;
     let ours = columns.iter().filter_map(|(transport, answers)| {
         Some(reference.compare(*transport, answers.as_ref().ok()?))
@@ -84,6 +89,39 @@ pub(crate) fn run(args: &CompareArgs, out: &Out) -> anyhow::Result<Exit> {
     let wrong = ours.flatten().filter(unexplained).count();
     let wrong = wrong + surprises.iter().filter(|line| unexplained(line)).count();
     Ok(if wrong == 0 { Exit::Good } else { Exit::Differs })
+}
+
+/// Each row of each transport for other tools.
+fn cases(reference: &Reference, columns: &[Column]) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let case = |group: &str, name: &str, ending, notes| Case {
+        group: group.to_owned(),
+        name: name.to_owned(),
+        ending,
+        notes,
+    };
+    for (transport, answers) in columns {
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(why) => {
+                cases.push(case(transport.name(), "rows", Ending::Skip(why.clone()), Vec::new()));
+                continue;
+            }
+        };
+        for line in reference.compare(*transport, answers) {
+            let both = format!("the kernel: {}, here: {}", line.real, line.ours);
+            let (ending, notes) = match line.outcome {
+                Outcome::Same => (Ending::Pass, Vec::new()),
+                Outcome::Explained(reason) => (Ending::Pass, vec![format!("{both}: {reason}")]),
+                Outcome::Skipped => (Ending::Skip(line.ours.clone()), Vec::new()),
+                Outcome::Unexplained => {
+                    (Ending::Fail("no known reason".to_owned(), both), Vec::new())
+                }
+            };
+            cases.push(case(transport.name(), line.row, ending, notes));
+        }
+    }
+    cases
 }
 
 fn release() -> String {

@@ -12,6 +12,7 @@ use driftheap::question::verdict::{Judgement, Search, judge};
 use driftheap::report::picture::Graph;
 use driftheap::report::story::{Prevented, Story};
 use driftheap::report::svg::{self, Titles};
+use driftheap::report::trace;
 use driftheap::report::{full_name, json};
 
 use super::input::{self, Loaded};
@@ -32,6 +33,7 @@ use super::{Exit, SearchArgs};
 ///   driftheap explain A1 --variant mixedmap-insert-page --hazard cross-buffer-write
 ///   driftheap explain my.litmus --schedule 0,0,1,2
 ///   driftheap explain A5 --svg a5.svg      a figure for a slide
+///   driftheap explain A5 --perfetto a5.json   tracks and flows, for ui.perfetto.dev
 ///
 /// Exit status:
 ///   0  a schedule was told
@@ -69,6 +71,10 @@ pub(crate) struct ExplainArgs {
     /// Write the steps that matter to FILE as a figure (SVG) instead
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     svg: Option<PathBuf>,
+
+    /// Write the schedule to FILE as a trace (JSON) for ui.perfetto.dev instead
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "svg"])]
+    perfetto: Option<PathBuf>,
 
     #[command(flatten)]
     search: SearchArgs,
@@ -120,6 +126,11 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
         return figure(file, &loaded, &chosen, &schedule, about, out);
     }
     let replay = chosen.scenario.replay(&schedule).map_err(|error| anyhow!("{error}"))?;
+    if let Some(file) = &args.perfetto {
+        out.clear_status();
+        super::report::write(file, &trace::trace(&chosen.scenario, &schedule))?;
+        return Ok(Exit::Good);
+    }
     let mut story = Story::new(&loaded.test, chosen.variant, &chosen.scenario, &replay, about);
     if !story.splats.is_empty() {
         out.status("looking for what would prevent it");

@@ -1,5 +1,8 @@
 //! `driftheap matrix`.
 
+use std::path::PathBuf;
+
+use anyhow::bail;
 use clap::Args;
 use driftheap::litmus::ast::Test;
 use driftheap::report::gup::GupTable;
@@ -20,6 +23,7 @@ use super::{Exit, SearchArgs, input};
 /// Examples:
 ///   driftheap matrix dma-buf-mmap-check
 ///   driftheap matrix A1-A7
+///   driftheap matrix A6 --svg a6.svg
 ///
 /// Exit status:
 ///   0  the tables were printed
@@ -36,12 +40,23 @@ pub(crate) struct MatrixArgs {
     #[arg(long)]
     json: bool,
 
+    /// As tables of Markdown, for a mail or a merge request
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
+
+    /// Write the table of one test to FILE as a figure (SVG) instead
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "markdown"])]
+    svg: Option<PathBuf>,
+
     #[command(flatten)]
     search: SearchArgs,
 }
 
 pub(crate) fn run(args: &MatrixArgs, out: &Out) -> anyhow::Result<Exit> {
     let (loaded, bad) = input::load(&args.tests, out);
+    if args.svg.is_some() && loaded.len() > 1 {
+        bail!("--svg draws one test, and these are {}; name one", loaded.len());
+    }
     let search = args.search.search(true);
     let mut exit = if bad { Exit::Input } else { Exit::Good };
     let mut tests: Vec<(&Test, &str)> = Vec::new();
@@ -55,14 +70,20 @@ pub(crate) fn run(args: &MatrixArgs, out: &Out) -> anyhow::Result<Exit> {
         match Matrix::new(&loaded.test, &loaded.text, &search) {
             Ok(matrix) => {
                 out.clear_status();
+                tests.push((&loaded.test, loaded.text.as_str()));
+                if let Some(file) = &args.svg {
+                    super::report::write(file, &matrix.svg())?;
+                    continue;
+                }
                 let text = if args.json {
                     json::line(&matrix)
                 } else {
-                    let gap = if tests.is_empty() { "" } else { "\n" };
-                    format!("{gap}{}", matrix.render(out.paint))
+                    let gap = if tests.len() == 1 { "" } else { "\n" };
+                    let table =
+                        if args.markdown { matrix.markdown() } else { matrix.render(out.paint) };
+                    format!("{gap}{table}")
                 };
                 out.text(&text)?;
-                tests.push((&loaded.test, loaded.text.as_str()));
             }
             Err(error) => {
                 out.clear_status();
@@ -71,7 +92,7 @@ pub(crate) fn run(args: &MatrixArgs, out: &Out) -> anyhow::Result<Exit> {
             }
         }
     }
-    if tests.len() > 1 {
+    if tests.len() > 1 && !args.markdown {
         match GupTable::new(&tests, &search) {
             Ok(None) => {}
             Ok(Some(table)) if args.json => out.text(&json::line(&table))?,

@@ -92,6 +92,15 @@ pub(crate) struct RunArgs {
     /// Write the reports to FILE at the end, one JSON object a line. Implies --misuse.
     #[arg(long, value_name = "FILE")]
     misuse_json: Option<PathBuf>,
+    /// Write the reports to FILE at the end as SARIF, for a code host. Implies --misuse.
+    #[arg(long, value_name = "FILE")]
+    misuse_sarif: Option<PathBuf>,
+    /// Write the kinds of misuse to FILE at the end as JUnit, for a CI server. Implies --misuse.
+    #[arg(long, value_name = "FILE")]
+    misuse_junit: Option<PathBuf>,
+    /// The same as KTAP. Implies --misuse.
+    #[arg(long, value_name = "FILE")]
+    misuse_ktap: Option<PathBuf>,
     /// Exit with status 99 where a program that succeeded was reported for one of these kinds.
     /// Implies --misuse.
     ///
@@ -177,19 +186,20 @@ pub(super) fn heaps(
 }
 
 fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
-    let watch = args.misuse || args.misuse_json.is_some() || args.fail_on.is_some();
+    let files = super::misuse::Files {
+        json: args.misuse_json,
+        sarif: args.misuse_sarif,
+        junit: args.misuse_junit,
+        ktap: args.misuse_ktap,
+    };
+    let watch = args.misuse || files.wanted() || args.fail_on.is_some();
     let mode = match args.check_access {
         CheckMode::Off => Mode::Off,
         CheckMode::Sampled => Mode::Sampled,
         CheckMode::Exhaustive => Mode::Exhaustive,
     };
     let watch = watch || mode != Mode::Off;
-    let json = args.misuse_json.map(|path| {
-        // Now, so that a path that can't be written is known before the program runs.
-        let file = std::fs::File::create(&path);
-        file.with_context(|| format!("can't write reports to {}", path.display()))
-    });
-    let json = json.transpose()?;
+    let files = files.open()?;
     let emulates = args.record.is_some() || !args.devices.is_empty();
     let argv = args.command.into_iter().map(|arg| CString::new(arg.into_vec()));
     let config = Config {
@@ -226,8 +236,8 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     }
     drop(control);
     let ran = ran?;
-    if let (Some(file), Some(log)) = (json, &ran.misuse) {
-        write_reports(file, log).context("can't write the reports")?;
+    if let Some(log) = &ran.misuse {
+        files.write(log)?;
     }
     if let Some(shared) = kept {
         report_devices(&shared, args.record.as_deref(), out)?;
@@ -254,15 +264,6 @@ fn report_devices(
         super::record::write(path, &recording, out)?;
     }
     Ok(())
-}
-
-fn write_reports(file: std::fs::File, log: &Log) -> std::io::Result<()> {
-    use std::io::Write as _;
-    let mut file = std::io::BufWriter::new(file);
-    for report in log.reports() {
-        writeln!(file, "{}", report.json())?;
-    }
-    file.flush()
 }
 
 /// `no-protect`, `ignore-calls`, `die-unguarded:N`, `die-at-STEP[:N]` or `panic-at-STEP[:N]`.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use maud::{PreEscaped, html};
 use serde::Serialize;
 
 use super::paint::{Paint, Tone};
@@ -175,6 +176,83 @@ impl Matrix {
             out.push_str("(no hazard, and every named statement ends well)\n");
         }
         out
+    }
+}
+
+/// A figure's measures: rows, and what a character takes at 13 px in a monospaced face.
+const ROW: usize = 24;
+const CHAR: usize = 8;
+
+impl Matrix {
+    /// As a table of Markdown, for a mail or a merge request.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let (titles, rows) = self.texts();
+        let line = |cells: &[String]| {
+            let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+            format!("| {} |\n", cells.join(" | "))
+        };
+        let rule: Vec<String> = titles.iter().map(|_| "---".to_owned()).collect();
+        let mut out = format!("**{}**\n\n{}{}", self.test, line(&titles), line(&rule));
+        rows.iter().for_each(|row| out.push_str(&line(row)));
+        out
+    }
+
+    /// As a figure. What a colour says, the word in the cell says, too.
+    #[must_use]
+    pub fn svg(&self) -> String {
+        let (titles, rows) = self.texts();
+        let wide = |at: usize| {
+            let cells = rows.iter().map(|row| &row[at]).chain([&titles[at]]);
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0) * CHAR + 16
+        };
+        let widths: Vec<usize> = (0..titles.len()).map(wide).collect();
+        let left = |at: usize| 8 + widths[..at].iter().sum::<usize>();
+        let labels = titles.len() - self.outcomes.len();
+        let width = left(widths.len()) + 8;
+        let height = (rows.len() + 2) * ROW + 16;
+        let look = |at: usize, word: &str| {
+            let bad = at >= labels && HazardKind::from_word(&titles[at]).is_some();
+            match word {
+                _ if at < labels => ("none", "#1c2330"),
+                "Never" => ("#f7f8fa", "#5b6472"),
+                _ if bad => ("#fbdcdf", "#9c1020"),
+                _ => ("#cfe3ff", "#1c2330"),
+            }
+        };
+        let markup = html! {
+            svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (width) " " (height) }
+                width=(width) height=(height) role="img" aria-label={ "Rules by outcomes: " (self.test) }
+                font-family="DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="13" {
+                rect width=(width) height=(height) fill="#ffffff" {}
+                text x="8" y="20" font-weight="bold" fill="#1c2330" { (self.test) }
+                @for (at, title) in titles.iter().enumerate() {
+                    text x=(left(at) + 8) y=(ROW + 20) font-weight="bold" fill="#1c2330" { (title) }
+                }
+                @for (index, row) in rows.iter().enumerate() {
+                    @let y = (index + 2) * ROW;
+                    @for (at, word) in row.iter().enumerate() {
+                        @let (fill, ink) = look(at, word);
+                        rect x=(left(at)) y=(y + 2) width=(widths[at] - 4) height=(ROW - 4) rx="3" fill=(fill) {}
+                        text x=(left(at) + 8) y=(y + 18) fill=(ink) { (word) }
+                    }
+                }
+            }
+            (PreEscaped("\n"))
+        };
+        markup.into_string()
+    }
+
+    /// Titles and rows, all cells as text.
+    fn texts(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let depth = self.rows.first().map_or(0, |row| row.labels.len());
+        let label = |at: usize| String::from(if at == 0 { "variant" } else { "" });
+        let titles = (0..depth).map(label).chain(self.outcomes.iter().cloned()).collect();
+        let row = |row: &Row| {
+            let words = row.cells.iter().map(|verdict| verdict.word().to_owned());
+            row.labels.iter().cloned().chain(words).collect()
+        };
+        (titles, self.rows.iter().map(row).collect())
     }
 }
 

@@ -9,6 +9,8 @@
 //! | `story` | a schedule step by step, with a KASAN-like splat for each hazard |
 //! | `real` | what real memory said, next to the model |
 //! | `matrix` | rules by outcomes |
+//! | `formats` | JUnit and KTAP |
+//! | `trace` | a schedule for Perfetto |
 //! | `gup` | the get_user_pages table |
 //! | `list` | the bundled tests |
 //! | `reference` | the rules and the statements |
@@ -23,6 +25,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod formats;
 pub mod gup;
 pub mod json;
 pub mod list;
@@ -35,6 +38,7 @@ pub mod reference;
 pub mod story;
 pub mod svg;
 mod table;
+pub mod trace;
 pub mod verdicts;
 
 pub use paint::{Paint, Tone, compact};

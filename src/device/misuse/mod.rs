@@ -22,6 +22,7 @@ mod history;
 mod kind;
 mod pins;
 mod report;
+pub mod sarif;
 mod site;
 
 pub use brackets::{Allowed, Bracket, Brackets, Fault, Unended};
