@@ -4,6 +4,10 @@ mod cli;
 
 use std::process::ExitCode;
 
+/// Out of memory is a message and exit status 1, not an abort.
+#[global_allocator]
+static ALLOCATOR: driftheap::sys::alloc::Bounded = driftheap::sys::alloc::Bounded;
+
 fn main() -> ExitCode {
     driftheap::device::supervisor::net::abort_on_panic();
     // An actor of the executor is this same program; its one argument is the link to its conductor.

@@ -171,6 +171,72 @@ fn a_reader_that_has_gone_is_no_panic() {
 }
 
 #[test]
+fn a_full_disk_is_no_panic() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let mut output = driftheap(&["check", "small.litmus"]);
+    let output = output.stdin(Stdio::null()).stdout(full()).output().expect("driftheap starts");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("can't write to standard output"), "{}", stderr(&output));
+    for arguments in [&["check", "mistakes.litmus"][..], &["run", "--", "true"], &["ctl", "list"]] {
+        let status = driftheap(arguments).stdin(Stdio::null()).stderr(full()).status();
+        let code = status.expect("driftheap starts").code();
+        assert!(matches!(code, Some(0 | 2 | 125)), "{arguments:?}: {code:?}");
+    }
+}
+
+#[test]
+fn what_is_no_litmus_file_is_said_and_ends() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
+    std::fs::write(at("cr.litmus"), "DMABUF x\rP0 device { }\rexists (true)\r").expect("written");
+    let pipe = at("pipe");
+    nix::unistd::mkfifo(pipe.as_str(), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    for (input, why) in [
+        (at("cr.litmus"), "cr.litmus:1: a carriage return that ends no line"),
+        ("/dev/zero".to_owned(), "/dev/zero: longer than 1024 KiB"),
+        (pipe, "nobody wrote into it in 10 s"),
+        ("A1-Z9".to_owned(), "a range goes from one row to a later one; rows are A1 "),
+        ("A7-A1".to_owned(), "a range goes from one row to a later one"),
+    ] {
+        let output = run(&["check", &input]);
+        assert_eq!(output.status.code(), Some(2), "{input}");
+        assert!(stderr(&output).contains(why), "{input}: {}", stderr(&output));
+    }
+    for schedule in ["abc", "0,,1", "0,999", ""] {
+        let output = run(&["replay", "A1", "--schedule", schedule]);
+        assert_eq!(output.status.code(), Some(2), "{schedule}");
+        assert!(stderr(&output).contains("a schedule is the number"), "{}", stderr(&output));
+    }
+    let output = run(&["run", "--heaps-file", "/dev/zero", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(stderr(&output).contains("/dev/zero: longer than"), "{}", stderr(&output));
+}
+
+#[test]
+fn out_of_threads_or_memory_is_said() {
+    let limited = |limit: &str, arguments: &str| {
+        let script =
+            format!("ulimit {limit}; exec {} {arguments}", env!("CARGO_BIN_EXE_driftheap"));
+        let output = Command::new("sh").args(["-c", &script]).current_dir(FILES).output();
+        output.expect("a shell")
+    };
+    // Whatever the limit, it is an answer or a message, never an abort.
+    for kilobytes in [20_000, 30_000, 40_000, 60_000, 100_000, 200_000] {
+        let output = limited(&format!("-v {kilobytes}"), "check --replay off small.litmus A1-A7");
+        let code = output.status.code();
+        assert!(matches!(code, Some(0 | 1 | 127)), "{kilobytes}: {code:?} {}", stderr(&output));
+        let said = code != Some(1) || stderr(&output).contains("out of memory");
+        assert!(said, "{kilobytes}: {}", stderr(&output));
+    }
+    if rustix::process::geteuid().is_root() {
+        eprintln!("SKIP out of threads: root has no RLIMIT_NPROC");
+        return;
+    }
+    let output = limited("-u 1", "check --replay off --threads 8 small.litmus");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
 fn colour_on_demand_only() {
     let plain = run(&["check", "--replay", "off", "small.litmus"]);
     assert!(!plain.stdout.contains(&0x1b), "a pipe gets no escape sequences");

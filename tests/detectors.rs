@@ -123,12 +123,13 @@ P1 exporter heap { purge A }",
         fault: "the exporter lets MAP_PRIVATE through",
         text: "
 exporter heap { mmap = mixedmap-insert-pfn; cow = vary(broken => allow, fixed => reject) }
+importer cam {}
 buffer A { exporter = heap }
 P0 application {
     mmap v = A private rw
     store v[0] = 5
 }
-P1 device {
+P1 device importer cam {
     attach t = A static
     map s = t
     dma_read r0 = s[0]

@@ -67,6 +67,15 @@ fn ctl(stage: &Path, prefix: &[&str], args: &[&str]) -> Output {
     bounded(command)
 }
 
+/// One object a line.
+fn objects(output: &Output) -> Vec<serde_json::Value> {
+    let lines = std::str::from_utf8(&output.stdout).unwrap().lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .inspect(|value: &serde_json::Value| assert!(value.is_object()))
+        .collect()
+}
+
 #[test]
 fn ctl_shows_what_the_kernel_would() {
     let Some(device) = Device::start() else { return };
@@ -85,8 +94,16 @@ fn ctl_shows_what_the_kernel_would() {
     let one = text(&device.ctl(&["info", fields[0]]));
     assert!(one.contains("size:\t8192\n") && one.contains("name:\tcamera\n"), "{one}");
     assert!(one.contains("hostile fd "), "{one}");
-    let none = text(&device.ctl(&["info", "1"]));
-    assert!(none.contains("no buffer has inode 1"), "{none}");
+    for verb in ["info", "move"] {
+        let none = device.ctl(&[verb, "1"]);
+        assert_eq!(none.status.code(), Some(1), "{verb}");
+        assert!(none.stdout.is_empty() && !text(&none).contains("no answer"), "{}", text(&none));
+        let why = if verb == "info" { "no buffer with inode 1" } else { "do not move" };
+        assert!(text(&none).contains(why), "{}", text(&none));
+    }
+    let zap = device.ctl(&["zap", fields[0]]);
+    assert_eq!(zap.status.code(), Some(1), "{}", text(&zap));
+    assert!(text(&zap).starts_with("error: refused: can't zap"), "{}", text(&zap));
     let stats = text(&device.ctl(&["stats"]));
     assert!(stats.contains("buffers\t2 now, 2 ever, 0 released"), "{stats}");
     let trace = text(&device.ctl(&["trace"]));
@@ -94,8 +111,19 @@ fn ctl_shows_what_the_kernel_would() {
     assert_eq!(exported, 2, "{trace}");
     for verb in ["list", "info", "stats", "trace"] {
         let json = device.ctl(&[verb, "--json"]);
-        let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-        assert!(value.is_array() || value["buffers"] == 2, "{verb}: {value}");
+        let lines = objects(&json);
+        let expected = match verb {
+            "stats" => 1,
+            "trace" => trace.lines().count() - 2,
+            _ => 2,
+        };
+        assert_eq!(lines.len(), expected, "{verb}: {}", text(&json));
+        assert!(verb != "stats" || lines[0]["buffers"] == 2, "{}", text(&json));
+    }
+    for (words, outcome) in [(["zap", fields[0]], "refused"), (["info", "1"], "unknown")] {
+        let json = device.ctl(&[words[0], words[1], "--json"]);
+        assert_eq!(json.status.code(), Some(1));
+        assert_eq!(objects(&json)[0]["outcome"], outcome, "{}", text(&json));
     }
     let ended = device.stop();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended.status), Some(15));
@@ -135,6 +163,8 @@ fn a_client_that_says_nothing_useful_is_answered() {
         rustix::net::connect(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         rustix::net::send(&socket, packet, SendFlags::empty()).unwrap();
         let mut answer = [0u8; 4096];
+        let (len, _) = rustix::net::recv(&socket, &mut answer, RecvFlags::empty()).unwrap();
+        assert_eq!(&answer[..len], b"{\"outcome\":\"refused\"}");
         let (len, _) = rustix::net::recv(&socket, &mut answer, RecvFlags::empty()).unwrap();
         assert!(answer[..len].starts_with(b"not a query: "));
     }

@@ -143,3 +143,60 @@ fn too_few_fds_are_an_error_with_a_remedy() {
         }
     }
 }
+
+/// The command that a hunt prints to repeat its first hit is run as it is printed.
+#[test]
+fn what_is_printed_to_repeat_a_schedule_repeats_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("my question.litmus");
+    let (_, text, _) = run(&["fmt", "--help"]);
+    assert!(!text.is_empty());
+    let bundled = driftheap::suite::find("panfrost-purge").unwrap();
+    std::fs::write(&path, bundled.text).unwrap();
+    let path = path.to_str().unwrap();
+    let hunt = ["hunt", path, "--variant", "zap-missing", "--iterations", "2000", "--time", "60"];
+    let (_, stdout, stderr) = run(&hunt);
+    let Some(line) = stdout.lines().find(|line| line.trim_start().starts_with("driftheap replay"))
+    else {
+        assert!(!stdout.contains("First hit"), "{stdout}{stderr}");
+        eprintln!("SKIP: no run of the hunt hit: {stdout}{stderr}");
+        return;
+    };
+    let own = env!("CARGO_BIN_EXE_driftheap");
+    let script = line.trim_start().replacen("driftheap", own, 1);
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{script}: {shown}");
+    assert!(shown.starts_with("1  P") || shown.starts_with(" 1  P"), "the steps: {shown}");
+    assert!(shown.contains("1 of 1 schedules agreed"), "{shown}");
+}
+
+#[test]
+fn an_interrupted_hunt_prints_what_there_is() {
+    use std::io::Read as _;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_driftheap"))
+        .args(["hunt", "panfrost-purge", "--time", "120"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Once it has started its processes it holds the signal back; before, the signal ends it.
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let started = Instant::now();
+    while std::fs::read_to_string(&children).unwrap().is_empty() {
+        if child.try_wait().unwrap().is_some() || started.elapsed().as_secs() > 60 {
+            let mut stderr = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+            eprintln!("SKIP: {stderr}");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert!(stdout.contains("Histogram ("), "{stdout}");
+}

@@ -2,6 +2,7 @@
 
 mod exec_common;
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use driftheap::exec::{ExecError, ExecOptions, Executor, HuntOptions, hunt, hunt_supports};
@@ -22,7 +23,8 @@ fn a_stale_pin_is_found_by_racing_and_its_schedule_replays() {
     let mut first = 0;
     while found.is_none() && first < 20_000 {
         let options = HuntOptions { first, iterations: 500, ..limits };
-        let histogram = hunt(&mut executor, &scenario, &judgement, options, &mut |_| ()).unwrap();
+        let mut go_on = |_: &_| ControlFlow::Continue(());
+        let histogram = hunt(&mut executor, &scenario, &judgement, options, &mut go_on).unwrap();
         assert!(histogram.explained(), "{}", histogram.describe(&scenario));
         first += histogram.runs;
         eprintln!("{}", histogram.describe(&scenario));
@@ -49,7 +51,9 @@ fn races_of_the_suite_are_all_explained_by_the_model() {
             }
             let judgement = judged(&scenario);
             let options = HuntOptions { iterations: 20, ..HuntOptions::default() };
-            let result = hunt(&mut executor, &scenario, &judgement, options, &mut |_| ());
+            let result = hunt(&mut executor, &scenario, &judgement, options, &mut |_| {
+                ControlFlow::Continue(())
+            });
             let histogram = match result {
                 Ok(histogram) => histogram,
                 Err(ExecError::Unsupported(skip)) => {

@@ -339,7 +339,7 @@ fn ctl_moves_and_evicts() {
         assert!(list.lines().any(|line| line.contains(&format!(" {place} "))), "{list}");
         assert!(device.ctl(&["info", &ino]).contains(&format!("where:\t{place}\n")));
     }
-    assert!(device.ctl(&["move", "1"]).contains("no buffer has this inode"));
+    assert!(device.ctl(&["move", "1"]).contains("no buffer with inode 1"));
     assert!(device.ctl(&["move"]).contains("say which buffer"));
     let trace = device.ctl(&["trace"]);
     assert!(trace.contains(": dma_buf_evict: exp_name=system size=262144 ino="), "{trace}");

@@ -338,7 +338,7 @@ impl Printer<'_> {
             return Second::NotAsked;
         };
         let name = driftheap::report::full_name(&job.scenario.test, &job.scenario.variant);
-        match reality.replay(&name, &job.scenario, judgement) {
+        match reality.replay(&name, &job.loaded.word, &job.scenario, judgement) {
             Ok(real) => Second::Said(real),
             Err(error) => {
                 self.out.error(&format!("{name}: {error}"));

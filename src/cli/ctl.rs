@@ -1,20 +1,36 @@
 //! `driftheap ctl`: looks into a running device.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use driftheap::device::control::{PACKET_BYTES_MAX, Query, Verb};
+use driftheap::device::control::{
+    Answer, Answerer, Control, Head, Outcome, PACKET_BYTES_MAX, Query, Verb, default_path,
+};
 use driftheap::device::runtime;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::{Exit, out::Out};
 
-/// Look into a device that `driftheap run` or `driftheap serve` keeps, or move its buffers.
+/// Look into a device that `driftheap run` or `driftheap serve` keeps, or move its buffers
 ///
 /// Prints what the kernel would: `info` is /sys/kernel/debug/dma_buf/bufinfo, `info INO` a
 /// buffer's fdinfo, `trace` the dma_buf tracepoints.
+///
+/// What works where:
+///                                  run   run --live,   serve     serve    serve
+///                                        --chaos       --mount   --cuse   --socket
+///   list, info, stats, trace       yes   yes           yes       yes      yes
+///   move, evict, purge, revoke     -     yes           yes       -        yes
+///   zap                            -     -             yes       -        -
+///
+/// Exit status:
+///   0  it was answered, or done
+///   1  the device refused, or has no buffer with that inode
+///   2  bad usage, or no device that answers
 #[derive(Args, Debug)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct CtlArgs {
     /// What to show
     verb: Verb,
@@ -23,7 +39,7 @@ pub(crate) struct CtlArgs {
     /// The device's control socket [default: that of the only running device]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Print JSON
+    /// One JSON object per line: a buffer, an event, the counters, or what became of an order
     #[arg(long)]
     json: bool,
 }
@@ -44,8 +60,58 @@ pub(crate) fn run(args: &CtlArgs, out: &Out) -> anyhow::Result<Exit> {
     let query = Query { verb: args.verb, ino: args.ino, json: args.json };
     let answer = ask(&path, &query)
         .with_context(|| format!("no answer from the device at {}", path.display()))?;
-    out.text(&answer)?;
-    Ok(Exit::Good)
+    match answer.outcome {
+        Outcome::Ok => {
+            out.text(&answer.text)?;
+            Ok(Exit::Good)
+        }
+        Outcome::Refused | Outcome::Unknown if args.json => {
+            out.text(&answer.text)?;
+            Ok(Exit::Differs)
+        }
+        Outcome::Refused => {
+            out.error(&format!("refused: {}", answer.text.trim_end()));
+            Ok(Exit::Differs)
+        }
+        Outcome::Unknown => {
+            out.error(answer.text.trim_end());
+            Ok(Exit::Differs)
+        }
+    }
+}
+
+/// Serves the control socket, where it was asked for or in the user's directory. That there is none
+/// is said: the device goes on.
+pub(super) fn serve_control(
+    asked: Option<PathBuf>,
+    answerer: Arc<Answerer>,
+    out: &Out,
+) -> Option<Control> {
+    if let Some(path) = &asked {
+        clear_stale(path, out);
+    }
+    let named = asked.as_ref().map_or_else(String::new, |path| format!(" at {}", path.display()));
+    let path = asked.map_or_else(default_path, Ok);
+    match path.and_then(|path| Control::serve(&path, answerer)) {
+        Ok(control) => Some(control),
+        Err(error) => {
+            out.note(&format!(
+                "driftheap: no control socket{named}, so `driftheap ctl` finds nothing: {error}\n"
+            ));
+            None
+        }
+    }
+}
+
+/// Removes a socket that a killed process left where a new one is to be.
+pub(super) fn clear_stale(path: &Path, out: &Out) {
+    if runtime::is_stale_socket(path) {
+        out.note(&format!(
+            "driftheap: {} was left by a process that is gone; it is replaced\n",
+            path.display()
+        ));
+        runtime::remove(path);
+    }
 }
 
 /// The one socket in the directory whose device is alive.
@@ -71,7 +137,10 @@ fn only_socket(directory: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn ask(path: &Path, query: &Query) -> anyhow::Result<String> {
+fn ask(path: &Path, query: &Query) -> anyhow::Result<Answer> {
+    if runtime::is_stale_socket(path) {
+        bail!("nobody listens at this socket any more: the device has ended");
+    }
     let flags = SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     let timeout = std::time::Duration::from_secs(ANSWER_SECONDS_MAX);
@@ -87,18 +156,17 @@ fn ask(path: &Path, query: &Query) -> anyhow::Result<String> {
         bail!("the server is of user {}, not yours: it is not trusted", peer.as_raw());
     }
     rustix::net::send(&socket, &serde_json::to_vec(query)?, SendFlags::NOSIGNAL)?;
-    let mut answer = Vec::new();
     let mut packet = vec![0; PACKET_BYTES_MAX];
+    let (_, len) = rustix::net::recv(&socket, &mut packet, RecvFlags::empty())?;
+    let head: Head = serde_json::from_slice(&packet[..len])
+        .context("it does not speak as this driftheap does; is it another version's?")?;
+    let mut text = Vec::new();
     loop {
         let (_, len) = rustix::net::recv(&socket, &mut packet, RecvFlags::empty())?;
         if len == 0 {
             break;
         }
-        answer.extend_from_slice(&packet[..len]);
+        text.extend_from_slice(&packet[..len]);
     }
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    match answer.strip_prefix("refused: ") {
-        Some(why) => bail!("{}", why.trim()),
-        None => Ok(answer),
-    }
+    Ok(Answer { outcome: head.outcome, text: String::from_utf8_lossy(&text).into_owned() })
 }

@@ -59,6 +59,7 @@ pub(crate) struct ExplainArgs {
         long,
         value_name = "0,0,1",
         value_delimiter = ',',
+        value_parser = super::one::schedule_step,
         conflicts_with = "hazard",
         allow_hyphen_values = false
     )]

@@ -1,5 +1,6 @@
 //! `driftheap hunt`.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use clap::Args;
 use driftheap::exec::{ExecError, ExecOptions, Executor, Histogram, HuntOptions, hunt};
 use driftheap::question::scenario::Scenario;
 use driftheap::report::json;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde::Serialize;
 
 use super::one::{self, schedule_word};
@@ -25,6 +28,8 @@ use super::{Exit, SearchArgs};
 ///   driftheap hunt A1
 ///   driftheap hunt A1 --variant pfnmap --time 60
 ///   driftheap hunt A1 --seed 7 --from 1200 --iterations 1     the delays of one run again
+///
+/// Ctrl-C ends it and prints what there is.
 ///
 /// Exit status:
 ///   0  every outcome is one of the model's
@@ -98,10 +103,12 @@ struct Line {
 }
 
 pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
-    let Some((_, scenarios)) = one::load(&args.test, out)? else { return Ok(Exit::Input) };
+    let Some((loaded, scenarios)) = one::load(&args.test, out)? else { return Ok(Exit::Input) };
     let search = args.search.search(false);
     let (scenario, judgement) = one::telling(scenarios, args.variant.as_deref(), &search)?;
     let program = std::env::current_exe().context("this program can't find itself")?;
+    // Before the executor starts, whose processes are not to die of a Ctrl-C either.
+    let interrupt = Interrupt::new().context("can't wait for signals")?;
     // Processes on one CPU take turns; races need all there are.
     let options = ExecOptions { pin_cpu: None, ..ExecOptions::new(program) };
     let mut executor = Executor::new(options)?;
@@ -116,6 +123,7 @@ pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
             let (positive, negative) = (so_far.positive(), so_far.negative());
             out.status(&format!("{} runs: {positive} positive, {negative} negative", so_far.runs));
         }
+        if interrupt.came() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let histogram = hunt(&mut executor, &scenario, &judgement, how, &mut progress);
     out.clear_status();
@@ -131,23 +139,37 @@ pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
     if let Some(path) = &args.save {
         std::fs::write(path, &line).with_context(|| format!("can't write {}", path.display()))?;
     }
-    out.text(&if args.json { line } else { describe(&scenario, &histogram) })?;
+    out.text(&if args.json { line } else { describe(&scenario, &histogram, &loaded.word) })?;
     Ok(if histogram.explained() { Exit::Good } else { Exit::Differs })
 }
 
-fn describe(scenario: &Scenario, histogram: &Histogram) -> String {
+/// SIGINT and SIGTERM, held back so that the hunt ends with what it has.
+struct Interrupt(SignalFd);
+
+impl Interrupt {
+    fn new() -> nix::Result<Self> {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGINT);
+        signals.add(Signal::SIGTERM);
+        signals.thread_block()?;
+        SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map(Self)
+    }
+
+    fn came(&self) -> bool {
+        self.0.read_signal().is_ok_and(|signal| signal.is_some())
+    }
+}
+
+fn describe(scenario: &Scenario, histogram: &Histogram, word: &str) -> String {
     let mut text = histogram.describe(scenario);
     let first =
         |positive: bool| histogram.outcomes.values().find(move |tally| tally.positive == positive);
     if let Some(tally) = first(true) {
         text.push_str(&format!(
-            "First hit: run {} with --seed {}; to see it again, step by step:\n  driftheap replay {} \
-             --variant {} --schedule {}\n",
+            "First hit: run {} with --seed {}; to see it again, step by step:\n  {}\n",
             tally.iteration,
             histogram.options.seed,
-            scenario.test,
-            scenario.variant,
-            schedule_word(&tally.schedule)
+            one::again(word, &scenario.variant, &tally.schedule)
         ));
     }
     text

@@ -1,6 +1,7 @@
 //! From names and paths to litmus tests.
 
 use std::io::Read as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use driftheap::litmus::ast::{Test, Variant};
@@ -12,6 +13,12 @@ use driftheap::suite;
 
 use super::out::Out;
 
+/// What diagnostics call standard input.
+const STDIN: &str = "<stdin>";
+
+/// Longest wait for somebody to write into a pipe or a terminal that is named as a file.
+const WRITER_SECONDS_MAX: i64 = 10;
+
 /// A litmus test, with where it came from.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -19,6 +26,8 @@ pub(crate) struct Loaded {
     pub(crate) file: String,
     pub(crate) text: String,
     pub(crate) test: Test,
+    /// The word that names it on a command line of driftheap's.
+    pub(crate) word: String,
 }
 
 /// The text of a file, before anybody has parsed it.
@@ -62,6 +71,10 @@ fn unknown(name: &str) -> String {
         .filter(|(distance, candidate)| *distance <= candidate.len().max(name.len()) / 3)
         .min();
     let hint = match nearest {
+        _ if suite::is_range(name) => {
+            let rows: Vec<&str> = suite::TESTS.iter().map(|test| test.row).collect();
+            format!("a range goes from one row to a later one; rows are {}", rows.join(" "))
+        }
         Some((_, candidate)) => format!("did you mean `{candidate}`?"),
         None => "`driftheap list` lists the bundled tests".to_owned(),
     };
@@ -73,11 +86,21 @@ fn decode(name: &str, bytes: Vec<u8>) -> Result<String, String> {
         let limit = FILE_BYTES_MAX >> 10;
         return Err(format!("{name}: longer than {limit} KiB; a litmus test is a page or so"));
     }
-    String::from_utf8(bytes).map_err(|error| {
+    let line_of = |text: &[u8]| 1 + text.iter().filter(|byte| **byte == b'\n').count();
+    let text = String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count();
+        let line = line_of(&error.as_bytes()[..valid]);
         format!("{name}:{line}: not UTF-8 (at byte {valid}); save it as UTF-8")
-    })
+    })?;
+    let lone = |(at, _): &(usize, &str)| !text[at + 1..].starts_with('\n');
+    if let Some((at, _)) = text.match_indices('\r').find(lone) {
+        let line = line_of(&text.as_bytes()[..at]);
+        return Err(format!(
+            "{name}:{line}: a carriage return that ends no line; save it with lines that end in LF \
+             or CR LF"
+        ));
+    }
+    Ok(text)
 }
 
 /// As many bytes as are needed to tell that there are too many.
@@ -88,18 +111,51 @@ fn read_some(source: impl std::io::Read) -> std::io::Result<Vec<u8>> {
 }
 
 fn stdin() -> Result<Text, String> {
-    let file = "<stdin>".to_owned();
+    let file = STDIN.to_owned();
     let bytes = read_some(std::io::stdin().lock())
         .map_err(|error| format!("can't read standard input: {error}"))?;
     Ok(Text { text: decode(&file, bytes)?, file, path: None })
 }
 
-fn file(path: &Path) -> Result<Text, String> {
+/// A file that need not be a regular one: nothing keeps us waiting for ever.
+fn open(path: &Path) -> std::io::Result<std::fs::File> {
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = std::fs::File::options().read(true).custom_flags(nonblocking).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_fifo() || kind.is_char_device() {
+        let wait = Timespec { tv_sec: WRITER_SECONDS_MAX, tv_nsec: 0 };
+        let mut fds = [PollFd::new(&file, PollFlags::IN)];
+        if rustix::event::poll(&mut fds, Some(&wait))? == 0 {
+            return Err(std::io::Error::other(format!(
+                "nobody wrote into it in {WRITER_SECONDS_MAX} s"
+            )));
+        }
+        rustix::io::ioctl_fionbio(&file, false)?;
+    }
+    Ok(file)
+}
+
+/// The text of a file, if it is one that a person can have written.
+pub(super) fn read_text(path: &Path) -> Result<String, String> {
     let name = path.display().to_string();
-    let bytes = std::fs::File::open(path)
-        .and_then(read_some)
-        .map_err(|error| format!("can't read {name}: {error}"))?;
-    Ok(Text { text: decode(&name, bytes)?, file: name, path: Some(path.to_owned()) })
+    let bytes =
+        open(path).and_then(read_some).map_err(|error| format!("can't read {name}: {error}"))?;
+    decode(&name, bytes)
+}
+
+fn file(path: &Path) -> Result<Text, String> {
+    let file = path.display().to_string();
+    Ok(Text { text: read_text(path)?, file, path: Some(path.to_owned()) })
+}
+
+/// `word` as a shell has to be given it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,:+@%=".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 fn directory(path: &Path) -> Vec<Result<Text, String>> {
@@ -129,8 +185,15 @@ pub(crate) fn load(names: &[String], out: &Out) -> (Vec<Loaded>, bool) {
                 out.error(&message);
                 bad = true;
             }
-            Ok(Text { file, text, .. }) => match parse(&file, &text, &ModelRules) {
-                Ok(test) => loaded.push(Loaded { file, text, test }),
+            Ok(Text { file, text, path }) => match parse(&file, &text, &ModelRules) {
+                Ok(test) => {
+                    let word = match &path {
+                        Some(path) => quoted(&path.to_string_lossy()),
+                        None if file == STDIN => "-".to_owned(),
+                        None => test.name.text.clone(),
+                    };
+                    loaded.push(Loaded { file, text, test, word });
+                }
                 Err(diagnostics) => {
                     diagnose(&diagnostics, out);
                     bad = true;
@@ -184,5 +247,22 @@ impl Loaded {
             Diagnostic::new(&self.file, &self.text, error.span, message)
         };
         Err(errors.into_iter().map(diagnostic).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn words_that_a_shell_reads_as_they_are() {
+        for (word, expected) in [
+            ("A1", "A1"),
+            ("dir/my.litmus", "dir/my.litmus"),
+            ("my test.litmus", "'my test.litmus'"),
+            ("it's.litmus", r"'it'\''s.litmus'"),
+            ("$(x)", "'$(x)'"),
+            ("", "''"),
+        ] {
+            assert_eq!(super::quoted(word), expected);
+        }
     }
 }

@@ -146,7 +146,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // Never what is below: a mount that stayed would be emptied too.
-        runtime::remove(&self.0);
+        runtime::release(&self.0);
     }
 }
 

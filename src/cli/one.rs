@@ -64,3 +64,17 @@ pub(super) fn schedule_word(schedule: &[u8]) -> String {
     let actors: Vec<String> = schedule.iter().map(u8::to_string).collect();
     actors.join(",")
 }
+
+/// One step of `--schedule`.
+pub(super) fn schedule_step(word: &str) -> Result<u8, String> {
+    word.trim().parse().map_err(|_| {
+        format!("`{word}` is no process: a schedule is the number of each step's, as `0,0,1`")
+    })
+}
+
+/// The command that shows a schedule again, step by step.
+pub(super) fn again(word: &str, variant: &str, schedule: &[u8]) -> String {
+    let schedule = schedule_word(schedule);
+    let input = if word == "-" { " < FILE" } else { "" };
+    format!("driftheap replay {word} --variant {variant} --schedule {schedule}{input}")
+}

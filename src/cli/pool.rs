@@ -25,9 +25,9 @@ pub(crate) fn ordered<J: Sync, R: Send, E>(
     let stop = AtomicBool::new(false);
     let (sender, results) = channel();
     std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, jobs.len().max(1)) {
+        for at_work in 0..threads.clamp(1, jobs.len().max(1)) {
             let (sender, next, stop, work) = (sender.clone(), &next, &stop, &work);
-            scope.spawn(move || {
+            let worker = move || {
                 while !stop.load(Ordering::Relaxed) {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(job) = jobs.get(index) else { break };
@@ -35,7 +35,14 @@ pub(crate) fn ordered<J: Sync, R: Send, E>(
                         break;
                     }
                 }
-            });
+            };
+            // Out of threads: those that there are do the work, or else this one.
+            if std::thread::Builder::new().spawn_scoped(scope, worker.clone()).is_err() {
+                if at_work == 0 {
+                    worker();
+                }
+                break;
+            }
         }
         drop(sender);
         let mut waiting = BTreeMap::new();

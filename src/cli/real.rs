@@ -67,15 +67,16 @@ impl Reality {
         Some(Self { how, executor: None, unavailable: None, totals })
     }
 
-    /// Replay a judged variant. An error of the executor ends this variant alone: the next one gets
+    /// Replay a judged variant, of a test that `word` names on the command line. An error of the executor ends this variant alone: the next one gets
     /// a new executor.
     pub(crate) fn replay(
         &mut self,
         name: &str,
+        word: &str,
         scenario: &Scenario,
         judgement: &Judgement,
     ) -> Result<Real, ExecError> {
-        let real = self.try_replay(scenario, judgement);
+        let real = self.try_replay(word, scenario, judgement);
         match &real {
             Ok(real) => self.totals.count(name, real),
             Err(_) => self.executor = None,
@@ -85,6 +86,7 @@ impl Reality {
 
     fn try_replay(
         &mut self,
+        word: &str,
         scenario: &Scenario,
         judgement: &Judgement,
     ) -> Result<Real, ExecError> {
@@ -104,17 +106,13 @@ impl Reality {
         };
         let replay = replay_variant(executor, scenario, judgement, self.how)?;
         let difference = replay.first_disagreement.map(|(schedule, found)| {
-            let schedule: Vec<String> = schedule.iter().map(u8::to_string).collect();
             format!(
-                "step {}, {}: the model says {}, real memory says {}; to repeat it:\n    driftheap \
-                 replay {} --variant {} --schedule {}",
+                "step {}, {}: the model says {}, real memory says {}; to repeat it:\n    {}",
                 found.event + 1,
                 found.what,
                 found.model,
                 found.real,
-                scenario.test,
-                scenario.variant,
-                schedule.join(",")
+                super::one::again(word, &scenario.variant, &schedule)
             )
         });
         Ok(Real {

@@ -5,9 +5,11 @@ use clap::Args;
 use driftheap::exec::{ExecOptions, Executor, ReadBack, ReplayReport, Replays, replay_variant};
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::judge;
+use driftheap::report::story::Story;
 use driftheap::report::{full_name, json};
 use serde::Serialize;
 
+use super::input::Loaded;
 use super::one::{self, schedule_word};
 use super::out::Out;
 use super::{Exit, SearchArgs};
@@ -17,7 +19,7 @@ use super::{Exit, SearchArgs};
 /// Real processes map, touch, pin and fork real pages in the order of the schedule; every value,
 /// errno, signal and byte is compared with the model's. What a hazard did is read back, where it
 /// can be, by a process that took no part. Without --schedule the shortest schedule to each
-/// outcome and hazard of each variant is replayed.
+/// outcome and hazard of each variant is replayed; with it the steps are shown.
 ///
 /// Examples:
 ///   driftheap replay A1
@@ -40,7 +42,8 @@ pub(crate) struct ReplayArgs {
     variant: Option<String>,
 
     /// This schedule only: the process of each step; needs --variant if there are several
-    #[arg(long, value_name = "0,0,1", value_delimiter = ',')]
+    #[arg(long, value_name = "0,0,1", value_delimiter = ',',
+          value_parser = one::schedule_step)]
     schedule: Option<Vec<u8>>,
 
     /// So many schedules of each variant besides, drawn with --seed
@@ -74,6 +77,8 @@ struct Line<'a> {
 
 #[derive(Serialize)]
 struct Differs {
+    #[serde(skip)]
+    order: Vec<u8>,
     schedule: String,
     step: usize,
     what: String,
@@ -93,7 +98,7 @@ struct Corrupted {
 }
 
 pub(crate) fn run(args: &ReplayArgs, out: &Out) -> anyhow::Result<Exit> {
-    let Some((_, mut scenarios)) = one::load(&args.test, out)? else { return Ok(Exit::Input) };
+    let Some((loaded, mut scenarios)) = one::load(&args.test, out)? else { return Ok(Exit::Input) };
     if let Some(name) = &args.variant {
         scenarios = vec![one::named(scenarios, name)?];
     }
@@ -126,10 +131,24 @@ pub(crate) fn run(args: &ReplayArgs, out: &Out) -> anyhow::Result<Exit> {
         if line.disagreement.is_some() {
             exit = exit.max(Exit::Differs);
         }
-        let text = if args.json { json::line(&line) } else { describe(&line) };
-        out.text(&text)?;
+        if args.json {
+            out.text(&json::line(&line))?;
+            continue;
+        }
+        if let Some(schedule) = &args.schedule {
+            out.text(&steps(&loaded, scenario, schedule)?)?;
+        }
+        out.text(&describe(&line, &loaded.word))?;
     }
     Ok(exit)
+}
+
+/// The steps of a schedule, a line each.
+fn steps(loaded: &Loaded, scenario: &Scenario, schedule: &[u8]) -> anyhow::Result<String> {
+    let variant = loaded.test.variants.iter().find(|variant| variant.name == scenario.variant);
+    let variant = variant.context("a variant that the test does not have")?;
+    let replay = scenario.replay(schedule)?;
+    Ok(Story::new(&loaded.test, variant, scenario, &replay, String::new()).steps())
 }
 
 fn scheduled<'a>(
@@ -184,6 +203,7 @@ fn variant<'a>(
 
 fn differs(schedule: &[u8], found: driftheap::exec::Disagreement) -> Differs {
     Differs {
+        order: schedule.to_vec(),
         schedule: schedule_word(schedule),
         step: found.event + 1,
         what: found.what,
@@ -204,7 +224,7 @@ fn corrupted(hit: &ReadBack) -> Corrupted {
     }
 }
 
-fn describe(line: &Line<'_>) -> String {
+fn describe(line: &Line<'_>, word: &str) -> String {
     let name = full_name(line.test, line.variant);
     if let Some(why) = &line.skipped {
         return format!("SKIP {name}: {why}\n");
@@ -226,8 +246,12 @@ fn describe(line: &Line<'_>) -> String {
     if let Some(found) = &line.disagreement {
         text.push_str(&format!(
             "  DISAGREEMENT at step {}, {}\n    the model says    {}\n    real memory says  {}\n    \
-             to repeat it: driftheap replay {} --variant {} --schedule {}\n",
-            found.step, found.what, found.model, found.real, line.test, line.variant, found.schedule
+             to repeat it: {}\n",
+            found.step,
+            found.what,
+            found.model,
+            found.real,
+            one::again(word, line.variant, &found.order)
         ));
     }
     text

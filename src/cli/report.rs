@@ -156,7 +156,7 @@ fn answer<'a>(
         out.status(&format!("exploring {name}"));
         let judgement = judge(scenario, &search, &mut |_| ()).with_context(|| name.clone())?;
         let replay = |reality: &mut Reality| {
-            reality.replay(&name, scenario, &judgement).unwrap_or_else(|error| Real {
+            reality.replay(&name, &loaded.word, scenario, &judgement).unwrap_or_else(|error| Real {
                 difference: Some(format!("it could not be carried out: {error}")),
                 ..Real::default()
             })

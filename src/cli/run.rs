@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
-use driftheap::device::control::{Control, answer_supervised, default_path};
+use driftheap::device::control::answer_supervised;
 use driftheap::device::live::emulate::DeviceSpec;
 use driftheap::device::live::mover::Step;
 use driftheap::device::live::{ChaosConfig, Sabotage};
@@ -18,6 +18,7 @@ use driftheap::device::rules::{distinct, heaps_from_toml, parse_size};
 use driftheap::device::supervisor::{self, CheckConfig, Config, Exit as Ran, Level, LiveConfig};
 use driftheap::device::{HeapConfig, Limits, Stats};
 
+use super::ctl::serve_control;
 use super::{Exit, out::Out};
 
 /// Run a program that sees /dev/dma_heap and /dev/udmabuf, whether or not the host has them.
@@ -146,7 +147,7 @@ pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
     match supervise(args, out) {
         Ok(exit) => {
             if !out.quiet {
-                summarise(&exit);
+                summarise(&exit, out);
             }
             let reports = exit.misuse.as_ref().map_or(&[][..], Log::reports);
             let misused = reports.iter().any(|report| fail_on.contains(report.kind));
@@ -175,8 +176,7 @@ pub(super) fn heaps(
     file: Option<&PathBuf>,
 ) -> anyhow::Result<Vec<HeapConfig>> {
     if let Some(path) = file {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("can't read heaps from {}", path.display()))?;
+        let text = super::input::read_text(path).map_err(anyhow::Error::msg)?;
         return heaps_from_toml(&text).with_context(|| format!("in {}", path.display()));
     }
     if listed.is_empty() {
@@ -217,23 +217,13 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
         quiet: out.quiet,
     };
     let mut control = None;
-    let mut failed = None;
     let mut kept = None;
     let ran = supervisor::run(config, |shared| {
         kept = Some(Arc::clone(shared));
-        let path = args.control.clone().map_or_else(default_path, Ok);
-        match path.and_then(|path| {
-            let shared = Arc::clone(shared);
-            Control::serve(&path, Arc::new(move |query| answer_supervised(query, &shared)))
-        }) {
-            Ok(serving) => control = Some(serving),
-            Err(error) => failed = Some(error),
-        }
+        let asked = Arc::clone(shared);
+        let answerer = move |query: &_| answer_supervised(query, &asked);
+        control = serve_control(args.control.clone(), Arc::new(answerer), out);
     });
-    // A socket that was asked for by name has to exist; the default one is a convenience.
-    if let (Some(error), Some(path)) = (failed, &args.control) {
-        anstream::eprintln!("driftheap: no control socket at {}: {error}", path.display());
-    }
     drop(control);
     let ran = ran?;
     if let Some(log) = &ran.misuse {
@@ -287,10 +277,10 @@ fn sabotage(text: &str) -> Result<Sabotage, String> {
     Ok(if dies { Sabotage::DieAt(step.1, nth) } else { Sabotage::PanicAt(step.1, nth) })
 }
 
-fn summarise(exit: &Ran) {
+fn summarise(exit: &Ran, out: &Out) {
     let stats = &exit.stats;
-    anstream::eprintln!(
-        "driftheap: {} buffers, {} bytes, {} ioctls ({} failed){}{}{}",
+    out.note(&format!(
+        "driftheap: {} buffers, {} bytes, {} ioctls ({} failed){}{}{}\n",
         stats.buffers,
         stats.bytes,
         stats.ioctls,
@@ -301,10 +291,11 @@ fn summarise(exit: &Ran) {
             n => format!(", {n} without pfnmap"),
         },
         moves(stats),
-    );
+    ));
     if let Some(misuse) = &exit.misuse {
         let summary = misuse.summary();
-        anstream::eprintln!("driftheap: misuse: {}", summary.as_deref().unwrap_or("none seen"));
+        let summary = summary.as_deref().unwrap_or("none seen");
+        out.note(&format!("driftheap: misuse: {summary}\n"));
     }
 }
 

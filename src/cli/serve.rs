@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use driftheap::device::control::{Control, answer_served, default_path};
+use driftheap::device::control::answer_served;
 use driftheap::device::fuse::{DeviceFs, Served, Zapper};
 use driftheap::device::live::emulate::DeviceSpec;
 use driftheap::device::rules::parse_size;
@@ -17,6 +17,7 @@ use driftheap::device::{Device, HeapConfig, Limits};
 use fuser::{MountOption, Session, SessionACL};
 use nix::sys::signal::{SigSet, Signal};
 
+use super::ctl::serve_control;
 use super::{Exit, out::Out, run::heaps};
 
 /// Serve heaps to several programs at once: as files of a mount, as a device node, or by a socket.
@@ -115,15 +116,9 @@ fn serve_mount(dir: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
     let mut watcher = watcher(dir)?;
     let mounted = mount(dir, Arc::clone(&served), args.allow_other)?;
     let zapper = Zapper(mounted.notifier());
-    let path = args.control.map_or_else(default_path, Ok);
     let answered = Arc::clone(&served);
-    let control = path.and_then(|path| {
-        let answerer = move |query: &_| answer_served(query, &answered, &zapper);
-        Control::serve(&path, Arc::new(answerer))
-    });
-    if let Err(error) = &control {
-        out.note(&format!("driftheap: no control socket: {error}\n"));
-    }
+    let answerer = move |query: &_| answer_served(query, &answered, &zapper);
+    let control = serve_control(args.control, Arc::new(answerer), out);
     if !out.quiet {
         out.text(&format!("serving at {}\n", dir.display()))?;
     }

@@ -4,13 +4,14 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, bail};
-use driftheap::device::control::{Control, answer_node, default_path};
+use driftheap::device::control::answer_node;
 use driftheap::device::cuse::{End, HandleSocket, HeapNode, Name, Node, NodeState, Roots, lock};
 use driftheap::device::supervisor::now_ns;
 use driftheap::device::{Device, HeapConfig, Limits};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::ctl::serve_control;
 use super::serve::{ServeArgs, end_signals};
 use super::{Exit, out::Out, run::heaps};
 
@@ -32,13 +33,8 @@ pub(super) fn run(name: &str, args: ServeArgs, out: &Out) -> anyhow::Result<Exit
     let _handles = HandleSocket::serve(&name, Arc::clone(&state))
         .with_context(|| format!("can't listen on @driftheap/{name}, which gives out memory"))?;
     let asked = Arc::clone(&state);
-    let path = args.control.map_or_else(default_path, Ok);
-    let control = path.and_then(|path| {
-        Control::serve(&path, Arc::new(move |query: &_| answer_node(query, &asked)))
-    });
-    if let Err(error) = &control {
-        out.note(&format!("driftheap: no control socket: {error}\n"));
-    }
+    let answerer = move |query: &_| answer_node(query, &asked);
+    let control = serve_control(args.control, Arc::new(answerer), out);
     if let Some(number) = node.node_to_make() {
         let (major, minor) = number.split_once(':').unwrap_or((number, ""));
         out.note(&format!(

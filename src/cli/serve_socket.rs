@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use driftheap::device::Limits;
-use driftheap::device::control::{Control, answer_socket, default_path};
+use driftheap::device::control::answer_socket;
 use driftheap::device::live::emulate::Running;
 use driftheap::device::live::findings::Finding;
 use driftheap::device::live::job::Patience;
 use driftheap::device::socket::{Config, Exporter};
 use driftheap::device::supervisor::now_ns;
 
+use super::ctl::{clear_stale, serve_control};
 use super::serve::{ServeArgs, end_signals, wait};
 use super::{Exit, out::Out, record, run::heaps};
 
@@ -29,6 +30,7 @@ pub(super) fn run(path: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exi
     let signals = end_signals();
     signals.thread_block().context("can't block signals")?;
     let exporter = Exporter::new(config)?;
+    clear_stale(path, out);
     exporter.serve(path)?;
     let _socket = Unlink(path);
     let mut devices = Vec::new();
@@ -37,13 +39,8 @@ pub(super) fn run(path: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exi
         devices.push(running.context("can't start an emulated device's thread")?);
     }
     let asked = Arc::clone(&exporter);
-    let place = args.control.map_or_else(default_path, Ok);
-    let control = place.and_then(|place| {
-        Control::serve(&place, Arc::new(move |query: &_| answer_socket(query, &asked)))
-    });
-    if let Err(error) = &control {
-        out.note(&format!("driftheap: no control socket: {error}\n"));
-    }
+    let answerer = move |query: &_| answer_socket(query, &asked);
+    let control = serve_control(args.control, Arc::new(answerer), out);
     if !out.quiet {
         out.text(&format!("serving at {}\n", path.display()))?;
     }

@@ -1,7 +1,8 @@
 //! The control socket: what `driftheap ctl` asks a running device.
 //!
-//! A Unix seqpacket socket of mode 0600. A client sends one packet, a [`Query`] as JSON, and gets
-//! the answer as text in packets of at most [`PACKET_BYTES_MAX`] until the connection is closed.
+//! A Unix seqpacket socket of mode 0600. A client sends one packet, a [`Query`] as JSON. It gets a
+//! [`Head`] as JSON, which says whether the query was answered, then the answer as text in packets of
+//! at most [`PACKET_BYTES_MAX`] until the connection is closed.
 //! Who is neither our user nor root, by SO_PEERCRED, gets nothing.
 //!
 //! Bounds: [`CLIENTS_MAX`] clients at once, [`CLIENT_TIME_MAX`] for each.
@@ -44,9 +45,9 @@ pub enum Verb {
     Stats,
     /// The last events.
     Trace,
-    /// Drop a buffer's page table entries in every process (`serve --mount` only).
+    /// Drop a buffer's page table entries in every process.
     Zap,
-    /// Give a buffer new memory in vram (`run --live` and `serve`, as the next three).
+    /// Give a buffer new memory in vram.
     Move,
     /// Give a buffer new memory in system.
     Evict,
@@ -56,8 +57,77 @@ pub enum Verb {
     Revoke,
 }
 
+/// What became of a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It was answered, or done.
+    Ok,
+    /// The device won't, or can't; the answer says why.
+    Refused,
+    /// There is no buffer with that inode.
+    Unknown,
+}
+
+/// The first packet of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// What became of the query.
+    pub outcome: Outcome,
+}
+
+/// The answer to a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What there is to say, with its newline.
+    pub text: String,
+}
+
+impl Answer {
+    fn ok(text: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Ok, text: text.into() }
+    }
+
+    fn refused(why: &str) -> Self {
+        Self { outcome: Outcome::Refused, text: format!("{why}\n") }
+    }
+
+    fn unknown(ino: u64) -> Self {
+        let text = format!("no buffer with inode {ino}: see `driftheap ctl list`\n");
+        Self { outcome: Outcome::Unknown, text }
+    }
+
+    /// The same for who asked for JSON: what is not an object yet becomes one.
+    fn for_query(self, query: &Query) -> Self {
+        let is_object = self.outcome == Outcome::Ok && !query.verb.is_of_one_buffer();
+        if !query.json || is_object {
+            return self;
+        }
+        let (verb, ino) = (query.verb, query.ino);
+        let view = DoneView { verb, ino, outcome: self.outcome, text: self.text.trim_end() };
+        Self { text: json_line(&view), ..self }
+    }
+}
+
+/// What became of an order, as `--json` shows it.
+#[derive(Debug, Serialize)]
+struct DoneView<'a> {
+    verb: Verb,
+    ino: Option<u64>,
+    outcome: Outcome,
+    text: &'a str,
+}
+
+/// A traced event, as `--json` shows it.
+#[derive(Debug, Serialize)]
+struct EventView {
+    event: String,
+}
+
 /// What answers queries.
-pub type Answerer = dyn Fn(&Query) -> String + Send + Sync;
+pub type Answerer = dyn Fn(&Query) -> Answer + Send + Sync;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,7 +190,7 @@ pub struct Control {
 impl Drop for Control {
     fn drop(&mut self) {
         // Somebody else may have removed it, which is as good.
-        let _ = rustix::fs::unlink(&self.path);
+        runtime::release(&self.path);
     }
 }
 
@@ -166,20 +236,22 @@ async fn client_served(client: UnixSeqpacket, answerer: &Answerer) -> io::Result
     let mut packet = vec![0; PACKET_BYTES_MAX];
     let len = client.recv(&mut packet).await?.bytes_read();
     let answer = match serde_json::from_slice(&packet[..len]) {
-        _ if !trusted => "refused: only its own user and root may ask\n".into(),
-        Ok(query) => answerer(&query),
-        Err(error) => format!("not a query: {error}\n"),
+        _ if !trusted => Answer::refused("only its own user and root may ask"),
+        Ok(query) => answerer(&query).for_query(&query),
+        Err(error) => Answer::refused(&format!("not a query: {error}")),
     };
-    for chunk in answer.as_bytes().chunks(PACKET_BYTES_MAX) {
+    let head = Head { outcome: answer.outcome };
+    client.send(&serde_json::to_vec(&head)?).await?;
+    for chunk in answer.text.as_bytes().chunks(PACKET_BYTES_MAX) {
         client.send(chunk).await?;
     }
     Ok(())
 }
 
 /// Answers one query about a supervised tree of programs.
-pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> String {
+pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> Answer {
     if let Some(deed) = query.verb.deed() {
-        return order(deed, query.ino, shared).unwrap_or_else(|why| format!("refused: {why}\n"));
+        return order(deed, query.ino, shared);
     }
     let inodes: Vec<Inode> = {
         let shared = &mut *lock(shared);
@@ -199,13 +271,14 @@ pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> String {
     };
     let shared = lock(shared);
     match query.verb {
-        Verb::Zap => "can't zap: the buffers of `driftheap run` are the program's own files; \
-                      `driftheap serve` keeps buffers that can be zapped\n"
-            .into(),
-        Verb::Stats if !query.json => {
+        Verb::Zap => Answer::refused(
+            "can't zap: the buffers of `driftheap run` are the program's own files; \
+             `driftheap serve --mount` keeps buffers that can be zapped",
+        ),
+        Verb::Stats if !query.json => Answer::ok(
             stats_text(&shared.device)
-                + &format!("pfnmap\tat most {} bytes\n", shared.files.secret_bytes_max)
-        }
+                + &format!("pfnmap\tat most {} bytes\n", shared.files.secret_bytes_max),
+        ),
         Verb::List
         | Verb::Info
         | Verb::Stats
@@ -218,19 +291,32 @@ pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> String {
 }
 
 /// Hands an order to the thread that owns the buffers and waits until it is done.
-fn order(deed: Deed, ino: Option<u64>, shared: &Mutex<Shared>) -> Result<String, String> {
-    let ino = ino.ok_or("say which buffer, by its inode")?;
-    let receiver = lock(shared).orders.as_mut().map(|orders| orders.give(deed, ino));
-    let receiver = receiver.ok_or(
-        "this device's buffers do not move: start it with `driftheap run --live` or `--chaos`",
-    )?;
-    receiver
-        .recv_timeout(CLIENT_TIME_MAX / 2)
-        .unwrap_or_else(|_| Err("the device did not get to it in time".into()))
+fn order(deed: Deed, ino: Option<u64>, shared: &Mutex<Shared>) -> Answer {
+    let Some(ino) = ino else { return Answer::refused("say which buffer, by its inode") };
+    let receiver = {
+        let shared = &mut *lock(shared);
+        shared.files.sweep(&mut shared.device);
+        let known = shared.device.buffers().any(|(_, buffer)| buffer.inode.ino == ino);
+        let Some(orders) = &mut shared.orders else {
+            return Answer::refused(
+                "this device's buffers do not move: start it with `driftheap run --live` or \
+                 `--chaos`",
+            );
+        };
+        if !known {
+            return Answer::unknown(ino);
+        }
+        orders.give(deed, ino)
+    };
+    match receiver.recv_timeout(CLIENT_TIME_MAX / 2) {
+        Ok(Ok(done)) => Answer::ok(done),
+        Ok(Err(why)) => Answer::refused(&why),
+        Err(_) => Answer::refused("the device did not get to it in time"),
+    }
 }
 
 /// Answers one query about a mount.
-pub fn answer_served(query: &Query, served: &Mutex<Served>, zapper: &Zapper) -> String {
+pub fn answer_served(query: &Query, served: &Mutex<Served>, zapper: &Zapper) -> Answer {
     let deed = query.verb.deed();
     if deed.is_none() && query.verb != Verb::Zap {
         return show(query, &super::fuse::lock(served).device, &BTreeMap::new());
@@ -239,10 +325,8 @@ pub fn answer_served(query: &Query, served: &Mutex<Served>, zapper: &Zapper) -> 
         (Some(buffer.inode.ino) == query.ino).then_some((id, buffer.size_bytes / PAGE_SIZE))
     };
     let found = super::fuse::lock(served).device.buffers().find_map(wanted);
-    let Some((id, pages)) = found else {
-        return "refused: no buffer has this inode: see `driftheap ctl list`\n".into();
-    };
     let ino = query.ino.unwrap_or_default();
+    let Some((id, pages)) = found else { return Answer::unknown(ino) };
     // What is gone for good is so before the last entry is dropped, and not read in again.
     if let Some(life) = deed.and_then(Deed::ends) {
         super::fuse::lock(served).kill(id, life);
@@ -250,36 +334,36 @@ pub fn answer_served(query: &Query, served: &Mutex<Served>, zapper: &Zapper) -> 
     // ENOENT: nobody has a page of it.
     let zapped = match zapper.zap(id) {
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-            return format!("refused: can't zap: {error}\n");
+            return Answer::refused(&format!("can't zap: {error}"));
         }
         zapped => zapped.is_ok(),
     };
     match deed {
-        None if zapped => "zapped\n".into(),
-        None => "refused: can't zap: nobody has it open\n".into(),
-        Some(deed) => match deed.placement() {
+        None if zapped => Answer::ok("zapped\n"),
+        None => Answer::refused("can't zap: nobody has it open"),
+        Some(deed) => Answer::ok(match deed.placement() {
             None => format!("{} {ino}: its pages are gone\n", deed.word()),
             Some(placement) => {
                 super::fuse::lock(served).device.moved(id, placement, 0, pages);
                 format!("{} {ino}: {pages} pages have new memory\n", deed.word())
             }
-        },
+        }),
     }
 }
 
 /// Answers one query about a socket exporter.
-pub fn answer_socket(query: &Query, exporter: &Exporter) -> String {
+pub fn answer_socket(query: &Query, exporter: &Exporter) -> Answer {
     use crate::model::{Job, Placement as To};
     let Some(deed) = query.verb.deed() else {
         if query.verb == Verb::Zap {
-            return "can't zap: every move zaps; see `driftheap ctl move`\n".into();
+            return Answer::refused("can't zap: every move zaps; see `driftheap ctl move`");
         }
         return exporter.look(|device, _| show(query, device, &BTreeMap::new()));
     };
     let wanted =
         |(id, buffer): (BufferId, &Buffer)| (Some(buffer.inode.ino) == query.ino).then_some(id);
     let Some(id) = exporter.look(|device, _| device.buffers().find_map(wanted)) else {
-        return "refused: no buffer has this inode: see `driftheap ctl list`\n".into();
+        return Answer::unknown(query.ino.unwrap_or_default());
     };
     let job = match deed {
         Deed::Move => Job::Move(To::Vram),
@@ -288,61 +372,69 @@ pub fn answer_socket(query: &Query, exporter: &Exporter) -> String {
         Deed::Revoke => Job::Revoke,
     };
     match exporter.work(id, job) {
-        Ok(done) => {
-            format!("{}: {} pages, {} importers told\n", deed.word(), done.pages, done.notified)
-        }
-        Err(error) => format!("refused: {error}\n"),
+        Ok(done) => Answer::ok(format!(
+            "{}: {} pages, {} importers told\n",
+            deed.word(),
+            done.pages,
+            done.notified
+        )),
+        Err(error) => Answer::refused(&error.to_string()),
     }
 }
 
 /// Answers one query about a node.
-pub fn answer_node(query: &Query, state: &Mutex<NodeState>) -> String {
+pub fn answer_node(query: &Query, state: &Mutex<NodeState>) -> Answer {
     match query.verb {
         Verb::List | Verb::Info | Verb::Stats | Verb::Trace => {
             show(query, &super::cuse::lock(state).device, &BTreeMap::new())
         }
-        Verb::Zap | Verb::Move | Verb::Evict | Verb::Purge | Verb::Revoke => {
-            "refused: a node gives out its buffers' memory and keeps no hold on the mappings; \
-             `driftheap run` does, and `driftheap serve --mount` can zap\n"
-                .into()
-        }
+        Verb::Zap | Verb::Move | Verb::Evict | Verb::Purge | Verb::Revoke => Answer::refused(
+            "a node gives out its buffers' memory and keeps no hold on the mappings; \
+             `driftheap run` does, and `driftheap serve --mount` can zap",
+        ),
     }
 }
 
 /// What a device tells about itself.
-fn show(query: &Query, device: &Device, held: &BTreeMap<Inode, Vec<Holder>>) -> String {
+fn show(query: &Query, device: &Device, held: &BTreeMap<Inode, Vec<Holder>>) -> Answer {
     let of = |buffer: &Buffer| held.get(&buffer.inode).map_or(&[][..], Vec::as_slice);
-    match (query.verb, query.json) {
-        (Verb::Stats, true) => json(&device.stats),
+    let asked = query.ino.filter(|_| query.verb == Verb::Info);
+    let wanted = |buffer: &&Buffer| asked.is_none_or(|ino| ino == buffer.inode.ino);
+    let buffers = || device.buffers().map(|(_, buffer)| buffer).filter(wanted);
+    if let Some(ino) = asked
+        && buffers().next().is_none()
+    {
+        return Answer::unknown(ino);
+    }
+    Answer::ok(match (query.verb, query.json) {
+        (Verb::Stats, true) => json_line(&device.stats),
         (Verb::Stats, false) => stats_text(device),
-        (Verb::Trace, true) => json(&device.trace.lines().collect::<Vec<_>>()),
+        (Verb::Trace, true) => {
+            device.trace.lines().map(|event| json_line(&EventView { event })).collect()
+        }
         (Verb::Trace, false) => {
             let head = format!("# tracer: nop\n# {} events dropped\n", device.trace.dropped());
             device.trace.lines().fold(head, |text, line| text + &line + "\n")
         }
         (Verb::List | Verb::Info, true) => {
-            let views = device.buffers().map(|(_, buffer)| buffer);
-            let views = views.filter(|buffer| query.ino.is_none_or(|ino| ino == buffer.inode.ino));
-            json(&views.map(|buffer| view(buffer, of(buffer))).collect::<Vec<_>>())
+            buffers().map(|buffer| json_line(&view(buffer, of(buffer)))).collect()
         }
-        (Verb::List, false) => list_text(device.buffers().map(|(_, b)| (b, of(b)))),
-        (Verb::Info, false) => match query.ino {
-            None => device.bufinfo(|buffer| count(of(buffer))),
-            Some(ino) => match device.buffers().find(|(_, buffer)| buffer.inode.ino == ino) {
-                Some((_, buffer)) => info_text(buffer, of(buffer)),
-                None => format!("no buffer has inode {ino}: see `driftheap ctl list`\n"),
-            },
+        (Verb::List, false) => list_text(buffers().map(|buffer| (buffer, of(buffer)))),
+        (Verb::Info, false) => match (asked, buffers().next()) {
+            (Some(_), Some(buffer)) => info_text(buffer, of(buffer)),
+            _ => device.bufinfo(|buffer| count(of(buffer))),
         },
         (Verb::Zap | Verb::Move | Verb::Evict | Verb::Purge | Verb::Revoke, _) => String::new(),
-    }
+    })
 }
 
 fn count(holders: &[Holder]) -> u64 {
     u64::try_from(holders.len()).unwrap_or(u64::MAX)
 }
 
-fn json<T: Serialize + ?Sized>(value: &T) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_else(|error| error.to_string()) + "\n"
+/// One object a line.
+fn json_line<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| error.to_string()) + "\n"
 }
 
 fn backing(buffer: &Buffer) -> &'static str {

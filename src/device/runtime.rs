@@ -7,8 +7,9 @@
 //! UID is the user outside of our user namespace (user_namespaces(7)), so that `driftheap ctl`
 //! finds a server that was started under `unshare -Ur`.
 //!
-//! The name of each entry begins with the process id of its owner. What a killed process left is
-//! removed when the next one starts.
+//! The name of each entry begins with the process id of its owner. `PID.here` says that the process
+//! uses the directory; who leaves last removes it. What a killed process left is removed when the
+//! next one starts.
 //!
 //! **Limit:** a process id counts in one PID namespace. Two of them that share the directory take
 //! each other's nodes for leftovers; a socket that still answers is kept.
@@ -73,30 +74,74 @@ pub fn trusted(directory: &Path) -> io::Result<()> {
     ))
 }
 
+/// How often to try to get into the directory, which others remove when they leave.
+const ENTER_TRIES_MAX: usize = 100;
+
+/// What says that a process uses the directory.
+const HERE: &str = "here";
+
 /// A path for a file of this process, `PID.KIND` in the user's directory. The directory is made,
-/// and what dead processes left in it is removed.
+/// and what dead processes left in it is removed. [`release`] gives the path back.
 ///
 /// # Errors
 /// The directory can't be made, or is not ours alone.
 pub fn own_path(kind: &str) -> io::Result<PathBuf> {
     let directory = directory();
-    match DirBuilder::new().mode(0o700).create(&directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    trusted(&directory)?;
+    enter(&directory)?;
     reclaim(&directory);
-    let path = directory.join(format!("{}.{kind}", std::process::id()));
+    let path = own_entry(&directory, kind);
     // Whoever had our process id before is dead.
     remove(&path);
     Ok(path)
+}
+
+fn own_entry(directory: &Path, kind: &str) -> PathBuf {
+    directory.join(format!("{}.{kind}", std::process::id()))
+}
+
+/// Makes the directory, if need be, and an entry that keeps it.
+fn enter(directory: &Path) -> io::Result<()> {
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let mut tries = 0;
+    loop {
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let here = own_entry(directory, HERE);
+        match trusted(directory).and_then(|()| std::fs::File::create(here)) {
+            // Somebody left between two of our steps, and took the directory along.
+            Err(error) if gone(&error) && tries < ENTER_TRIES_MAX => tries += 1,
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(()),
+        }
+    }
+}
+
+/// Removes a path of [`own_path`]; with the last of this process its share of the directory, and
+/// with the last process the directory.
+pub fn release(path: &Path) {
+    remove(path);
+    let directory = directory();
+    if path.parent() != Some(directory.as_path()) {
+        return;
+    }
+    let here = own_entry(&directory, HERE);
+    let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+    let mut paths = entries.map(|entry| entry.path());
+    if paths.any(|path| owner(&path) == Some(std::process::id()) && path != here) {
+        return;
+    }
+    remove(&here);
+    // Others may be in it, who remove it later.
+    let _others = std::fs::remove_dir(&directory);
 }
 
 /// Removes what dead processes left in a directory of ours.
 fn reclaim(directory: &Path) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
-        if owner(&path).is_some_and(|pid| !is_alive(pid)) && !answers(&path) {
+        if owner(&path).is_some_and(|pid| !is_alive(pid)) && !is_listened_at(&path) {
             remove(&path);
         }
     }
@@ -114,18 +159,28 @@ pub fn is_alive(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
 
-/// Whether it is a socket at which somebody listens.
-fn answers(path: &Path) -> bool {
+/// Whether connecting to this socket is refused; none if it is no socket, or can't be told.
+fn refuses(path: &Path) -> Option<bool> {
     if !std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
-        return false;
+        return None;
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let Ok(address) = SocketAddrUnix::new(path) else { return true };
+    let address = SocketAddrUnix::new(path).ok()?;
     let unix = AddressFamily::UNIX;
-    let Ok(socket) = rustix::net::socket_with(unix, SocketType::SEQPACKET, flags, None) else {
-        return true;
-    };
-    rustix::net::connect(&socket, &address) != Err(rustix::io::Errno::CONNREFUSED)
+    let socket = rustix::net::socket_with(unix, SocketType::SEQPACKET, flags, None).ok()?;
+    Some(rustix::net::connect(&socket, &address) == Err(rustix::io::Errno::CONNREFUSED))
+}
+
+/// Whether somebody listens at this path. What can't be told counts as if.
+fn is_listened_at(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    is_socket && refuses(path) != Some(true)
+}
+
+/// Whether it is a socket that a process left behind: nobody listens there any more.
+#[must_use]
+pub fn is_stale_socket(path: &Path) -> bool {
+    refuses(path) == Some(true)
 }
 
 /// Removes a file, or a directory with what is directly in it. Never more: what is mounted further
@@ -185,6 +240,23 @@ mod tests {
         expect.sort();
         assert_eq!(left, expect);
         drop(listener);
+    }
+
+    #[test]
+    fn a_socket_without_a_listener_is_stale() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sock");
+        let address = SocketAddrUnix::new(&path).unwrap();
+        let unix = AddressFamily::UNIX;
+        let socket = rustix::net::socket(unix, SocketType::SEQPACKET, None).unwrap();
+        rustix::net::bind(&socket, &address).unwrap();
+        rustix::net::listen(&socket, 1).unwrap();
+        assert!(!is_stale_socket(&path) && is_listened_at(&path));
+        drop(socket);
+        assert!(is_stale_socket(&path) && !is_listened_at(&path));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "a file").unwrap();
+        assert!(!is_stale_socket(&path) && !is_listened_at(&path));
     }
 
     #[test]

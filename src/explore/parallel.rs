@@ -214,10 +214,12 @@ impl<'scope, 'env, M: Machine> Crew<'scope, 'env, M> {
         let round = exchange.round.load(Ordering::Acquire);
         let hire = |_| {
             let leader = leader.clone();
-            let thread = self.scope.spawn(move || serve(space, exchange, &leader, round));
-            thread.thread().clone()
+            let work = move || serve(space, exchange, &leader, round);
+            let thread = thread::Builder::new().spawn_scoped(self.scope, work).ok()?;
+            Some(thread.thread().clone())
         };
-        self.hired = (1..exchange.threads).map(hire).collect();
+        // Out of threads: those that there are do the work.
+        self.hired = (1..exchange.threads).map_while(hire).collect();
     }
 
     /// Expands a block of the frontier, whose successors all have room.

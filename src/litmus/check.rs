@@ -22,6 +22,7 @@ pub(super) fn check(parsed: &Parsed, sink: &mut Sink) {
         checker.role(process);
         for (statement, line) in process.statements.iter().enumerate() {
             let here = Here { process: at, statement };
+            checker.attaches(process, &line.op);
             uses(&line.op).into_iter().for_each(|used| checker.used(here, used));
         }
     }
@@ -204,6 +205,20 @@ impl<'a> Checker<'a, '_> {
             Role::Exporter(name) => self.exporter(name),
             Role::Device(Some(name)) => self.importer(name),
             Role::Device(None) | Role::Application | Role::Child | Role::Hardware => {}
+        }
+    }
+
+    /// A device attaches through the driver that its block names.
+    fn attaches(&mut self, process: &Process, op: &Op) {
+        let (Op::Attach { attachment, .. } | Op::AttachDmabufOf { attachment, .. }) = op else {
+            return;
+        };
+        if process.role == Role::Device(None) {
+            let index = process.index;
+            let message = format!("`P{index}` is a device without an importer, which can't attach");
+            let help =
+                format!("write `importer NAME {{}}` above and `P{index} device importer NAME`");
+            self.sink.report(Problem::new(attachment.span, message).help(help));
         }
     }
 

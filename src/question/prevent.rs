@@ -235,7 +235,10 @@ pub fn preventions(
         found
     };
     let mut found: Vec<usize> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (1..search.threads.max(1)).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (1..search.threads.max(1))
+            // Out of threads: those that there are do the work.
+            .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
         let mut found = work();
         found.extend(workers.into_iter().filter_map(|worker| worker.join().ok()).flatten());
         found

@@ -104,7 +104,15 @@ pub fn rows(range: &str) -> Option<Vec<&'static Bundled>> {
     let within =
         |test: &&Bundled| row_number(test.row).is_some_and(|row| first <= row && row <= last);
     let tests: Vec<_> = TESTS.iter().filter(within).collect();
-    (!tests.is_empty()).then_some(tests)
+    let has = |row| tests.iter().any(|test| row_number(test.row) == Some(row));
+    (has(first) && has(last)).then_some(tests)
+}
+
+/// Whether it is written as a row or a range of rows, whatever rows there are.
+#[must_use]
+pub fn is_range(text: &str) -> bool {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    row_number(first).is_some() && row_number(last).is_some()
 }
 
 fn row_number(row: &str) -> Option<(char, u32)> {

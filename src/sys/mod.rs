@@ -89,6 +89,7 @@
 //! process. One opened on this process's own memory must be given ranges of its own windows; COPY
 //! fills only pages that do not exist yet.
 
+pub mod alloc;
 pub mod arena;
 pub mod backing;
 pub mod guard;

@@ -84,7 +84,7 @@ fn ctl_moves_purges_and_lists() {
     assert_eq!(served.ctl(&["revoke", &ino]), "revoke: 3 pages, 0 importers told\n");
     assert!(matches!(mapping.load_u8(8192), Access::Sigbus { .. }));
     assert!(served.ctl(&["evict", &ino]).contains("EINVAL"), "{}", served.ctl(&["evict", &ino]));
-    assert!(served.ctl(&["evict", "1"]).contains("no buffer has this inode"));
+    assert!(served.ctl(&["evict", "1"]).contains("no buffer with inode 1"));
     let (code, said) = served.stop();
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("2 moves of 6 pages: nothing wrong"), "{said}");

@@ -398,7 +398,7 @@ impl Files {
     /// dropping would come too late.
     pub fn remove_directory(&mut self) {
         if let Some(path) = self.directory.take() {
-            crate::device::runtime::remove(&path);
+            crate::device::runtime::release(&path);
         }
     }
 }

@@ -23,6 +23,7 @@ mod race;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::error::{ExecError, Skip};
@@ -177,6 +178,7 @@ pub fn supports(executor: &Executor, scenario: &Scenario) -> Result<(), Skip> {
 }
 
 /// Race a judged scenario. Saves, with each outcome, the run and the schedule that showed it first.
+/// `progress` sees what there is after each run, and may end it.
 ///
 /// # Errors
 /// [`ExecError`]; [`ExecError::Unsupported`] where [`supports`] says no.
@@ -185,7 +187,7 @@ pub fn hunt(
     scenario: &Scenario,
     judgement: &Judgement,
     options: HuntOptions,
-    progress: &mut dyn FnMut(&Histogram),
+    progress: &mut dyn FnMut(&Histogram) -> ControlFlow<()>,
 ) -> Result<Histogram, ExecError> {
     supports(executor, scenario).map_err(ExecError::Unsupported)?;
     let plan = Plan::new(scenario, &executor.arenas, executor.team.abilities)
@@ -215,7 +217,9 @@ pub fn hunt(
         histogram.runs += 1;
         histogram.elapsed = begun.elapsed();
         count(&mut histogram, scenario, judgement, iteration, ended);
-        progress(&histogram);
+        if progress(&histogram).is_break() {
+            break;
+        }
     }
     Ok(histogram)
 }

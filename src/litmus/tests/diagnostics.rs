@@ -540,3 +540,15 @@ fn sizes() {
         many[DIAGNOSTICS_MAX - 1].help().unwrap().ends_with("the file was not read any further")
     );
 }
+
+#[test]
+fn a_device_attaches_through_an_importer() {
+    let with = |role: &str| {
+        format!(
+            "DMABUF t\nexporter e {{}}\nimporter cam {{}}\nbuffer A {{ exporter = e }}\n\
+             P0 {role} {{ attach t = A }}\nexists (true)\n"
+        )
+    };
+    check(&with("device"), &["5:20 `P0` is a device without an importer, which can't attach"]);
+    check(&with("device importer cam"), &[]);
+}

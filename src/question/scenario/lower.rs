@@ -223,7 +223,20 @@ impl<'a> Lowering<'a> {
             }
         }
         for frames in &self.variant.memory {
+            let allocated = |b: &&ast::Buffer| {
+                b.placement == frames.placement && b.state == ast::BufferState::Allocated
+            };
+            let buffers = self.variant.buffers.iter().filter(allocated);
+            let taken: usize = buffers.map(|buffer| usize::from(buffer.pages)).sum();
             need[at(frames.placement)] = usize::from(frames.count);
+            if taken > usize::from(frames.count) {
+                let message = format!(
+                    "`{} = {}` is too small: the buffers that are there at the start take {taken}",
+                    frames.placement.word(),
+                    frames.count
+                );
+                return Err(LowerError { message, span: frames.span });
+            }
         }
         for placement in [Placement::Vram, Placement::System, Placement::Cma] {
             let of = |f: &&ast::Frames| f.placement == placement;

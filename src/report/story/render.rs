@@ -36,6 +36,21 @@ impl Story {
         out
     }
 
+    /// A line a step: its number, the process, the statement, and what the step did.
+    #[must_use]
+    pub fn steps(&self) -> String {
+        let digits = self.steps.len().to_string().len();
+        let mut out = String::new();
+        for step in &self.steps {
+            let hazards: String = step.hazards.iter().map(|kind| format!("  !! {kind}")).collect();
+            out.push_str(&format!(
+                "{:>digits$}  P{}  {}: {}{hazards}\n",
+                step.step, step.process, step.statement, step.what
+            ));
+        }
+        out
+    }
+
     fn heading(&self, paint: Paint, columns: usize) -> String {
         let row = self.row.as_ref().map_or_else(String::new, |row| format!("  [{row}]"));
         let mut out = format!("{}{row}\n", paint.paint(Tone::Strong, &self.name()));
