@@ -22,5 +22,9 @@ fn main() -> ExitCode {
         let link = args.next().and_then(|fd| driftheap::sys::process::inherited_link(&fd).ok());
         return link.map_or(ExitCode::from(2), driftheap::exec::actor_main);
     }
+    // `check --kernel` runs this program in a guest.
+    if verb == "__lab" {
+        return cli::lab(&args.next().unwrap_or_default(), args.next().as_deref());
+    }
     cli::main()
 }

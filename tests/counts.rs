@@ -19,9 +19,9 @@ const COUNTS: &[(&str, u64, u64, u128, usize)] = &[
     ("fork-then-move/address-space", 116, 178, 1500, 1),
     ("mali-vma-pointer/address-space/partial-munmap", 77, 113, 216, 1),
     ("userptr-mmu-notifier/wait", 80, 113, 178, 1),
-    ("dynamic-importer-move/waits/handled", 66, 89, 87, 1),
-    ("revoke-steps/complete", 1845, 3880, 3_868_182, 1),
-    ("fence-needs-resv/lock-before-signal", 51, 63, 16, 2),
+    ("dynamic-importer-move/waits/handled", 66, 81, 31, 1),
+    ("revoke-steps/complete", 1845, 3875, 3_797_202, 1),
+    ("fence-needs-resv/lock-before-signal", 51, 54, 7, 2),
 ];
 
 #[test]

@@ -12,6 +12,7 @@ use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::{JudgeError, Judgement, Search, judge_until};
 use driftheap::report::formats::{Case, Ending};
 use driftheap::report::json::{self, VariantJson};
+use driftheap::report::kernel::{self, Kernel, KernelTotals};
 use driftheap::report::real::{self, Real};
 use driftheap::report::verdicts::{self, Mark, Totals};
 use driftheap::report::{Answer, Table};
@@ -19,6 +20,7 @@ use driftheap::report::{Answer, Table};
 use super::formats::Formats;
 use super::input::{self, Loaded};
 use super::interrupt::Interrupt;
+use super::kernel::{Guest, NoGuest, Question};
 use super::out::{Out, is_broken_pipe};
 use super::real::{Reality, Replay};
 use super::{BROKEN_PIPE, Exit, SearchArgs, pool};
@@ -38,6 +40,9 @@ use super::{BROKEN_PIPE, Exit, SearchArgs, pool};
 ///   replayed   schedules carried out on real memory: the shortest to each outcome and hazard, and
 ///              a seeded sample; `-` where this kernel can't, with the reason below the table
 ///   agreed     of these, those in which every value, errno, signal and byte was the model's
+///
+///   kernel     with --kernel: of the same schedules in a real kernel, on a real dma_buf of a small
+///              module, how many agreed in every value, errno, page table entry and reference
 ///
 /// `Never*` rests on a statement that was refused in every schedule. Up to 16 files, what the
 /// answer does not say stands below it: other hazards that can happen, statements that always
@@ -70,7 +75,8 @@ pub(crate) struct CheckArgs {
     /// Keys: test, variant, row, expected, observation, as_expected, positive, negative, states,
     /// transitions, schedules, hazards (kind: length of the shortest schedule to it), shortest
     /// (the process of each step), outcomes, costs, complete, stopped, replayed, agreed, skipped
-    /// (null or the reason), difference (null or both sides), notes (line, note), vacuous (a Never that
+    /// (null or the reason), difference (null or both sides), kernel
+    /// (null, or replayed, agreed, compared, skipped, difference, bug), notes (line, note), vacuous (a Never that
     /// rests on what did not happen).
     #[arg(long)]
     json: bool,
@@ -78,6 +84,10 @@ pub(crate) struct CheckArgs {
     /// Replay `all` schedules on real memory, N sampled ones a variant, or none (`off`)
     #[arg(long, value_name = "all|N|off", default_value = "20")]
     replay: Replay,
+
+    /// Ask a real kernel, too, in a virtual machine: a third column (the first time fetches it)
+    #[arg(long, conflicts_with = "verbose")]
+    kernel: bool,
 
     /// Follow representatives only (partial-order reduction): the same answers, fewer states
     #[arg(long)]
@@ -92,6 +102,14 @@ pub(crate) struct CheckArgs {
 
 /// Notes stand in the table of so many tests, no more: of a whole suite they would be too many.
 const NOTED_TESTS_MAX: usize = 16;
+
+/// What is asked besides the model, and how the answers are printed.
+#[derive(Clone, Copy)]
+struct Ask {
+    style: Style,
+    replay: Replay,
+    kernel: bool,
+}
 
 /// How answers are printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -111,7 +129,8 @@ pub(crate) fn run(args: &CheckArgs, out: &Out) -> anyhow::Result<Exit> {
     };
     let search = args.search.search(args.reduce);
     let cases = &mut Vec::new();
-    let (_, exit) = check(&loaded, &search, style, args.replay, cases, out)?;
+    let ask = Ask { style, replay: args.replay, kernel: args.kernel };
+    let (_, exit) = check(&loaded, &search, ask, cases, out)?;
     args.formats.write(cases)?;
     Ok(if bad { Exit::Input } else { exit })
 }
@@ -121,8 +140,8 @@ pub(crate) fn suite(out: &Out) -> anyhow::Result<Exit> {
     let (loaded, bad) = input::bundled(out);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let search = Search { threads, ..Search::default() };
-    let (totals, exit) =
-        check(&loaded, &search, Style::Table, Replay::default(), &mut Vec::new(), out)?;
+    let ask = Ask { style: Style::Table, replay: Replay::default(), kernel: false };
+    let (totals, exit) = check(&loaded, &search, ask, &mut Vec::new(), out)?;
     if !out.quiet && totals.good() {
         out.text(
             "\nNext:\n  \
@@ -167,20 +186,14 @@ fn jobs<'a>(all: &'a [Loaded], out: &Out) -> (Vec<Job<'a>>, Totals, Exit) {
 fn check(
     all: &[Loaded],
     search: &Search,
-    style: Style,
-    replay: Replay,
+    ask: Ask,
     cases: &mut Vec<Case>,
     out: &Out,
 ) -> anyhow::Result<(Totals, Exit)> {
+    let style = ask.style;
     let (jobs, mut totals, mut exit) = jobs(all, out);
-    let mut reality = Reality::new(replay);
-    let mut table = verdicts::table(jobs.iter().map(|job| &job.loaded.test), out.paint);
-    if reality.is_some() {
-        real::columns().into_iter().for_each(|column| table.push(column));
-    }
-    if style == Style::Table && !out.quiet && !jobs.is_empty() {
-        out.text(&table.header())?;
-    }
+    let mut reality = Reality::new(ask.replay);
+    let table = table(&jobs, ask, out)?;
     // Variants in parallel while there are enough of them; else threads within a variant.
     let threads = search.threads.max(1);
     let inner = Search { threads: (threads / jobs.len().max(1)).max(1), ..*search };
@@ -199,16 +212,25 @@ fn check(
     };
     let notes = all.len() <= NOTED_TESTS_MAX;
     let printer = Printer { style, notes, table, out };
+    let mut count = |mark: Mark, vacuous: bool, states: u64, fails: bool| {
+        totals.count(mark, states);
+        totals.vacuous += usize::from(vacuous);
+        if mark.fails() || fails {
+            exit = exit.max(Exit::Differs);
+        }
+    };
+    // With a third answer all are printed when the kernel has given its own.
+    let mut held: Vec<(Judged, Second)> = Vec::new();
     let done = |index: usize, result: Judged| {
         out.clear_status();
         let real = printer.replay(&jobs[index], &result, reality.as_mut());
-        let (mark, vacuous, states) = printer.print(&jobs[index], &result, &real)?;
-        totals.count(mark, states);
-        cases.push(case(&jobs[index], mark, &result, &real));
-        totals.vacuous += usize::from(vacuous);
-        if mark.fails() || real.fails() {
-            exit = exit.max(Exit::Differs);
+        if ask.kernel {
+            held.push((result, real));
+            return anyhow::Ok(());
         }
+        let (mark, vacuous, states) = printer.print(&jobs[index], &result, &real, None)?;
+        cases.push(case(&jobs[index], mark, &result, &real));
+        count(mark, vacuous, states, real.fails());
         anyhow::Ok(())
     };
     let tick = |finished: usize| {
@@ -223,15 +245,34 @@ fn check(
     let result = pool::ordered(&jobs, threads, work, done, tick, abandoned);
     out.clear_status();
     result?;
-    let nothing_to_say = jobs.is_empty() || out.quiet && totals.good();
-    if style != Style::Json && !nothing_to_say {
-        let gap = if style == Style::Table { "\n" } else { "" };
-        out.text(&format!("{gap}{}", totals.summary(out.paint)))?;
-        if let Some(reality) = &reality {
-            out.text(&reality.totals.summary(out.paint))?;
-        }
+    let third = if ask.kernel { Some(third(&jobs, &held, ask.replay, out)?) } else { None };
+    for (index, (judged, real)) in held.iter().enumerate() {
+        let kernel = third.as_ref().and_then(|third| third.answers[index].as_ref());
+        let (mark, vacuous, states) = printer.print(&jobs[index], judged, real, kernel)?;
+        cases.push(case(&jobs[index], mark, judged, real));
+        let differs = kernel.is_some_and(|kernel| kernel.difference.is_some());
+        count(mark, vacuous, states, real.fails() || differs);
+    }
+    let all_good = jobs.is_empty() || out.quiet && totals.good();
+    if style != Style::Json && !all_good {
+        summarise(&totals, reality.as_ref(), third.as_ref(), style, out)?;
     }
     Ok((totals, exit))
+}
+
+/// The table, its header printed where there will be one.
+fn table(jobs: &[Job<'_>], ask: Ask, out: &Out) -> anyhow::Result<Table> {
+    let mut table = verdicts::table(jobs.iter().map(|job| &job.loaded.test), out.paint);
+    if ask.replay != Replay::Off {
+        real::columns().into_iter().for_each(|column| table.push(column));
+    }
+    if ask.kernel {
+        table.push(kernel::column());
+    }
+    if ask.style == Style::Table && !out.quiet && !jobs.is_empty() {
+        out.text(&table.header())?;
+    }
+    Ok(table)
 }
 
 /// How far the searches have come, all together.
@@ -271,6 +312,70 @@ impl SoFar {
         let mib = self.bytes.load(Ordering::Relaxed) >> 20;
         format!(", {states} states, {rate:.0} thousand a second, {depth} steps deep, {mib} MiB")
     }
+}
+
+/// What stands below all answers.
+fn summarise(
+    totals: &Totals,
+    reality: Option<&Reality>,
+    third: Option<&Third>,
+    style: Style,
+    out: &Out,
+) -> anyhow::Result<()> {
+    let gap = if style == Style::Table { "\n" } else { "" };
+    out.text(&format!("{gap}{}", totals.summary(out.paint)))?;
+    if let Some(reality) = reality {
+        out.text(&reality.totals.summary(out.paint))?;
+    }
+    if let Some(third) = third {
+        out.text(&third.totals.summary(&third.release, out.paint))?;
+    }
+    Ok(())
+}
+
+/// What a real kernel said of all variants.
+struct Third {
+    release: String,
+    totals: KernelTotals,
+    /// None where the model itself had no answer.
+    answers: Vec<Option<Kernel>>,
+}
+
+/// Ask the kernel about everything that was judged.
+fn third(
+    jobs: &[Job<'_>],
+    held: &[(Judged, Second)],
+    replay: Replay,
+    out: &Out,
+) -> anyhow::Result<Third> {
+    out.status("asking a real kernel ...");
+    let judged = jobs.iter().zip(held).map(|(job, (judged, _))| {
+        let (judgement, _) = judged.as_ref().ok()?;
+        Some(Question { loaded: job.loaded, scenario: &job.scenario, judgement })
+    });
+    let judged: Vec<Option<Question<'_>>> = judged.collect();
+    let asked: Vec<&Question<'_>> = judged.iter().flatten().collect();
+    let (release, mut said) = match Guest::new()? {
+        Ok(mut guest) => {
+            let said = guest.ask(&asked, replay.schedules())?;
+            (guest.release, said)
+        }
+        Err(NoGuest(why)) => {
+            let why = why.strip_prefix("SKIP: ").unwrap_or(&why).to_owned();
+            let skipped = Kernel { skipped: Some(why), ..Kernel::default() };
+            ("(none)".to_owned(), vec![skipped; asked.len()])
+        }
+    };
+    out.clear_status();
+    let mut totals = KernelTotals::default();
+    for (question, kernel) in asked.iter().zip(&said) {
+        let scenario = question.scenario;
+        totals.count(&driftheap::report::full_name(&scenario.test, &scenario.variant), kernel);
+    }
+    let mut said = said.drain(..);
+    let answers = judged.iter().map(|question| question.as_ref().and_then(|_| said.next()));
+    let answers = answers.collect();
+    Ok(Third { release, totals, answers })
 }
 
 struct Printer<'a> {
@@ -353,6 +458,7 @@ impl Printer<'_> {
         job: &Job<'_>,
         result: &Judged,
         real: &Second,
+        kernel: Option<&Kernel>,
     ) -> anyhow::Result<(Mark, bool, u64)> {
         let scenario = &job.scenario;
         let test = &job.loaded.test;
@@ -375,17 +481,24 @@ impl Printer<'_> {
         };
         let answer = Answer { test, scenario, judgement, notes };
         let mark = Mark::of(&answer);
+        let difference = kernel.and_then(|kernel| kernel.difference.as_ref());
         let text = match self.style {
-            Style::Json => match real {
-                Second::Said(real) => VariantJson::new(&answer).with_real(real).line(),
-                Second::NotAsked | Second::Broke => VariantJson::new(&answer).line(),
-            },
-            _ if self.out.quiet && !mark.fails() && !real.fails() => String::new(),
+            Style::Json => {
+                let mut line = VariantJson::new(&answer);
+                if let Second::Said(real) = real {
+                    line = line.with_real(real);
+                }
+                kernel.into_iter().fold(line, VariantJson::with_kernel).line()
+            }
+            _ if self.out.quiet && !mark.fails() && !real.fails() && difference.is_none() => {
+                String::new()
+            }
             Style::Table => {
                 let mut cells = verdicts::cells(&answer);
                 if let Second::Said(real) = real {
                     cells.extend(real::cells(real));
                 }
+                cells.extend(kernel.map(kernel::cell));
                 let mut text = self.table.row(&cells) + &verdicts::costs(&answer);
                 if self.notes {
                     text.push_str(&verdicts::notes(&answer, &job.loaded.file));
@@ -400,6 +513,9 @@ impl Printer<'_> {
         if let (Second::Said(Real { difference: Some(difference), .. }), true) =
             (real, self.style != Style::Json)
         {
+            self.out.text(&format!("  {}: {difference}\n", answer.name()))?;
+        }
+        if let (Some(difference), true) = (difference, self.style != Style::Json) {
             self.out.text(&format!("  {}: {difference}\n", answer.name()))?;
         }
         if let (Style::Table, Some(stop)) = (self.style, &judgement.exploration.stopped) {

@@ -14,6 +14,7 @@ mod formats;
 mod hunt;
 mod input;
 mod interrupt;
+mod kernel;
 mod list;
 mod matrix;
 mod measure;
@@ -34,6 +35,8 @@ mod serve_cuse;
 mod serve_socket;
 mod vm;
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
@@ -167,6 +170,17 @@ impl SearchArgs {
         let limits = Limits { states_max: self.states, memory_bytes_max, ..Limits::default() };
         let reduction = if reduce { Reduction::Persistent } else { Reduction::Full };
         Search { limits, reduction, threads: self.threads() }
+    }
+}
+
+/// What the guest of `check --kernel` runs.
+pub(crate) fn lab(jobs: &OsStr, sabotage: Option<&OsStr>) -> ExitCode {
+    match kernel::guest(Path::new(jobs), sabotage.and_then(OsStr::to_str)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("{error:#}");
+            ExitCode::from(2)
+        }
     }
 }
 

@@ -30,6 +30,17 @@ impl Default for Replay {
     }
 }
 
+impl Replay {
+    /// The schedules for a kernel, which is asked whatever real memory is.
+    pub(crate) const fn schedules(self) -> Replays {
+        match self {
+            Self::Off => Replays::Sample(SAMPLE, SEED),
+            Self::All => Replays::All,
+            Self::Sample(count) => Replays::Sample(count, SEED),
+        }
+    }
+}
+
 impl FromStr for Replay {
     type Err = String;
 

@@ -1,5 +1,5 @@
-//! A virtual machine with a stock kernel, for `compare --vm`: tools/vm/run and what it needs travel
-//! in this program.
+//! A virtual machine with a stock kernel, for `compare --vm` and `check --kernel`:
+//! tools/vm/run, the laboratory module and what they need travel in this program.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,11 +13,19 @@ use driftheap::conformance::{Answers, parse};
 use super::measure::{SUITE_SECONDS_MAX, bounded};
 
 /// The scripts, by name.
-const SCRIPTS: [(&str, &str); 4] = [
+const SCRIPTS: [(&str, &str); 12] = [
     ("run", include_str!("../../tools/vm/run")),
     ("fetch", include_str!("../../tools/vm/fetch")),
     ("init", include_str!("../../tools/vm/init")),
     ("qemu", include_str!("../../tools/vm/qemu")),
+    ("lab-module/build", include_str!("../../tools/lab-module/build")),
+    ("lab-module/Kbuild", include_str!("../../tools/lab-module/Kbuild")),
+    ("lab-module/driftheap_lab.h", include_str!("../../tools/lab-module/driftheap_lab.h")),
+    ("lab-module/lab.h", include_str!("../../tools/lab-module/lab.h")),
+    ("lab-module/main.c", include_str!("../../tools/lab-module/main.c")),
+    ("lab-module/exporter.c", include_str!("../../tools/lab-module/exporter.c")),
+    ("lab-module/importer.c", include_str!("../../tools/lab-module/importer.c")),
+    ("lab-module/gup.c", include_str!("../../tools/lab-module/gup.c")),
 ];
 
 /// O_DIRECT pins pages only above a block device: a loop device, since the guest has no disk.
@@ -26,20 +34,21 @@ const GUEST: &str = "head -c 65536 /dev/zero >/tmp/disk
     CONFORMANCE_DIRECT=/dev/loop0 exec ./driftheap compare --measure";
 
 /// tools/vm/run's status when there is no guest to be had.
-const SKIPPED: i32 = 77;
+pub(super) const SKIPPED: i32 = 77;
 
 /// The fetch of a first run, and what follows it.
 const SECONDS_MAX: u64 = SUITE_SECONDS_MAX + 600;
 
 /// The scripts in a directory of ours alone, which goes with this value.
-struct Scripts(PathBuf);
+pub(super) struct Scripts(PathBuf);
 
 impl Scripts {
-    fn unpack() -> anyhow::Result<Self> {
+    pub(super) fn unpack() -> anyhow::Result<Self> {
         let directory = std::env::temp_dir().join(format!("driftheap-vm-{}", std::process::id()));
         let made = fs::DirBuilder::new().mode(0o700).create(&directory);
         made.with_context(|| format!("can't make {}", directory.display()))?;
         let scripts = Self(directory);
+        fs::create_dir(scripts.path("lab-module")).context("can't make a directory")?;
         for (name, text) in SCRIPTS {
             let path = scripts.0.join(name);
             fs::write(&path, text)
@@ -50,6 +59,11 @@ impl Scripts {
         let own = std::env::current_exe().context("can't find driftheap's own executable")?;
         std::os::unix::fs::symlink(own, scripts.0.join("driftheap")).context("can't link")?;
         Ok(scripts)
+    }
+
+    /// A file in the directory.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 }
 

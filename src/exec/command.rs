@@ -7,6 +7,7 @@
 use rustix::io::Errno;
 
 use crate::sys::mailbox::MESSAGE_MAX_BYTES;
+use crate::uapi::lab::Op;
 
 /// Bytes of a command on the wire.
 pub(super) const COMMAND_BYTES: usize = 10;
@@ -86,8 +87,27 @@ pub(super) enum Command {
     Fork { child: u8 },
     /// Read a page through a mapping that is made for it.
     Witness { place: Place },
+    /// A step of the laboratory module, at the address of `slot`.
+    Lab { op: Op, obj: u8, page: u8, flags: u16, slot: u16, value: u8 },
+    /// mmap of a laboratory's buffer: directly, or through an importer's file.
+    LabMap { buf: u8, how: LabMap, slot: u16, pages: u8, offset: u8 },
+    /// mremap of a laboratory's mapping.
+    LabMove { from: u16, to: u16, pages: u8 },
     /// Forget everything: unmap, unpin, end children.
     Reset,
+}
+
+/// How a laboratory's buffer is mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LabMap {
+    /// The importer's way; none through the dma-buf itself.
+    pub(super) importer: Option<u8>,
+    /// MAP_SHARED.
+    pub(super) shared: bool,
+    /// PROT_WRITE.
+    pub(super) write: bool,
+    /// Anonymous memory instead of a buffer.
+    pub(super) anonymous: bool,
 }
 
 /// What came of a command.
@@ -109,11 +129,22 @@ pub(super) enum Answer {
     Pid(u32),
     /// The actor could not do it, which no litmus test expects.
     Failed(Errno),
+    /// What a step of the laboratory answered: the lower byte and the upper half of its value.
+    Word { low: u8, high: u32 },
 }
 
 impl Command {
     /// The command on the wire.
     pub(super) fn encode(self) -> [u8; COMMAND_BYTES] {
+        if let Self::Lab { op, obj, page, flags, slot, value } = self {
+            let ([f0, f1], [s0, s1]) = (flags.to_le_bytes(), slot.to_le_bytes());
+            return [25, op as u8, obj, page, s0, s1, f0, f1, value, 0];
+        }
+        if let Self::LabMap { buf, how, slot, pages, offset } = self {
+            let [s0, s1] = slot.to_le_bytes();
+            let (importer, bits) = how.encode();
+            return [26, buf, importer, bits, s0, s1, pages, offset, 0, 0];
+        }
         let nothing = Place { arena: 0, page: 0 };
         let (op, a, b, slot, place, to) = match self {
             Self::Arm { slot, place, write } => (1, u8::from(write), 0, slot, place, 0),
@@ -139,7 +170,8 @@ impl Command {
             Self::BusStore { place, value } => (21, value, 0, 0, place, 0),
             Self::Fork { child } => (22, child, 0, 0, nothing, 0),
             Self::Witness { place } => (23, 0, 0, 0, place, 0),
-            Self::Reset => (24, 0, 0, 0, nothing, 0),
+            Self::LabMove { from, to, pages } => (27, pages, 0, from, nothing, to),
+            Self::Reset | Self::Lab { .. } | Self::LabMap { .. } => (24, 0, 0, 0, nothing, 0),
         };
         let ([s0, s1], [p0, p1], [t0, t1]) =
             (slot.to_le_bytes(), place.page.to_le_bytes(), to.to_le_bytes());
@@ -177,8 +209,34 @@ impl Command {
             22 => Self::Fork { child: a },
             23 => Self::Witness { place },
             24 => Self::Reset,
+            25 => {
+                let flags = u16::from_le_bytes([p0, p1]);
+                Self::Lab { op: Op::of(a)?, obj: b, page: arena, flags, slot, value: t0 }
+            }
+            26 => {
+                let how = LabMap::decode(b, arena);
+                Self::LabMap { buf: a, how, slot, pages: p0, offset: p1 }
+            }
+            27 => Self::LabMove { from: slot, to, pages: a },
             _ => return None,
         })
+    }
+}
+
+impl LabMap {
+    fn encode(self) -> (u8, u8) {
+        let bits =
+            u8::from(self.shared) | u8::from(self.write) << 1 | u8::from(self.anonymous) << 2;
+        (self.importer.unwrap_or(u8::MAX), bits)
+    }
+
+    fn decode(importer: u8, bits: u8) -> Self {
+        Self {
+            importer: Some(importer).filter(|how| *how != u8::MAX),
+            shared: bits & 1 != 0,
+            write: bits & 2 != 0,
+            anonymous: bits & 4 != 0,
+        }
     }
 }
 
@@ -205,6 +263,7 @@ impl Answer {
             Self::Refused(errno) => (6, 0, errno.raw_os_error().cast_unsigned()),
             Self::Pid(pid) => (7, 0, pid),
             Self::Failed(errno) => (8, 0, errno.raw_os_error().cast_unsigned()),
+            Self::Word { low, high } => (9, low, high),
         };
         let [w0, w1, w2, w3] = wide.to_le_bytes();
         [tag, a, 0, 0, w0, w1, w2, w3]
@@ -224,6 +283,7 @@ impl Answer {
             6 => Self::Refused(errno()),
             7 => Self::Pid(wide),
             8 => Self::Failed(errno()),
+            9 => Self::Word { low: a, high: wide },
             _ => return None,
         })
     }
@@ -241,6 +301,8 @@ impl Answer {
             Self::Refused(errno) => format!("{errno:?}"),
             Self::Pid(pid) => format!("process {pid}"),
             Self::Failed(errno) => format!("a failure of the executor ({errno:?})"),
+            Self::Word { low, high: u32::MAX } => format!("{low:#04x}, no frame of the test"),
+            Self::Word { low, high } => format!("{low:#04x}, frame {high}"),
         }
     }
 }
@@ -277,6 +339,15 @@ mod tests {
             Command::BusStore { place, value: 9 },
             Command::Fork { child: 2 },
             Command::Witness { place },
+            Command::Lab { op: Op::Gup, obj: 1, page: 2, flags: 0x304, slot, value: 5 },
+            Command::LabMove { from: slot, to: 772, pages: 8 },
+            Command::LabMap {
+                buf: 1,
+                how: LabMap { importer: Some(3), shared: true, write: false, anonymous: false },
+                slot,
+                pages: 8,
+                offset: 2,
+            },
             Command::Reset,
         ];
         for command in commands {
@@ -297,6 +368,7 @@ mod tests {
             Answer::Refused(Errno::FAULT),
             Answer::Pid(1 << 22),
             Answer::Failed(Errno::NOMEM),
+            Answer::Word { low: 3, high: u32::MAX },
         ];
         for answer in answers {
             assert_eq!(Answer::decode(answer.encode()), Some(answer));

@@ -133,14 +133,14 @@ fn index(placement: Placement) -> usize {
 }
 
 /// All steps of a scenario, with the process that takes each.
-struct Steps<'a> {
-    all: Vec<(usize, &'a Step)>,
+pub(super) struct Steps<'a> {
+    pub(super) all: Vec<(usize, &'a Step)>,
     vmas: usize,
     pins: usize,
 }
 
 impl<'a> Steps<'a> {
-    fn of(scenario: &'a Scenario) -> Self {
+    pub(super) fn of(scenario: &'a Scenario) -> Self {
         let mut all = Vec::new();
         for (process, program) in scenario.programs.iter().enumerate() {
             for instruction in &program.instructions {
@@ -181,7 +181,7 @@ impl<'a> Steps<'a> {
     }
 
     /// The mmap calls that may make a VMA, its own or its ancestors'.
-    fn mmaps(&self, vma: VmaId) -> impl Iterator<Item = &'a Mmap> {
+    pub(super) fn mmaps(&self, vma: VmaId) -> impl Iterator<Item = &'a Mmap> {
         let family = self.family(vma);
         self.all.iter().filter_map(move |(_, step)| match step {
             Step::Mmap(mmap) if family.contains(&mmap.vma) => Some(mmap),
@@ -221,7 +221,7 @@ impl<'a> Steps<'a> {
     }
 
     /// First slot of each VMA.
-    fn slots(&self, scenario: &Scenario) -> Result<Vec<u16>, Skip> {
+    pub(super) fn slots(&self, scenario: &Scenario) -> Result<Vec<u16>, Skip> {
         let count = self.vmas;
         let mut slots = vec![0u16; count];
         let mut next = 0u16;

@@ -13,6 +13,7 @@ use super::command::{ANSWER_BYTES, Answer, BATCH_MAX, COMMAND_BYTES, Command};
 use super::error::{ExecError, ending, hint};
 use super::executor::Hidden;
 use super::store::Arenas;
+use crate::sys::lab::Lab;
 use crate::sys::link::Link;
 use crate::sys::mailbox::{CallError, Caller, MESSAGE_MAX_BYTES, Mailbox, Pace};
 use crate::sys::process::{self, Child};
@@ -59,6 +60,8 @@ pub(super) struct Team {
     program: PathBuf,
     timeout: Duration,
     hide: Hidden,
+    /// Where the schedules are the kernel's: the laboratory that all actors share.
+    pub(super) lab: Option<Lab>,
     actors: Vec<Option<Actor>>,
     /// Children that were forked, in this order, and who forked them.
     forked: Vec<(usize, usize)>,
@@ -75,6 +78,7 @@ impl Team {
             program,
             timeout,
             hide,
+            lab: None,
             actors: (0..ACTORS_MAX).map(|_| None).collect(),
             forked: Vec::new(),
             displaced: Vec::new(),
@@ -103,7 +107,12 @@ impl Team {
         let mailbox = Mailbox::create()?;
         let mut fds: Vec<BorrowedFd<'_>> = vec![mailbox.as_fd()];
         fds.extend(arenas.fds());
-        link.send(&[actor::HELLO, u8::from(!self.hide.userfaultfd)], &fds)?;
+        let mut bits = if self.hide.userfaultfd { 0 } else { actor::TRAPS };
+        if let Some(lab) = &self.lab {
+            fds.push(lab.as_fd());
+            bits |= actor::HAS_LAB;
+        }
+        link.send(&[actor::HELLO, bits], &fds)?;
         let mut reply = [0; 8];
         let answered = link.receive(&mut reply, self.timeout);
         let has = match answered {

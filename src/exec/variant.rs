@@ -83,7 +83,12 @@ pub fn replay_variant(
 }
 
 /// The schedules, each once, the shortest to something first; and how many those are.
-fn schedules(scenario: &Scenario, judgement: &Judgement, how: Replays) -> (Vec<Vec<u8>>, usize) {
+#[must_use]
+pub fn schedules(
+    scenario: &Scenario,
+    judgement: &Judgement,
+    how: Replays,
+) -> (Vec<Vec<u8>>, usize) {
     let mut seen = BTreeSet::new();
     let mut schedules = Vec::new();
     let hazards = judgement.hazards.values();

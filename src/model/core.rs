@@ -43,6 +43,17 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
         Step::Munmap { vma, pages } => !view.notifier_waits(vma, pages),
         Step::Mremap { from, .. } => !view.notifier_waits(from, u8::MAX),
         Step::Unpin(pin) => !matches!(state.pins[pin.index()].slot, Slot::None | Slot::Taking),
+        // Both take the lock for the list of attachments (dma_buf_dynamic_attach, dma_buf_detach,
+        // drivers/dma-buf/dma-buf.c, 6.12).
+        Step::Attach { buf, via, .. } => {
+            let buf =
+                if buf.is_none() && via.is_some() { state.vmas[via.index()].buf } else { buf };
+            buf.is_none() || state.bufs[buf.index()].life != Life::Live || view.lock_free(buf)
+        }
+        Step::Detach(attachment) => {
+            let entry = &state.attachments[attachment.index()];
+            entry.slot != Slot::Held || view.lock_free(entry.buf)
+        }
         Step::Map(sg) => {
             let attachment = &state.attachments[world.attachment_of(sg).index()];
             attachment.slot != Slot::None
@@ -70,8 +81,6 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
         | Step::GupFast { .. }
         | Step::FrameVectorCheck { .. }
         | Step::Submit { .. }
-        | Step::Attach { .. }
-        | Step::Detach(_)
         | Step::DmaFinish { .. }
         | Step::DmaBufUnpin(_)
         | Step::SyncEnd { .. }

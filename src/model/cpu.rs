@@ -345,7 +345,9 @@ impl<S: Sink> Core<'_, S> {
             });
             return Err(Signal::Oops);
         }
-        if want == Want::Read {
+        // An exporter's handler that inserts the entry itself answers VM_FAULT_NOPAGE, and the copy
+        // is the next fault's (do_cow_fault, mm/memory.c, 6.12).
+        if want == Want::Read || entry.kind != VmaKind::Normal {
             self.install(vma, page, behind, false);
             return Ok(());
         }
@@ -539,7 +541,8 @@ impl<S: Sink> Core<'_, S> {
             };
             self.state.frames[copy.index()].value = self.state.frames[pte.frame.index()].value;
             self.emit(Effect::CowCopied { vma: to, page, from: pte.frame, to: copy });
-            let entry = Pte { frame: copy, write: false, ..pte };
+            // maybe_mkwrite() of the child's VMA (copy_present_page, mm/memory.c, 6.12).
+            let entry = Pte { frame: copy, write: entry.write, ..pte };
             self.state.ptes[new.index()] = entry;
             self.emit(Effect::Faulted(to, page, entry));
             return;

@@ -63,14 +63,15 @@ impl<S: Sink> Core<'_, S> {
         if !pte.present() {
             return self.fault_for_gup(vma, page, want, &efault);
         }
-        if pte.special && pte.frame != self.world.zero {
-            // vm_normal_page() is NULL.
-            return self.fail(&efault, Errno::Efault);
-        }
-        // FOLL_FORCE may write through a read-only entry once the page is the process's own.
+        // FOLL_FORCE may write through a read-only entry once the page is the process's own. What
+        // can't be written through is faulted first, special or not (follow_page_pte, 6.12).
         let forced = foll.force && pte.exclusive;
         if foll.write && !pte.write && !forced {
             return self.fault_for_gup(vma, page, want, &efault);
+        }
+        if pte.special && pte.frame != self.world.zero {
+            // vm_normal_page() is NULL.
+            return self.fail(&efault, Errno::Efault);
         }
         if self.must_unshare(&entry, &pte, foll) {
             return self.fault_for_gup(vma, page, Want::Unshare, &efault);

@@ -7,7 +7,7 @@ use super::policy::ExporterPolicy;
 use super::rules::{ExporterRules, HostRules, Huge, ImporterRules, MmapKind, Notifier, Placement};
 use crate::units::{
     ActorId, AttachmentId, BufId, ExporterId, FrameId, ImporterId, MAX_OBJECTS, MAX_PAGES, PageId,
-    PteId, SgId, VmaId,
+    PinId, PteId, SgId, VmaId,
 };
 
 /// A dma-buf as it is declared.
@@ -245,14 +245,10 @@ impl World {
     ///
     /// # Errors
     /// [`TooMany`] above [`MAX_OBJECTS`].
-    pub fn add_pin(
-        &mut self,
-        notifier: Notifier,
-        vector: bool,
-    ) -> Result<crate::units::PinId, TooMany> {
+    pub fn add_pin(&mut self, notifier: Notifier, vector: bool) -> Result<PinId, TooMany> {
         bounded("pins", self.pins.len() + 1, MAX_OBJECTS)?;
         self.pins.push(PinDecl { notifier, vector });
-        Ok(crate::units::PinId::at(self.pins.len() - 1))
+        Ok(PinId::at(self.pins.len() - 1))
     }
 
     /// Add room for an attachment of `importer`.
@@ -323,6 +319,12 @@ impl World {
     #[must_use]
     pub const fn zero_page(&self) -> FrameId {
         self.zero
+    }
+
+    /// What the driver that holds a pin registered on the range.
+    #[must_use]
+    pub fn notifier_of(&self, pin: PinId) -> Notifier {
+        self.pins[pin.index()].notifier
     }
 
     /// Where `frame` is.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Answer;
+use super::kernel::Kernel;
 use super::real::Real;
 
 /// A variant's answer as it is serialised. Numbers are exact.
@@ -38,6 +39,18 @@ pub struct VariantJson<'a> {
     agreed: Option<usize>,
     skipped: Option<&'a str>,
     difference: Option<&'a str>,
+    /// What a real kernel said; null when it was not asked for.
+    kernel: Option<KernelJson<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct KernelJson<'a> {
+    replayed: usize,
+    agreed: usize,
+    compared: usize,
+    skipped: Option<&'a str>,
+    difference: Option<&'a str>,
+    bug: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,6 +118,7 @@ impl<'a> VariantJson<'a> {
             agreed: None,
             skipped: None,
             difference: None,
+            kernel: None,
         }
     }
 
@@ -118,6 +132,20 @@ impl<'a> VariantJson<'a> {
             difference: real.difference.as_deref(),
             ..self
         }
+    }
+
+    /// With what a real kernel said.
+    #[must_use]
+    pub fn with_kernel(self, kernel: &'a Kernel) -> Self {
+        let kernel = KernelJson {
+            replayed: kernel.replayed,
+            agreed: kernel.agreed,
+            compared: kernel.compared,
+            skipped: kernel.skipped.as_deref(),
+            difference: kernel.difference.as_deref(),
+            bug: kernel.bug.as_deref(),
+        };
+        Self { kernel: Some(kernel), ..self }
     }
 
     /// One line, with its newline.

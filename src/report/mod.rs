@@ -28,6 +28,7 @@
 pub mod formats;
 pub mod gup;
 pub mod json;
+pub mod kernel;
 pub mod list;
 pub mod matrix;
 pub mod page;

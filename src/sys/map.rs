@@ -216,6 +216,22 @@ impl Window {
         self.unmap(from, pages)
     }
 
+    /// Moves a mapping as [`Window::move_pages`] does, of a file that MREMAP_DONTUNMAP refuses
+    /// (VM_DONTEXPAND, VM_PFNMAP: `mremap_to`, mm/mremap.c). For a process of one thread: between
+    /// the two calls the old slots are nobody's.
+    ///
+    /// # Errors
+    /// The errno: EFAULT when nothing is mapped there or the range spans several mappings.
+    pub fn move_mapping(&self, from: usize, to: usize, pages: usize) -> Result<(), Errno> {
+        let (old, new) = (self.address(from, pages), self.address(to, pages));
+        let len = pages * PAGE_BYTES;
+        // SAFETY: both ranges are inside our own reservation, which holds no Rust object.
+        unsafe { mm::mremap_fixed(old, len, len, MremapFlags::MAYMOVE, new) }?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
+        // SAFETY: the hole just made in our own reservation; NOREPLACE would show if it were not.
+        unsafe { mm::mmap_anonymous(old, len, ProtFlags::empty(), flags) }.map(drop)
+    }
+
     /// Changes what accesses may do (mprotect).
     ///
     /// # Errors

@@ -22,6 +22,7 @@
 //! | [`backing`] | files that stand behind the device's buffers | `struct file` of a dma-buf |
 //! | [`guard`] | a process that outlives ours | |
 //! | [`inject`] | system calls made by another process | ptrace |
+//! | [`lab`] | a step of the laboratory module | `tools/lab-module` |
 //! | `raw` | any call with any argument, for the conformance suite | |
 //! | [`seccomp`], [`notify`], [`supervise`] | a program under a supervisor | seccomp user notification |
 //! | [`trace`] | stops, steps and calls of attached threads | ptrace |
@@ -94,6 +95,7 @@ pub mod arena;
 pub mod backing;
 pub mod guard;
 pub mod inject;
+pub mod lab;
 pub mod link;
 pub mod mailbox;
 pub mod map;

@@ -52,6 +52,7 @@ macro_rules! abi_struct {
 pub mod dma_buf;
 pub mod dma_heap;
 pub mod fuse;
+pub mod lab;
 pub mod stat;
 pub mod sw_sync;
 pub mod sync_file;

@@ -433,7 +433,7 @@ fn answer(tried: Tried<()>) -> Answer {
     }
 }
 
-fn accessed(access: Access<()>) -> Answer {
+pub(super) fn accessed(access: Access<()>) -> Answer {
     match access {
         Access::Value(()) => Answer::Done,
         Access::Sigbus { .. } => Answer::Sigbus,
@@ -441,7 +441,7 @@ fn accessed(access: Access<()>) -> Answer {
     }
 }
 
-fn errno_of(error: &MapError) -> Errno {
+pub(super) fn errno_of(error: &MapError) -> Errno {
     match error {
         MapError::Denied => Errno::ACCESS,
         MapError::NoMemory => Errno::NOMEM,

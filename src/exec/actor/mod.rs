@@ -8,6 +8,7 @@
 //!                                         `-- the conductor's end --> exits
 //! ```
 
+mod lab;
 mod memory;
 mod pins;
 
@@ -22,13 +23,18 @@ use super::store::ArenaFds;
 use crate::sys::link::Link;
 use crate::sys::mailbox::{CallError, MESSAGE_MAX_BYTES, Mailbox, Pace, Server};
 use crate::sys::process::{self, Child};
+use lab::Bench;
 pub(super) use memory::SLOTS;
 use memory::Slots;
 use pins::Pins;
 
-/// What the conductor says first, and whether to trap with userfaultfd; the fds are the mailbox and
-/// the arenas.
+/// What the conductor says first, with [`TRAPS`] and [`HAS_LAB`]; the fds are the mailbox, the arenas
+/// and a laboratory.
 pub(super) const HELLO: u8 = b'H';
+/// Bit of hello: trap with userfaultfd.
+pub(super) const TRAPS: u8 = 1;
+/// Bit of hello: the last fd is a laboratory's.
+pub(super) const HAS_LAB: u8 = 2;
 /// Goes with the fd of a forked child's mailbox.
 pub(super) const CHILD: u8 = b'C';
 /// Bit of the answer to hello: userfaultfd is there.
@@ -58,6 +64,8 @@ struct Actor {
     arenas: ArenaFds,
     memory: Slots,
     pins: Pins,
+    /// The laboratory module, where the schedule is the kernel's.
+    bench: Option<Bench>,
     children: Vec<Child>,
 }
 
@@ -78,7 +86,11 @@ impl Actor {
         if length != 2 || hello[0] != HELLO || fds.is_empty() {
             return Err(NoActor);
         }
-        let traps = hello[1] != 0;
+        let traps = hello[1] & TRAPS != 0;
+        let bench = match fds.len() {
+            2.. if hello[1] & HAS_LAB != 0 => fds.pop().map(Bench::new).transpose()?,
+            _ => None,
+        };
         let mailbox = Mailbox::adopt(fds.remove(0))?;
         let server = mailbox.into_server(conductor.try_clone()?, Pace::OneCore);
         let memory = Slots::reserve(traps)?;
@@ -92,7 +104,8 @@ impl Actor {
         }
         link.send(&[HELLO, has], &[])?;
         let arenas = ArenaFds(fds);
-        Ok(Self { link, server, conductor, arenas, memory, pins, children: Vec::new() })
+        let children = Vec::new();
+        Ok(Self { link, server, conductor, arenas, memory, pins, bench, children })
     }
 
     /// Serves until the conductor is gone; the exit code.
@@ -122,6 +135,11 @@ impl Actor {
     }
 
     fn carry_out(&mut self, command: Command) -> Answer {
+        if let Some(bench) = &mut self.bench
+            && let Some(answer) = bench.carry_out(command)
+        {
+            return answer;
+        }
         let (memory, arenas) = (&mut self.memory, &self.arenas);
         match command {
             Command::Arm { slot, place, write } => memory.arm(arenas, slot, place, write),
@@ -148,6 +166,9 @@ impl Actor {
             Command::BusLoad { place } => memory.bus_load(place),
             Command::BusStore { place, value } => memory.bus_store(place, value),
             Command::Witness { place } => memory.witness(arenas, place),
+            Command::Lab { .. } | Command::LabMap { .. } | Command::LabMove { .. } => {
+                Answer::Failed(Errno::NODEV)
+            }
             Command::Fork { child: _ } => self.fork(),
             Command::Reset => self.reset(),
         }
@@ -193,6 +214,11 @@ impl Actor {
         // Dropping a child kills and reaps it.
         self.children.clear();
         self.pins.reset();
+        if let Some(bench) = &mut self.bench
+            && let Err(errno) = bench.reset()
+        {
+            return Answer::Failed(errno);
+        }
         self.memory.reset()
     }
 }

@@ -1,0 +1,55 @@
+//! What host and guest tell each other: one JSON object a line.
+
+use serde::{Deserialize, Serialize};
+
+/// A test, and which schedules of which variants to take.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Job {
+    pub(super) file: String,
+    pub(super) text: String,
+    pub(super) variants: Vec<VariantJob>,
+    /// Take a step that the model calls a kernel bug.
+    pub(super) provoke: bool,
+}
+
+/// The schedules of a variant.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct VariantJob {
+    /// What the host calls it.
+    pub(super) id: usize,
+    /// Which variant of the test.
+    pub(super) index: usize,
+    pub(super) schedules: Vec<Vec<u8>>,
+}
+
+/// What the guest says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Said {
+    /// The kernel's release, first.
+    Release(String),
+    /// The variant that is next: if nothing follows, the guest died of it.
+    Begin(usize),
+    /// A variant is answered.
+    Answer(Answered),
+}
+
+/// What the kernel said of a variant.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Answered {
+    pub(super) id: usize,
+    pub(super) replayed: usize,
+    pub(super) agreed: usize,
+    pub(super) compared: usize,
+    pub(super) skipped: Option<String>,
+    pub(super) difference: Option<Differs>,
+}
+
+/// Both sides of a difference.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Differs {
+    pub(super) schedule: Vec<u8>,
+    pub(super) step: usize,
+    pub(super) what: String,
+    pub(super) model: String,
+    pub(super) real: String,
+}

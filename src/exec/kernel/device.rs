@@ -1,0 +1,176 @@
+//! Importers and devices: attachments, jobs, brackets, and transfers in two halves.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "each function is about a few of the steps")]
+
+use super::super::conduct::Halt;
+use super::super::executor::Sabotage;
+use super::Bench;
+use super::expect::{self, Expect};
+use super::steps::Call;
+use crate::model::{self, Dir, Effect, Handle, Life, Reply, Slot, State, Step};
+use crate::question::scenario::Event;
+use crate::uapi::lab::Op;
+
+impl Bench<'_> {
+    pub(super) fn importer(
+        &mut self,
+        before: &State,
+        event: &Event,
+        step: &Step,
+    ) -> Result<(), Halt> {
+        let actor = event.actor;
+        let expect = match event.reply {
+            Reply::Done => Expect::Done,
+            Reply::Errno(errno) => Expect::Errno(errno),
+            _ => return Ok(()),
+        };
+        let world = &self.scenario.world;
+        match *step {
+            Step::Attach { attachment, buf, via, dynamic } => {
+                let found = || before.vmas[via.index()].buf;
+                let buf = if buf.is_none() && via.is_some() { found() } else { buf };
+                if buf.is_none() || before.bufs[buf.index()].life == Life::Unallocated {
+                    return Ok(());
+                }
+                let deaf = world.importer_of(attachment).move_notify == model::MoveNotify::Ignored;
+                let flags = u16::from(dynamic) | u16::from(deaf) << 1;
+                let call = Call { obj: attachment.0, page: buf.0, flags, ..Call::default() };
+                self.lab(actor, Op::Attach, call, expect)
+            }
+            Step::Detach(attachment) => {
+                self.lab(actor, Op::Detach, Call { obj: attachment.0, ..Call::default() }, expect)
+            }
+            Step::Map(sg) => {
+                let page = world.attachment_of(sg).0;
+                self.lab(actor, Op::Map, Call { obj: sg.0, page, ..Call::default() }, expect)
+            }
+            Step::Unmap(sg) => {
+                self.lab(actor, Op::Unmap, Call { obj: sg.0, ..Call::default() }, expect)
+            }
+            Step::Validate { .. } | Step::Submit { .. } => self.job(before, event, step, expect),
+            Step::Signal(fence) => {
+                self.lab(actor, Op::Signal, Call { obj: fence.0, ..Call::default() }, expect)
+            }
+            Step::DmaBufPin(attachment) => {
+                self.lab(actor, Op::Pin, Call { obj: attachment.0, ..Call::default() }, expect)
+            }
+            Step::DmaBufUnpin(attachment) => {
+                self.lab(actor, Op::Unpin, Call { obj: attachment.0, ..Call::default() }, expect)
+            }
+            Step::SyncStart { .. } | Step::SyncEnd { .. } => self.sync(before, actor, step, expect),
+            _ => Ok(()),
+        }
+    }
+
+    /// The two halves of submitting a job.
+    fn job(
+        &mut self,
+        before: &State,
+        event: &Event,
+        step: &Step,
+        expect: Expect,
+    ) -> Result<(), Halt> {
+        let (actor, after) = (event.actor, &event.after.model);
+        let world = &self.scenario.world;
+        match *step {
+            Step::Validate { sg, .. } => {
+                let stale = before.sgs[sg.index()] == Slot::Invalid;
+                let buf = before.attachments[world.attachment_of(sg).index()].buf;
+                let remap = Call { obj: sg.0, ..Call::default() };
+                if expect != Expect::Done {
+                    return self.lab(actor, Op::Remap, remap, expect);
+                }
+                let lock = Call { obj: buf.0, ..Call::default() };
+                self.lab(actor, Op::Lock, lock, Expect::Done)?;
+                self.lab(actor, Op::Remap, remap, Expect::Value(stale.into()))
+            }
+            Step::Submit { fence, sg, usage, .. } => {
+                let buf = before.attachments[world.attachment_of(sg).index()].buf;
+                let flags = expect::usage(usage);
+                let call = Call { obj: fence.0, page: buf.0, flags, ..Call::default() };
+                self.lab(actor, Op::Fence, call, Expect::Done)?;
+                let held = before.bufs[buf.index()].lock.index() == actor;
+                if held && after.bufs[buf.index()].lock.is_none() {
+                    let call = Call { obj: buf.0, ..Call::default() };
+                    self.lab(actor, Op::Unlock, call, Expect::Done)?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A bracket of CPU access, where the importer forwards it.
+    fn sync(
+        &mut self,
+        before: &State,
+        actor: usize,
+        step: &Step,
+        expect: Expect,
+    ) -> Result<(), Halt> {
+        let (Step::SyncStart { buf, access, via } | Step::SyncEnd { buf, access, via }) = *step
+        else {
+            return Ok(());
+        };
+        let importer = via.is_some().then(|| self.scenario.world.importer(via));
+        let dropped = importer.is_some_and(|rules| rules.sync == model::SyncForward::Dropped);
+        if dropped || matches!(before.bufs[buf.index()].life, Life::Unallocated | Life::Released) {
+            return Ok(());
+        }
+        let start = matches!(step, Step::SyncStart { .. });
+        let op = if start { Op::SyncStart } else { Op::SyncEnd };
+        let flags = u16::from(access.read) | u16::from(access.write) << 1;
+        self.lab(actor, op, Call { obj: buf.0, flags, ..Call::default() }, expect)
+    }
+
+    pub(super) fn dma_start(&mut self, event: &Event, via: Handle, page: u8) -> Result<(), Halt> {
+        let actor = event.actor;
+        let obj = u8::try_from(actor).unwrap_or(u8::MAX);
+        match (event.reply, via) {
+            (Reply::Done, Handle::Pin(pin)) => {
+                let frame = event.after.model.dmas[actor].frame;
+                let frame = self.expected_page(&event.after.model, frame);
+                let call = Call { obj, page: pin.0, ..Call::default() };
+                self.lab(actor, Op::DmaPin, call, Expect::Frame(frame))
+            }
+            (Reply::Done, Handle::Sg(sg)) => {
+                let frame = event.after.model.dmas[actor].frame;
+                let frame = self.in_lab[frame.index()].then_some(frame);
+                let call = Call { obj, page: sg.0, value: page, ..Call::default() };
+                self.lab(actor, Op::DmaSg, call, Expect::Frame(frame))
+            }
+            (Reply::Again, Handle::Sg(sg)) => {
+                self.lab(actor, Op::Remap, Call { obj: sg.0, ..Call::default() }, Expect::Value(1))
+            }
+            (Reply::Errno(errno), Handle::Sg(sg)) => {
+                let call = Call { obj: sg.0, ..Call::default() };
+                self.lab(actor, Op::Remap, call, Expect::Errno(errno))
+            }
+            (Reply::Again | Reply::Errno(_), Handle::Pin(_)) => {
+                Err(Halt::Inexpressible("a pin with a notifier is taken again".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn dma_finish(&mut self, event: &Event, dir: Dir) -> Result<(), Halt> {
+        let actor = event.actor;
+        let call = Call { obj: u8::try_from(actor).unwrap_or(u8::MAX), ..Call::default() };
+        match (event.reply, dir) {
+            (Reply::Done, Dir::Write(value)) => {
+                self.lab(actor, Op::DmaWrite, Call { value, ..call }, Expect::Done)?;
+                let landed = event.effects.iter().find_map(|effect| match *effect {
+                    Effect::DmaFinished(_, _, frame, ..) => Some(frame),
+                    _ => None,
+                });
+                match (landed, self.sabotage) {
+                    (Some(frame), Some(Sabotage::DmaElsewhere)) => self.fill(frame, !value),
+                    _ => Ok(()),
+                }
+            }
+            (Reply::Done, _) => self.lab(actor, Op::DmaRead, call, Expect::Done),
+            (Reply::Value(value), _) => self.lab(actor, Op::DmaRead, call, Expect::Value(value)),
+            _ => Ok(()),
+        }
+    }
+}

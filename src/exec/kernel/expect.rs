@@ -1,0 +1,138 @@
+//! The model's words as the laboratory's.
+
+use rustix::io::Errno;
+
+use super::super::command::Answer;
+use crate::model::{
+    self, Cow, ExporterRules, FaultLock, Foll, ImporterMmap, MmapKind, OnDmaBufPin, OnForeignPin,
+    Signal, Usage, WaitFor, ZapReach,
+};
+use crate::uapi::lab;
+use crate::units::FrameId;
+
+/// What an answer has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expect {
+    /// It succeeds, with whatever value.
+    Done,
+    /// It succeeds and says this.
+    Value(u8),
+    /// The page that it found is this frame; none: a page that is none of the laboratory's.
+    Frame(Option<FrameId>),
+    /// It is refused.
+    Errno(model::Errno),
+    /// `get_user_pages` finds an entry without a page (`follow_pfn_pte`, mm/gup.c): EEXIST, where the
+    /// model says EFAULT.
+    NoPage,
+    /// The access ends so.
+    Signal(Signal),
+}
+
+impl Expect {
+    pub(super) fn fits(self, answer: Answer) -> bool {
+        match (self, answer) {
+            (Self::Done, Answer::Done | Answer::Word { .. })
+            | (Self::Signal(Signal::Sigbus), Answer::Sigbus)
+            | (Self::Signal(Signal::Sigsegv), Answer::Sigsegv) => true,
+            (Self::Value(model), Answer::Value(real)) => model == real,
+            (Self::Value(model), Answer::Word { low, high: 0 }) => model == low,
+            (Self::Frame(frame), Answer::Word { high, .. }) => {
+                high == frame.map_or(lab::NO_FRAME, |frame| frame.0.into())
+            }
+            (Self::Errno(model), Answer::Refused(real)) => errno(model) == real,
+            (Self::NoPage, Answer::Refused(real)) => real == Errno::EXIST,
+            _ => false,
+        }
+    }
+
+    pub(super) fn describe(self) -> String {
+        match self {
+            Self::Done => "done".to_owned(),
+            Self::Value(value) => Answer::Value(value).describe(),
+            Self::Frame(Some(frame)) => format!("frame {}", frame.0),
+            Self::Frame(None) => "a page of the process's own".to_owned(),
+            Self::Errno(errno) => errno.to_string(),
+            Self::NoPage => "EEXIST: an entry without a page".to_owned(),
+            Self::Signal(signal) => signal.to_string(),
+        }
+    }
+}
+
+const fn errno(model: model::Errno) -> Errno {
+    match model {
+        model::Errno::Efault => Errno::FAULT,
+        model::Errno::Ebusy => Errno::BUSY,
+        model::Errno::Einval => Errno::INVAL,
+        model::Errno::Enomem => Errno::NOMEM,
+        model::Errno::Enodev => Errno::NODEV,
+        model::Errno::Eacces => Errno::ACCESS,
+        model::Errno::Eperm => Errno::PERM,
+    }
+}
+
+/// EXPORT's flags.
+pub(super) fn exporter_flags(rules: &ExporterRules) -> u16 {
+    let mmap = match rules.mmap {
+        // The module has no other two ways yet: `askable` refuses them before this.
+        MmapKind::Pfnmap | MmapKind::RemapPfnRange | MmapKind::PfnmapUnmarked => lab::MMAP_PFNMAP,
+        MmapKind::MixedmapInsertPfn => lab::MMAP_MIXED_PFN,
+        MmapKind::MixedmapInsertPage => lab::MMAP_MIXED_PAGE,
+        MmapKind::Shmem => lab::MMAP_SHMEM,
+    };
+    let flag = |on: bool, flag: u16| if on { flag } else { 0 };
+    mmap | flag(rules.cow == Cow::Reject, lab::COW_REJECT)
+        | flag(rules.fault == FaultLock::Unlocked, lab::FAULT_UNLOCKED)
+        | flag(rules.zap == ZapReach::VmaPointer, lab::ZAP_POINTER)
+        | flag(rules.zap == ZapReach::WrongRange, lab::ZAP_LATE)
+        | flag(rules.on_dma_buf_pin == OnDmaBufPin::Ignore, lab::PINS_IGNORED)
+        | flag(rules.on_foreign_pin == OnForeignPin::Refuse, lab::REFS_REFUSE)
+}
+
+/// IMPORTER_FD's flags, in the order of the header.
+pub(super) const fn importer_flags(mmap: ImporterMmap) -> u8 {
+    match mmap {
+        ImporterMmap::Redirect => 0,
+        ImporterMmap::KeepFile => 1,
+        ImporterMmap::WrongPgoff => 2,
+        ImporterMmap::Shadow => 3,
+        ImporterMmap::Forbid => 4,
+    }
+}
+
+/// GUP's flags.
+pub(super) const fn gup_flags(foll: Foll) -> u16 {
+    let mut flags = 0;
+    if foll.write {
+        flags |= lab::FOLL_WRITE;
+    }
+    if foll.force {
+        flags |= lab::FOLL_FORCE;
+    }
+    if foll.longterm {
+        flags |= lab::FOLL_LONGTERM;
+    }
+    if foll.get {
+        flags |= lab::FOLL_GET;
+    }
+    flags
+}
+
+/// `enum dma_resv_usage`.
+pub(super) const fn usage(usage: Usage) -> u16 {
+    match usage {
+        Usage::Kernel => 0,
+        Usage::Write => 1,
+        Usage::Read => 2,
+        Usage::Bookkeep => 3,
+    }
+}
+
+/// The usage that a move waits for.
+pub(super) const fn wait(wait: WaitFor) -> u16 {
+    match wait {
+        WaitFor::Kernel => 0,
+        WaitFor::Write => 1,
+        WaitFor::Read => 2,
+        WaitFor::Bookkeep => 3,
+    }
+}

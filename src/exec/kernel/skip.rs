@@ -1,0 +1,115 @@
+//! What this kernel, or this machine, can't be asked.
+
+use super::super::error::Skip;
+use super::super::plan::Steps;
+use super::super::team::ACTORS_MAX;
+use crate::model::{
+    Bus, Coherency, HostRules, Huge, MmapCheck, MmapKind, Notifier, Placement, Step, YesNo,
+    ZapReach,
+};
+use crate::question::scenario::{Replay, Scenario};
+use crate::units::{BufId, FrameId, PinId};
+
+/// Whether the laboratory's kernel can be asked a scenario at all.
+///
+/// # Errors
+/// [`Skip`]: why not.
+pub fn askable(scenario: &Scenario) -> Result<(), Skip> {
+    if scenario.programs.len() >= ACTORS_MAX {
+        return Err(Skip::new("more processes than there are actors"));
+    }
+    exporters(scenario)?;
+    steps(scenario)
+}
+
+/// Why this kernel does not answer a schedule of a host with other rules; none where the rules make
+/// no difference to it. The guest's kernel is the default host.
+pub(super) fn other_host(scenario: &Scenario, schedule: &[u8], replay: &Replay) -> Option<String> {
+    let (host, guest) = (&scenario.world.host, HostRules::default());
+    if *host == guest {
+        return None;
+    }
+    let mut twin = scenario.clone();
+    twin.world.host = guest;
+    let same = |other: &Replay| {
+        let pairs = || replay.events.iter().zip(&other.events);
+        replay.events.len() == other.events.len()
+            && pairs().all(|(a, b)| a.reply == b.reply && a.after == b.after)
+    };
+    if twin.replay(schedule).is_ok_and(|other| same(&other)) {
+        return None;
+    }
+    Some(format!(
+        "the schedules depend on a rule of the host that the guest's kernel has not: {}",
+        others(host)
+    ))
+}
+
+fn others(host: &HostRules) -> String {
+    let rules = [
+        (host.pte_special == YesNo::No, "pte-special = no"),
+        (host.follow_pfn == YesNo::No, "follow-pfn = no"),
+        (host.bus != Bus::Identity, "bus"),
+        (host.longterm_unshare == YesNo::No, "longterm-unshare = no"),
+        (host.longterm_migrate == YesNo::No, "longterm-migrate = no"),
+        (host.fork_copies_pinned == YesNo::No, "fork-copies-pinned = no"),
+        (host.dma_buf_mmap_check != MmapCheck::Off, "dma-buf-mmap-check (proposed, never merged)"),
+    ];
+    let named: Vec<&str> =
+        rules.iter().filter(|(differs, _)| *differs).map(|(_, name)| *name).collect();
+    named.join(", ")
+}
+
+fn exporters(scenario: &Scenario) -> Result<(), Skip> {
+    let world = &scenario.world;
+    for buf in (0..world.bufs()).map(BufId::at) {
+        let rules = world.exporter_of(buf);
+        if matches!(rules.mmap, MmapKind::RemapPfnRange | MmapKind::PfnmapUnmarked) {
+            return Err(Skip::new(format!(
+                "the laboratory can't map as {} yet",
+                rules.mmap.word()
+            )));
+        }
+        if rules.coherency == Coherency::Incoherent {
+            return Err(Skip::new("x86 has no incoherent caches"));
+        }
+        if rules.huge != Huge::None {
+            return Err(Skip::new("a huge entry covers 512 pages there and a VMA's pages here"));
+        }
+        if rules.zap == ZapReach::VmaPointer && rules.mmap != MmapKind::Pfnmap {
+            return Err(Skip::new("zap_vma_ptes is for VM_PFNMAP alone"));
+        }
+    }
+    let cma = |frame: FrameId| world.placement(frame) == Placement::Cma;
+    if (0..world.frames()).map(FrameId::at).any(cma) {
+        return Err(Skip::new("the guest's kernel is built without CONFIG_CMA"));
+    }
+    Ok(())
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "most steps can be asked")]
+fn steps(scenario: &Scenario) -> Result<(), Skip> {
+    let steps = Steps::of(scenario);
+    for (_, step) in &steps.all {
+        match **step {
+            Step::Load { vma, .. } if steps.mmaps(vma).any(|mmap| !mmap.read) => {
+                let name = scenario.names.vma(vma);
+                return Err(Skip::new(format!(
+                    "x86 page tables can't make `{name}` writable and not readable"
+                )));
+            }
+            Step::GupFast { pin, .. } if has_notifier(scenario, pin) => {
+                return Err(Skip::new("the laboratory has no mmu_interval_notifier yet"));
+            }
+            Step::FollowPfn { pin, .. } if has_notifier(scenario, pin) => {
+                return Err(Skip::new("the laboratory has no mmu_interval_notifier yet"));
+            }
+            _ => {}
+        }
+    }
+    steps.slots(scenario).map(drop)
+}
+
+fn has_notifier(scenario: &Scenario, pin: PinId) -> bool {
+    scenario.world.notifier_of(pin) != Notifier::None
+}

@@ -1,0 +1,450 @@
+//! Each step of the model as what a driver, a device or a program does in a kernel.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "each function is about a few of the steps")]
+
+use super::super::command::{Command, LabMap};
+use super::super::conduct::Halt;
+use super::super::executor::Sabotage;
+use super::Bench;
+use super::expect::{self, Expect};
+use crate::model::{
+    self, Effect, ExporterStep, Foll, Job, Mmap, Owner, Reply, Signal, State, Step,
+};
+use crate::question::scenario::Event;
+use crate::uapi::lab::{FOLL_FAST, FOLL_NOFAULT, FOLL_PROBE, Op, Step as LabStep};
+use crate::units::{BufId, FrameId, PinId, VmaId};
+
+/// The arguments of a step of the module.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Call {
+    pub(super) obj: u8,
+    pub(super) page: u8,
+    pub(super) flags: u16,
+    pub(super) slot: u16,
+    pub(super) value: u8,
+}
+
+impl Bench<'_> {
+    /// Take a step and compare its answer.
+    pub(super) fn take(&mut self, before: &State, event: &Event, step: &Step) -> Result<(), Halt> {
+        let actor = event.actor;
+        self.hand_out(event, step)?;
+        match *step {
+            Step::Mmap(mmap) => self.mmap(event, &mmap),
+            Step::Munmap { vma, pages } => self.munmap(before, vma, pages),
+            Step::Mremap { to, from } => self.mremap(event, to, from),
+            Step::Load { vma, page } => self.access(event, vma, page, None),
+            Step::Store { vma, page, value } => self.access(event, vma, page, Some(value)),
+            Step::GupFast { pin, vma, page, foll } => {
+                self.gup_fast(before, event, pin, (vma, page), foll)
+            }
+            Step::GupSlow { pin, vma, page, foll } => {
+                self.gup_slow(before, event, pin, (vma, page), foll)
+            }
+            Step::FollowPfn { pin, vma, page, write } => {
+                self.follow_pfn(event, pin, (vma, page), write)
+            }
+            Step::FrameVectorCheck { .. } | Step::Unpin(_) => self.unpinned(event),
+            Step::Fork { child, .. } => {
+                self.team.fork(actor, child.index())?;
+                Ok(())
+            }
+            Step::Exporter { buf, step, page, job } => {
+                self.exporter(before, event, buf, (step, page, job))
+            }
+            Step::Alloc(_) | Step::EvictCache(_) => Ok(()),
+            Step::Close(buf) if event.reply == Reply::Done => {
+                self.lab(actor, Op::Close, Call { obj: buf.0, ..Call::default() }, Expect::Done)
+            }
+            Step::Close(_) => Ok(()),
+            Step::Attach { .. }
+            | Step::Detach(_)
+            | Step::Map(_)
+            | Step::Unmap(_)
+            | Step::Validate { .. }
+            | Step::Submit { .. }
+            | Step::Signal(_)
+            | Step::DmaBufPin(_)
+            | Step::DmaBufUnpin(_)
+            | Step::SyncStart { .. }
+            | Step::SyncEnd { .. } => self.importer(before, event, step),
+            Step::DmaStart { via, page, .. } => self.dma_start(event, via, page),
+            Step::DmaFinish { dir, .. } => self.dma_finish(event, dir),
+        }
+    }
+
+    /// A step of the module by a process, and what it has to answer.
+    pub(super) fn lab(
+        &mut self,
+        actor: usize,
+        op: Op,
+        call: Call,
+        expect: Expect,
+    ) -> Result<(), Halt> {
+        let Call { obj, page, flags, slot, value } = call;
+        self.ask(
+            actor,
+            Command::Lab { op, obj, page, flags, slot, value },
+            expect,
+            &op_in_words(op),
+        )
+    }
+
+    fn ask(
+        &mut self,
+        actor: usize,
+        command: Command,
+        expect: Expect,
+        what: &str,
+    ) -> Result<(), Halt> {
+        let answer = self.ask_one(actor, command)?;
+        if expect.fits(answer) {
+            return Ok(());
+        }
+        Err(self.disagree(&format!("P{actor}, {what}"), expect.describe(), answer.describe()))
+    }
+
+    /// Frames that the step hands out: which ones is luck in a kernel, and comes from the model.
+    fn hand_out(&mut self, event: &Event, step: &Step) -> Result<(), Halt> {
+        let after = &event.after.model;
+        if let (Step::Alloc(buf), Reply::Done) = (step, event.reply) {
+            self.export(after, *buf)?;
+        }
+        for effect in &event.effects {
+            match *effect {
+                Effect::FrameFilled(frame, Owner::Page(page) | Owner::Shadow(page), value) => {
+                    self.fill(frame, value)?;
+                    let world = &self.scenario.world;
+                    let shadow = after.pages[page.index()].shadow == frame;
+                    let op = if shadow { Op::Shadow } else { Op::Bind };
+                    let bind = LabStep {
+                        obj: world.buf_of(page).0.into(),
+                        page: world.page_index(page).into(),
+                        value: frame.0.into(),
+                        ..LabStep::default()
+                    };
+                    self.conductor(op, bind)?;
+                }
+                Effect::FrameReserved(frame, _) => self.fill(frame, 0)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn mmap(&mut self, event: &Event, mmap: &Mmap) -> Result<(), Halt> {
+        let world = &self.scenario.world;
+        let expect = match event.reply {
+            Reply::Errno(errno) => Expect::Errno(errno),
+            _ => Expect::Done,
+        };
+        let importer =
+            mmap.via.is_some().then(|| expect::importer_flags(world.importer(mmap.via).mmap));
+        let how = LabMap {
+            importer,
+            shared: mmap.shared,
+            write: mmap.write,
+            anonymous: mmap.buf.is_none(),
+        };
+        let command = Command::LabMap {
+            buf: if mmap.buf.is_some() { mmap.buf.0 } else { 0 },
+            how,
+            slot: self.slot(mmap.vma, 0),
+            pages: world.vma_pages(mmap.vma),
+            offset: mmap.offset,
+        };
+        self.ask(event.actor, command, expect, "mmap")
+    }
+
+    fn munmap(&mut self, before: &State, vma: VmaId, pages: u8) -> Result<(), Halt> {
+        let world = &self.scenario.world;
+        let gone = before.vmas[vma.index()].mapped & pages;
+        let actor = world.mm_of(vma).index();
+        for page in (0..world.vma_pages(vma)).filter(|page| gone & (1 << page) != 0) {
+            let slot = self.slot(vma, page);
+            self.ask(actor, Command::Unmap { slot }, Expect::Done, "munmap")?;
+        }
+        Ok(())
+    }
+
+    fn mremap(&mut self, event: &Event, to: VmaId, from: VmaId) -> Result<(), Halt> {
+        // Nothing to move, or no room: of our window a process would be told otherwise.
+        if event.reply != Reply::Done {
+            return Ok(());
+        }
+        let pages = self.scenario.world.vma_pages(from);
+        let (to, from) = (self.slot(to, 0), self.slot(from, 0));
+        self.ask(event.actor, Command::LabMove { from, to, pages }, Expect::Done, "mremap")
+    }
+
+    fn access(
+        &mut self,
+        event: &Event,
+        vma: VmaId,
+        page: u8,
+        store: Option<u8>,
+    ) -> Result<(), Halt> {
+        let (actor, slot) = (event.actor, self.slot(vma, page));
+        let touch = Command::Touch { slot, write: store.is_some() };
+        match (event.reply, store) {
+            (Reply::Again, _) if self.sabotage == Some(Sabotage::NoFaults) => Ok(()),
+            (Reply::Again, _) => self.fault(actor, slot, u16::from(store.is_some())),
+            (Reply::Signal(Signal::Oops), _) => {
+                let answer = self.ask_one(actor, touch)?;
+                Err(self.disagree("the access", "a kernel bug".to_owned(), answer.describe()))
+            }
+            (Reply::Signal(signal), _) => {
+                self.ask(actor, touch, Expect::Signal(signal), "the access")
+            }
+            (Reply::Value(value), _) => {
+                let wrong = self.sabotage == Some(Sabotage::LoadedValues);
+                let value = if wrong { !value } else { value };
+                self.ask(actor, Command::Load { slot }, Expect::Value(value), "value read")
+            }
+            (Reply::Done, Some(value)) => {
+                self.ask(actor, Command::Store { slot, value }, Expect::Done, "store")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `handle_mm_fault`; flags: 1 write, 2 unshare.
+    fn fault(&mut self, actor: usize, slot: u16, flags: u16) -> Result<(), Halt> {
+        self.lab(actor, Op::Fault, Call { slot, flags, ..Call::default() }, Expect::Done)
+    }
+
+    fn gup_fast(
+        &mut self,
+        before: &State,
+        event: &Event,
+        pin: PinId,
+        (vma, page): (VmaId, u8),
+        foll: Foll,
+    ) -> Result<(), Halt> {
+        let slot = self.slot(vma, page);
+        let taken = event.effects.iter().find_map(|effect| match *effect {
+            Effect::Pinned(of, _, _, frame, true) if of == pin => Some(frame),
+            _ => None,
+        });
+        let actor = self.scenario.world.mm_of(vma).index();
+        let flags = expect::gup_flags(foll);
+        if let Some(frame) = taken {
+            let frame = self.expected_page(&event.after.model, frame);
+            let flags = flags | FOLL_FAST | FOLL_NOFAULT;
+            let call = Call { obj: pin.0, slot, flags, ..Call::default() };
+            return self.lab(actor, Op::Gup, call, Expect::Frame(frame));
+        }
+        // Unsharing is for FOLL_PIN alone, which has no variant that does not go on to the slow path.
+        if !foll.get && !foll.write && !before.vmas[vma.index()].shared {
+            return Ok(());
+        }
+        let flags = flags | FOLL_PROBE;
+        let call = Call { slot, flags, ..Call::default() };
+        let call = Call { flags: call.flags & !crate::uapi::lab::FOLL_LONGTERM, ..call };
+        self.lab(actor, Op::Gup, call, Expect::Value(0))
+    }
+
+    fn gup_slow(
+        &mut self,
+        before: &State,
+        event: &Event,
+        pin: PinId,
+        (vma, page): (VmaId, u8),
+        foll: Foll,
+    ) -> Result<(), Halt> {
+        let slot = self.slot(vma, page);
+        let actor = self.scenario.world.mm_of(vma).index();
+        let flags = expect::gup_flags(foll);
+        let call = Call { obj: pin.0, slot, flags, ..Call::default() };
+        let present = self
+            .scenario
+            .world
+            .pte(vma, page)
+            .is_some_and(|pte| before.ptes[pte.index()].present());
+        let fault = if foll.write {
+            1
+        } else if present {
+            2
+        } else {
+            0
+        };
+        match event.reply {
+            Reply::Again if self.sabotage == Some(Sabotage::NoFaults) => Ok(()),
+            Reply::Again => self.fault(actor, slot, fault),
+            Reply::Errno(_) if self.sabotage == Some(Sabotage::PinsSucceed) => {
+                self.lab(actor, Op::Gup, call, Expect::Done)
+            }
+            Reply::Errno(errno) => {
+                let pte = self.scenario.world.pte(vma, page).map(|pte| before.ptes[pte.index()]);
+                let special = pte.is_some_and(|pte| pte.special);
+                let kind = before.vmas[vma.index()].kind;
+                let no_page = special && kind == model::VmaKind::Mixedmap;
+                let expect = if no_page { Expect::NoPage } else { Expect::Errno(errno) };
+                self.lab(actor, Op::Gup, call, expect)
+            }
+            Reply::Signal(_) => {
+                let command =
+                    Command::Lab { op: Op::Gup, obj: pin.0, page: 0, flags, slot, value: 0 };
+                let answer = self.ask_one(actor, command)?;
+                Err(self.disagree("the pin", "a kernel bug".to_owned(), answer.describe()))
+            }
+            _ => {
+                let taken = event.effects.iter().find_map(|effect| match *effect {
+                    Effect::Pinned(of, _, _, frame, false) if of == pin => Some(frame),
+                    _ => None,
+                });
+                let Some(frame) = taken else { return Ok(()) };
+                let frame = self.expected_page(&event.after.model, frame);
+                let call = Call { flags: flags | FOLL_NOFAULT, ..call };
+                self.lab(actor, Op::Gup, call, Expect::Frame(frame))
+            }
+        }
+    }
+
+    /// A frame as the module names it: none for a page of the process's own.
+    pub(super) fn expected_page(&self, model: &State, frame: FrameId) -> Option<FrameId> {
+        self.knows(frame, model).then_some(frame)
+    }
+
+    fn follow_pfn(
+        &mut self,
+        event: &Event,
+        pin: PinId,
+        (vma, page): (VmaId, u8),
+        write: bool,
+    ) -> Result<(), Halt> {
+        let slot = self.slot(vma, page);
+        let actor = self.scenario.world.mm_of(vma).index();
+        let call = Call { obj: pin.0, slot, ..Call::default() };
+        match event.reply {
+            Reply::Again => self.fault(actor, slot, u16::from(write)),
+            // A driver that writes looks at `writable` itself.
+            Reply::Errno(model::Errno::Efault) => Ok(()),
+            Reply::Errno(errno) => self.lab(actor, Op::Pfn, call, Expect::Errno(errno)),
+            _ => {
+                let cached = event.effects.iter().find_map(|effect| match *effect {
+                    Effect::PfnCached(of, _, _, frame) if of == pin => Some(frame),
+                    _ => None,
+                });
+                let Some(frame) = cached else { return Ok(()) };
+                let frame = self.expected_page(&event.after.model, frame);
+                self.lab(actor, Op::Pfn, call, Expect::Frame(frame))
+            }
+        }
+    }
+
+    /// Pins that the step gave up.
+    fn unpinned(&mut self, event: &Event) -> Result<(), Halt> {
+        for effect in &event.effects {
+            if let Effect::Unpinned(pin) = *effect {
+                let call = Call { obj: pin.0, ..Call::default() };
+                self.lab(event.actor, Op::GupPut, call, Expect::Done)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn exporter(
+        &mut self,
+        before: &State,
+        event: &Event,
+        buf: BufId,
+        (step, page, job): (ExporterStep, u8, Job),
+    ) -> Result<(), Halt> {
+        let actor = event.actor;
+        let waits = expect::wait(self.scenario.world.exporter_of(buf).wait);
+        let call = Call { obj: buf.0, page, ..Call::default() };
+        let done = event.reply == Reply::Done;
+        match step {
+            ExporterStep::Lock if done => self.lab(actor, Op::Lock, call, Expect::Done)?,
+            ExporterStep::Notify => {
+                let heard = event.effects.iter().filter(|e| matches!(e, Effect::Notified(..)));
+                let heard = u8::try_from(heard.count()).unwrap_or(u8::MAX);
+                self.lab(actor, Op::Notify, call, Expect::Value(heard))?;
+            }
+            ExporterStep::Zap if self.sabotage == Some(Sabotage::NoZaps) => {}
+            ExporterStep::Zap => self.lab(actor, Op::Zap, call, Expect::Done)?,
+            ExporterStep::Wait => {
+                let call = Call { flags: waits, ..call };
+                self.lab(actor, Op::Wait, call, Expect::Done)?;
+            }
+            ExporterStep::WaitUnmap => self.lab(actor, Op::WaitUnmap, call, Expect::Done)?,
+            ExporterStep::CheckPins => {
+                let expect = match event.reply {
+                    Reply::Errno(errno) => Expect::Errno(errno),
+                    _ => Expect::Done,
+                };
+                self.lab(actor, Op::CheckPins, call, expect)?;
+            }
+            ExporterStep::Reserve => self.reserve(event, buf)?,
+            ExporterStep::Copy => {
+                let copies = event.effects.iter().any(|e| matches!(e, Effect::FrameCopied { .. }));
+                if copies && self.sabotage != Some(Sabotage::NoCopies) {
+                    self.lab(actor, Op::Copy, call, Expect::Done)?;
+                }
+            }
+            ExporterStep::Rebind => self.lab(actor, Op::Rebind, call, Expect::Done)?,
+            ExporterStep::Mark => {
+                let flags = if job == Job::Revoke { 2 } else { 1 };
+                self.lab(actor, Op::Mark, Call { flags, ..call }, Expect::Done)?;
+            }
+            ExporterStep::Free => self.forget_pages(before, event, buf)?,
+            ExporterStep::Flush | ExporterStep::Unlock | ExporterStep::Lock => {}
+        }
+        if event.reply != Reply::Done {
+            self.forget_pages(before, event, buf)?;
+        }
+        let unlocks = |effect: &Effect| matches!(effect, Effect::Locked(of, false) if *of == buf);
+        if event.effects.iter().any(unlocks) {
+            self.lab(actor, Op::Unlock, call, Expect::Done)?;
+        }
+        Ok(())
+    }
+
+    fn reserve(&mut self, event: &Event, buf: BufId) -> Result<(), Halt> {
+        for effect in &event.effects {
+            if let Effect::FrameReserved(frame, page) = *effect {
+                let page = self.scenario.world.page_index(page);
+                let call = Call { obj: buf.0, page, value: frame.0, ..Call::default() };
+                self.lab(event.actor, Op::Reserve, call, Expect::Done)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pages whose frames a step gave back.
+    fn forget_pages(&mut self, before: &State, event: &Event, buf: BufId) -> Result<(), Halt> {
+        let after = &event.after.model;
+        let pages: Vec<_> = self.scenario.world.pages(buf).collect();
+        for id in pages {
+            let page = self.scenario.world.page_index(id);
+            let (old, new) = (&before.pages[id.index()], &after.pages[id.index()]);
+            let none = Call { obj: buf.0, page, value: u8::MAX, ..Call::default() };
+            if old.frame.is_some() && new.frame.is_none() {
+                self.lab(event.actor, Op::Bind, none, Expect::Done)?;
+            }
+            if old.next.is_some() && new.next.is_none() {
+                self.lab(event.actor, Op::Reserve, none, Expect::Done)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a step observes, in the kernel's words.
+fn op_in_words(op: Op) -> String {
+    match op {
+        Op::Fault => "handle_mm_fault".to_owned(),
+        Op::Gup => "get_user_pages".to_owned(),
+        Op::Lock => "dma_resv_trylock".to_owned(),
+        Op::Notify => "importers that move_notify reached".to_owned(),
+        Op::Wait => "dma_resv_wait_timeout".to_owned(),
+        Op::Pfn => "follow_pfnmap_start".to_owned(),
+        Op::DmaPin | Op::DmaSg => "the device's address".to_owned(),
+        Op::DmaRead => "value the device read".to_owned(),
+        other => Op::ALL
+            .iter()
+            .find(|(op, _)| *op == other)
+            .map_or_else(String::new, |(_, name)| name.to_lowercase().replace('_', " ")),
+    }
+}

@@ -1,0 +1,241 @@
+//! `tools/lab-module/driftheap_lab.h`: the laboratory module's one ioctl and its steps.
+
+use super::{IOC_READ, IOC_WRITE, ioc};
+
+abi_struct! {
+    /// `struct driftheap_lab_step`.
+    pub struct Step: 32 {
+        /// One of [`Op`].
+        0 => op: u32,
+        /// The buffer, pin, attachment, sg_table, fence, flight or frame.
+        4 => obj: u32,
+        /// A page of it, or another number that the step takes.
+        8 => page: u32,
+        /// As the step says.
+        12 => flags: u32,
+        /// An address of the calling process.
+        16 => addr: u64,
+        /// What the step takes or answers.
+        24 => value: u64,
+    }
+}
+
+impl Default for Step {
+    fn default() -> Self {
+        Self { op: 0, obj: 0, page: 0, flags: 0, addr: 0, value: 0 }
+    }
+}
+
+/// DRIFTHEAP_LAB_STEP.
+pub const STEP: u32 = ioc(IOC_READ | IOC_WRITE, b'D', 0x4c, Step::SIZE);
+
+/// No frame.
+pub const NO_FRAME: u32 = u32::MAX;
+
+macro_rules! ops {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $c:literal;)*) => {
+        /// What a step does.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Op {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Op {
+            /// All of them, with their names in the header.
+            pub const ALL: &[(Self, &str)] = &[$((Self::$name, $c),)*];
+
+            /// The step of a number.
+            pub fn of(number: u8) -> Option<Self> {
+                Self::ALL.iter().map(|(op, _)| *op).find(|op| *op as u8 == number)
+            }
+        }
+    };
+}
+
+ops! {
+    /// Give everything back.
+    Reset = 1, "RESET";
+    /// Fill a frame.
+    Fill = 2, "FILL";
+    /// `dma_buf_export`.
+    Export = 3, "EXPORT";
+    /// A buffer's page is this frame.
+    Bind = 4, "BIND";
+    /// An importer's own page is this frame.
+    Shadow = 5, "SHADOW";
+    /// A new descriptor of a dma-buf.
+    Fd = 6, "FD";
+    /// A new descriptor of an importer's.
+    ImporterFd = 7, "IMPORTER_FD";
+    /// `dma_buf_put`.
+    Close = 8, "CLOSE";
+    /// `dma_resv_trylock`.
+    Lock = 9, "LOCK";
+    /// `dma_resv_unlock`.
+    Unlock = 10, "UNLOCK";
+    /// `dma_buf_move_notify`.
+    Notify = 11, "NOTIFY";
+    /// `unmap_mapping_range`.
+    Zap = 12, "ZAP";
+    /// `dma_resv_wait_timeout`.
+    Wait = 13, "WAIT";
+    /// Look for pins.
+    CheckPins = 14, "CHECK_PINS";
+    /// The destination of a page.
+    Reserve = 15, "RESERVE";
+    /// `copy_highpage`.
+    Copy = 16, "COPY";
+    /// Pages are at their destinations.
+    Rebind = 17, "REBIND";
+    /// Purged or revoked.
+    Mark = 18, "MARK";
+    /// Whether importers have unmapped.
+    WaitUnmap = 19, "WAIT_UNMAP";
+    /// `dma_buf_dynamic_attach`.
+    Attach = 20, "ATTACH";
+    /// `dma_buf_detach`.
+    Detach = 21, "DETACH";
+    /// `dma_buf_map_attachment`.
+    Map = 22, "MAP";
+    /// `dma_buf_unmap_attachment`.
+    Unmap = 23, "UNMAP";
+    /// Map again what `move_notify` declared invalid.
+    Remap = 24, "REMAP";
+    /// `dma_buf_pin`.
+    Pin = 25, "PIN";
+    /// `dma_buf_unpin`.
+    Unpin = 26, "UNPIN";
+    /// `dma_resv_add_fence`.
+    Fence = 27, "FENCE";
+    /// `dma_fence_signal`.
+    Signal = 28, "SIGNAL";
+    /// `dma_buf_begin_cpu_access`.
+    SyncStart = 29, "SYNC_START";
+    /// `dma_buf_end_cpu_access`.
+    SyncEnd = 30, "SYNC_END";
+    /// `handle_mm_fault`.
+    Fault = 31, "FAULT";
+    /// `get_user_pages`.
+    Gup = 32, "GUP";
+    /// `unpin_user_page`.
+    GupPut = 33, "GUP_PUT";
+    /// `follow_pfnmap_start`.
+    Pfn = 34, "PFN";
+    /// A device translates a pin's address.
+    DmaPin = 35, "DMA_PIN";
+    /// A device translates an sg_table's address.
+    DmaSg = 36, "DMA_SG";
+    /// It writes.
+    DmaWrite = 37, "DMA_WRITE";
+    /// It reads.
+    DmaRead = 38, "DMA_READ";
+    /// The page table entry of an address.
+    Pte = 39, "PTE";
+    /// A frame's content and references.
+    Frame = 40, "FRAME";
+    /// A buffer's state.
+    Buf = 41, "BUF";
+}
+
+/// EXPORT: VM_PFNMAP, `vmf_insert_pfn`.
+pub const MMAP_PFNMAP: u16 = 0;
+/// EXPORT: VM_MIXEDMAP, `vmf_insert_mixed`.
+pub const MMAP_MIXED_PFN: u16 = 1;
+/// EXPORT: VM_MIXEDMAP, `vm_insert_page`.
+pub const MMAP_MIXED_PAGE: u16 = 2;
+/// EXPORT: `vmf->page`.
+pub const MMAP_SHMEM: u16 = 3;
+/// EXPORT: EINVAL where `is_cow_mapping()`.
+pub const COW_REJECT: u16 = 8;
+/// EXPORT: the fault handler takes no lock.
+pub const FAULT_UNLOCKED: u16 = 16;
+/// EXPORT: zaps the one VMA that it remembers.
+pub const ZAP_POINTER: u16 = 32;
+/// EXPORT: a zap's range begins a page too late.
+pub const ZAP_LATE: u16 = 64;
+/// EXPORT: moves although `dma_buf_pin` was called.
+pub const PINS_IGNORED: u16 = 128;
+/// EXPORT: EBUSY while somebody holds a page.
+pub const REFS_REFUSE: u16 = 256;
+
+/// GUP: FOLL_WRITE.
+pub const FOLL_WRITE: u16 = 1;
+/// GUP: FOLL_FORCE.
+pub const FOLL_FORCE: u16 = 2;
+/// GUP: FOLL_LONGTERM.
+pub const FOLL_LONGTERM: u16 = 4;
+/// GUP: `get_user_pages`, not `pin_user_pages`.
+pub const FOLL_GET: u16 = 8;
+/// GUP: the fast variant.
+pub const FOLL_FAST: u16 = 16;
+/// GUP: FOLL_NOFAULT.
+pub const FOLL_NOFAULT: u16 = 32;
+/// GUP: `get_user_pages_fast_only`, given back at once.
+pub const FOLL_PROBE: u16 = 64;
+
+/// PTE: there is an entry.
+pub const PTE_PRESENT: u8 = 1;
+/// PTE: `pte_write`.
+pub const PTE_WRITE: u8 = 2;
+/// PTE: `pte_special`.
+pub const PTE_SPECIAL: u8 = 4;
+/// PTE: a huge one.
+pub const PTE_HUGE: u8 = 8;
+/// PTE: the zero page.
+pub const PTE_ZERO: u8 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The number that the header gives a name.
+    fn number(name: &str) -> Option<u64> {
+        let header = include_str!("../../tools/lab-module/driftheap_lab.h");
+        let name = format!("DRIFTHEAP_LAB_{name}");
+        let mut words = header.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let line =
+            words.find(|line| line.first() == Some(&"#define") && line.get(1) == Some(&&*name))?;
+        line.get(2)?.parse().ok()
+    }
+
+    #[test]
+    fn the_numbers_are_the_headers() {
+        for (op, name) in Op::ALL {
+            assert_eq!(number(name), Some(*op as u64), "{name}");
+            assert_eq!(Op::of(*op as u8), Some(*op));
+        }
+        let flags: [(&str, u16); 17] = [
+            ("MMAP_PFNMAP", MMAP_PFNMAP),
+            ("MMAP_MIXED_PFN", MMAP_MIXED_PFN),
+            ("MMAP_MIXED_PAGE", MMAP_MIXED_PAGE),
+            ("MMAP_SHMEM", MMAP_SHMEM),
+            ("COW_REJECT", COW_REJECT),
+            ("FAULT_UNLOCKED", FAULT_UNLOCKED),
+            ("ZAP_POINTER", ZAP_POINTER),
+            ("ZAP_LATE", ZAP_LATE),
+            ("PINS_IGNORED", PINS_IGNORED),
+            ("REFS_REFUSE", REFS_REFUSE),
+            ("FOLL_WRITE", FOLL_WRITE),
+            ("FOLL_FORCE", FOLL_FORCE),
+            ("FOLL_LONGTERM", FOLL_LONGTERM),
+            ("FOLL_GET", FOLL_GET),
+            ("FOLL_FAST", FOLL_FAST),
+            ("FOLL_NOFAULT", FOLL_NOFAULT),
+            ("FOLL_PROBE", FOLL_PROBE),
+        ];
+        for (name, flag) in flags {
+            assert_eq!(number(name), Some(flag.into()), "{name}");
+        }
+        let entry = [
+            ("PTE_PRESENT", PTE_PRESENT),
+            ("PTE_WRITE", PTE_WRITE),
+            ("PTE_SPECIAL", PTE_SPECIAL),
+            ("PTE_HUGE", PTE_HUGE),
+            ("PTE_ZERO", PTE_ZERO),
+        ];
+        for (name, flag) in entry {
+            assert_eq!(number(name), Some(flag.into()), "{name}");
+        }
+    }
+}

@@ -1,0 +1,516 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The exporter: a dma-buf whose mmap, fault handler and moves follow rules that
+ * the caller names, each with the kernel's own function for it.
+ */
+#include <linux/fs.h>
+#include <linux/highmem.h>
+#include <linux/slab.h>
+#include <linux/version.h>
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
+#include <linux/pfn_t.h>
+#endif
+
+#include "lab.h"
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
+#define lab_insert_mixed(vma, addr, pfn) \
+	vmf_insert_mixed(vma, addr, __pfn_to_pfn_t(pfn, 0))
+#else
+#define lab_insert_mixed(vma, addr, pfn) vmf_insert_mixed(vma, addr, pfn)
+#endif
+
+/* A mapping: which page of the buffer is at which offset of the file. */
+struct lab_vma {
+	struct kref refs;
+	struct lab_buf *buf;
+	unsigned long pgoff;
+	u32 page;
+	bool shadow;
+};
+
+static void lab_buf_free(struct kref *refs)
+{
+	struct lab_buf *buf = container_of(refs, struct lab_buf, refs);
+
+	lab_put(buf->lab);
+	kfree(buf);
+}
+
+void lab_buf_put(struct lab_buf *buf)
+{
+	kref_put(&buf->refs, lab_buf_free);
+}
+
+/* The laboratory lets go of a buffer; it lives on while somebody maps it. */
+void lab_buf_forget(struct lab_buf *buf)
+{
+	bool ours = buf->ours;
+
+	buf->ours = false;
+	if (ours)
+		dma_buf_put(buf->dmabuf);
+	lab_buf_put(buf);
+}
+
+/* False when somebody else holds the lock; the holder of a LOCK step has it already. */
+bool lab_lock(struct lab_buf *buf)
+{
+	return READ_ONCE(buf->locker) == current || dma_resv_trylock(buf->dmabuf->resv);
+}
+
+void lab_unlock(struct lab_buf *buf)
+{
+	WRITE_ONCE(buf->locker, NULL);
+	dma_resv_unlock(buf->dmabuf->resv);
+}
+
+static void lab_vma_free(struct kref *refs)
+{
+	kfree(container_of(refs, struct lab_vma, refs));
+}
+
+static void lab_vma_open(struct vm_area_struct *vma)
+{
+	struct lab_vma *mapping = vma->vm_private_data;
+
+	kref_get(&mapping->refs);
+}
+
+static void lab_vma_close(struct vm_area_struct *vma)
+{
+	struct lab_vma *mapping = vma->vm_private_data;
+	struct lab_buf *buf = mapping->buf;
+
+	spin_lock(&buf->lab->vma_lock);
+	if (buf->vma == vma)
+		buf->vma = NULL;
+	spin_unlock(&buf->lab->vma_lock);
+	kref_put(&mapping->refs, lab_vma_free);
+}
+
+static vm_fault_t lab_insert(struct vm_fault *vmf, struct lab_vma *mapping)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct lab_buf *buf = mapping->buf;
+	unsigned long page = vmf->pgoff - mapping->pgoff + mapping->page;
+	struct page *behind;
+	u32 frame;
+	int err;
+
+	if (page >= buf->pages)
+		return VM_FAULT_SIGBUS;
+	if (!mapping->shadow && buf->life != LAB_LIVE)
+		return VM_FAULT_SIGBUS;
+	frame = mapping->shadow ? buf->shadow[page] : buf->frame[page];
+	if (frame == LAB_NO_FRAME)
+		return VM_FAULT_SIGBUS;
+	if (lab_mistake == LAB_MAP_NEIGHBOUR && frame)
+		frame--;
+	behind = buf->lab->frames[frame];
+	if (!behind)
+		return VM_FAULT_SIGBUS;
+	switch (mapping->shadow ? DRIFTHEAP_LAB_MMAP_SHMEM : buf->rules & DRIFTHEAP_LAB_MMAP_MASK) {
+	case DRIFTHEAP_LAB_MMAP_PFNMAP:
+		return vmf_insert_pfn(vma, vmf->address, page_to_pfn(behind));
+	case DRIFTHEAP_LAB_MMAP_MIXED_PFN:
+		return lab_insert_mixed(vma, vmf->address, page_to_pfn(behind));
+	case DRIFTHEAP_LAB_MMAP_MIXED_PAGE:
+		err = vm_insert_page(vma, vmf->address, behind);
+		/* EBUSY: another thread has served this fault. */
+		if (err && err != -EBUSY)
+			return vmf_error(err);
+		return VM_FAULT_NOPAGE;
+	default:
+		get_page(behind);
+		vmf->page = behind;
+		return 0;
+	}
+}
+
+static vm_fault_t lab_fault(struct vm_fault *vmf)
+{
+	struct lab_vma *mapping = vmf->vma->vm_private_data;
+	struct lab_buf *buf = mapping->buf;
+	bool locks = !mapping->shadow && !(buf->rules & DRIFTHEAP_LAB_FAULT_UNLOCKED) &&
+		     READ_ONCE(buf->locker) != current;
+	vm_fault_t ret;
+
+	if (locks && dma_resv_lock_interruptible(buf->dmabuf->resv, NULL))
+		return VM_FAULT_NOPAGE;
+	ret = lab_insert(vmf, mapping);
+	if (locks)
+		dma_resv_unlock(buf->dmabuf->resv);
+	return ret;
+}
+
+static const struct vm_operations_struct lab_vm_ops = {
+	.open = lab_vma_open,
+	.close = lab_vma_close,
+	.fault = lab_fault,
+};
+
+/**
+ * lab_mmap_from - the exporter's mmap
+ * @buf: what is mapped
+ * @vma: where
+ * @page: the buffer's page at the beginning of @vma, whatever vm_pgoff says
+ * @shadow: map the importer's own pages instead
+ */
+int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, bool shadow)
+{
+	struct lab_vma *mapping;
+
+	if (!shadow && buf->life == LAB_REVOKED)
+		return -ENODEV;
+	if (!shadow && (buf->rules & DRIFTHEAP_LAB_COW_REJECT) && is_cow_mapping(vma->vm_flags))
+		return -EINVAL;
+	mapping = kzalloc(sizeof(*mapping), GFP_KERNEL);
+	if (!mapping)
+		return -ENOMEM;
+	kref_init(&mapping->refs);
+	mapping->buf = buf;
+	mapping->pgoff = vma->vm_pgoff;
+	mapping->page = page;
+	mapping->shadow = shadow;
+	vma->vm_private_data = mapping;
+	vma->vm_ops = &lab_vm_ops;
+	vm_flags_set(vma, VM_DONTEXPAND | VM_DONTDUMP);
+	if (shadow)
+		return 0;
+	switch (buf->rules & DRIFTHEAP_LAB_MMAP_MASK) {
+	case DRIFTHEAP_LAB_MMAP_PFNMAP:
+		vm_flags_set(vma, VM_IO | VM_PFNMAP);
+		break;
+	case DRIFTHEAP_LAB_MMAP_MIXED_PFN:
+	case DRIFTHEAP_LAB_MMAP_MIXED_PAGE:
+		vm_flags_set(vma, VM_MIXEDMAP);
+		break;
+	default:
+		break;
+	}
+	spin_lock(&buf->lab->vma_lock);
+	buf->vma = vma;
+	spin_unlock(&buf->lab->vma_lock);
+	return 0;
+}
+
+static int lab_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
+{
+	return lab_mmap_from(dmabuf->priv, vma, vma->vm_pgoff, false);
+}
+
+static int lab_pin(struct dma_buf_attachment *attach)
+{
+	struct lab_buf *buf = attach->dmabuf->priv;
+
+	buf->pins++;
+	return 0;
+}
+
+static void lab_unpin(struct dma_buf_attachment *attach)
+{
+	struct lab_buf *buf = attach->dmabuf->priv;
+
+	buf->pins--;
+}
+
+static struct sg_table *lab_map(struct dma_buf_attachment *attach, enum dma_data_direction dir)
+{
+	struct lab_buf *buf = attach->dmabuf->priv;
+	struct scatterlist *sg;
+	struct sg_table *sgt;
+	unsigned int i;
+
+	if (buf->life != LAB_LIVE)
+		return ERR_PTR(-ENODEV);
+	sgt = kzalloc(sizeof(*sgt), GFP_KERNEL);
+	if (!sgt)
+		return ERR_PTR(-ENOMEM);
+	if (sg_alloc_table(sgt, buf->pages, GFP_KERNEL)) {
+		kfree(sgt);
+		return ERR_PTR(-ENOMEM);
+	}
+	for_each_sgtable_sg(sgt, sg, i) {
+		struct page *page = lab_page(buf->lab, buf->frame[i]);
+
+		if (!page) {
+			sg_free_table(sgt);
+			kfree(sgt);
+			return ERR_PTR(-ENODEV);
+		}
+		sg_set_page(sg, page, PAGE_SIZE, 0);
+		/* A device without an IOMMU: its address is the physical one. */
+		sg_dma_address(sg) = page_to_phys(page);
+		sg_dma_len(sg) = PAGE_SIZE;
+	}
+	buf->maps++;
+	return sgt;
+}
+
+static void lab_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt,
+		      enum dma_data_direction dir)
+{
+	struct lab_buf *buf = attach->dmabuf->priv;
+
+	buf->maps--;
+	sg_free_table(sgt);
+	kfree(sgt);
+}
+
+static void lab_dmabuf_release(struct dma_buf *dmabuf)
+{
+	struct lab_buf *buf = dmabuf->priv;
+
+	buf->released = true;
+	lab_buf_put(buf);
+}
+
+static const struct dma_buf_ops lab_dmabuf_ops = {
+	.pin = lab_pin,
+	.unpin = lab_unpin,
+	.map_dma_buf = lab_map,
+	.unmap_dma_buf = lab_unmap,
+	.release = lab_dmabuf_release,
+	.mmap = lab_mmap,
+};
+
+/* EXPORT: a new dma-buf without pages; BIND gives it some. */
+long lab_export(struct lab *lab, struct driftheap_lab_step *step)
+{
+	DEFINE_DMA_BUF_EXPORT_INFO(info);
+	struct lab_buf *old = lab_buf_of(lab, step->obj);
+	struct lab_buf *buf;
+	unsigned int i;
+
+	if (step->obj >= DRIFTHEAP_LAB_BUFS || !step->page || step->page > DRIFTHEAP_LAB_PAGES)
+		return -EINVAL;
+	if (old && !old->released)
+		return -EEXIST;
+	buf = kzalloc(sizeof(*buf), GFP_KERNEL);
+	if (!buf)
+		return -ENOMEM;
+	kref_init(&buf->refs);
+	buf->lab = lab_get(lab);
+	buf->rules = step->flags;
+	buf->pages = step->page;
+	for (i = 0; i < DRIFTHEAP_LAB_PAGES; i++)
+		buf->frame[i] = buf->next[i] = buf->shadow[i] = LAB_NO_FRAME;
+	info.exp_name = "driftheap_lab";
+	info.ops = &lab_dmabuf_ops;
+	info.size = (size_t)step->page << PAGE_SHIFT;
+	info.flags = O_RDWR;
+	info.priv = buf;
+	buf->dmabuf = dma_buf_export(&info);
+	if (IS_ERR(buf->dmabuf)) {
+		long err = PTR_ERR(buf->dmabuf);
+
+		lab_buf_put(buf);
+		return err;
+	}
+	/* The dma-buf's own reference, which lab_dmabuf_release() drops. */
+	kref_get(&buf->refs);
+	buf->ours = true;
+	lab->bufs[step->obj] = buf;
+	if (old)
+		lab_buf_put(old);
+	return 0;
+}
+
+static long lab_zap(struct lab_buf *buf)
+{
+	struct address_space *mapping = buf->dmabuf->file->f_mapping;
+	loff_t size = (loff_t)buf->pages << PAGE_SHIFT;
+	struct vm_area_struct *vma;
+
+	if (lab_mistake == LAB_ZAP_NOTHING)
+		return 0;
+	if (buf->rules & DRIFTHEAP_LAB_ZAP_POINTER) {
+		/* As a driver does it that remembers one VMA. */
+		spin_lock(&buf->lab->vma_lock);
+		vma = buf->vma;
+		spin_unlock(&buf->lab->vma_lock);
+		if (!vma)
+			return 0;
+		if (!(vma->vm_flags & VM_PFNMAP))
+			return -EOPNOTSUPP;
+		zap_vma_ptes(vma, vma->vm_start, vma->vm_end - vma->vm_start);
+		return 0;
+	}
+	if (buf->rules & DRIFTHEAP_LAB_ZAP_LATE)
+		unmap_mapping_range(mapping, PAGE_SIZE, size, 1);
+	else
+		unmap_mapping_range(mapping, 0, size, 1);
+	return 0;
+}
+
+static long lab_check_pins(struct lab *lab, struct lab_buf *buf)
+{
+	unsigned int i;
+
+	if (lab_mistake == LAB_PINS_UNSEEN)
+		return 0;
+	if (buf->pins && !(buf->rules & DRIFTHEAP_LAB_PINS_IGNORED))
+		return -EBUSY;
+	if (!(buf->rules & DRIFTHEAP_LAB_REFS_REFUSE))
+		return 0;
+	for (i = 0; i < buf->pages; i++) {
+		struct page *page = lab_page(lab, buf->frame[i]);
+
+		/* More references than ours and those of page tables. */
+		if (page && page_count(page) > 1 + folio_mapcount(page_folio(page)))
+			return -EBUSY;
+	}
+	return 0;
+}
+
+static long lab_bind(struct lab *lab, struct lab_buf *buf, struct driftheap_lab_step *step)
+{
+	u32 frame = step->value;
+
+	if (step->page >= buf->pages)
+		return -EINVAL;
+	if (frame != LAB_NO_FRAME && !lab_page(lab, frame))
+		return frame < DRIFTHEAP_LAB_FRAMES ? -ENOMEM : -EINVAL;
+	if (step->op == DRIFTHEAP_LAB_BIND)
+		buf->frame[step->page] = frame;
+	else if (step->op == DRIFTHEAP_LAB_SHADOW)
+		buf->shadow[step->page] = frame;
+	else
+		buf->next[step->page] = frame;
+	return 0;
+}
+
+static long lab_copy(struct lab *lab, struct lab_buf *buf, u32 page)
+{
+	struct page *from, *to;
+
+	if (page >= buf->pages)
+		return -EINVAL;
+	from = lab_page(lab, buf->frame[page]);
+	to = lab_page(lab, buf->next[page]);
+	if (!from || !to)
+		return -ENOENT;
+	if (lab_mistake != LAB_COPY_NOTHING)
+		copy_highpage(to, from);
+	return 0;
+}
+
+static void lab_rebind(struct lab_buf *buf)
+{
+	unsigned int i;
+
+	for (i = 0; i < buf->pages; i++) {
+		if (buf->next[i] == LAB_NO_FRAME)
+			continue;
+		buf->frame[i] = buf->next[i];
+		buf->next[i] = LAB_NO_FRAME;
+	}
+}
+
+static long lab_sync(struct lab_buf *buf, struct driftheap_lab_step *step)
+{
+	enum dma_data_direction dir;
+
+	switch (step->flags) {
+	case 1:
+		dir = DMA_FROM_DEVICE;
+		break;
+	case 2:
+		dir = DMA_TO_DEVICE;
+		break;
+	case 3:
+		dir = DMA_BIDIRECTIONAL;
+		break;
+	default:
+		return -EINVAL;
+	}
+	if (step->op == DRIFTHEAP_LAB_SYNC_START)
+		return dma_buf_begin_cpu_access(buf->dmabuf, dir);
+	return dma_buf_end_cpu_access(buf->dmabuf, dir);
+}
+
+static long lab_locked_step(struct lab_buf *buf, struct driftheap_lab_step *step)
+{
+	unsigned int before;
+	long left;
+
+	switch (step->op) {
+	case DRIFTHEAP_LAB_LOCK:
+		if (buf->locker == current)
+			return -EALREADY;
+		if (!dma_resv_trylock(buf->dmabuf->resv))
+			return -EDEADLK;
+		WRITE_ONCE(buf->locker, current);
+		return 0;
+	case DRIFTHEAP_LAB_UNLOCK:
+		if (buf->locker != current)
+			return -EPERM;
+		lab_unlock(buf);
+		return 0;
+	case DRIFTHEAP_LAB_NOTIFY:
+		/* A rule may forget the lock; move_notify takes it for granted. */
+		before = buf->notified;
+		if (lab_mistake != LAB_NOTIFY_NOBODY)
+			dma_buf_move_notify(buf->dmabuf);
+		step->value = buf->notified - before;
+		return 0;
+	default:
+		if (step->flags > DMA_RESV_USAGE_BOOKKEEP)
+			return -EINVAL;
+		left = dma_resv_wait_timeout(buf->dmabuf->resv, step->flags, true, 0);
+		return left > 0 ? 0 : left ? left : -ETIME;
+	}
+}
+
+/* A step of the exporter, or a look at a buffer. */
+long lab_exporter_step(struct lab *lab, struct driftheap_lab_step *step)
+{
+	struct lab_buf *buf = lab_buf_of(lab, step->obj);
+
+	if (!buf)
+		return -EINVAL;
+	if (step->op == DRIFTHEAP_LAB_BUF) {
+		step->value = buf->released | (u64)buf->pins << 8 | (u64)buf->maps << 16 |
+			      (u64)buf->notified << 24;
+		return 0;
+	}
+	if (buf->released)
+		return -ENODEV;
+	switch (step->op) {
+	case DRIFTHEAP_LAB_BIND:
+	case DRIFTHEAP_LAB_SHADOW:
+	case DRIFTHEAP_LAB_RESERVE:
+		return lab_bind(lab, buf, step);
+	case DRIFTHEAP_LAB_CLOSE:
+		if (!buf->ours)
+			return -EBADF;
+		buf->ours = false;
+		dma_buf_put(buf->dmabuf);
+		return 0;
+	case DRIFTHEAP_LAB_LOCK ... DRIFTHEAP_LAB_NOTIFY:
+	case DRIFTHEAP_LAB_WAIT:
+		return lab_locked_step(buf, step);
+	case DRIFTHEAP_LAB_ZAP:
+		return lab_zap(buf);
+	case DRIFTHEAP_LAB_CHECK_PINS:
+		return lab_check_pins(lab, buf);
+	case DRIFTHEAP_LAB_COPY:
+		return lab_copy(lab, buf, step->page);
+	case DRIFTHEAP_LAB_REBIND:
+		lab_rebind(buf);
+		return 0;
+	case DRIFTHEAP_LAB_MARK:
+		if (step->flags != LAB_PURGED && step->flags != LAB_REVOKED)
+			return -EINVAL;
+		buf->life = step->flags;
+		return 0;
+	case DRIFTHEAP_LAB_WAIT_UNMAP:
+		return buf->maps ? -ETIME : 0;
+	case DRIFTHEAP_LAB_SYNC_START:
+	case DRIFTHEAP_LAB_SYNC_END:
+		return lab_sync(buf, step);
+	default:
+		return -EINVAL;
+	}
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * get_user_pages, follow_pfnmap, page tables, and a device that reaches memory
+ * by its address, half a transfer at a time.
+ */
+#include <linux/highmem.h>
+#include <linux/io.h>
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+
+#include "lab.h"
+
+/* What get_user_pages or an access would have done before it looks at the entry again. */
+static long lab_handle_fault(struct driftheap_lab_step *step)
+{
+	struct mm_struct *mm = current->mm;
+	unsigned int flags = 0;
+	struct vm_area_struct *vma;
+	vm_fault_t fault;
+
+	if (step->flags & 1)
+		flags |= FAULT_FLAG_WRITE;
+	if (step->flags & 2)
+		flags |= FAULT_FLAG_UNSHARE;
+	mmap_read_lock(mm);
+	vma = vma_lookup(mm, step->addr);
+	fault = vma ? handle_mm_fault(vma, step->addr, flags, NULL) : VM_FAULT_SIGSEGV;
+	mmap_read_unlock(mm);
+	if (fault & VM_FAULT_OOM)
+		return -ENOMEM;
+	if (fault & VM_FAULT_SIGSEGV)
+		return -EACCES;
+	return fault & VM_FAULT_ERROR ? -EFAULT : 0;
+}
+
+static unsigned int lab_foll(u32 flags)
+{
+	unsigned int foll = 0;
+
+	if (flags & DRIFTHEAP_LAB_FOLL_WRITE)
+		foll |= FOLL_WRITE;
+	if (flags & DRIFTHEAP_LAB_FOLL_FORCE)
+		foll |= FOLL_FORCE;
+	if (flags & DRIFTHEAP_LAB_FOLL_LONGTERM)
+		foll |= FOLL_LONGTERM;
+	if (flags & DRIFTHEAP_LAB_FOLL_NOFAULT)
+		foll |= FOLL_NOFAULT;
+	return foll;
+}
+
+static int lab_gup_call(unsigned long addr, u32 flags, struct page **page)
+{
+	unsigned int foll = lab_foll(flags);
+	int got;
+
+	if (flags & DRIFTHEAP_LAB_FOLL_FAST)
+		return flags & DRIFTHEAP_LAB_FOLL_GET ?
+			       get_user_pages_fast(addr, 1, foll, page) :
+			       pin_user_pages_fast(addr, 1, foll, page);
+	mmap_read_lock(current->mm);
+	if (flags & DRIFTHEAP_LAB_FOLL_GET)
+		got = get_user_pages(addr, 1, foll, page);
+	else
+		got = pin_user_pages(addr, 1, foll, page);
+	mmap_read_unlock(current->mm);
+	return got;
+}
+
+static void lab_pin_drop(struct lab_pin *pin)
+{
+	if (pin->held && pin->counted && lab_mistake != LAB_PUT_NOTHING) {
+		if (pin->get)
+			put_page(pin->page);
+		else
+			unpin_user_page(pin->page);
+	}
+	memset(pin, 0, sizeof(*pin));
+}
+
+static long lab_gup(struct lab *lab, struct driftheap_lab_step *step)
+{
+	struct page *page = NULL;
+	struct lab_pin *pin;
+	int got;
+
+	if (step->obj >= DRIFTHEAP_LAB_PINS || (step->addr & ~PAGE_MASK))
+		return -EINVAL;
+	if ((step->flags & DRIFTHEAP_LAB_FOLL_GET) && (step->flags & DRIFTHEAP_LAB_FOLL_LONGTERM))
+		return -EINVAL;
+	if (step->flags & DRIFTHEAP_LAB_FOLL_PROBE) {
+		got = get_user_pages_fast_only(step->addr, 1,
+					       lab_foll(step->flags) & FOLL_WRITE, &page);
+		step->value = got == 1;
+		if (got == 1)
+			put_page(page);
+		return 0;
+	}
+	got = lab_gup_call(step->addr, step->flags, &page);
+	if (got != 1)
+		return got < 0 ? got : -EFAULT;
+	mutex_lock(&lab->lock);
+	pin = &lab->pins[step->obj];
+	lab_pin_drop(pin);
+	pin->page = page;
+	pin->pfn = page_to_pfn(page);
+	pin->get = step->flags & DRIFTHEAP_LAB_FOLL_GET;
+	pin->counted = true;
+	pin->held = true;
+	step->value = (u64)lab_frame_of(lab, pin->pfn) << 32;
+	mutex_unlock(&lab->lock);
+	return 0;
+}
+
+static long lab_pfn(struct lab *lab, struct driftheap_lab_step *step)
+{
+	struct follow_pfnmap_args args = { .address = step->addr };
+	struct lab_pin *pin;
+	int ret;
+
+	if (step->obj >= DRIFTHEAP_LAB_PINS)
+		return -EINVAL;
+	mmap_read_lock(current->mm);
+	args.vma = vma_lookup(current->mm, step->addr);
+	ret = args.vma ? follow_pfnmap_start(&args) : -EINVAL;
+	if (!ret) {
+		mutex_lock(&lab->lock);
+		pin = &lab->pins[step->obj];
+		lab_pin_drop(pin);
+		pin->pfn = args.pfn;
+		pin->page = pfn_to_page(args.pfn);
+		pin->held = true;
+		step->value = (u64)lab_frame_of(lab, args.pfn) << 32 | args.writable;
+		mutex_unlock(&lab->lock);
+		follow_pfnmap_end(&args);
+	}
+	mmap_read_unlock(current->mm);
+	return ret;
+}
+
+/* The entry of an address; 0 where there is none. */
+static u64 lab_entry(struct lab *lab, unsigned long addr)
+{
+	pgd_t *pgd = pgd_offset(current->mm, addr);
+	unsigned long pfn;
+	u64 value = DRIFTHEAP_LAB_PTE_PRESENT;
+	p4d_t *p4d;
+	pud_t *pud;
+	pmd_t *pmd;
+	pte_t pte;
+
+	if (pgd_none(*pgd) || pgd_bad(*pgd))
+		return 0;
+	p4d = p4d_offset(pgd, addr);
+	if (p4d_none(*p4d) || p4d_bad(*p4d))
+		return 0;
+	pud = pud_offset(p4d, addr);
+	if (pud_none(*pud) || pud_bad(*pud))
+		return 0;
+	pmd = pmd_offset(pud, addr);
+	if (pmd_none(*pmd))
+		return 0;
+	if (pmd_leaf(*pmd))
+		return value | DRIFTHEAP_LAB_PTE_HUGE | (u64)U32_MAX << 32;
+	if (pmd_bad(*pmd))
+		return 0;
+	pte = READ_ONCE(*pte_offset_kernel(pmd, addr));
+	if (!pte_present(pte))
+		return 0;
+	pfn = pte_pfn(pte);
+	if (pte_write(pte))
+		value |= DRIFTHEAP_LAB_PTE_WRITE;
+	if (pte_special(pte))
+		value |= DRIFTHEAP_LAB_PTE_SPECIAL;
+	if (is_zero_pfn(pfn))
+		value |= DRIFTHEAP_LAB_PTE_ZERO;
+	return value | (u64)lab_frame_of(lab, pfn) << 32;
+}
+
+/* Where a device's transfer goes; the address is taken as it is now. */
+static long lab_flight(struct lab *lab, struct driftheap_lab_step *step)
+{
+	unsigned long pfn;
+
+	if (step->obj >= DRIFTHEAP_LAB_FLIGHTS)
+		return -EINVAL;
+	if (step->op == DRIFTHEAP_LAB_DMA_PIN) {
+		if (step->page >= DRIFTHEAP_LAB_PINS || !lab->pins[step->page].held)
+			return -EINVAL;
+		pfn = lab->pins[step->page].pfn;
+	} else {
+		if (step->page >= DRIFTHEAP_LAB_SGS || step->value >= DRIFTHEAP_LAB_PAGES ||
+		    !lab->sgs[step->page].addr[step->value])
+			return -EINVAL;
+		pfn = PHYS_PFN(lab->sgs[step->page].addr[step->value]);
+	}
+	lab->flights[step->obj] = pfn;
+	step->value = (u64)lab_frame_of(lab, pfn) << 32;
+	return 0;
+}
+
+static long lab_transfer(struct lab *lab, struct driftheap_lab_step *step)
+{
+	unsigned long pfn;
+	u8 *at;
+
+	if (step->obj >= DRIFTHEAP_LAB_FLIGHTS || !lab->flights[step->obj])
+		return -EINVAL;
+	pfn = lab->flights[step->obj];
+	lab->flights[step->obj] = 0;
+	at = kmap_local_page(pfn_to_page(pfn));
+	if (step->op == DRIFTHEAP_LAB_DMA_WRITE) {
+		memset(at, step->value + (lab_mistake == LAB_DMA_WRONG), PAGE_SIZE);
+	} else {
+		step->value = at[0];
+		if (memchr_inv(at, at[0], PAGE_SIZE))
+			step->value |= 1ULL << 32;
+	}
+	kunmap_local(at);
+	return 0;
+}
+
+/* Called with the laboratory's lock, but for FAULT, GUP, PFN and PTE. */
+long lab_gup_step(struct lab *lab, struct driftheap_lab_step *step)
+{
+	switch (step->op) {
+	case DRIFTHEAP_LAB_FAULT:
+		return lab_handle_fault(step);
+	case DRIFTHEAP_LAB_GUP:
+		return lab_gup(lab, step);
+	case DRIFTHEAP_LAB_PFN:
+		return lab_pfn(lab, step);
+	case DRIFTHEAP_LAB_PTE:
+		mmap_read_lock(current->mm);
+		step->value = lab_entry(lab, step->addr);
+		mmap_read_unlock(current->mm);
+		return 0;
+	case DRIFTHEAP_LAB_GUP_PUT:
+		if (step->obj >= DRIFTHEAP_LAB_PINS || !lab->pins[step->obj].held)
+			return -EINVAL;
+		lab_pin_drop(&lab->pins[step->obj]);
+		return 0;
+	case DRIFTHEAP_LAB_DMA_PIN:
+	case DRIFTHEAP_LAB_DMA_SG:
+		return lab_flight(lab, step);
+	default:
+		return lab_transfer(lab, step);
+	}
+}
+
+void lab_gup_reset(struct lab *lab)
+{
+	unsigned int i;
+
+	for (i = 0; i < DRIFTHEAP_LAB_PINS; i++)
+		lab_pin_drop(&lab->pins[i]);
+}

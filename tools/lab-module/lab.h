@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef LAB_H
+#define LAB_H
+
+#include <linux/dma-buf.h>
+#include <linux/dma-fence.h>
+#include <linux/dma-resv.h>
+#include <linux/kref.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/scatterlist.h>
+
+#include "driftheap_lab.h"
+
+#define LAB_NO_FRAME U32_MAX
+
+/* Steps that are done wrongly on purpose: the module's parameter "mistake". */
+enum lab_mistake {
+	LAB_NO_MISTAKE,
+	LAB_ZAP_NOTHING,
+	LAB_COPY_NOTHING,
+	LAB_NOTIFY_NOBODY,
+	LAB_PINS_UNSEEN,
+	LAB_MAP_NEIGHBOUR,
+	LAB_DMA_WRONG,
+	LAB_PUT_NOTHING,
+};
+
+extern unsigned int lab_mistake;
+
+enum lab_life { LAB_LIVE, LAB_PURGED, LAB_REVOKED };
+
+struct lab;
+
+/**
+ * struct lab_buf - what the exporter knows of a dma-buf
+ * @refs: the laboratory's and the dma-buf's
+ * @lab: whose frames it uses
+ * @dmabuf: the dma-buf; valid while @released is false
+ * @rules: DRIFTHEAP_LAB_MMAP_* and the other flags of EXPORT
+ * @pages: its size
+ * @frame: where each page is
+ * @next: where a running move takes it
+ * @shadow: an importer's own backing
+ * @life: live, purged or revoked
+ * @locker: who holds the dma_resv by a LOCK step, across steps
+ * @vma: the VMA that an exporter with one pointer remembers, under @lab's vma_lock
+ * @pins: dma_buf_pin
+ * @maps: sg_tables that are mapped
+ * @notified: how many importers move_notify has reached
+ * @ours: whether the laboratory still has the reference that "the one fd" stands for
+ * @released: whether the last reference to the dma-buf is gone
+ */
+struct lab_buf {
+	struct kref refs;
+	struct lab *lab;
+	struct dma_buf *dmabuf;
+	u32 rules;
+	u32 pages;
+	u32 frame[DRIFTHEAP_LAB_PAGES];
+	u32 next[DRIFTHEAP_LAB_PAGES];
+	u32 shadow[DRIFTHEAP_LAB_PAGES];
+	enum lab_life life;
+	struct task_struct *locker;
+	struct vm_area_struct *vma;
+	unsigned int pins;
+	unsigned int maps;
+	unsigned int notified;
+	bool ours;
+	bool released;
+};
+
+/* An importer's attachment. */
+struct lab_attachment {
+	struct dma_buf_attachment *attach;
+	struct lab_buf *buf;
+	struct lab *lab;
+	bool dynamic;
+	bool deaf;
+	unsigned int pins;
+};
+
+/* A mapped sg_table; its addresses outlive it, as a device's copy of them does. */
+struct lab_sg {
+	struct lab_attachment *attachment;
+	struct sg_table *sgt;
+	bool invalid;
+	u32 pages;
+	dma_addr_t addr[DRIFTHEAP_LAB_PAGES];
+};
+
+/* A page that get_user_pages gave, or a pfn that was looked up. */
+struct lab_pin {
+	struct page *page;
+	unsigned long pfn;
+	bool held;
+	bool get;
+	bool counted;
+};
+
+/**
+ * struct lab - one open file
+ * @refs: the file's and its buffers'
+ * @lock: everything below; not held where a step may fault
+ * @vma_lock: the buffers' @vma
+ */
+struct lab {
+	struct kref refs;
+	struct mutex lock;
+	spinlock_t vma_lock;
+	struct page *frames[DRIFTHEAP_LAB_FRAMES];
+	struct lab_buf *bufs[DRIFTHEAP_LAB_BUFS];
+	struct lab_pin pins[DRIFTHEAP_LAB_PINS];
+	struct lab_attachment *attachments[DRIFTHEAP_LAB_ATTACHMENTS];
+	struct lab_sg sgs[DRIFTHEAP_LAB_SGS];
+	struct dma_fence *fences[DRIFTHEAP_LAB_FENCES];
+	unsigned long flights[DRIFTHEAP_LAB_FLIGHTS];
+	u64 fence_context;
+};
+
+/* main.c */
+struct lab *lab_get(struct lab *lab);
+void lab_put(struct lab *lab);
+struct lab_buf *lab_buf_of(struct lab *lab, u32 obj);
+u32 lab_frame_of(struct lab *lab, unsigned long pfn);
+struct page *lab_page(struct lab *lab, u32 frame);
+extern struct device *lab_device;
+
+/* exporter.c */
+long lab_export(struct lab *lab, struct driftheap_lab_step *step);
+long lab_exporter_step(struct lab *lab, struct driftheap_lab_step *step);
+void lab_buf_put(struct lab_buf *buf);
+void lab_buf_forget(struct lab_buf *buf);
+int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, bool shadow);
+bool lab_lock(struct lab_buf *buf);
+void lab_unlock(struct lab_buf *buf);
+
+/* importer.c */
+long lab_importer_step(struct lab *lab, struct driftheap_lab_step *step);
+long lab_importer_fd(struct lab *lab, struct driftheap_lab_step *step);
+void lab_importer_reset(struct lab *lab);
+
+/* gup.c */
+long lab_gup_step(struct lab *lab, struct driftheap_lab_step *step);
+void lab_gup_reset(struct lab *lab);
+
+#endif

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * driftheap's laboratory: a dma-buf exporter, an importer and a device that do
+ * one step of a litmus test at a time, with nothing but the kernel's own
+ * functions. The schedule comes from outside, and so does which frame a page
+ * is given; whatever the kernel decides, it decides here.
+ *
+ * It lets a process hold a dma_resv between two system calls and hand out stale
+ * pages on purpose: load it in a virtual machine only.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/fs.h>
+#include <linux/highmem.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/platform_device.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/version.h>
+
+#include "lab.h"
+
+unsigned int lab_mistake;
+module_param_named(mistake, lab_mistake, uint, 0600);
+MODULE_PARM_DESC(mistake, "do a step wrongly, to see that it is noticed (enum lab_mistake)");
+
+static atomic_t lab_frames = ATOMIC_INIT(0);
+static atomic_t lab_labs = ATOMIC_INIT(0);
+static struct platform_device *lab_platform;
+struct device *lab_device;
+
+static int lab_count_get(char *buffer, const struct kernel_param *kp)
+{
+	return sysfs_emit(buffer, "%d\n", atomic_read(kp->arg));
+}
+
+static const struct kernel_param_ops lab_count_ops = { .get = lab_count_get };
+
+module_param_cb(frames, &lab_count_ops, &lab_frames, 0400);
+MODULE_PARM_DESC(frames, "pages that laboratories hold now");
+module_param_cb(labs, &lab_count_ops, &lab_labs, 0400);
+MODULE_PARM_DESC(labs, "laboratories that exist now");
+
+struct lab *lab_get(struct lab *lab)
+{
+	kref_get(&lab->refs);
+	return lab;
+}
+
+static void lab_free(struct kref *refs)
+{
+	struct lab *lab = container_of(refs, struct lab, refs);
+	unsigned int i;
+
+	for (i = 0; i < DRIFTHEAP_LAB_FRAMES; i++) {
+		if (!lab->frames[i])
+			continue;
+		put_page(lab->frames[i]);
+		atomic_dec(&lab_frames);
+	}
+	atomic_dec(&lab_labs);
+	kvfree(lab);
+	module_put(THIS_MODULE);
+}
+
+void lab_put(struct lab *lab)
+{
+	kref_put(&lab->refs, lab_free);
+}
+
+struct lab_buf *lab_buf_of(struct lab *lab, u32 obj)
+{
+	return obj < DRIFTHEAP_LAB_BUFS ? lab->bufs[obj] : NULL;
+}
+
+/* The page of a frame, allocated when it is first named. */
+struct page *lab_page(struct lab *lab, u32 frame)
+{
+	if (frame >= DRIFTHEAP_LAB_FRAMES)
+		return NULL;
+	if (!lab->frames[frame]) {
+		lab->frames[frame] = alloc_page(GFP_HIGHUSER | __GFP_ZERO);
+		if (lab->frames[frame])
+			atomic_inc(&lab_frames);
+	}
+	return lab->frames[frame];
+}
+
+/* The frame that a pfn is; LAB_NO_FRAME: none of this laboratory. */
+u32 lab_frame_of(struct lab *lab, unsigned long pfn)
+{
+	u32 i;
+
+	for (i = 0; i < DRIFTHEAP_LAB_FRAMES; i++)
+		if (lab->frames[i] && page_to_pfn(lab->frames[i]) == pfn)
+			return i;
+	return LAB_NO_FRAME;
+}
+
+static long lab_fill(struct lab *lab, struct driftheap_lab_step *step)
+{
+	struct page *page = lab_page(lab, step->obj);
+	void *at;
+
+	if (!page)
+		return step->obj < DRIFTHEAP_LAB_FRAMES ? -ENOMEM : -EINVAL;
+	at = kmap_local_page(page);
+	memset(at, step->value, PAGE_SIZE);
+	kunmap_local(at);
+	return 0;
+}
+
+/*
+ * References but the laboratory's own. FOLL_PIN counts GUP_PIN_COUNTING_BIAS
+ * for each pin of a small page.
+ */
+static u32 lab_references(struct page *page)
+{
+	u32 count = page_count(page) - 1;
+
+	return count % GUP_PIN_COUNTING_BIAS + count / GUP_PIN_COUNTING_BIAS;
+}
+
+static long lab_look(struct lab *lab, struct driftheap_lab_step *step)
+{
+	struct page *page = lab_page(lab, step->obj);
+	u8 *at, first;
+	bool torn;
+
+	if (!page)
+		return step->obj < DRIFTHEAP_LAB_FRAMES ? -ENOMEM : -EINVAL;
+	at = kmap_local_page(page);
+	first = at[0];
+	torn = memchr_inv(at, first, PAGE_SIZE) != NULL;
+	kunmap_local(at);
+	step->value = first | (u64)torn << 8 | (u64)lab_references(page) << 16;
+	return 0;
+}
+
+static void lab_reset(struct lab *lab)
+{
+	unsigned int i;
+
+	lab_gup_reset(lab);
+	for (i = 0; i < DRIFTHEAP_LAB_BUFS; i++)
+		if (lab->bufs[i] && lab->bufs[i]->locker)
+			lab_unlock(lab->bufs[i]);
+	lab_importer_reset(lab);
+	memset(lab->flights, 0, sizeof(lab->flights));
+	for (i = 0; i < DRIFTHEAP_LAB_BUFS; i++) {
+		struct lab_buf *buf = lab->bufs[i];
+
+		lab->bufs[i] = NULL;
+		if (buf)
+			lab_buf_forget(buf);
+	}
+}
+
+static long lab_do(struct lab *lab, struct driftheap_lab_step *step)
+{
+	long ret = 0;
+
+	switch (step->op) {
+	case DRIFTHEAP_LAB_FD:
+	case DRIFTHEAP_LAB_IMPORTER_FD:
+		return lab_importer_fd(lab, step);
+	case DRIFTHEAP_LAB_FAULT:
+	case DRIFTHEAP_LAB_GUP:
+	case DRIFTHEAP_LAB_PFN:
+	case DRIFTHEAP_LAB_PTE:
+		return lab_gup_step(lab, step);
+	default:
+		break;
+	}
+	if (mutex_lock_killable(&lab->lock))
+		return -EINTR;
+	switch (step->op) {
+	case DRIFTHEAP_LAB_RESET:
+		lab_reset(lab);
+		break;
+	case DRIFTHEAP_LAB_FILL:
+		ret = lab_fill(lab, step);
+		break;
+	case DRIFTHEAP_LAB_FRAME:
+		ret = lab_look(lab, step);
+		break;
+	case DRIFTHEAP_LAB_EXPORT:
+		ret = lab_export(lab, step);
+		break;
+	case DRIFTHEAP_LAB_ATTACH ... DRIFTHEAP_LAB_SIGNAL:
+		ret = lab_importer_step(lab, step);
+		break;
+	case DRIFTHEAP_LAB_GUP_PUT:
+	case DRIFTHEAP_LAB_DMA_PIN ... DRIFTHEAP_LAB_DMA_READ:
+		ret = lab_gup_step(lab, step);
+		break;
+	default:
+		ret = lab_exporter_step(lab, step);
+		break;
+	}
+	mutex_unlock(&lab->lock);
+	return ret;
+}
+
+static long lab_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct driftheap_lab_step step;
+	long ret;
+
+	if (cmd != DRIFTHEAP_LAB_STEP)
+		return -ENOTTY;
+	if (copy_from_user(&step, (void __user *)arg, sizeof(step)))
+		return -EFAULT;
+	ret = lab_do(file->private_data, &step);
+	if (!ret && copy_to_user((void __user *)arg, &step, sizeof(step)))
+		return -EFAULT;
+	return ret;
+}
+
+static int lab_open(struct inode *inode, struct file *file)
+{
+	struct lab *lab = kvzalloc(sizeof(*lab), GFP_KERNEL);
+
+	if (!lab)
+		return -ENOMEM;
+	kref_init(&lab->refs);
+	mutex_init(&lab->lock);
+	spin_lock_init(&lab->vma_lock);
+	lab->fence_context = dma_fence_context_alloc(1);
+	/* Buffers outlive the file while somebody maps them. */
+	__module_get(THIS_MODULE);
+	atomic_inc(&lab_labs);
+	file->private_data = lab;
+	return 0;
+}
+
+static int lab_release(struct inode *inode, struct file *file)
+{
+	struct lab *lab = file->private_data;
+
+	mutex_lock(&lab->lock);
+	lab_reset(lab);
+	mutex_unlock(&lab->lock);
+	lab_put(lab);
+	return 0;
+}
+
+static const struct file_operations lab_fops = {
+	.owner = THIS_MODULE,
+	.open = lab_open,
+	.release = lab_release,
+	.unlocked_ioctl = lab_ioctl,
+};
+
+static struct miscdevice lab_misc = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "driftheap_lab",
+	.fops = &lab_fops,
+};
+
+static int __init lab_init(void)
+{
+	int ret;
+
+	lab_platform = platform_device_register_simple("driftheap_lab", -1, NULL, 0);
+	if (IS_ERR(lab_platform))
+		return PTR_ERR(lab_platform);
+	lab_device = &lab_platform->dev;
+	ret = misc_register(&lab_misc);
+	if (ret)
+		platform_device_unregister(lab_platform);
+	return ret;
+}
+
+static void __exit lab_exit(void)
+{
+	misc_deregister(&lab_misc);
+	platform_device_unregister(lab_platform);
+	/* What dma_fence_put() left to RCU is freed by code of ours no more, but its ops are ours. */
+	rcu_barrier();
+}
+
+module_init(lab_init);
+module_exit(lab_exit);
+
+MODULE_DESCRIPTION("driftheap's laboratory: one step of a litmus test at a time");
+MODULE_LICENSE("GPL");
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
+MODULE_IMPORT_NS(DMA_BUF);
+#else
+MODULE_IMPORT_NS("DMA_BUF");
+#endif
