@@ -35,7 +35,7 @@ pub fn cell(kernel: &Kernel) -> Cell {
     match kernel {
         Kernel { difference: Some(_), .. } => Cell::toned("DIFFERS", Tone::Bad),
         Kernel { skipped: Some(_), .. } => Cell::toned("skipped", Tone::Warn),
-        Kernel { replayed, agreed, .. } => Cell::toned(&format!("{agreed}/{replayed}"), Tone::Good),
+        Kernel { replayed, agreed, .. } => Cell::toned(format!("{agreed}/{replayed}"), Tone::Good),
     }
 }
 

@@ -4,6 +4,7 @@ use super::{IOC_READ, IOC_WRITE, ioc};
 
 abi_struct! {
     /// `struct driftheap_lab_step`.
+    #[derive(Default)]
     pub struct Step: 32 {
         /// One of [`Op`].
         0 => op: u32,
@@ -17,12 +18,6 @@ abi_struct! {
         16 => addr: u64,
         /// What the step takes or answers.
         24 => value: u64,
-    }
-}
-
-impl Default for Step {
-    fn default() -> Self {
-        Self { op: 0, obj: 0, page: 0, flags: 0, addr: 0, value: 0 }
     }
 }
 

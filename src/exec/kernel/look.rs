@@ -63,9 +63,10 @@ impl Bench<'_> {
             self.report.compared += 1;
             let Some(pte) = self.scenario.world.pte(*vma, *page) else { continue };
             let pte = model.ptes[pte.index()];
-            let real = match answer {
-                Answer::Word { low, high } => entry_in_words(low, high),
-                other => other.describe(),
+            let real = if let Answer::Word { low, high } = answer {
+                entry_in_words(low, high)
+            } else {
+                answer.describe()
             };
             let expected = self.expected_entry(model, &pte);
             if real != expected {
