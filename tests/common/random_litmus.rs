@@ -121,20 +121,25 @@ pub(crate) fn text(choices: &mut Choices<'_>, shape: Shape) -> String {
     add(format!("exporter e {{ {}}}", fields(choices, EXPORTER_RULES, shape.broken)));
     add(format!("exporter f {{ {}}}", fields(choices, EXPORTER_RULES, shape.broken)));
     add(format!("importer i {{ {}}}", fields(choices, IMPORTER_RULES, shape.broken)));
-    if choices.one_in(3) {
-        let mut frames = || choices.below(4);
-        add(format!("memory {{ vram = {}; system = {}; cma = {} }}", frames(), frames(), frames()));
-    }
+    let scarce = choices.one_in(3).then(|| [choices.below(4), choices.below(4), choices.below(4)]);
+    // What the buffers take that are there at the start: less is no test.
+    let mut taken = [0; 3];
     let pages = 1 + usize::from(choices.one_in(3));
     let state = *choices.of(&["unallocated", "unallocated", "allocated"]);
     for (buf, exporter, state) in [("A", "e", "allocated"), ("B", *choices.of(&["e", "f"]), state)]
     {
-        let at = choices.of(&["vram", "system", "cma"]);
+        let at = choices.below(3);
+        taken[at] += if state == "allocated" { pages } else { 0 };
+        let at = ["vram", "system", "cma"][at];
         let fill = choices.below(3);
         add(format!(
             "buffer {buf} {{ exporter = {exporter}; pages = {pages}; placement = {at}; state = {state}; \
              fill = {fill} }}"
         ));
+    }
+    if let Some(frames) = scarce {
+        let [vram, system, cma] = [0, 1, 2].map(|at| frames[at].max(taken[at]));
+        add(format!("memory {{ vram = {vram}; system = {system}; cma = {cma} }}"));
     }
     let mut names = Names::default();
     let forks = choices.one_in(3);

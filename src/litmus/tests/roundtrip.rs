@@ -334,8 +334,13 @@ fn variant() -> impl Strategy<Value = Variant> {
             let span = Span::default();
             let device: Vec<Statement> =
                 device.into_iter().map(|op| Statement { label: None, op, span }).collect();
-            // The device sees no mappings.
-            let device = device.into_iter().filter(|s| !matches!(s.op, Op::AttachDmabufOf { .. }));
+            // The device sees no mappings, and without a driver it attaches to nothing.
+            let attaches = role != Role::Device(None);
+            let device = device.into_iter().filter(|s| match s.op {
+                Op::AttachDmabufOf { .. } => false,
+                Op::Attach { .. } => attaches,
+                _ => true,
+            });
             let mut lists = [statements, device.collect()];
             let mut next = 0;
             lists.iter_mut().flatten().for_each(|statement| rename(statement, &mut next));
