@@ -336,10 +336,9 @@ fn variant() -> impl Strategy<Value = Variant> {
                 device.into_iter().map(|op| Statement { label: None, op, span }).collect();
             // The device sees no mappings, and without a driver it attaches to nothing.
             let attaches = role != Role::Device(None);
-            let device = device.into_iter().filter(|s| match s.op {
-                Op::AttachDmabufOf { .. } => false,
-                Op::Attach { .. } => attaches,
-                _ => true,
+            let device = device.into_iter().filter(|s| {
+                let sees = matches!(s.op, Op::AttachDmabufOf { .. });
+                !sees && (attaches || !matches!(s.op, Op::Attach { .. }))
             });
             let mut lists = [statements, device.collect()];
             let mut next = 0;
