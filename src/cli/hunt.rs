@@ -9,10 +9,9 @@ use clap::Args;
 use driftheap::exec::{ExecError, ExecOptions, Executor, Histogram, HuntOptions, hunt};
 use driftheap::question::scenario::Scenario;
 use driftheap::report::json;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde::Serialize;
 
+use super::interrupt::Interrupt;
 use super::one::{self, schedule_word};
 use super::out::Out;
 use super::{Exit, SearchArgs};
@@ -108,7 +107,7 @@ pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
     let (scenario, judgement) = one::telling(scenarios, args.variant.as_deref(), &search)?;
     let program = std::env::current_exe().context("this program can't find itself")?;
     // Before the executor starts, whose processes are not to die of a Ctrl-C either.
-    let interrupt = Interrupt::new().context("can't wait for signals")?;
+    let interrupt = Interrupt::hold_back()?;
     // Processes on one CPU take turns; races need all there are.
     let options = ExecOptions { pin_cpu: None, ..ExecOptions::new(program) };
     let mut executor = Executor::new(options)?;
@@ -141,23 +140,6 @@ pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
     }
     out.text(&if args.json { line } else { describe(&scenario, &histogram, &loaded.word) })?;
     Ok(if histogram.explained() { Exit::Good } else { Exit::Differs })
-}
-
-/// SIGINT and SIGTERM, held back so that the hunt ends with what it has.
-struct Interrupt(SignalFd);
-
-impl Interrupt {
-    fn new() -> nix::Result<Self> {
-        let mut signals = SigSet::empty();
-        signals.add(Signal::SIGINT);
-        signals.add(Signal::SIGTERM);
-        signals.thread_block()?;
-        SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map(Self)
-    }
-
-    fn came(&self) -> bool {
-        self.0.read_signal().is_ok_and(|signal| signal.is_some())
-    }
 }
 
 fn describe(scenario: &Scenario, histogram: &Histogram, word: &str) -> String {
