@@ -50,6 +50,24 @@ pub(super) enum Halt {
     Anomaly(String),
 }
 
+impl Halt {
+    /// The report of a schedule, with why it ended early if it did.
+    pub(super) fn note(
+        ended: Result<(), Self>,
+        mut report: ReplayReport,
+    ) -> Result<ReplayReport, ExecError> {
+        match ended {
+            Ok(()) => {}
+            Err(Self::Error(error)) => return Err(error),
+            Err(Self::Disagreement(found)) => report.disagreement = Some(found),
+            Err(Self::Inexpressible(reason) | Self::Anomaly(reason)) => {
+                report.inexpressible = Some(reason);
+            }
+        }
+        Ok(report)
+    }
+}
+
 impl From<ExecError> for Halt {
     fn from(error: ExecError) -> Self {
         Self::Error(error)
@@ -113,15 +131,8 @@ impl<'a> Conduct<'a> {
 
     /// Carry out and compare everything.
     pub(super) fn run(mut self, replay: &Replay) -> Result<ReplayReport, ExecError> {
-        match self.all(replay) {
-            Ok(()) => {}
-            Err(Halt::Error(error)) => return Err(error),
-            Err(Halt::Disagreement(found)) => self.report.disagreement = Some(found),
-            Err(Halt::Inexpressible(reason) | Halt::Anomaly(reason)) => {
-                self.report.inexpressible = Some(reason);
-            }
-        }
-        Ok(self.report)
+        let ended = self.all(replay);
+        Halt::note(ended, self.report)
     }
 
     /// Memory as it is before the first action.

@@ -160,15 +160,8 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn run(mut self, replay: &Replay) -> Result<ReplayReport, ExecError> {
-        match self.all(replay) {
-            Ok(()) => {}
-            Err(Halt::Error(error)) => return Err(error),
-            Err(Halt::Disagreement(found)) => self.report.disagreement = Some(found),
-            Err(Halt::Inexpressible(reason) | Halt::Anomaly(reason)) => {
-                self.report.inexpressible = Some(reason);
-            }
-        }
-        Ok(self.report)
+        let ended = self.all(replay);
+        Halt::note(ended, self.report)
     }
 
     fn all(&mut self, replay: &Replay) -> Result<(), Halt> {

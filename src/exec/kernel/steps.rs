@@ -238,9 +238,8 @@ impl Bench<'_> {
         if !foll.get && !foll.write && !before.vmas[vma.index()].shared {
             return Ok(());
         }
-        let flags = flags | FOLL_PROBE;
+        let flags = (flags | FOLL_PROBE) & !crate::uapi::lab::FOLL_LONGTERM;
         let call = Call { slot, flags, ..Call::default() };
-        let call = Call { flags: call.flags & !crate::uapi::lab::FOLL_LONGTERM, ..call };
         self.lab(actor, Op::Gup, call, Expect::Value(0))
     }
 
