@@ -308,6 +308,41 @@ fn a_killed_server_leaves_no_mount_and_no_hanging_client() {
     drop(mapped);
 }
 
+/// What a process waits for in the kernel: the number of its system call.
+fn call_of(pid: u32) -> Option<String> {
+    let line = std::fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
+    line.split(' ').next().map(str::to_owned)
+}
+
+/// The server dies while the process that shall unmount asks it: that one unmounts all the same.
+/// (Its statfs ends with ECONNABORTED, and not with ENOTCONN as it does a moment later.)
+#[test]
+fn a_server_killed_while_it_is_asked_leaves_no_mount() {
+    use rustix::process::Signal;
+    let Some(mount) = Mount::start() else { return };
+    let server = mount.child.id();
+    let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children"));
+    let Ok(children) = children else {
+        eprintln!("SKIP: this kernel shows no children in /proc (CONFIG_PROC_CHILDREN)");
+        return;
+    };
+    // The server's own watcher stays out of it.
+    let watcher: i32 = children.trim().parse().unwrap();
+    let watcher = rustix::process::Pid::from_raw(watcher).unwrap();
+    rustix::process::kill_process(watcher, Signal::KILL).unwrap();
+    mount.signal(Signal::STOP);
+    let mut second = Command::new(mount.stage.path().join("driftheap"))
+        .args(["serve", "--unmount-at-eof", "--mount"])
+        .arg(&mount.dir)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let statfs = libc::SYS_statfs.to_string();
+    wait_for("statfs", || call_of(second.id()).is_some_and(|call| call == statfs));
+    drop(mount.stop(Signal::KILL));
+    assert!(!second.wait().unwrap().success(), "it says that it had to unmount");
+}
+
 #[test]
 fn clear_errors() {
     let stage = stage();

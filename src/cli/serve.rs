@@ -240,10 +240,9 @@ fn watch(mount: &Path) -> Exit {
 /// Detaches the mount, if it is still a FUSE mount; who holds files of it gets ENOTCONN once the
 /// server is gone.
 fn unmount(mount: &Path) {
-    // On a dead connection statfs answers ENOTCONN, which only a FUSE mount does.
     let fuse = match rustix::fs::statfs(mount) {
         Ok(statfs) => statfs.f_type == FUSE_SUPER_MAGIC,
-        Err(errno) => errno == rustix::io::Errno::NOTCONN,
+        Err(errno) => is_dead_fuse(errno),
     };
     if !fuse {
         return;
@@ -252,4 +251,12 @@ fn unmount(mount: &Path) {
     if rustix::mount::unmount(mount, flags).is_err() {
         let _tried = Command::new("fusermount3").args(["-u", "-z"]).arg(mount).status();
     }
+}
+
+/// Whether statfs failed as it only does on a FUSE mount whose server is gone: ENOTCONN, or
+/// ECONNABORTED if the server went while it was asked, or ECONNREFUSED if it went before it answered
+/// the first request (Linux `fs/fuse/dev.c`, `fuse_get_req` and `fuse_abort_conn`).
+fn is_dead_fuse(errno: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    matches!(errno, Errno::NOTCONN | Errno::CONNABORTED | Errno::CONNREFUSED)
 }
