@@ -53,31 +53,6 @@ fn c_client() {
     }
 }
 
-/// The README's lines for CI, as they stand there, but for the installation.
-#[test]
-fn the_readme_for_ci() {
-    let stage = stage();
-    if !available(stage.path()) {
-        return;
-    }
-    if Command::new("python3").arg("--version").stdout(Stdio::null()).status().is_err() {
-        eprintln!("SKIP: no python3");
-        return;
-    }
-    let readme = include_str!("../README.md");
-    let section = readme.split("### Use it in CI").nth(1).unwrap();
-    let lines = section.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
-    assert!(lines.lines().count() <= 20, "at most 20 lines");
-    let script: Vec<_> = lines.lines().filter(|line| !line.starts_with("cargo install")).collect();
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut command = Command::new("sh");
-    command.args(["-c", &script.join("\n")]).current_dir(stage.path());
-    command.env("PATH", format!("{}:{path}", stage.path().display()));
-    let output = bounded(command);
-    assert!(output.status.success(), "{}", text(&output));
-    assert_eq!(text(&output).matches("buffer of 1048576 bytes").count(), 3, "{}", text(&output));
-}
-
 /// The same program fails or succeeds at O_DIRECT by the heap's rule alone.
 #[test]
 fn the_rule_decides_direct_io() {
