@@ -384,3 +384,95 @@ fn results_are_written_for_other_tools() {
     let both = run(&["matrix", "A1-A7", "--svg", &svg]);
     assert_eq!(both.status.code(), Some(2), "{}", stderr(&both));
 }
+
+/// Without a terminal `step` says what serves instead.
+#[test]
+fn step_needs_a_terminal() {
+    let output = run(&["step", "A5"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    assert!(output.stdout.is_empty());
+    for word in ["`step` draws on a terminal", "driftheap explain ttm-direct-io", "--schedule"] {
+        assert!(stderr(&output).contains(word), "{}", stderr(&output));
+    }
+    assert_eq!(run(&["step", "no-such-test"]).status.code(), Some(2));
+}
+
+/// A terminal, as a program of ours sees it, and what it wrote there.
+struct Terminal {
+    child: std::process::Child,
+    controller: std::fs::File,
+    seen: String,
+}
+
+impl Terminal {
+    fn start(arguments: &[&str]) -> Self {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&controller).expect("granted");
+        unlockpt(&controller).expect("unlocked");
+        let name = ptsname(&controller, Vec::new()).expect("a name");
+        let size = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&controller, size).expect("a size");
+        let terminal = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(name.to_str().expect("UTF-8"))
+            .expect("its other end");
+        let other = || Stdio::from(terminal.try_clone().expect("a descriptor"));
+        let child = driftheap(arguments)
+            .env("TERM", "xterm")
+            .stdin(other())
+            .stdout(other())
+            .stderr(other())
+            .spawn()
+            .expect("driftheap starts");
+        Self { child, controller: controller.into(), seen: String::new() }
+    }
+
+    /// Reads until `text` has come or the program has gone; the escape sequences are left out for the
+    /// comparison alone, for what did not change is not written again.
+    fn wait_for(&mut self, text: &str) {
+        use std::io::Read as _;
+        let mut bytes = [0; 4096];
+        while !self.seen.contains(text) {
+            let count = self.controller.read(&mut bytes).unwrap_or(0);
+            assert!(count > 0, "`{text}` did not come: {:?}", self.seen);
+            self.seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.controller.write_all(keys.as_bytes()).expect("pressed");
+    }
+
+    fn local_modes(&self) -> rustix::termios::LocalModes {
+        rustix::termios::tcgetattr(&self.controller).expect("modes").local_modes
+    }
+}
+
+/// Whatever ends `step`, the terminal is as it was.
+#[test]
+fn step_gives_the_terminal_back() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use rustix::termios::LocalModes;
+    for end in ["q", "\u{3}", "SIGTERM", "SIGINT"] {
+        let mut terminal = Terminal::start(&["step", "A5"]);
+        terminal.wait_for("Who goes next?");
+        assert!(!terminal.local_modes().contains(LocalModes::ICANON), "raw while it runs");
+        terminal.press("n");
+        terminal.wait_for("cross-buffer-write");
+        terminal.press("n");
+        terminal.wait_for("no hazard ahead on this schedule");
+        let pid = Pid::from_child(&terminal.child);
+        match end {
+            "SIGTERM" => kill_process(pid, Signal::TERM).expect("killed"),
+            "SIGINT" => kill_process(pid, Signal::INT).expect("killed"),
+            keys => terminal.press(keys),
+        }
+        // It leaves the other screen, on which it drew.
+        terminal.wait_for("\u{1b}[?1049l");
+        let status = terminal.child.wait().expect("ended");
+        assert_eq!(status.code(), Some(0), "{end:?}");
+        assert!(terminal.local_modes().contains(LocalModes::ICANON), "{end:?}: still raw");
+    }
+}

@@ -142,7 +142,8 @@ pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
     Ok(if histogram.explained() { Exit::Good } else { Exit::Differs })
 }
 
-fn describe(scenario: &Scenario, histogram: &Histogram, word: &str) -> String {
+/// In words, for a test that `word` names on the command line.
+pub(super) fn describe(scenario: &Scenario, histogram: &Histogram, word: &str) -> String {
     let mut text = histogram.describe(scenario);
     let first =
         |positive: bool| histogram.outcomes.values().find(move |tally| tally.positive == positive);

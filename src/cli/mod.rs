@@ -33,6 +33,7 @@ mod run;
 mod serve;
 mod serve_cuse;
 mod serve_socket;
+mod step;
 mod vm;
 
 use std::ffi::OsStr;
@@ -125,6 +126,7 @@ enum When {
 enum Verb {
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Step(step::StepArgs),
     Replay(replay::ReplayArgs),
     Hunt(hunt::HuntArgs),
     Matrix(matrix::MatrixArgs),
@@ -210,6 +212,7 @@ fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
         None => check::suite(out),
         Some(Verb::Check(args)) => check::run(&args, out),
         Some(Verb::Explain(args)) => explain::run(&args, out),
+        Some(Verb::Step(args)) => step::run(&args, out),
         Some(Verb::Replay(args)) => replay::run(&args, out),
         Some(Verb::Hunt(args)) => hunt::run(&args, out),
         Some(Verb::Doctor(args)) => doctor::run(&args, out),

@@ -30,12 +30,17 @@ pub(super) fn load(name: &str, out: &Out) -> anyhow::Result<Option<(Loaded, Vec<
 
 /// The variant of this name.
 pub(super) fn named(mut scenarios: Vec<Scenario>, name: &str) -> anyhow::Result<Scenario> {
+    let at = position(&scenarios, name)?;
+    Ok(scenarios.swap_remove(at))
+}
+
+/// Where the variant of this name is.
+pub(super) fn position(scenarios: &[Scenario], name: &str) -> anyhow::Result<usize> {
     let at = scenarios.iter().position(|scenario| scenario.variant == name);
-    let at = at.with_context(|| {
+    at.with_context(|| {
         let names: Vec<&str> = scenarios.iter().map(|s| s.variant.as_str()).collect();
         format!("there is no variant `{name}`; there are: {}", names.join(", "))
-    })?;
-    Ok(scenarios.swap_remove(at))
+    })
 }
 
 /// The variant of this name, or the first whose answer is not Never; and its answer.

@@ -2,7 +2,9 @@
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use driftheap::exec::{ExecOptions, Executor, ReadBack, ReplayReport, Replays, replay_variant};
+use driftheap::exec::{
+    ExecOptions, Executor, ReadBack, ReplayReport, Replays, VariantReplay, replay_variant,
+};
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::judge;
 use driftheap::report::story::Story;
@@ -64,7 +66,7 @@ pub(crate) struct ReplayArgs {
 
 /// What came of a variant.
 #[derive(Serialize)]
-struct Line<'a> {
+pub(super) struct Line<'a> {
     test: &'a str,
     variant: &'a str,
     replayed: usize,
@@ -177,6 +179,11 @@ fn variant<'a>(
     let judgement = judge(scenario, &args.search.search(false), &mut |_| ())?;
     let how = Replays::Sample(args.sample, args.seed);
     let replay = replay_variant(executor, scenario, &judgement, how)?;
+    Ok(line(scenario, replay))
+}
+
+/// What came of a variant, each corruption once.
+pub(super) fn line(scenario: &Scenario, replay: VariantReplay) -> Line<'_> {
     let mut all: Vec<Corrupted> = Vec::new();
     for hit in &replay.corrupted {
         let hit = corrupted(hit);
@@ -189,7 +196,7 @@ fn variant<'a>(
             all.push(hit);
         }
     }
-    Ok(Line {
+    Line {
         test: &scenario.test,
         variant: &scenario.variant,
         replayed: replay.replayed,
@@ -198,7 +205,7 @@ fn variant<'a>(
         skipped: replay.skipped,
         disagreement: replay.first_disagreement.map(|(schedule, found)| differs(&schedule, found)),
         corrupted: all,
-    })
+    }
 }
 
 fn differs(schedule: &[u8], found: driftheap::exec::Disagreement) -> Differs {
@@ -224,7 +231,8 @@ fn corrupted(hit: &ReadBack) -> Corrupted {
     }
 }
 
-fn describe(line: &Line<'_>, word: &str) -> String {
+/// In words, for a test that `word` names on the command line.
+pub(super) fn describe(line: &Line<'_>, word: &str) -> String {
     let name = full_name(line.test, line.variant);
     if let Some(why) = &line.skipped {
         return format!("SKIP {name}: {why}\n");

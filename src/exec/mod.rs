@@ -68,4 +68,4 @@ pub use hunt::{Histogram, HuntOptions, Tally, hunt, supports as hunt_supports};
 pub use kernel::{KernelExecutor, askable as kernel_supports};
 pub use report::{Disagreement, ReadBack, ReplayReport};
 pub use team::Abilities;
-pub use variant::{Replays, VariantReplay, replay_variant, schedules};
+pub use variant::{Replays, VariantReplay, replay_variant, replay_variant_until, schedules};

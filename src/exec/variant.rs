@@ -1,6 +1,7 @@
 //! Which schedules of a variant are replayed, and what came of them.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use super::error::ExecError;
 use super::executor::Executor;
@@ -49,6 +50,21 @@ pub fn replay_variant(
     judgement: &Judgement,
     how: Replays,
 ) -> Result<VariantReplay, ExecError> {
+    replay_variant_until(executor, scenario, judgement, how, &mut |_, _| ControlFlow::Continue(()))
+}
+
+/// As [`replay_variant`]; before each schedule `progress` is told how many are done and how many
+/// there are, and may ask for an end.
+///
+/// # Errors
+/// As for [`replay_variant`].
+pub fn replay_variant_until(
+    executor: &mut Executor,
+    scenario: &Scenario,
+    judgement: &Judgement,
+    how: Replays,
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<VariantReplay, ExecError> {
     let mut result = VariantReplay::default();
     if let Err(skip) = executor.supports(scenario) {
         result.skipped = Some(skip.to_string());
@@ -57,6 +73,9 @@ pub fn replay_variant(
     let (schedules, shortest) = schedules(scenario, judgement, how);
     let mut reason = None;
     for (index, schedule) in schedules.iter().enumerate() {
+        if progress(index, schedules.len()).is_break() {
+            break;
+        }
         let report = executor.replay(scenario, schedule)?;
         result.compared += report.compared;
         if index < shortest {

@@ -27,8 +27,10 @@ use crate::question::verdict::Judgement;
 /// States of a variant that a page holds.
 pub const STATES_MAX: usize = 2000;
 
-const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
+/// How a page looks.
+pub const STYLE: &str = include_str!("page.css");
+/// What draws and steps.
+pub const SCRIPT: &str = include_str!("page.js");
 
 /// A variant that a page shows.
 #[derive(Debug)]
@@ -97,8 +99,9 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// The schedules that a page offers: to what is asked, and to each hazard.
-fn ways(judgement: &Judgement) -> Vec<(String, Vec<u8>)> {
+/// The schedules to look at, each with a title: to what is asked, and to each hazard.
+#[must_use]
+pub fn ways(judgement: &Judgement) -> Vec<(String, Vec<u8>)> {
     let mut ways = Vec::new();
     if let Some(way) = &judgement.shortest {
         ways.push((format!("the shortest to what is asked, {} steps", way.len()), way.clone()));
@@ -135,6 +138,20 @@ pub fn article(test: &Test, source: &str, variants: &[Shown<'_>]) -> String {
                 (player(test, source, variants, first))
                 (figure(test, source, shown))
             }
+        }
+    };
+    markup.into_string()
+}
+
+/// The answers and the drawing alone, for a page that has the question already.
+#[must_use]
+pub fn live(test: &Test, source: &str, variants: &[Shown<'_>]) -> String {
+    let first = variants.iter().position(|shown| shown.telling).unwrap_or(0);
+    let markup = html! {
+        @if let Some(shown) = variants.first() {
+            p.asked { "Asked: " code { (shown.scenario.condition.to_string()) } }
+            (verdicts(variants))
+            (player(test, source, variants, first))
         }
     };
     markup.into_string()

@@ -191,6 +191,15 @@
       this.show(0);
     }
 
+    // The variant and the step that were shown before the page was made anew.
+    restore(name, at) {
+      const index = this.variants.findIndex((one) => one.data.name === name);
+      if (index < 0) return;
+      this.parts.variant.value = index;
+      this.pick(index);
+      this.go(at);
+    }
+
     show(way) {
       const chosen = this.current.data.ways[way];
       this.path = this.current.follow(chosen ? chosen[1] : []);
@@ -324,6 +333,8 @@
       this.parts.words.replaceChildren(element("ul", {}, ...cells, ...arrows, ...notes));
     }
   }
+
+  globalThis.driftheap = { Player, element };
 
   // In a page of many tests, only what comes near the window is set up.
   const sections = [...document.querySelectorAll(".player")];

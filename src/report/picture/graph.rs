@@ -74,17 +74,44 @@ impl Graph {
         }
         let (states, links) = (walk.states, walk.links);
         let stage = Stage::new(scenario, &states.iter().collect::<Vec<_>>());
-        let node = |(state, links): (ScenarioState, Vec<Link>)| {
-            let edge = |link: &Link| edge(scenario, &stage, &state.model, link);
-            let edges: Vec<Edge> = links.iter().map(edge).collect();
-            let end = edges.is_empty().then(|| {
-                let outcome = scenario.classify(&state);
-                (outcome.describe(scenario), scenario.holds(&outcome))
-            });
-            Node { edges, end, state }
-        };
-        let nodes = states.into_iter().zip(links).map(node).collect();
+        let nodes = states.into_iter().zip(links);
+        let nodes = nodes.map(|(state, links)| node(scenario, &stage, state, &links)).collect();
         Self { stage, nodes, complete }
+    }
+
+    /// Takes the step of `actor` from a node, also where it leads to a state that was left out:
+    /// that is added. None when `actor` can't go on there.
+    pub fn take(&mut self, scenario: &Scenario, at: usize, actor: usize) -> Option<usize> {
+        let edge = self.nodes[at].edges.iter().position(|edge| edge.actor == actor)?;
+        if let Some(to) = self.nodes[at].edges[edge].to {
+            return Some(to);
+        }
+        let after = steps(scenario, &self.nodes[at].state).swap_remove(edge).event.after;
+        let known = self.nodes.iter().position(|node| node.state == after);
+        let to = known.unwrap_or(self.nodes.len());
+        self.nodes[at].edges[edge].to = Some(to);
+        if known.is_none() {
+            let links = steps(scenario, &after);
+            self.nodes.push(node(scenario, &self.stage, after, &links));
+            self.widen(scenario);
+        }
+        Some(to)
+    }
+
+    /// Makes room on the stage for what the nodes show by now.
+    fn widen(&mut self, scenario: &Scenario) {
+        let states: Vec<&ScenarioState> = self.nodes.iter().map(|node| &node.state).collect();
+        let stage = Stage::new(scenario, &states);
+        if stage == self.stage {
+            return;
+        }
+        self.stage = stage;
+        for node in &mut self.nodes {
+            let links = steps(scenario, &node.state);
+            for (edge, link) in node.edges.iter_mut().zip(&links) {
+                edge.hazards = sights(scenario, &self.stage, &link.event);
+            }
+        }
     }
 
     /// The nodes that `schedule` passes, the first one included; shorter where it leaves the graph.
@@ -135,26 +162,11 @@ impl<'a> Walk<'a> {
         at
     }
 
-    /// The steps that can be taken from a node, leading nowhere yet.
-    fn steps(&self, at: usize) -> Vec<Link> {
-        let before = &self.states[at];
-        let enabled = self.scenario.enabled(before);
-        let step = |actor: usize| {
-            let pc = usize::from(before.pcs[actor]);
-            let mut after = before.clone();
-            let mut effects = Vec::new();
-            let reply = self.scenario.advance(&mut after, actor, &mut effects);
-            Link { event: Event { actor, pc, reply, effects, after }, to: None }
-        };
-        let actors = 0..self.scenario.programs.len();
-        actors.filter(|actor| enabled & (1 << actor) != 0).map(step).collect()
-    }
-
     /// Breadth first; false when there are more than `states_max`.
     fn everything(&mut self, states_max: usize) -> bool {
         let mut queue = VecDeque::from([0]);
         while let Some(at) = queue.pop_front() {
-            let mut links = self.steps(at);
+            let mut links = steps(self.scenario, &self.states[at]);
             for link in &mut links {
                 let known = self.states.len();
                 let to = self.node(&link.event.after);
@@ -176,7 +188,7 @@ impl<'a> Walk<'a> {
         let mut at = 0;
         for next in path.iter().map(|actor| Some(*actor)).chain([None]) {
             if self.links[at].is_empty() {
-                self.links[at] = self.steps(at);
+                self.links[at] = steps(self.scenario, &self.states[at]);
             }
             let taken =
                 |link: &Link| next.is_some_and(|next| link.event.actor == usize::from(next));
@@ -189,21 +201,49 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// The steps that can be taken from a state, leading nowhere yet.
+fn steps(scenario: &Scenario, before: &ScenarioState) -> Vec<Link> {
+    let enabled = scenario.enabled(before);
+    let step = |actor: usize| {
+        let pc = usize::from(before.pcs[actor]);
+        let mut after = before.clone();
+        let mut effects = Vec::new();
+        let reply = scenario.advance(&mut after, actor, &mut effects);
+        Link { event: Event { actor, pc, reply, effects, after }, to: None }
+    };
+    let actors = 0..scenario.programs.len();
+    actors.filter(|actor| enabled & (1 << actor) != 0).map(step).collect()
+}
+
+fn node(scenario: &Scenario, stage: &Stage, state: ScenarioState, links: &[Link]) -> Node {
+    let edges: Vec<Edge> =
+        links.iter().map(|link| edge(scenario, stage, &state.model, link)).collect();
+    let end = edges.is_empty().then(|| {
+        let outcome = scenario.classify(&state);
+        (outcome.describe(scenario), scenario.holds(&outcome))
+    });
+    Node { state, edges, end }
+}
+
 fn edge(scenario: &Scenario, stage: &Stage, before: &State, link: &Link) -> Edge {
     let event = &link.event;
     let program = &scenario.programs[event.actor];
     let statement = &program.statements[program.instructions[event.pc].statement];
-    let sight = |hazard: &crate::model::Hazard| Sight {
-        kind: hazard.kind,
-        slot: stage.through(scenario, hazard.via),
-        place: stage.place(hazard.frame),
-    };
     Edge {
         actor: event.actor,
         line: statement.line,
         statement: statement.text.clone(),
         what: story::tell(scenario, before, event),
-        hazards: event.hazards().map(sight).collect(),
+        hazards: sights(scenario, stage, event),
         to: link.to,
     }
+}
+
+fn sights(scenario: &Scenario, stage: &Stage, event: &Event) -> Vec<Sight> {
+    let sight = |hazard: &crate::model::Hazard| Sight {
+        kind: hazard.kind,
+        slot: stage.through(scenario, hazard.via),
+        place: stage.place(hazard.frame),
+    };
+    event.hazards().map(sight).collect()
 }
