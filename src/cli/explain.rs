@@ -82,7 +82,7 @@ pub(crate) struct ExplainArgs {
 }
 
 /// At most so many changes are proposed, and so many that merely refuse.
-const PREVENTIONS_MAX: usize = 3;
+pub(super) const PREVENTIONS_MAX: usize = 3;
 
 fn hazard_kind(word: &str) -> Result<HazardKind, String> {
     HazardKind::from_word(word).ok_or_else(|| {

@@ -204,6 +204,12 @@ pub(crate) fn load(names: &[String], out: &Out) -> (Vec<Loaded>, bool) {
     (loaded, bad)
 }
 
+/// A text that was not read from a file.
+pub(crate) fn parsed(file: &str, text: &str) -> Result<Loaded, Vec<Diagnostic>> {
+    let test = parse(file, text, &ModelRules)?;
+    Ok(Loaded { file: file.to_owned(), text: text.to_owned(), test, word: file.to_owned() })
+}
+
 /// The bundled suite.
 pub(crate) fn bundled(out: &Out) -> (Vec<Loaded>, bool) {
     let names: Vec<String> = suite::TESTS.iter().map(|test| test.name.to_owned()).collect();

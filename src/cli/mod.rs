@@ -23,6 +23,7 @@ mod misuse;
 mod new;
 mod one;
 mod out;
+mod play;
 mod pool;
 mod real;
 mod record;
@@ -30,6 +31,7 @@ mod reference;
 mod replay;
 mod report;
 mod run;
+mod schema;
 mod serve;
 mod serve_cuse;
 mod serve_socket;
@@ -131,11 +133,13 @@ enum Verb {
     Hunt(hunt::HuntArgs),
     Matrix(matrix::MatrixArgs),
     Report(report::ReportArgs),
+    Play(play::PlayArgs),
     Doctor(doctor::DoctorArgs),
     List(list::ListArgs),
     Rules(reference::RulesArgs),
     Statement(reference::StatementArgs),
     New(new::NewArgs),
+    Schema(schema::SchemaArgs),
     Fmt(fmt::FmtArgs),
     Completions(complete::CompletionsArgs),
     Run(run::RunArgs),
@@ -218,10 +222,12 @@ fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
         Some(Verb::Doctor(args)) => doctor::run(&args, out),
         Some(Verb::Matrix(args)) => matrix::run(&args, out),
         Some(Verb::Report(args)) => report::run(&args, out),
+        Some(Verb::Play(args)) => play::run(&args, out),
         Some(Verb::List(args)) => list::run(&args, out),
         Some(Verb::Rules(args)) => reference::rules(&args, out),
         Some(Verb::Statement(args)) => reference::statement(&args, out),
         Some(Verb::New(args)) => new::run(&args, out),
+        Some(Verb::Schema(args)) => schema::run(&args, out),
         Some(Verb::Fmt(args)) => fmt::run(&args, out),
         Some(Verb::Completions(args)) => complete::run(&args, out),
         Some(Verb::Run(args)) => Ok(run::run(args, out)),

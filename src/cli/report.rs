@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use driftheap::question::prevent::preventions;
 use driftheap::question::scenario::Scenario;
-use driftheap::question::verdict::{Judgement, judge};
+use driftheap::question::verdict::{Judgement, Search, judge};
 use driftheap::report::page::{self, Entry, Shown};
 use driftheap::report::real::Real;
+use driftheap::report::story::Prevented;
 use driftheap::report::{Answer, full_name};
 
+use super::explain::PREVENTIONS_MAX;
 use super::input::{self, Loaded};
 use super::out::Out;
 use super::real::{Reality, Replay};
@@ -91,6 +94,8 @@ pub(crate) fn run(args: &ReportArgs, out: &Out) -> anyhow::Result<Exit> {
         Ok::<(), anyhow::Error>(())
     };
     let tick = |finished: usize| out.status(&format!("{finished} pages ..."));
+    let search = args.search.search(false);
+    let draw = |answered: &Answered<'_>| draw(answered, &search);
     pool::ordered(&answered, threads, draw, done, tick, |_| ())?;
     out.clear_status();
     let pages = pages(one, &args.output, &entries, &articles);
@@ -167,9 +172,10 @@ fn answer<'a>(
     Ok(Some(Answered { loaded, scenarios, answers }))
 }
 
-fn draw(answered: &Answered<'_>) -> (String, Entry) {
-    let test = &answered.loaded.test;
-    let shown: Vec<Shown<'_>> = answered
+fn draw(answered: &Answered<'_>, search: &Search) -> (String, Entry) {
+    let loaded = answered.loaded;
+    let test = &loaded.test;
+    let mut shown: Vec<Shown<'_>> = answered
         .scenarios
         .iter()
         .zip(&answered.answers)
@@ -177,6 +183,16 @@ fn draw(answered: &Answered<'_>) -> (String, Entry) {
             Shown::new(&Answer { test, scenario, judgement, notes: &[] }, real.as_ref())
         })
         .collect();
+    // As many threads as there are draw pages already.
+    let search = Search { threads: 1, ..*search };
+    for (shown, scenario) in shown.iter_mut().zip(&answered.scenarios) {
+        let variant = test.variants.iter().find(|variant| variant.name == scenario.variant);
+        if let Some(variant) = variant.filter(|_| shown.has_hazard()) {
+            let found = preventions(test, variant, &loaded.text, &search, PREVENTIONS_MAX);
+            let lines: Vec<Prevented> = found.iter().map(Prevented::new).collect();
+            shown.prevented_by(&lines);
+        }
+    }
     (page::article(test, &answered.loaded.text, &shown), Entry::new(test, &shown))
 }
 

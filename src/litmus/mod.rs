@@ -123,6 +123,7 @@ pub mod ast;
 mod check;
 pub mod cond;
 pub mod diag;
+pub mod edit;
 mod fmt;
 mod header;
 mod lex;

@@ -1,9 +1,8 @@
-// Put at the end of a page by tools/check.d/30-pages: takes the steps of the first schedule of every
-// variant by clicking their buttons, and says what it saw in an element that --dump-dom shows.
+// Run in a page by tests/browser.rs: takes the steps of the first schedule of every
+// variant by clicking their buttons, and returns what it saw.
 "use strict";
-(() => {
+return (() => {
   const said = { steps: 0, hazards: 0, wrong: [] };
-  window.addEventListener("error", (event) => said.wrong.push(event.message));
   try {
     for (const section of document.querySelectorAll(".player")) {
       if (!section.player) { said.wrong.push("a player did not start"); continue; }
@@ -43,8 +42,5 @@
   } catch (error) {
     said.wrong.push(String(error));
   }
-  const out = document.createElement("output");
-  out.id = "probe";
-  out.textContent = `PROBE ${said.steps} steps ${said.hazards} hazards ${said.wrong.length} wrong ${said.wrong.slice(0, 3).join("; ")} ENDPROBE`;
-  document.body.append(out);
+  return said;
 })();

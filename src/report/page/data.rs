@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Shown;
+use crate::litmus::ast::Verdict;
 use crate::report::picture::Picture;
 use crate::report::svg::{self, Layout};
 
@@ -63,8 +64,12 @@ pub(super) struct VariantData {
     complete: bool,
     /// Title and processes of the schedules to look at.
     ways: Vec<(String, Vec<u8>)>,
+    /// Its answer.
+    answer: &'static str,
     /// What is told of the first of them.
     story: String,
+    /// What prevents its hazards, a line each.
+    prevented: Vec<String>,
     /// What real memory said.
     real: String,
 }
@@ -153,7 +158,9 @@ impl VariantData {
             ends,
             complete: graph.complete,
             ways: shown.ways.clone(),
-            story: shown.story.clone(),
+            answer: shown.judgement.observation.map_or("unknown", Verdict::word),
+            story: shown.story(),
+            prevented: shown.prevention(),
             real: shown.memory(),
         }
     }

@@ -8,6 +8,7 @@
 //! A page holds all states of a variant up to [`STATES_MAX`]; of a larger one it holds those of the
 //! schedules it shows, and says so.
 
+mod axes;
 mod data;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::picture::Graph;
 use super::real::Real;
-use super::story::Story;
+use super::story::{Prevented, Splat, Story};
 use super::svg::{self, Titles};
 use super::verdicts::Mark;
 use super::{Answer, Paint, compact};
@@ -44,31 +45,66 @@ pub struct Shown<'a> {
     ways: Vec<(String, Vec<u8>)>,
     /// Whether the first schedule shows what the test asks.
     telling: bool,
-    story: String,
+    /// The hazards of the first schedule, told.
+    splats: Vec<Splat>,
 }
 
 impl<'a> Shown<'a> {
     /// A variant with its answer, and what real memory said if it was asked.
     #[must_use]
     pub fn new(answer: &Answer<'a>, real: Option<&'a Real>) -> Self {
+        Self::within(answer, real, STATES_MAX)
+    }
+
+    /// The same with all states up to `states_max`; of more those of the schedules alone.
+    #[must_use]
+    pub fn within(answer: &Answer<'a>, real: Option<&'a Real>, states_max: usize) -> Self {
         let Answer { test, scenario, judgement, notes: _ } = *answer;
         let telling = judgement.shortest.is_some();
         let ways = ways(judgement);
         let paths: Vec<&[u8]> = ways.iter().map(|(_, way)| way.as_slice()).collect();
-        let graph = Graph::new(scenario, STATES_MAX, &paths);
+        let graph = Graph::new(scenario, states_max, &paths);
         let variant = test.variants.iter().find(|variant| variant.name == scenario.variant);
-        let story = match (variant, ways.first()) {
+        let splats = match (variant, ways.first()) {
             (Some(variant), Some((title, way))) => scenario.replay(way).map_or_else(
-                |_| String::new(),
-                |replay| {
-                    let story = Story::new(test, variant, scenario, &replay, title.clone());
-                    let splat = |splat: &super::story::Splat| splat.render(Paint::default());
-                    story.splats.iter().map(splat).collect::<Vec<_>>().join("\n")
-                },
+                |_| Vec::new(),
+                |replay| Story::new(test, variant, scenario, &replay, title.clone()).splats,
             ),
-            _ => String::new(),
+            _ => Vec::new(),
         };
-        Self { scenario, judgement, mark: Mark::of(answer), real, graph, ways, telling, story }
+        Self { scenario, judgement, mark: Mark::of(answer), real, graph, ways, telling, splats }
+    }
+
+    /// Whether there is a hazard to prevent.
+    #[must_use]
+    pub fn has_hazard(&self) -> bool {
+        !self.splats.is_empty()
+    }
+
+    /// Says which single changes of a rule prevent the hazards.
+    pub fn prevented_by(&mut self, prevented: &[Prevented]) {
+        for splat in &mut self.splats {
+            splat.prevented_by = Some(prevented.to_vec());
+        }
+    }
+
+    /// What is told of the first schedule.
+    fn story(&self) -> String {
+        let text = |splat: &Splat| splat.render(Paint::default());
+        self.splats.iter().map(text).collect::<Vec<_>>().join("\n")
+    }
+
+    /// What prevents its hazards, a line each; none when nobody has looked.
+    fn prevention(&self) -> Vec<String> {
+        let prevented = self.splats.iter().find_map(|splat| splat.prevented_by.as_ref());
+        prevented.map_or_else(Vec::new, |list| {
+            if list.is_empty() {
+                return vec![
+                    "No change of a single rule: a hazard stays possible with each.".to_owned(),
+                ];
+            }
+            list.iter().map(Prevented::sentence).collect()
+        })
     }
 
     /// Whether the answer is not as expected, or real memory's is another.
@@ -143,10 +179,10 @@ pub fn article(test: &Test, source: &str, variants: &[Shown<'_>]) -> String {
     markup.into_string()
 }
 
-/// The answers and the drawing alone, for a page that has the question already.
+/// The answers and the drawing alone, for a page that has the question already; the variant `first`
+/// is shown.
 #[must_use]
-pub fn live(test: &Test, source: &str, variants: &[Shown<'_>]) -> String {
-    let first = variants.iter().position(|shown| shown.telling).unwrap_or(0);
+pub fn live(test: &Test, source: &str, variants: &[Shown<'_>], first: usize) -> String {
     let markup = html! {
         @if let Some(shown) = variants.first() {
             p.asked { "Asked: " code { (shown.scenario.condition.to_string()) } }
@@ -200,13 +236,29 @@ fn player(test: &Test, source: &str, variants: &[Shown<'_>], first: usize) -> Ma
     html! {
         section.player hidden aria-label={ "Step through " (test.name.as_str()) } {
             div.choose {
-                label { "Variant " select.variant {
+                @let axes = axes::axes(test);
+                @let title = match axes.as_slice() {
+                    [axis] => format!("Variant ({}) ", axis.title),
+                    _ => "Variant ".to_owned(),
+                };
+                label { (title) select.variant {
                     @for (index, shown) in variants.iter().enumerate() {
                         option value=(index) selected[index == first] { (shown.scenario.variant) }
                     }
                 } }
                 label { "Schedule " select.way {} }
             }
+            @let axes = axes::axes(test);
+            @if axes.len() > 1 {
+                div.choose role="group" aria-label="Rules to flip" {
+                    @for axis in &axes {
+                        label { (axis.title) " " select.axis {
+                            @for label in &axis.labels { option value=(label) { (label) } }
+                        } }
+                    }
+                }
+            }
+            p.verdict role="status" aria-live="polite" {}
             div.controls role="group" aria-label="Steps" {
                 button.start type="button" title="to the start (Home)" { "start" }
                 button.back type="button" title="a step back (Left)" { "back" }
@@ -225,6 +277,7 @@ fn player(test: &Test, source: &str, variants: &[Shown<'_>], first: usize) -> Ma
             }
             details { summary { "The picture in words" } div.words {} }
             p.memory {}
+            details.prevented open { summary { "What would prevent it" } ul {} }
             details.told { summary { "What went wrong" } pre tabindex="0" {} }
             script.data type="application/json" { (PreEscaped(data)) }
         }
@@ -245,7 +298,8 @@ fn figure(test: &Test, source: &str, shown: &Shown<'_>) -> Markup {
         details.strip open {
             summary { "The steps that matter: " (name) }
             div.scroll tabindex="0" role="region" aria-label="The steps that matter" { (PreEscaped(strip)) }
-            @if !shown.story.is_empty() { pre.paper { (shown.story) } }
+            @let story = shown.story();
+            @if !story.is_empty() { pre.paper { (story) } }
         }
     }
 }

@@ -145,9 +145,10 @@
       this.variants = data.variants.map((one) => new Variant(one, data.source));
       this.parts = {};
       for (const name of ["variant", "way", "start", "back", "play", "forward", "hazard", "scrub", "said",
-        "drawing", "next", "text", "words", "memory", "told"]) {
+        "drawing", "next", "text", "words", "memory", "told", "verdict", "prevented"]) {
         this.parts[name] = find(`.${name}`);
       }
+      this.axes = [...section.querySelectorAll(".axis")];
       this.timer = null;
       this.wire(section);
       this.pick(data.first);
@@ -157,6 +158,13 @@
     wire(section) {
       const parts = this.parts;
       parts.variant.addEventListener("change", () => this.pick(Number(parts.variant.value)));
+      for (const axis of this.axes) {
+        axis.addEventListener("change", () => {
+          const name = this.axes.map((one) => one.value).join("/");
+          parts.variant.value = this.variants.findIndex((one) => one.data.name === name);
+          parts.variant.dispatchEvent(new Event("change"));
+        });
+      }
       parts.way.addEventListener("change", () => this.show(Number(parts.way.value)));
       parts.start.addEventListener("click", () => this.go(0));
       parts.back.addEventListener("click", () => this.go(this.at - 1));
@@ -182,22 +190,19 @@
     }
 
     pick(index) {
+      const before = this.current;
       this.current = this.variants[index];
       const { data } = this.current;
+      const was = before && before.data.answer !== data.answer ? ` (was ${before.data.answer})` : "";
+      this.parts.verdict.textContent = `Answer of this variant: ${data.answer}${was}.`;
+      data.name.split("/").forEach((label, at) => { if (this.axes[at]) this.axes[at].value = label; });
+      this.parts.prevented.hidden = data.prevented.length === 0;
+      this.parts.prevented.querySelector("ul").replaceChildren(...data.prevented.map((line) => element("li", {}, line)));
       this.parts.way.replaceChildren(...data.ways.map(([title], at) => element("option", { value: at }, title)));
       this.parts.memory.textContent = `Real memory, this variant: ${data.real}`;
       this.parts.told.hidden = data.story === "";
       this.parts.told.querySelector("pre").textContent = data.story;
       this.show(0);
-    }
-
-    // The variant and the step that were shown before the page was made anew.
-    restore(name, at) {
-      const index = this.variants.findIndex((one) => one.data.name === name);
-      if (index < 0) return;
-      this.parts.variant.value = index;
-      this.pick(index);
-      this.go(at);
     }
 
     show(way) {

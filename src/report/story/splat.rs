@@ -55,6 +55,14 @@ impl Prevented {
         let merely_refuses = prevention.merely_refuses();
         Self { change: prevention.change.describe(), refused, merely_refuses }
     }
+
+    /// `Prevented by: exporter heap { mmap = pfnmap } (..)`.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let what = if self.merely_refuses { "Refused" } else { "Prevented" };
+        let refused = self.refused.as_ref().map_or_else(String::new, |r| format!(" ({r})"));
+        format!("{what} by: {}{refused}", self.change)
+    }
 }
 
 fn word<S: serde::Serializer>(kind: &HazardKind, serializer: S) -> Result<S::Ok, S::Error> {
@@ -65,15 +73,14 @@ impl Splat {
     fn prevention(out: &mut String, prevented: &[Prevented], paint: Paint) {
         let (fails, happens): (Vec<&Prevented>, Vec<&Prevented>) =
             prevented.iter().partition(|change| change.merely_refuses);
-        let mut list = |what: &str, tone: Tone, changes: &[&Prevented]| {
-            for Prevented { change, refused, .. } in changes {
-                let refused = refused.as_ref().map_or_else(String::new, |r| format!(" ({r})"));
-                out.push_str(&paint.paint(tone, &format!("{what} by: {change}{refused}")));
+        let mut list = |tone: Tone, changes: &[&Prevented]| {
+            for change in changes {
+                out.push_str(&paint.paint(tone, &change.sentence()));
                 out.push('\n');
             }
         };
-        list("Prevented", Tone::Good, &happens);
-        list("Refused", Tone::Plain, &fails);
+        list(Tone::Good, &happens);
+        list(Tone::Plain, &fails);
         out.push_str(match (happens.len(), fails.len()) {
             (0, 0) => {
                 "Prevented by: no change of a single rule [computed: a hazard stays possible with each]\n"

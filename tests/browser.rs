@@ -1,0 +1,262 @@
+//! The pages in a browser: `tools/check.d/30-pages` runs this where there is Chromium with its driver.
+//!
+//! Spoken is WebDriver (a W3C recommendation), to a driver that is started here. A page of `report` is
+//! asked by `tools/pages/probe.js`, every page by `tools/pages/accessible.js`.
+
+#[path = "common/http.rs"]
+mod http;
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use http::{Server, exchange, request};
+use serde_json::{Value, json};
+
+const PROBE: &str = include_str!("../tools/pages/probe.js");
+const ACCESSIBLE: &str = include_str!("../tools/pages/accessible.js");
+
+/// How long a page may take to show what it shall.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A browser, ended when this is dropped.
+struct Browser {
+    driver: Child,
+    host: String,
+    session: String,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    fn start() -> Self {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver starts");
+        let mut lines = BufReader::new(driver.stdout.take().expect("its output")).lines();
+        let port = loop {
+            let line = lines.next().expect("a port").expect("a line");
+            if let Some((_, port)) = line.split_once("started successfully on port ") {
+                break port.trim_end_matches('.').to_owned();
+            }
+        };
+        let profile = tempfile::tempdir().expect("a directory");
+        let directory = format!("--user-data-dir={}", profile.path().display());
+        let arguments = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-first-run",
+            &directory,
+        ];
+        let options = json!({ "args": arguments });
+        let wanted = json!({ "capabilities": { "alwaysMatch": {
+            "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" },
+        } } });
+        let host = format!("127.0.0.1:{port}");
+        let mut browser = Self { driver, host, session: String::new(), _profile: profile };
+        let told = browser.post("/session", &wanted);
+        let session = told["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {told}"));
+        browser.session = format!("/session/{session}");
+        browser
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Value {
+        let headers = [("Host", self.host.as_str()), ("Content-Type", "application/json")];
+        let (status, text) =
+            exchange(&self.host, request("POST", path, &headers, &body.to_string()).as_bytes());
+        let (_, body) = text.split_once("\r\n\r\n").expect("a body");
+        let value: Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!(status, 200, "{path}: {value}");
+        value["value"].clone()
+    }
+
+    fn command(&self, command: &str, body: &Value) -> Value {
+        self.post(&format!("{}/{command}", self.session), body)
+    }
+
+    fn width(&self, width: u32) {
+        let size =
+            json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
+        let order = json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params": size });
+        self.command("goog/cdp/execute", &order);
+    }
+
+    fn dark(&self, dark: bool) {
+        let value = if dark { "dark" } else { "light" };
+        let features = json!([{ "name": "prefers-color-scheme", "value": value }]);
+        let order =
+            json!({ "cmd": "Emulation.setEmulatedMedia", "params": { "features": features } });
+        self.command("goog/cdp/execute", &order);
+    }
+
+    fn open(&self, address: &str) {
+        self.command("url", &json!({ "url": address }));
+    }
+
+    fn run(&self, script: &str) -> Value {
+        self.command("execute/sync", &json!({ "script": script, "args": [] }))
+    }
+
+    /// Until `condition` holds in the page.
+    fn wait(&self, condition: &str) {
+        let begin = Instant::now();
+        while self.run(&format!("return Boolean({condition})")) != json!(true) {
+            let body = || self.run("return document.body.innerText.slice(0, 2000)");
+            assert!(begin.elapsed() < PATIENCE, "not within {PATIENCE:?}: {condition}: {}", body());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Errors that the page made since it was asked before.
+    fn errors(&self) -> Vec<String> {
+        let log = self.command("se/log", &json!({ "type": "browser" }));
+        let lines = log.as_array().expect("a log").iter();
+        lines.map(|line| line["message"].to_string()).collect()
+    }
+
+    /// Everybody can use the page as it is now.
+    fn accessible(&self, what: &str) {
+        for dark in [false, true] {
+            self.dark(dark);
+            let wrong = self.run(ACCESSIBLE);
+            assert_eq!(wrong, json!([]), "{what}, dark: {dark}");
+        }
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if !self.session.is_empty() && !std::thread::panicking() {
+            let host = [("Host", self.host.as_str())];
+            exchange(&self.host, request("DELETE", &self.session, &host, "").as_bytes());
+        }
+        let _gone = self.driver.kill();
+        let _status = self.driver.wait();
+    }
+}
+
+fn report(directory: &Path) {
+    let output = Command::new(env!("CARGO_BIN_EXE_driftheap"))
+        .args(["report", "-q", "--replay", "off", "-o"])
+        .arg(directory)
+        .output()
+        .expect("driftheap starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Every step of every variant of every bundled test, by its button.
+#[test]
+#[ignore = "needs chromium and chromium-driver; tools/check.d/30-pages runs it"]
+fn every_page_of_the_report_is_stepped_through() {
+    let place = tempfile::tempdir().expect("a directory");
+    report(place.path());
+    let browser = Browser::start();
+    let (mut steps, mut hazards, mut pages) = (0, 0, 0);
+    for width in [1280, 390] {
+        browser.width(width);
+        for test in driftheap::suite::TESTS {
+            let what = format!("{} at {width}", test.name);
+            browser.open(&format!("file://{}/{}.html", place.path().display(), test.name));
+            browser.wait("document.querySelector('.player:not([hidden])')");
+            let told = browser.run(PROBE);
+            assert_eq!(told["wrong"], json!([]), "{what}");
+            steps += told["steps"].as_u64().expect("a number");
+            hazards += told["hazards"].as_u64().expect("a number");
+            browser.accessible(&what);
+            assert_eq!(browser.errors(), Vec::<String>::new(), "{what}");
+            pages += 1;
+        }
+        browser.open(&format!("file://{}/index.html", place.path().display()));
+        browser.accessible(&format!("the list at {width}"));
+        assert_eq!(browser.errors(), Vec::<String>::new(), "the list");
+    }
+    eprintln!(
+        "{pages} pages opened, {steps} steps taken by their buttons, {hazards} of them hazards"
+    );
+    assert!(steps > 2000 && hazards > 100);
+}
+
+/// A person edits, errs, mends, flips a rule, steps to the hazard, asks real memory.
+#[test]
+#[ignore = "needs chromium and chromium-driver; tools/check.d/30-pages runs it"]
+fn play_is_used_as_a_person_would() {
+    let server = Server::start(&[]);
+    let browser = Browser::start();
+    for width in [1280, 390] {
+        browser.width(width);
+        browser.open(&format!("http://{}/?token={}", server.host(), server.token));
+        browser.wait("document.querySelector('.answer .player:not([hidden])')");
+        browser.accessible(&format!("play at {width}"));
+        browser.run("document.querySelector('details.lessons').open = true");
+        browser.accessible(&format!("the lessons at {width}"));
+    }
+    browser.width(1280);
+    browser.run("document.querySelector('[data-lesson=system-heap-insert-page]').click()");
+    browser.wait("document.querySelector('.title').textContent === 'system-heap-insert-page' && document.querySelector('.answer .player')");
+    // A mistake, and its place.
+    let typed = "const text = document.querySelector('#question'); text.value = text.value.replace(FROM, TO); text.dispatchEvent(new Event('input'))";
+    let change = |from: &str, to: &str| {
+        browser.run(
+            &typed.replace("FROM", &json!(from).to_string()).replace("TO", &json!(to).to_string()),
+        );
+    };
+    change("mmap v", "nmap v");
+    browser.wait("document.querySelector('.mistakes pre')");
+    let shown = browser.run("return document.querySelector('.mistakes pre').textContent");
+    assert!(
+        shown.as_str().is_some_and(|text| text.contains("nmap v") && text.contains("^^^^")),
+        "{shown}"
+    );
+    browser.accessible("a mistake");
+    browser.run("document.querySelector('.mistakes button').click()");
+    let chosen = browser.run("const text = document.activeElement; return text.value.slice(text.selectionStart, text.selectionStart + 4)");
+    assert_eq!(chosen, "nmap");
+    change("nmap v", "mmap v");
+    browser.wait("!document.querySelector('.mistakes pre')");
+    // A rule is flipped, the verdict changes, and the hazard can be stepped to.
+    let flip = |value: &str| {
+        browser.run(&format!(
+            "const one = document.querySelector('select[data-rule=\"exporter heap mmap\"]'); one.value = '{value}'; one.dispatchEvent(new Event('change'))"
+        ));
+    };
+    let verdict = "document.querySelector('.answer tbody td:nth-child(3)')";
+    flip("pfnmap");
+    browser.wait(&format!("{verdict} && {verdict}.textContent.startsWith('Never')"));
+    flip("mixedmap-insert-page");
+    browser.wait(&format!("{verdict} && {verdict}.textContent === 'Sometimeswas Never'"));
+    browser.run("document.querySelector('.answer .hazard').click()");
+    let said = browser.run("return document.querySelector('.answer .said').textContent");
+    assert!(said.as_str().is_some_and(|text| text.contains("! cross-buffer-write")), "{said}");
+    let told = browser.run(PROBE);
+    assert_eq!(told["wrong"], json!([]), "stepping by hand");
+    // Real memory, and a race that is cancelled.
+    browser.run("document.querySelector('.editor .replay').click()");
+    browser.wait("!document.querySelector('pre.real').hidden");
+    browser.run("document.querySelector('.editor .hunt').click()");
+    browser.wait("document.querySelector('.progress').textContent.includes(' runs') || !document.querySelector('pre.real').hidden");
+    browser.run("document.querySelector('.editor .cancel').click()");
+    browser.wait(
+        "!document.querySelector('pre.real').hidden && document.querySelector('.cancel').disabled",
+    );
+    assert_eq!(browser.errors(), Vec::<String>::new());
+    // A page of another origin gets nothing.
+    let place = tempfile::tempdir().expect("a directory");
+    let other = place.path().join("other.html");
+    std::fs::write(&other, "<!doctype html><title>other</title>").expect("written");
+    browser.open(&format!("file://{}", other.display()));
+    let script = format!(
+        "const done = arguments[0]; fetch('http://{}/answer', {{ method: 'POST', headers: {{ 'x-driftheap-token': '{}' }}, body: '{{\"text\":\"\"}}' }}).then((one) => done(String(one.status)), () => done('refused'))",
+        server.host(),
+        server.token
+    );
+    let told = browser.command("execute/async", &json!({ "script": script, "args": [] }));
+    assert_eq!(told, "refused");
+}
