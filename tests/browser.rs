@@ -122,13 +122,16 @@ impl Browser {
         lines.map(|line| line["message"].to_string()).collect()
     }
 
-    /// Everybody can use the page as it is now.
-    fn accessible(&self, what: &str) {
+    /// What keeps somebody from using the page as it is now.
+    fn barriers(&self, what: &str) -> Vec<String> {
+        let mut found = Vec::new();
         for dark in [false, true] {
             self.dark(dark);
             let wrong = self.run(ACCESSIBLE);
-            assert_eq!(wrong, json!([]), "{what}, dark: {dark}");
+            let wrong = wrong.as_array().unwrap_or_else(|| panic!("{what}: {wrong}"));
+            found.extend(wrong.iter().map(|one| format!("{what}, dark {dark}: {one}")));
         }
+        found
     }
 }
 
@@ -160,6 +163,7 @@ fn every_page_of_the_report_is_stepped_through() {
     report(place.path());
     let browser = Browser::start();
     let (mut steps, mut hazards, mut pages) = (0, 0, 0);
+    let mut wrong = Vec::new();
     for width in [1280, 390] {
         browser.width(width);
         for test in driftheap::suite::TESTS {
@@ -170,17 +174,18 @@ fn every_page_of_the_report_is_stepped_through() {
             assert_eq!(told["wrong"], json!([]), "{what}");
             steps += told["steps"].as_u64().expect("a number");
             hazards += told["hazards"].as_u64().expect("a number");
-            browser.accessible(&what);
+            wrong.extend(browser.barriers(&what));
             assert_eq!(browser.errors(), Vec::<String>::new(), "{what}");
             pages += 1;
         }
         browser.open(&format!("file://{}/index.html", place.path().display()));
-        browser.accessible(&format!("the list at {width}"));
+        wrong.extend(browser.barriers(&format!("the list at {width}")));
         assert_eq!(browser.errors(), Vec::<String>::new(), "the list");
     }
     eprintln!(
         "{pages} pages opened, {steps} steps taken by their buttons, {hazards} of them hazards"
     );
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(steps > 2000 && hazards > 100);
 }
 
@@ -190,13 +195,14 @@ fn every_page_of_the_report_is_stepped_through() {
 fn play_is_used_as_a_person_would() {
     let server = Server::start(&[]);
     let browser = Browser::start();
+    let mut wrong = Vec::new();
     for width in [1280, 390] {
         browser.width(width);
         browser.open(&format!("http://{}/?token={}", server.host(), server.token));
         browser.wait("document.querySelector('.answer .player:not([hidden])')");
-        browser.accessible(&format!("play at {width}"));
+        wrong.extend(browser.barriers(&format!("play at {width}")));
         browser.run("document.querySelector('details.lessons').open = true");
-        browser.accessible(&format!("the lessons at {width}"));
+        wrong.extend(browser.barriers(&format!("the lessons at {width}")));
     }
     browser.width(1280);
     browser.run("document.querySelector('[data-lesson=system-heap-insert-page]').click()");
@@ -215,7 +221,7 @@ fn play_is_used_as_a_person_would() {
         shown.as_str().is_some_and(|text| text.contains("nmap v") && text.contains("^^^^")),
         "{shown}"
     );
-    browser.accessible("a mistake");
+    wrong.extend(browser.barriers("a mistake"));
     browser.run("document.querySelector('.mistakes button').click()");
     let chosen = browser.run("const text = document.activeElement; return text.value.slice(text.selectionStart, text.selectionStart + 4)");
     assert_eq!(chosen, "nmap");
@@ -247,6 +253,7 @@ fn play_is_used_as_a_person_would() {
         "!document.querySelector('pre.real').hidden && document.querySelector('.cancel').disabled",
     );
     assert_eq!(browser.errors(), Vec::<String>::new());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // A page of another origin gets nothing.
     let place = tempfile::tempdir().expect("a directory");
     let other = place.path().join("other.html");

@@ -195,7 +195,7 @@ pub fn live(test: &Test, source: &str, variants: &[Shown<'_>], first: usize) -> 
 
 fn verdicts(variants: &[Shown<'_>]) -> Markup {
     html! {
-        div.scroll {
+        div.scroll tabindex="0" role="region" aria-label="The answers" {
             table {
                 caption { "The answer to each variant: the model's, and what real memory said" }
                 thead { tr {
@@ -216,8 +216,8 @@ fn verdicts(variants: &[Shown<'_>]) -> Markup {
                             td class=(if mark.fails() { "bad" } else { "good" }) { (mark.word()) }
                             td.number { (compact(judgement.exploration.schedules)) }
                             td.number { (judgement.exploration.states) }
-                            td { (if hazards.is_empty() { "-".to_owned() } else { hazards.join(", ") }) }
-                            td { (shown.memory()) }
+                            td.long { (if hazards.is_empty() { "-".to_owned() } else { hazards.join(", ") }) }
+                            td.long { (shown.memory()) }
                         }
                     }
                 }
