@@ -3,6 +3,7 @@
 use super::kit::*;
 use super::{Row, noted, row};
 use crate::sys::raw::{call, ptr};
+use crate::uapi::stat::Stat;
 
 const STRICT: &str = "strict: the untrapped call acts on the file behind the buffer";
 
@@ -60,21 +61,23 @@ fn lock(cmd: i32) -> String {
 fn epoll(op_twice: bool) -> String {
     let fd = buffer(1);
     let epfd = call(libc::SYS_epoll_create1, &[0]).unwrap_or(-1) as u64;
-    let mut event = [0u8; 12];
+    // struct epoll_event is packed on x86-64 alone.
+    let data = size_of::<libc::epoll_event>() - 8;
+    let mut event = [0u8; 16];
     event[..4].copy_from_slice(&5u32.to_ne_bytes());
-    event[4..].copy_from_slice(&0x1122_3344_5566_7788u64.to_ne_bytes());
+    event[data..data + 8].copy_from_slice(&0x1122_3344_5566_7788u64.to_ne_bytes());
     if let Err(errno) = call(libc::SYS_epoll_ctl, &[epfd, 1, fd, ptr(&mut event)]) {
         return name(errno);
     }
     if op_twice {
         return e(call(libc::SYS_epoll_ctl, &[epfd, 1, fd, ptr(&mut event)]));
     }
-    let mut out = [0u8; 24];
-    let got = v(call(libc::SYS_epoll_wait, &[epfd, ptr(&mut out), 2, 0]));
+    let mut out = [0u8; 32];
+    let got = v(call(libc::SYS_epoll_pwait, &[epfd, ptr(&mut out), 2, 0, 0]));
     let mask = u32::from_ne_bytes([out[0], out[1], out[2], out[3]]);
-    let same = out[4..12] == event[4..];
+    let same = out[data..data + 8] == event[data..data + 8];
     let removed = e(call(libc::SYS_epoll_ctl, &[epfd, 2, fd, 0]));
-    let after = v(call(libc::SYS_epoll_wait, &[epfd, ptr(&mut out), 2, 0]));
+    let after = v(call(libc::SYS_epoll_pwait, &[epfd, ptr(&mut out), 2, 0, 0]));
     format!("{got} {} data {same} del {removed} then {after}", events(mask))
 }
 
@@ -85,11 +88,13 @@ fn fdinfo(fd: u64) -> String {
 }
 
 fn stat() -> String {
-    // struct stat of x86_64: mode at 24, size at 48, blocks at 64.
-    let mut out = [0u32; 36];
-    match call(libc::SYS_fstat, &[buffer(2), ptr(&mut out)]) {
-        Ok(_) => format!("mode {:o} size {} blocks {}", out[6], out[12], out[16]),
-        Err(errno) => name(errno),
+    let mut out = [0u8; Stat::SIZE];
+    match (call(libc::SYS_fstat, &[buffer(2), ptr(&mut out)]), Stat::from_bytes(&out)) {
+        (Ok(_), Some(Stat { mode, size, blocks, .. })) => {
+            format!("mode {mode:o} size {size} blocks {blocks}")
+        }
+        (Ok(_), None) => "short".into(),
+        (Err(errno), _) => name(errno),
     }
 }
 

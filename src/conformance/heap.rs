@@ -97,7 +97,7 @@ pub(crate) const ROWS: &[Row] = &[
     }),
     row("heap.access", "ok", || {
         let mut path = format!("{}\0", heap_path("system")).into_bytes();
-        e(call(libc::SYS_access, &[ptr(path.as_mut_slice()), 6]))
+        e(access(ptr(path.as_mut_slice()), 6))
     }),
     noted("heap.fstat", "character device", STRICT, || {
         stat_path(&format!("/proc/self/fd/{}", heap())).replace("mode 100777", "regular file")

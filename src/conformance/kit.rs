@@ -1,5 +1,6 @@
 //! What rows share: constants, and calls with names.
 
+use crate::sys::arch::legacy;
 use crate::sys::raw::{R, call, ptr};
 
 pub(crate) const ALLOC: u64 = 0xc018_4800;
@@ -190,12 +191,25 @@ pub(crate) fn lseek(fd: u64, offset: i64, whence: u64) -> R {
     call(libc::SYS_lseek, &[fd, offset as u64, whence])
 }
 
+/// access(2), by the oldest call that the architecture has.
+pub(crate) fn access(path: u64, mode: u64) -> R {
+    if legacy::SYS_access >= 0 {
+        return call(legacy::SYS_access, &[path, mode]);
+    }
+    call(libc::SYS_faccessat, &[libc::AT_FDCWD as u64, path, mode])
+}
+
 /// poll without waiting; the names of the events found.
 pub(crate) fn poll(fd: u64) -> String {
     let mut entry = [0u8; 8];
     entry[..4].copy_from_slice(&(fd as u32).to_ne_bytes());
     entry[4..6].copy_from_slice(&5u16.to_ne_bytes());
-    if let Err(errno) = call(libc::SYS_poll, &[ptr(&mut entry), 1, 0]) {
+    let polled = if legacy::SYS_poll >= 0 {
+        call(legacy::SYS_poll, &[ptr(&mut entry), 1, 0])
+    } else {
+        call(libc::SYS_ppoll, &[ptr(&mut entry), 1, ptr(&mut [0u64; 2]), 0])
+    };
+    if let Err(errno) = polled {
         return name(errno);
     }
     events(u32::from(u16::from_ne_bytes([entry[6], entry[7]])))

@@ -7,7 +7,7 @@
 //! 1. [`Seized::new`] attaches and asks for a stop (PTRACE_SEIZE, PTRACE_INTERRUPT);
 //! 2. the caller answers the notification: the thread returns from its call and stops before its
 //!    next instruction;
-//! 3. [`Seized::stopped`] waits for that; [`Stopped::call`] makes the thread execute the `syscall`
+//! 3. [`Seized::stopped`] waits for that; [`Stopped::call`] makes the thread execute the
 //!    instruction that it has just left, with other registers;
 //! 4. [`Stopped::finish`] restores the registers, with the result that its call shall have had, and
 //!    detaches.
@@ -33,6 +33,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions};
+
+use super::arch::{CALL_BYTES, Registers};
 
 /// Longest wait for a thread to stop.
 const STOP_TIME_MAX: Duration = Duration::from_secs(2);
@@ -87,7 +89,7 @@ pub struct Seized {
 #[derive(Debug)]
 pub struct Stopped {
     pid: Pid,
-    saved: libc::user_regs_struct,
+    saved: Registers,
     mask: u64,
     attached: bool,
     kept: bool,
@@ -211,7 +213,7 @@ impl Seized {
 
 impl Stopped {
     fn new(pid: Pid, kept: bool) -> Result<Self, InjectError> {
-        let saved = ptrace::getregs(pid).map_err(InjectError::of)?;
+        let saved = Registers::of(pid).map_err(InjectError::of)?;
         let mut mask = 0;
         // SAFETY: GETSIGMASK writes 8 bytes, as the third argument says, to a live u64.
         unsafe { sigmask(PTRACE_GETSIGMASK, pid, &raw mut mask) }?;
@@ -231,32 +233,14 @@ impl Stopped {
     ///
     /// # Errors
     /// [`InjectError`] when the thread could not; the call's own errno is in the value.
-    #[cfg(target_arch = "x86_64")]
     pub fn call(&mut self, nr: i64, args: [u64; 6]) -> Result<Result<u64, Errno>, InjectError> {
-        const SYSCALL_BYTES: u64 = 2;
         let mut regs = self.saved;
-        regs.rip = self.saved.rip - SYSCALL_BYTES;
-        regs.rax = nr.cast_unsigned();
-        regs.orig_rax = u64::MAX;
-        [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
-        ptrace::setregs(self.pid, regs).map_err(InjectError::of)?;
+        regs.enter(self.saved.pc() - CALL_BYTES, nr, args);
+        regs.set(self.pid).map_err(InjectError::of)?;
         // To the call's entry, then to its exit.
         self.to_syscall_stop()?;
         self.to_syscall_stop()?;
-        let result = ptrace::getregs(self.pid).map_err(InjectError::of)?.rax.cast_signed();
-        Ok(match result {
-            -4095..0 => Err(Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EIO))),
-            value => Ok(value.cast_unsigned()),
-        })
-    }
-
-    /// Makes the thread execute a system call.
-    ///
-    /// # Errors
-    /// Always: the registers of this architecture are not known.
-    #[cfg(not(target_arch = "x86_64"))]
-    pub fn call(&mut self, _: i64, _: [u64; 6]) -> Result<Result<u64, Errno>, InjectError> {
-        Err(InjectError::Other(Errno::NOSYS))
+        Ok(Registers::of(self.pid).map_err(InjectError::of)?.result())
     }
 
     fn to_syscall_stop(&self) -> Result<(), InjectError> {
@@ -280,23 +264,8 @@ impl Stopped {
     ///
     /// # Errors
     /// [`InjectError`]: the thread has ended.
-    #[cfg(target_arch = "x86_64")]
     pub fn finish(mut self, result: Result<u64, Errno>) -> Result<(), InjectError> {
-        self.saved.rax = match result {
-            Ok(value) => value,
-            Err(errno) => i64::from(-errno.raw_os_error()).cast_unsigned(),
-        };
-        // Not in a call any more, so nothing is restarted.
-        self.saved.orig_rax = u64::MAX;
-        self.detach()
-    }
-
-    /// Lets the thread go on.
-    ///
-    /// # Errors
-    /// [`InjectError`]: the thread has ended.
-    #[cfg(not(target_arch = "x86_64"))]
-    pub fn finish(mut self, _: Result<u64, Errno>) -> Result<(), InjectError> {
+        self.saved.set_result(result);
         self.detach()
     }
 
@@ -307,7 +276,7 @@ impl Stopped {
 
     fn detach(&mut self) -> Result<(), InjectError> {
         self.attached = false;
-        let restored = ptrace::setregs(self.pid, self.saved).map_err(InjectError::of);
+        let restored = self.saved.set(self.pid).map_err(InjectError::of);
         // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
         let unmasked = unsafe { sigmask(PTRACE_SETSIGMASK, self.pid, &raw mut self.mask) };
         let detached = leave(self.pid, self.kept, None);

@@ -8,6 +8,7 @@
 //! | module | what | the kernel's |
 //! |---|---|---|
 //! | [`page`] | [`Frame`](page::Frame), [`Addr`](page::Addr), [`Span`](page::Span) | pfn, address |
+//! | [`arch`] | instructions, registers and numbers of x86-64 and arm64 | `arch/` |
 //! | [`arena`] | a memfd whose pages are frames: allocate, fill, copy, punch | carveout, heap |
 //! | [`secret`] | the same of memory that can't be pinned | VM_PFNMAP |
 //! | [`map`] | [`Window`](map::Window): mmap, mremap, zap, protect, collapse by slot | VMAs, PTEs |
@@ -91,6 +92,7 @@
 //! fills only pages that do not exist yet.
 
 pub mod alloc;
+pub mod arch;
 pub mod arena;
 pub mod backing;
 pub mod guard;

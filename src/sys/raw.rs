@@ -68,7 +68,8 @@ pub(crate) fn in_child(seconds_max: u32, body: impl FnOnce() -> String) -> Strin
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         let _ = call(libc::SYS_close, &[read]);
-        let _ = call(libc::SYS_alarm, &[u64::from(seconds_max)]);
+        let mut once = [0, 0, u64::from(seconds_max), 0];
+        let _ = call(libc::SYS_setitimer, &[0, ptr(&mut once), 0]);
         let mut text = body().into_bytes();
         let len = text.len() as u64;
         let _ = call(libc::SYS_write, &[write, ptr(text.as_mut_slice()), len]);

@@ -13,6 +13,8 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
+use super::arch::AUDIT_ARCH;
+
 /// What a rule asks of one argument's low 32 bits: after masking, it is one of the values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArgTest {
@@ -44,13 +46,7 @@ pub struct Filter {
     pointers: Option<(u32, u32)>,
 }
 
-/// AUDIT_ARCH of this build; `None` where the device's system call numbers are not known.
-#[cfg(target_arch = "x86_64")]
-const AUDIT_ARCH: Option<u32> = Some(0xc000_003e);
-/// AUDIT_ARCH of this build; `None` where the device's system call numbers are not known.
-#[cfg(not(target_arch = "x86_64"))]
-const AUDIT_ARCH: Option<u32> = None;
-
+/// Of the x32 ABI's calls; no other architecture's number is as large.
 const X32_SYSCALL_BIT: u32 = 0x4000_0000;
 
 const LOAD: u16 = 0x20;
@@ -118,15 +114,14 @@ impl Filter {
         &self.rules
     }
 
-    /// The BPF program, or `None` on an architecture that the device does not know.
+    /// The BPF program.
     ///
     /// A jump reaches 255 instructions, so a rule's tests must fit in that; each rule's block
     /// asserts it.
-    pub fn assemble(&self) -> Option<Vec<libc::sock_filter>> {
-        let arch = AUDIT_ARCH?;
+    pub fn assemble(&self) -> Vec<libc::sock_filter> {
         let mut program = vec![
             op(LOAD, DATA_ARCH),
-            jump(JUMP_EQ, arch, 1, 0),
+            jump(JUMP_EQ, AUDIT_ARCH, 1, 0),
             op(RETURN, RET_ALLOW),
             op(LOAD, DATA_NR),
             jump(JUMP_GE, X32_SYSCALL_BIT, 0, 1),
@@ -141,11 +136,11 @@ impl Filter {
         let tail = program.len();
         for (index, insn) in program.iter_mut().enumerate() {
             if insn.code == JUMP {
-                insn.k = u32::try_from(tail - index - 1).ok()?;
+                insn.k = u32::try_from(tail - index - 1).expect("a short program");
             }
         }
         program.extend(self.tail());
-        Some(program)
+        program
     }
 
     /// What is asked of a call that no rule hands over.
@@ -256,11 +251,11 @@ mod tests {
 
     #[test]
     fn pointers_into_a_region() {
-        let arch = AUDIT_ARCH.unwrap();
+        let arch = AUDIT_ARCH;
         let mut filter = Filter::default();
         filter.when(9, vec![ArgTest { arg: 3, mask: 0xf, any_of: vec![1] }]).pass(9, 4, 7);
         filter.pointers(!0x1f, 0x7ea0);
-        let program = filter.assemble().unwrap();
+        let program = filter.assemble();
         for (nr, args, trapped) in [
             (3, [0; 6], false),
             (3, [0x7ea0 << 32, 0, 0, 0, 0, 0], true),
@@ -278,7 +273,7 @@ mod tests {
 
     #[test]
     fn verdicts() {
-        let arch = AUDIT_ARCH.unwrap();
+        let arch = AUDIT_ARCH;
         let mut filter = Filter::default();
         filter.always(2).when(16, vec![ArgTest { arg: 1, mask: u32::MAX, any_of: vec![7, 9, 11] }]);
         filter.when(
@@ -289,7 +284,7 @@ mod tests {
             ],
         );
         filter.always(25).pass(25, 5, 0xdead_beef);
-        let program = filter.assemble().unwrap();
+        let program = filter.assemble();
         let fd_none = u64::MAX;
         for (arch, nr, args, trapped) in [
             (arch, 2, [0; 6], true),

@@ -5,9 +5,9 @@
 //! it sends SIGSEGV (no VMA, or a VMA that forbids the access). [`Access`] is that answer as a
 //! value.
 //!
-//! How: each access is one naked function whose *first* instruction touches the memory. The
-//! handler for both signals compares the interrupted instruction pointer with those functions'
-//! addresses; on a match it stores the fault in the return registers and resumes at a bare `ret`.
+//! How: each access is one naked function of [`arch`](super::arch), in which only the instructions of a
+//! list touch the memory. The handler for both signals compares the interrupted program counter with
+//! that list; on a match it stores the fault in the return registers and resumes at a bare `ret`.
 //! This is the kernel's own exception table (`arch/x86/mm/extable.c`, `fixup_exception`) in
 //! small. It needs no per-thread state, so it nests (a handler may itself use it), works in any
 //! thread and across fork, and the handler calls nothing. A fault anywhere else goes to the
@@ -22,13 +22,10 @@
     reason = "installs a signal handler and touches memory that other processes change"
 )]
 
-use core::arch::naked_asm;
 use std::sync::OnceLock;
 
+use super::arch::{self, Outcome};
 use super::page::{Addr, PAGE_BYTES, Span};
-
-#[cfg(not(target_arch = "x86_64"))]
-compile_error!("the fault recovery reads x86-64 registers: add this architecture to sys::touch");
 
 /// How a load or store ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,15 +131,6 @@ impl Span<'_> {
     }
 }
 
-/// What an access function returns in rax and rdx.
-#[repr(C)]
-struct Outcome {
-    /// The value, or `si_addr`.
-    value: u64,
-    /// 0, or the signal number in the low half and `si_code` in the high half.
-    fault: u64,
-}
-
 /// An access function's answer as an [`Access`].
 fn finish<T>(outcome: Outcome, convert: impl FnOnce(u64) -> T) -> Access<T> {
     if outcome.fault == 0 {
@@ -158,32 +146,15 @@ fn finish<T>(outcome: Outcome, convert: impl FnOnce(u64) -> T) -> Access<T> {
     }
 }
 
-/// The addresses of the instructions that may fault: the handler's exception table.
-fn sites() -> [usize; 6] {
-    [
-        insn_load_u8 as *const () as usize,
-        insn_load_u64 as *const () as usize,
-        insn_store_u8 as *const () as usize,
-        insn_store_u64 as *const () as usize,
-        insn_fetch_add_u64 as *const () as usize,
-        insn_copy as *const () as usize,
-    ]
-}
-
-/// Declares `$name`, which installs the handlers and then calls the naked `$insn`.
+/// Declares `$name`, which installs the handlers and then calls [`arch`]'s function of that name.
 macro_rules! access_fn {
-    ($name:ident, $insn:ident, ($($arg:ident),*), $first:literal $(, $rest:literal)*) => {
+    ($name:ident($($arg:ident),*)) => {
         fn $name($($arg: impl Into<Register>),*) -> Outcome {
             armed();
             // SAFETY: every address comes from `Span::at`, which a `Window` vouches for (or from
             // a live slice of the given length), so no Rust object is touched behind the
-            // compiler's back; a fault in the first instruction is caught by `on_fault`.
-            unsafe { $insn($($arg.into().0),*) }
-        }
-
-        #[unsafe(naked)]
-        unsafe extern "C" fn $insn($($arg: u64),*) -> Outcome {
-            naked_asm!($first, $($rest,)* "xor edx, edx", "ret")
+            // compiler's back; a fault in a listed instruction is caught by `on_fault`.
+            unsafe { arch::$name($($arg.into().0),*) }
         }
     };
 }
@@ -203,20 +174,12 @@ impl From<u64> for Register {
     }
 }
 
-access_fn!(load_u8, insn_load_u8, (at), "movzx eax, byte ptr [rdi]");
-access_fn!(load_u64, insn_load_u64, (at), "mov rax, [rdi]");
-access_fn!(store_u8, insn_store_u8, (at, value), "mov byte ptr [rdi], sil");
-access_fn!(store_u64, insn_store_u64, (at, value), "mov [rdi], rsi");
-access_fn!(fetch_add_u64, insn_fetch_add_u64, (at, value), "lock xadd [rdi], rsi", "mov rax, rsi");
-// The count is the fourth argument because `rep` counts in rcx: the first instruction is the one
-// that faults, and it can be restarted where it stopped.
-access_fn!(copy, insn_copy, (to, from, unused, len_bytes), "rep movsb");
-
-/// Where a faulting access resumes: rax and rdx already hold the [`Outcome`].
-#[unsafe(naked)]
-unsafe extern "C" fn resume() {
-    naked_asm!("ret")
-}
+access_fn!(load_u8(at));
+access_fn!(load_u64(at));
+access_fn!(store_u8(at, value));
+access_fn!(store_u64(at, value));
+access_fn!(fetch_add_u64(at, value));
+access_fn!(copy(to, from, unused, len_bytes));
 
 /// The dispositions that were in force before ours, `[SIGBUS, SIGSEGV]`.
 static PREVIOUS: OnceLock<[libc::sigaction; 2]> = OnceLock::new();
@@ -243,20 +206,17 @@ fn install(signal: i32) -> libc::sigaction {
 
 /// The handler: touches only its arguments, a lock-free static and constants.
 unsafe extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    let context = context.cast::<libc::ucontext_t>();
     // SAFETY: with SA_SIGINFO the kernel passes a valid ucontext_t that only we use until return.
-    let registers = unsafe { &mut (*context).uc_mcontext.gregs };
-    let rip = registers[REG_RIP].cast_unsigned();
-    if sites().iter().any(|&site| site as u64 == rip) {
+    let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+    let pc = arch::pc_of_context(context);
+    if arch::sites().any(|site| site == pc) {
         // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo_t.
         let info = unsafe { &*info };
         // SAFETY: SIGBUS and SIGSEGV both fill si_addr.
         let addr = unsafe { info.si_addr() };
         let fault =
             u64::from(signal.unsigned_abs()) | (u64::from(info.si_code.cast_unsigned()) << 32);
-        registers[REG_RAX] = (addr as u64).cast_signed();
-        registers[REG_RDX] = fault.cast_signed();
-        registers[REG_RIP] = (resume as *const () as u64).cast_signed();
+        arch::end_access(context, &Outcome { value: addr as u64, fault });
         return;
     }
     // Not ours: put back whoever was here before and let the instruction fault again.
@@ -269,7 +229,3 @@ unsafe extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: 
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
-
-const REG_RAX: usize = libc::REG_RAX.unsigned_abs() as usize;
-const REG_RDX: usize = libc::REG_RDX.unsigned_abs() as usize;
-const REG_RIP: usize = libc::REG_RIP.unsigned_abs() as usize;

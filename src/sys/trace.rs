@@ -19,8 +19,8 @@ use nix::sys::ptrace;
 use nix::unistd::Pid;
 use rustix::io::Errno;
 
-/// Registers of a stopped thread.
-pub type Registers = libc::user_regs_struct;
+use super::arch::CALL_BYTES;
+pub use super::arch::Registers;
 
 /// Longest wait for a thread that was asked for something.
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -31,10 +31,6 @@ const SIGTRAP_OF_CALL: i32 = libc::SIGTRAP | 0x80;
 const PTRACE_LISTEN: libc::c_uint = 0x4208;
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
-
-/// Bytes of the `syscall` instruction.
-#[cfg(target_arch = "x86_64")]
-const SYSCALL_BYTES: u64 = 2;
 
 /// Why an attached thread stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,15 +181,15 @@ pub fn detach(tid: i32) -> Result<(), Errno> {
 /// # Errors
 /// ESRCH: it is gone or runs.
 pub fn registers(tid: i32) -> Result<Registers, Errno> {
-    ptrace::getregs(Pid::from_raw(tid)).map_err(errno)
+    Registers::of(Pid::from_raw(tid)).map_err(errno)
 }
 
 /// Sets the registers of a stopped thread.
 ///
 /// # Errors
 /// ESRCH: it is gone or runs.
-pub fn set_registers(tid: i32, registers: Registers) -> Result<(), Errno> {
-    ptrace::setregs(Pid::from_raw(tid), registers).map_err(errno)
+pub fn set_registers(tid: i32, registers: &Registers) -> Result<(), Errno> {
+    registers.set(Pid::from_raw(tid)).map_err(errno)
 }
 
 /// A memory fault that a signal reports.
@@ -312,13 +308,12 @@ pub fn wait_for(tid: i32) -> Result<Stop, Errno> {
     }
 }
 
-/// Makes stopped thread `tid` execute one system call at `gate`, the address of a `syscall`
-/// instruction in its memory; then its registers are `saved` again. What the call itself answers is
+/// Makes stopped thread `tid` execute one system call at `gate`, the address of a
+/// [`CALL_INSTRUCTION`](super::arch::CALL_INSTRUCTION) in its memory; then its registers are `saved` again. What the call itself answers is
 /// the inner result. Signals wait meanwhile, but for SIGTRAP: the end of a step.
 ///
 /// # Errors
 /// ESRCH: it has ended. ETIME: the call did not return.
-#[cfg(target_arch = "x86_64")]
 pub fn call(
     tid: i32,
     gate: u64,
@@ -335,41 +330,19 @@ pub fn call(
     // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
     unsafe { raw(PTRACE_SETSIGMASK, tid, 8, at) }?;
     let mut regs = *saved;
-    regs.rip = gate;
-    regs.rax = nr.cast_unsigned();
-    regs.orig_rax = u64::MAX;
-    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
-    set_registers(tid, regs)?;
+    regs.enter(gate, nr, args);
+    set_registers(tid, &regs)?;
     let after = loop {
         step(tid)?;
         let stop = wait_for(tid)?;
         let now = registers(tid)?;
-        if stop == Stop::Signal(libc::SIGTRAP) && now.rip == gate + SYSCALL_BYTES {
+        if stop == Stop::Signal(libc::SIGTRAP) && now.pc() == gate + CALL_BYTES {
             break now;
         }
     };
-    set_registers(tid, *saved)?;
+    set_registers(tid, saved)?;
     let at = (&raw const mask).expose_provenance();
     // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
     unsafe { raw(PTRACE_SETSIGMASK, tid, 8, at) }?;
-    let result = after.rax.cast_signed();
-    Ok(match result {
-        -4095..0 => Err(Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EIO))),
-        value => Ok(value.cast_unsigned()),
-    })
-}
-
-/// Makes a stopped thread execute a system call.
-///
-/// # Errors
-/// ENOSYS always: the registers of this architecture are not known.
-#[cfg(not(target_arch = "x86_64"))]
-pub fn call(
-    _: i32,
-    _: u64,
-    _: &Registers,
-    _: i64,
-    _: [u64; 6],
-) -> Result<Result<u64, Errno>, Errno> {
-    Err(Errno::NOSYS)
+    Ok(after.result())
 }

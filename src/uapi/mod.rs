@@ -29,6 +29,9 @@ macro_rules! abi_struct {
             /// Size of the structure as the kernel lays it out, in bytes.
             pub const SIZE: usize = $size;
 
+            /// All fields zero.
+            pub const ZERO: Self = Self { $($field: <$ty as $crate::uapi::Field>::ZERO,)* };
+
             /// Reads the structure from the first [`Self::SIZE`] bytes; `None` if there are fewer.
             pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
                 if bytes.len() < Self::SIZE {
@@ -61,6 +64,8 @@ pub mod userfaultfd;
 
 /// A field of an ABI structure: a fixed-width integer or a byte array.
 pub trait Field: Sized {
+    /// All bits zero.
+    const ZERO: Self;
     /// Reads the field from the start of `bytes`; `None` if they are too short.
     fn get(bytes: &[u8]) -> Option<Self>;
     /// Writes the field to the start of `bytes`, which hold at least the field's size.
@@ -70,6 +75,7 @@ pub trait Field: Sized {
 macro_rules! integer_field {
     ($($ty:ty),*) => {$(
         impl Field for $ty {
+            const ZERO: Self = 0;
             fn get(bytes: &[u8]) -> Option<Self> {
                 bytes.first_chunk().map(|chunk| <$ty>::from_ne_bytes(*chunk))
             }
@@ -83,6 +89,7 @@ macro_rules! integer_field {
 integer_field!(u16, u32, i32, u64, i64);
 
 impl<const N: usize> Field for [u8; N] {
+    const ZERO: Self = [0; N];
     fn get(bytes: &[u8]) -> Option<Self> {
         bytes.first_chunk().copied()
     }

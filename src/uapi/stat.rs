@@ -1,5 +1,6 @@
-//! `struct stat` of x86_64, `struct statx` and `struct statfs`, as the system calls write them.
+//! `struct stat` of x86-64 and arm64, `struct statx` and `struct statfs`, as the system calls write them.
 
+#[cfg(target_arch = "x86_64")]
 abi_struct! {
     /// `struct stat` of x86_64 (arch/x86/include/uapi/asm/stat.h).
     pub struct Stat: 144 {
@@ -33,6 +34,45 @@ abi_struct! {
         104 => ctime: [u8; 16],
         /// Unused.
         120 => unused: [u8; 24],
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+abi_struct! {
+    /// `struct stat` of arm64 and other new architectures (include/uapi/asm-generic/stat.h).
+    pub struct Stat: 128 {
+        /// Device of the file system.
+        0 => dev: u64,
+        /// Inode number.
+        8 => ino: u64,
+        /// Type and permission bits.
+        16 => mode: u32,
+        /// Links.
+        20 => nlink: u32,
+        /// Owner.
+        24 => uid: u32,
+        /// Group.
+        28 => gid: u32,
+        /// Device number of a device node.
+        32 => rdev: u64,
+        /// Padding.
+        40 => pad: u64,
+        /// Bytes.
+        48 => size: i64,
+        /// Preferred block size in bytes.
+        56 => blksize: i32,
+        /// Padding.
+        60 => pad2: i32,
+        /// Blocks of 512 bytes.
+        64 => blocks: i64,
+        /// Access time, seconds and nanoseconds.
+        72 => atime: [u8; 16],
+        /// Modification time.
+        88 => mtime: [u8; 16],
+        /// Change time.
+        104 => ctime: [u8; 16],
+        /// Unused.
+        120 => unused: [u8; 8],
     }
 }
 

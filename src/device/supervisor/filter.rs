@@ -1,29 +1,8 @@
 //! Which system calls each level hands over.
 
+use crate::sys::arch::legacy;
 use crate::sys::seccomp::{ArgTest, Filter};
 use crate::uapi::{dma_buf, dma_heap, sw_sync, sync_file, udmabuf};
-
-/// Calls that only older architectures have; elsewhere numbers that no call has, so that the rest
-/// compiles where [`super::run()`] then says that it can't be used.
-pub(super) mod legacy {
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) use libc::{
-        SYS_access, SYS_fork, SYS_lstat, SYS_open, SYS_poll, SYS_readlink, SYS_stat,
-    };
-
-    #[cfg(not(target_arch = "x86_64"))]
-    mod absent {
-        pub(crate) const SYS_access: libc::c_long = -1;
-        pub(crate) const SYS_lstat: libc::c_long = -2;
-        pub(crate) const SYS_open: libc::c_long = -3;
-        pub(crate) const SYS_poll: libc::c_long = -4;
-        pub(crate) const SYS_readlink: libc::c_long = -5;
-        pub(crate) const SYS_stat: libc::c_long = -6;
-        pub(crate) const SYS_fork: libc::c_long = -7;
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    pub(crate) use absent::*;
-}
 
 /// How much of the kernel's behaviour is answered by the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use super::misuse::Watch;
 use super::path::Node;
 use super::{Device, Object};
+use crate::sys::arch::legacy;
 use crate::sys::notify::{Call, Listener};
 
 mod address;
@@ -54,7 +55,6 @@ pub use run::{Config, Ended, Exit, RunError, run};
 
 use caller::Callers;
 use files::Files;
-use filter::legacy;
 use pending::Pending;
 use stack::Stacks;
 

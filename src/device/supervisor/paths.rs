@@ -271,23 +271,7 @@ const EMPTY_PATH: u32 = 0x1000;
 
 /// A `struct stat` with nothing but one link and the page as block size.
 pub(super) fn blank_stat() -> Stat {
-    Stat {
-        dev: 5,
-        ino: 1,
-        nlink: 1,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        pad: 0,
-        rdev: 0,
-        size: 0,
-        blksize: 4096,
-        blocks: 0,
-        atime: [0; 16],
-        mtime: [0; 16],
-        ctime: [0; 16],
-        unused: [0; 24],
-    }
+    Stat { dev: 5, ino: 1, nlink: 1, blksize: 4096, ..Stat::ZERO }
 }
 
 /// A `struct statx` with nothing but the mode, one link and the page as block size.

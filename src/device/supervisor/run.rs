@@ -75,11 +75,6 @@ pub enum Ended {
 /// Why a program could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// This build knows no system call numbers of the machine.
-    #[error(
-        "`driftheap run` works on x86_64 only so far: the list of system calls to trap is that of x86_64"
-    )]
-    Architecture,
     /// The page size is not 4 KiB.
     #[error("this machine's pages have {0} bytes; the device needs 4096")]
     PageSize(usize),
@@ -154,7 +149,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     }
     // The kernel takes a descriptor from 32 bits.
     filter.pass(libc::SYS_mmap, 4, cookie);
-    let program = filter.assemble().ok_or(RunError::Architecture)?;
+    let program = filter.assemble();
     raise_limit(rustix::process::Resource::Memlock);
     crate::sys::backing::ignore_lease_breaks();
     let mut device = Device::new(config.heaps, config.limits);

@@ -6,13 +6,13 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::filter::legacy;
 use super::paths::{blank_stat, blank_statx};
 use super::pending::Waiting;
 use super::{Answer, Supervisor, caller, int, lock, now_ns, uint};
 use crate::device::buffer::MmapArgs;
 use crate::device::path::Node;
 use crate::device::{Buffer, BufferId, Call as FileCall, Object, Verdict};
+use crate::sys::arch::legacy;
 use crate::sys::notify::Call;
 use crate::uapi::dma_buf::MAGIC;
 use crate::uapi::stat::Statfs;

@@ -18,6 +18,7 @@ use super::live::Live;
 use super::{Answer, Supervisor, caller, int, lock, uint};
 use crate::device::buffer::MmapArgs;
 use crate::device::{BufferId, Object};
+use crate::sys::arch::legacy;
 use crate::sys::inject::{InjectError, Seized, Stopped};
 use crate::sys::notify::Call;
 use crate::sys::seccomp::{ArgTest, Filter};
@@ -65,8 +66,9 @@ pub(super) fn add_rules(filter: &mut Filter, cookie: u32) {
     ] {
         filter.always(nr);
     }
-    #[cfg(target_arch = "x86_64")]
-    filter.always(libc::SYS_fork);
+    if legacy::SYS_fork >= 0 {
+        filter.always(legacy::SYS_fork);
+    }
     filter.always(libc::SYS_remap_file_pages);
     // The kernel takes a descriptor from 32 bits, and mremap has five arguments.
     filter.pass(libc::SYS_mmap, 4, cookie).pass(libc::SYS_mremap, 5, cookie);

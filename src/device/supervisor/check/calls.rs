@@ -130,7 +130,7 @@ impl Supervisor {
         stand_still(call.tid)?;
         let gate = self.gate_of(pid);
         let mut hands = Hands::new(call.tid, gate, self.cookie())?;
-        rewind(&mut hands.saved, call);
+        hands.saved.rewind(call.ip, call.nr, call.args[0]);
         let mut changes: Vec<Change> = Vec::new();
         if let Some(proc) = self.check.as_mut().and_then(|check| check.proc(pid)) {
             proc.changes += 1;
@@ -141,7 +141,7 @@ impl Supervisor {
             }
         }
         hands.protect(&changes)?;
-        trace::set_registers(call.tid, hands.saved)?;
+        trace::set_registers(call.tid, &hands.saved)?;
         let exhaustive = |check: &&mut Check| check.mode == Mode::Exhaustive;
         if let Some(check) = self.check.as_mut().filter(exhaustive) {
             check.calling.insert(call.tid, false);
@@ -205,15 +205,6 @@ impl Supervisor {
         proc.next = end;
         Some(start)
     }
-}
-
-/// Sets registers back to the instruction that made a call.
-#[cfg(target_arch = "x86_64")]
-fn rewind(registers: &mut trace::Registers, call: &Call) {
-    registers.rip = call.ip.wrapping_sub(2);
-    registers.rax = call.nr.cast_unsigned();
-    // Not in a call any more, so that nothing is restarted twice.
-    registers.orig_rax = u64::MAX;
 }
 
 fn finding(one: Closed, name: &'static str, writes: bool, site: &Site) -> Finding {

@@ -51,7 +51,7 @@ struct Stepped {
 
 /// The registers that a stack is unwound from.
 fn of_stopped(saved: trace::Registers) -> Registers {
-    Registers { pc: saved.rip, sp: saved.rsp, bp: Some(saved.rbp) }
+    Registers { pc: saved.pc(), sp: saved.sp(), bp: Some(saved.frame()), link: saved.link() }
 }
 
 /// What a fault calls for.
@@ -201,7 +201,7 @@ impl Supervisor {
         }
         self.show_reports();
         let after = Hands::new(tid, hands.gate, hands.cookie)?;
-        after.protect(&self.close_again(pid, saved.rip, &stepped.given))?;
+        after.protect(&self.close_again(pid, saved.pc(), &stepped.given))?;
         trace::resume(tid, stepped.signal)
     }
 

@@ -29,6 +29,7 @@ use crate::device::buffer::MmapArgs;
 use crate::device::misuse::Allowed;
 use crate::device::misuse::guard::{Area, Change, Dice, Mode};
 use crate::device::{Backing, BufferId, Ioctl, Object};
+use crate::sys::arch;
 use crate::sys::inject;
 use crate::sys::notify::Call;
 use crate::sys::trace::{self, Change as Fate, Follow, Registers, Stop};
@@ -166,10 +167,11 @@ impl Check {
     }
 }
 
-/// The address of the `syscall` instruction before `ip`.
+/// The address of the instruction before `ip` that makes system calls.
 fn gate(tid: i32, ip: u64) -> Option<u64> {
-    let at = ip.checked_sub(2)?;
-    (caller::read(tid, at, 2).ok()? == [0x0f, 0x05]).then_some(at)
+    let at = ip.checked_sub(arch::CALL_BYTES)?;
+    let bytes = caller::read(tid, at, arch::CALL_INSTRUCTION.len()).ok()?;
+    (bytes == arch::CALL_INSTRUCTION).then_some(at)
 }
 
 /// Waits until a thread that was asked to stop does so; signals on the way are delivered.
@@ -183,17 +185,6 @@ fn stand_still(tid: i32) -> Result<(), Errno> {
             }
         }
     }
-}
-
-/// Puts the result of a call into registers.
-#[cfg(target_arch = "x86_64")]
-fn answer(registers: &mut Registers, result: Result<u64, Errno>) {
-    registers.rax = match result {
-        Ok(value) => value,
-        Err(errno) => i64::from(-errno.raw_os_error()).cast_unsigned(),
-    };
-    // Not in a call any more, so that nothing is restarted.
-    registers.orig_rax = u64::MAX;
 }
 
 /// The buffer behind a mapping, if it is one that can be guarded.
@@ -239,8 +230,8 @@ impl Supervisor {
         if let Ok(addr) = result {
             self.guard_mapped(call.tid, pid, id, addr, args)?;
         }
-        answer(&mut hands.saved, result);
-        trace::set_registers(call.tid, hands.saved)?;
+        hands.saved.set_result(result);
+        trace::set_registers(call.tid, &hands.saved)?;
         trace::resume(call.tid, None)
     }
 

@@ -4,7 +4,7 @@
 //! counter in /proc/TID/syscall; no ptrace is needed. From there the stack is unwound by the call
 //! frame information of the files that the process maps (`.eh_frame`, which compilers write with
 //! and without `-g`). The first frames of a call through libc count from rsp alone, so that the
-//! unknown rbp is rarely in the way; where it is, the stack is searched for an address behind a
+//! unknown frame pointer is rarely in the way; where it is, the stack is searched for an address behind a
 //! call instruction of the program itself.
 //!
 //! **Differs from Linux**: KASAN's stacks come from inside the faulting context and are complete.
@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use super::caller;
 use crate::device::Inode;
 use crate::device::misuse::{Frame, Site};
+use crate::sys::arch;
 
 pub mod maps;
 mod module;
@@ -44,6 +45,8 @@ pub struct Registers {
     pub sp: u64,
     /// Frame pointer.
     pub bp: Option<u64>,
+    /// Return address of a function that has not put it on the stack, where a register holds it.
+    pub link: Option<u64>,
 }
 
 impl Registers {
@@ -58,7 +61,7 @@ impl Registers {
         let hex = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
         let mut fields = text.split_ascii_whitespace().rev();
         let (pc, sp) = (hex(fields.next()?)?, hex(fields.next()?)?);
-        Some(Self { pc, sp, bp: None })
+        Some(Self { pc, sp, ..Self::default() })
     }
 }
 
@@ -265,7 +268,7 @@ impl Stacks {
         pc.and_then(|pc| self.frames(pid, pc, true)).map_or_else(Vec::new, |(frames, _)| frames)
     }
 
-    /// Where a function that uses rbp as frame pointer has saved its caller's: the first place that
+    /// Where a function that uses a frame pointer has saved its caller's: the first place that
     /// holds an address further up the stack and, behind it, one that follows a call.
     fn guess_frame_pointer(&self, pid: i32, sp: u64, stack: &Memory) -> Option<u64> {
         let image = self.images.get(&pid)?;
@@ -288,28 +291,29 @@ fn step(rule: Rule, at: Registers, stack: &Memory) -> Option<Registers> {
         Base::Frame => at.bp?,
     };
     let frame_address = base.checked_add_signed(rule.offset)?;
-    if frame_address <= at.sp {
+    // A function that calls none may have no frame.
+    if frame_address < at.sp || (frame_address == at.sp && rule.ret.is_some()) {
         return None;
     }
-    let pc = stack.word(frame_address.checked_add_signed(rule.ret)?)?;
+    let pc = match rule.ret {
+        Some(offset) => stack.word(frame_address.checked_add_signed(offset)?)?,
+        None => at.link?,
+    };
     let bp = match rule.bp {
         Saved::Same => at.bp,
         Saved::At(offset) => stack.word(frame_address.checked_add_signed(offset)?),
         Saved::Lost => None,
     };
-    Some(Registers { pc, sp: frame_address, bp })
+    Some(Registers { pc, sp: frame_address, bp, link: None })
 }
 
-/// Whether the bytes before an address are a call: `e8` with 32 bits, or `ff /2` in one of its
-/// lengths.
+/// Whether the bytes before an address are a call.
 fn follows_a_call(pid: i32, addr: u64) -> bool {
-    let Some(start) = addr.checked_sub(7) else { return false };
-    let Ok(bytes) = caller::read(pid, start, 7) else { return false };
-    bytes[2] == 0xe8
-        || [2, 3, 4, 6, 7].iter().any(|&len| {
-            let at = 7 - len;
-            bytes[at] == 0xff && (bytes[at + 1] >> 3) & 7 == 2
-        })
+    let Some(start) = addr.checked_sub(arch::CALL_BYTES_MAX as u64) else { return false };
+    let bytes = caller::read(pid, start, arch::CALL_BYTES_MAX);
+    bytes.is_ok_and(|bytes| {
+        <&[u8; arch::CALL_BYTES_MAX]>::try_from(&*bytes).is_ok_and(arch::follows_a_call)
+    })
 }
 
 /// The stack from `sp` upwards, as much of it as is mapped.
@@ -333,7 +337,7 @@ mod tests {
     #[test]
     fn the_syscall_file_is_understood() {
         let in_call = "16 0x3 0xc0184800 0x7ffd 0x0 0x0 0x0 0x7ffdd0 0x7f1234\n";
-        let expect = Registers { pc: 0x7f_1234, sp: 0x7f_fdd0, bp: None };
+        let expect = Registers { pc: 0x7f_1234, sp: 0x7f_fdd0, bp: None, link: None };
         assert_eq!(Registers::parse(in_call), Some(expect));
         assert_eq!(Registers::parse("-1 0x7ffdd0 0x7f1234"), Some(expect));
         assert_eq!(Registers::parse("running\n"), None);
@@ -345,12 +349,17 @@ mod tests {
         let words = [1u64, 2, 3, 0xbeef, 0xcafe, 9];
         let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let stack = Memory::new(0x1000, bytes);
-        let at = Registers { pc: 5, sp: 0x1000, bp: None };
-        let rule = Rule { base: Base::Stack, offset: 0x28, ret: -8, bp: Saved::At(-16) };
-        let caller = Registers { pc: 0xcafe, sp: 0x1028, bp: Some(0xbeef) };
+        let at = Registers { pc: 5, sp: 0x1000, bp: None, link: None };
+        let rule = Rule { base: Base::Stack, offset: 0x28, ret: Some(-8), bp: Saved::At(-16) };
+        let caller = Registers { pc: 0xcafe, sp: 0x1028, bp: Some(0xbeef), link: None };
         assert_eq!(step(rule, at, &stack), Some(caller));
         // Without rbp there is no way on, and a frame that does not grow is none.
         assert_eq!(step(Rule { base: Base::Frame, ..rule }, at, &stack), None);
         assert_eq!(step(Rule { offset: 0, ..rule }, at, &stack), None);
+        // A function that calls none leaves its return address in a register.
+        let leaf = Rule { base: Base::Stack, offset: 0, ret: None, bp: Saved::Same };
+        assert_eq!(step(leaf, at, &stack), None);
+        let at = Registers { link: Some(0xcafe), ..at };
+        assert_eq!(step(leaf, at, &stack).map(|caller| caller.pc), Some(0xcafe));
     }
 }

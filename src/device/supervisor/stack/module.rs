@@ -5,10 +5,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gimli::{BaseAddresses, CfaRule, EhFrame, LittleEndian, RegisterRule, UnwindSection, X86_64};
+use gimli::{BaseAddresses, CfaRule, EhFrame, LittleEndian, RegisterRule, UnwindSection};
 use object::{Object, ObjectSection, ObjectSegment};
 
 use crate::device::misuse::Symbol;
+use crate::sys::arch;
 
 /// Longest file that is read for its unwind tables.
 const FILE_BYTES_MAX: u64 = 512 << 20;
@@ -16,16 +17,16 @@ const FILE_BYTES_MAX: u64 = 512 << 20;
 /// What the canonical frame address is counted from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Base {
-    /// rsp.
+    /// The stack pointer.
     Stack,
-    /// rbp.
+    /// The frame pointer.
     Frame,
 }
 
-/// Where the caller's rbp is.
+/// Where the caller's frame pointer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Saved {
-    /// Still in rbp.
+    /// Still in its register.
     Same,
     /// In memory, counted from the canonical frame address.
     At(i64),
@@ -40,9 +41,9 @@ pub(super) struct Rule {
     pub(super) base: Base,
     /// ...plus this many bytes.
     pub(super) offset: i64,
-    /// Where the return address lies, counted from it.
-    pub(super) ret: i64,
-    /// The caller's rbp.
+    /// Where the return address lies, counted from it; `None`: it is in a register still.
+    pub(super) ret: Option<i64>,
+    /// The caller's frame pointer.
     pub(super) bp: Saved,
 }
 
@@ -172,12 +173,16 @@ fn unwind_rule(cfi: &Cfi, address: u64) -> Option<Rule> {
         eh_frame.unwind_info_for_address(&cfi.bases, &mut context, address, by_offset).ok()?;
     let CfaRule::RegisterAndOffset { register, offset } = *row.cfa() else { return None };
     let base = match register {
-        X86_64::RSP => Base::Stack,
-        X86_64::RBP => Base::Frame,
+        arch::DWARF_STACK => Base::Stack,
+        arch::DWARF_FRAME => Base::Frame,
         _ => return None,
     };
-    let Some(RegisterRule::Offset(ret)) = row.register(X86_64::RA) else { return None };
-    let bp = match row.register(X86_64::RBP) {
+    let ret = match row.register(arch::DWARF_RETURN) {
+        Some(RegisterRule::Offset(ret)) => Some(ret),
+        None | Some(RegisterRule::SameValue) if !arch::RETURN_IS_SAVED => None,
+        _ => return None,
+    };
+    let bp = match row.register(arch::DWARF_FRAME) {
         None | Some(RegisterRule::SameValue) => Saved::Same,
         Some(RegisterRule::Offset(at)) => Saved::At(at),
         Some(_) => Saved::Lost,

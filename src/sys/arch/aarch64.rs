@@ -1,0 +1,216 @@
+//! arm64, which the kernel and uname(2) call aarch64.
+
+use core::arch::naked_asm;
+
+use rustix::io::Errno;
+
+use super::{Outcome, register_of, result_of};
+
+/// As uname(2) calls it.
+pub const NAME: &str = "aarch64";
+
+/// AUDIT_ARCH_AARCH64 (`<linux/audit.h>`).
+pub const AUDIT_ARCH: u32 = 0xc000_00b7;
+
+/// `svc #0`.
+pub const CALL_INSTRUCTION: &[u8] = &[0x01, 0x00, 0x00, 0xd4];
+
+/// DWARF's number of the stack pointer.
+pub const DWARF_STACK: gimli::Register = gimli::AArch64::SP;
+/// DWARF's number of the frame pointer, x29.
+pub const DWARF_FRAME: gimli::Register = gimli::AArch64::X29;
+/// DWARF's number of the return address, the link register x30.
+pub const DWARF_RETURN: gimli::Register = gimli::AArch64::X30;
+/// Whether a call puts the return address on the stack: a function that calls none leaves it in x30.
+pub const RETURN_IS_SAVED: bool = false;
+
+/// Calls that arm64 does not have: negative, which no call is.
+pub mod legacy {
+    #![allow(missing_docs, non_upper_case_globals, reason = "the kernel's names")]
+    pub const SYS_access: libc::c_long = -1;
+    pub const SYS_lstat: libc::c_long = -2;
+    pub const SYS_open: libc::c_long = -3;
+    pub const SYS_poll: libc::c_long = -4;
+    pub const SYS_readlink: libc::c_long = -5;
+    pub const SYS_stat: libc::c_long = -6;
+    pub const SYS_fork: libc::c_long = -7;
+}
+
+/// Whether the instruction before an address is a call: `bl`, `blr`, or `blraa` and its kin.
+#[must_use]
+pub fn follows_a_call(before: &[u8; super::CALL_BYTES_MAX]) -> bool {
+    let [_, _, _, word @ ..] = *before;
+    let instruction = u32::from_le_bytes(word);
+    instruction >> 26 == 0b10_0101 || instruction & 0xfeff_f000 == 0xd63f_0000
+}
+
+/// Registers of a stopped thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Registers(libc::user_regs_struct);
+
+impl Registers {
+    /// Those of a thread that stands still.
+    ///
+    /// # Errors
+    /// ESRCH: it is gone or runs.
+    pub fn of(thread: nix::unistd::Pid) -> nix::Result<Self> {
+        nix::sys::ptrace::getregs(thread).map(Self)
+    }
+
+    /// Makes them the thread's.
+    ///
+    /// # Errors
+    /// ESRCH: it is gone or runs.
+    pub fn set(&self, thread: nix::unistd::Pid) -> nix::Result<()> {
+        nix::sys::ptrace::setregs(thread, self.0)
+    }
+
+    /// Program counter.
+    #[must_use]
+    pub fn pc(&self) -> u64 {
+        self.0.pc
+    }
+
+    /// Stack pointer.
+    #[must_use]
+    pub fn sp(&self) -> u64 {
+        self.0.sp
+    }
+
+    /// Frame pointer, where code keeps one.
+    #[must_use]
+    pub fn frame(&self) -> u64 {
+        self.0.regs[29]
+    }
+
+    /// The return address, where it is in a register.
+    #[must_use]
+    pub fn link(&self) -> Option<u64> {
+        Some(self.0.regs[30])
+    }
+
+    /// What the system call that has just ended returned.
+    ///
+    /// # Errors
+    /// The call's own errno.
+    pub fn result(&self) -> Result<u64, Errno> {
+        result_of(self.0.regs[0])
+    }
+
+    /// Has the thread go on as if its call had returned `result`. Nothing is restarted: a thread
+    /// that stops on its way out of a call has forgotten it (`do_signal` in
+    /// arch/arm64/kernel/signal.c).
+    pub fn set_result(&mut self, result: Result<u64, Errno>) {
+        self.0.regs[0] = register_of(result);
+    }
+
+    /// Has the thread make a system call, by the instruction at `gate`.
+    pub fn enter(&mut self, gate: u64, nr: i64, args: [u64; 6]) {
+        self.0.pc = gate;
+        self.0.regs[8] = nr.cast_unsigned();
+        self.0.regs[..6].copy_from_slice(&args);
+    }
+
+    /// Has the thread make call `nr` once more, whose instruction ends at `ip`. Its first argument
+    /// was in the register of the result, the others are in theirs still.
+    pub fn rewind(&mut self, ip: u64, nr: i64, first: u64) {
+        self.0.pc = ip.wrapping_sub(super::CALL_BYTES);
+        self.0.regs[8] = nr.cast_unsigned();
+        self.0.regs[0] = first;
+    }
+}
+
+/// Declares access functions, with the numbers of the instructions that may fault.
+macro_rules! accesses {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident),*) [$($site:literal),*] = $($line:literal),*;)*) => {
+        $(
+            $(#[$doc])*
+            ///
+            /// # Safety
+            /// The addresses must be of memory that no Rust object lies in, or of a live slice.
+            #[unsafe(naked)]
+            pub(in super::super) unsafe extern "C" fn $name($($arg: u64),*) -> Outcome {
+                naked_asm!($($line,)* "mov x1, xzr", "ret")
+            }
+        )*
+        /// The addresses of the instructions that may fault: the handler's exception table.
+        pub(in super::super) fn sites() -> impl Iterator<Item = u64> {
+            [$($($name as *const () as u64 + 4 * $site),*),*].into_iter()
+        }
+    };
+}
+
+accesses! {
+    /// Loads one byte.
+    load_u8(at) [0] = "ldrb w0, [x0]";
+    /// Loads eight bytes.
+    load_u64(at) [0] = "ldr x0, [x0]";
+    /// Stores one byte.
+    store_u8(at, value) [0] = "strb w1, [x0]";
+    /// Stores eight bytes.
+    store_u64(at, value) [0] = "str x1, [x0]";
+    /// Adds to eight bytes by one instruction, of ARMv8.1.
+    fetch_add_at_once(at, value) [0] =
+        ".arch_extension lse",
+        "ldaddal x1, x0, [x0]",
+        ".arch_extension nolse";
+    /// Adds to eight bytes by a loop.
+    fetch_add_in_a_loop(at, value) [0, 2] =
+        "2: ldaxr x2, [x0]",
+        "add x3, x2, x1",
+        "stlxr w4, x3, [x0]",
+        "cbnz w4, 2b",
+        "mov x0, x2";
+    /// Copies bytes, eight at a time where both ends allow it. Post-indexed accesses write no
+    /// address back when they fault, so every one can be restarted.
+    copy(to, from, unused, len_bytes) [5, 6, 10, 11] =
+        "orr x4, x0, x1",
+        "tst x4, #7",
+        "b.ne 3f",
+        "2: cmp x3, #8",
+        "b.lo 3f",
+        "ldr x4, [x1], #8",
+        "str x4, [x0], #8",
+        "sub x3, x3, #8",
+        "b 2b",
+        "3: cbz x3, 4f",
+        "ldrb w4, [x1], #1",
+        "strb w4, [x0], #1",
+        "sub x3, x3, #1",
+        "b 3b",
+        "4:";
+}
+
+/// Adds to eight bytes, with acquire and release; returns what was there before. Where the processor
+/// has no instruction for it (before ARMv8.1), the first fault is one for reading.
+///
+/// # Safety
+/// As the other accesses.
+pub(in super::super) unsafe fn fetch_add_u64(at: u64, value: u64) -> Outcome {
+    if std::arch::is_aarch64_feature_detected!("lse") {
+        // SAFETY: the caller's.
+        unsafe { fetch_add_at_once(at, value) }
+    } else {
+        // SAFETY: the caller's.
+        unsafe { fetch_add_in_a_loop(at, value) }
+    }
+}
+
+/// Where a faulting access resumes: x0 and x1 already hold the [`Outcome`].
+#[unsafe(naked)]
+unsafe extern "C" fn resume() {
+    naked_asm!("ret")
+}
+
+/// The interrupted program counter.
+pub(in super::super) fn pc_of_context(context: &libc::ucontext_t) -> u64 {
+    context.uc_mcontext.pc
+}
+
+/// Has the interrupted access function return `outcome`.
+pub(in super::super) fn end_access(context: &mut libc::ucontext_t, outcome: &Outcome) {
+    let registers = &mut context.uc_mcontext;
+    registers.regs[0] = outcome.value;
+    registers.regs[1] = outcome.fault;
+    registers.pc = resume as *const () as u64;
+}

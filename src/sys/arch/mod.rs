@@ -1,0 +1,68 @@
+//! What differs from one processor architecture to the next, and nothing else.
+//!
+//! A new architecture is one more file here with the same names in it. The rest of the project
+//! mentions none.
+//!
+//! | what | who asks |
+//! |---|---|
+//! | loads and stores that may fault, and how the fault handler ends one | [`touch`](super::touch) |
+//! | registers of a stopped thread, the instruction that makes a system call | [`trace`](super::trace), [`inject`](super::inject) |
+//! | AUDIT_ARCH | [`seccomp`](super::seccomp) |
+//! | numbers of system calls that not every architecture has | the supervisor |
+//! | DWARF's register numbers, call instructions | stack walks |
+#![allow(unsafe_code, reason = "the instructions that touch shared memory, and signal contexts")]
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(target_arch = "aarch64")]
+use aarch64 as this;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as this;
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("driftheap knows x86-64 and aarch64: add this architecture in src/sys/arch");
+
+pub use this::{
+    AUDIT_ARCH, CALL_INSTRUCTION, DWARF_FRAME, DWARF_RETURN, DWARF_STACK, NAME, RETURN_IS_SAVED,
+    Registers, follows_a_call, legacy,
+};
+pub(super) use this::{
+    copy, end_access, fetch_add_u64, load_u8, load_u64, pc_of_context, sites, store_u8, store_u64,
+};
+
+/// Bytes before a return address that [`follows_a_call`] looks at.
+pub const CALL_BYTES_MAX: usize = 7;
+
+/// Bytes of the instruction that makes a system call.
+pub const CALL_BYTES: u64 = CALL_INSTRUCTION.len() as u64;
+
+/// What an access function returns, in the first two return registers.
+#[repr(C)]
+pub(super) struct Outcome {
+    /// The value, or `si_addr`.
+    pub(super) value: u64,
+    /// 0, or the signal number in the low half and `si_code` in the high half.
+    pub(super) fault: u64,
+}
+
+/// A system call's result, from the register that the kernel returns it in.
+fn result_of(register: u64) -> Result<u64, rustix::io::Errno> {
+    match register.cast_signed() {
+        failed @ -4095..0 => {
+            let errno = i32::try_from(-failed).unwrap_or(libc::EIO);
+            Err(rustix::io::Errno::from_raw_os_error(errno))
+        }
+        value => Ok(value.cast_unsigned()),
+    }
+}
+
+/// The register's value for a result.
+fn register_of(result: Result<u64, rustix::io::Errno>) -> u64 {
+    match result {
+        Ok(value) => value,
+        Err(errno) => i64::from(-errno.raw_os_error()).cast_unsigned(),
+    }
+}
