@@ -173,7 +173,7 @@ impl<'a> Steps<'a> {
             {
                 let name = scenario.names.vma(*vma);
                 return Err(Skip::new(format!(
-                    "x86 page tables can't make `{name}` writable and not readable"
+                    "page tables can't make `{name}` writable and not readable"
                 )));
             }
         }

@@ -8,7 +8,7 @@
 //! How: each access is one naked function of [`arch`](super::arch), in which only the instructions of a
 //! list touch the memory. The handler for both signals compares the interrupted program counter with
 //! that list; on a match it stores the fault in the return registers and resumes at a bare `ret`.
-//! This is the kernel's own exception table (`arch/x86/mm/extable.c`, `fixup_exception`) in
+//! This is the kernel's own exception table (`fixup_exception` in `arch/*/mm/extable.c`) in
 //! small. It needs no per-thread state, so it nests (a handler may itself use it), works in any
 //! thread and across fork, and the handler calls nothing. A fault anywhere else goes to the
 //! handler that was installed before ours: the program still dies of its own bugs.
@@ -38,7 +38,7 @@ pub enum Access<T> {
         /// `si_addr`.
         addr: Addr,
         /// `si_code`: `BUS_ADRERR` (2), or for a poisoned page `BUS_MCEERR_AR` (4) if the kernel
-        /// was built with CONFIG_MEMORY_FAILURE (`do_sigbus` in `arch/x86/mm/fault.c`).
+        /// was built with CONFIG_MEMORY_FAILURE (`do_sigbus` in `arch/x86/mm/fault.c`, `do_page_fault` in `arch/arm64/mm/fault.c`).
         code: i32,
     },
     /// SIGSEGV: no VMA, or one that forbids the access.

@@ -26,6 +26,7 @@ mod raw;
 /// Where the kit looks for it.
 mod sys {
     pub(crate) use super::raw;
+    pub(crate) use driftheap::sys::arch;
 }
 
 use std::ffi::CString;
@@ -147,7 +148,7 @@ fn bare() -> String {
     let shell = format!("exec {own} child-bare > {}", out.path().display());
     let argv = ["sh", "-c", &shell].map(|arg| CString::new(arg).unwrap());
     let mask = nix::sys::signal::SigSet::empty();
-    let child = spawn(&argv, &filter.assemble().unwrap(), &mask).unwrap();
+    let child = spawn(&argv, &filter.assemble(), &mask).unwrap();
     child.listener.wake_synchronously();
     let file = backing::memfd("bare").unwrap();
     while let Ok(notified) = child.listener.recv() {

@@ -25,6 +25,7 @@ mod raw;
 /// Where the kit looks for it.
 mod sys {
     pub(crate) use super::raw;
+    pub(crate) use driftheap::sys::arch;
 }
 
 use std::fs::File;

@@ -2,8 +2,9 @@
 //!
 //! The head page of a [`Scratch`](crate::sys::store::Scratch): a word that says whether pages may
 //! be absent, and which. The word is written last when a move begins and first when it ends, so
-//! that whoever reads it after its writer's death finds the rest complete (x86 keeps the order of
-//! stores, and so does the accesses' volatile nature for the compiler).
+//! that whoever reads it after its writer's death finds the rest complete. No barrier is needed for
+//! that: a process dies between two instructions, and who has learned of its death from the kernel sees
+//! every store before that point (the compiler keeps their order, as each is a call).
 
 use crate::sys::page::Span;
 use crate::sys::touch::Access;

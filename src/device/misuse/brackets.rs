@@ -11,7 +11,7 @@
 //! * a process that ends closes its own.
 //!
 //! An access is bracketed while any bracket is open; a write needs one with DMA_BUF_SYNC_WRITE. A
-//! read in a bracket that is for writing alone is let pass: x86 can't map a page for writing only.
+//! read in a bracket that is for writing alone is let pass: no architecture here maps a page for writing only.
 //!
 //! What does not balance is a [`Fault`]. A thread that starts what its own open bracket covers
 //! already has forgotten an END, or nests: the first END hands the buffer to the devices all the

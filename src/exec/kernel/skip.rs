@@ -95,7 +95,7 @@ fn steps(scenario: &Scenario) -> Result<(), Skip> {
             Step::Load { vma, .. } if steps.mmaps(vma).any(|mmap| !mmap.read) => {
                 let name = scenario.names.vma(vma);
                 return Err(Skip::new(format!(
-                    "x86 page tables can't make `{name}` writable and not readable"
+                    "page tables can't make `{name}` writable and not readable"
                 )));
             }
             Step::GupFast { pin, .. } if has_notifier(scenario, pin) => {
