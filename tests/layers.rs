@@ -19,7 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("exec", &["litmus", "question", "model", "sys", "units", "uapi", "explore"]),
     ("device", &["exec", "model", "sys", "uapi", "units"]),
     ("client", &["device", "sys", "uapi", "units"]),
-    ("conformance", &["sys"]),
+    ("conformance", &["uapi", "sys"]),
     ("report", &["explore", "litmus", "question", "model", "suite", "units"]),
 ];
 

@@ -88,9 +88,10 @@ impl Supervisor {
             epoll::delete(&epoll, &proxy.socket)?;
             return Ok(Answer::Value(0));
         }
-        // struct epoll_event is packed: events u32, data u64.
-        let bytes = caller::read(call.tid, event, 12)?;
-        let (Some(events), Some(data)) = (bytes.first_chunk(), bytes[4..].first_chunk()) else {
+        // struct epoll_event: events u32, data u64 at its end; packed on x86-64 alone.
+        let size = size_of::<libc::epoll_event>();
+        let bytes = caller::read(call.tid, event, size)?;
+        let (Some(events), Some(data)) = (bytes.first_chunk(), bytes.last_chunk()) else {
             return Err(Errno::FAULT);
         };
         let flags = epoll::EventFlags::from_bits_retain(u32::from_ne_bytes(*events));

@@ -12,7 +12,7 @@ use super::{Answer, Supervisor, caller, int, lock, now_ns, uint};
 use crate::device::buffer::MmapArgs;
 use crate::device::path::Node;
 use crate::device::{Buffer, BufferId, Call as FileCall, Object, Verdict};
-use crate::sys::arch::legacy;
+use crate::sys::arch::{O_LARGEFILE, legacy};
 use crate::sys::notify::Call;
 use crate::uapi::dma_buf::MAGIC;
 use crate::uapi::stat::Statfs;
@@ -215,7 +215,7 @@ impl Supervisor {
                 // The file behind the buffer shows how it was opened (O_LARGEFILE, O_NOFOLLOW), and
                 // that it tells us of its end (O_ASYNC). A dma-buf has none of these.
                 let shown = OFlags::from_bits_retain(flags.bits());
-                let backing = OFlags::from_bits_retain(0o100_000 | O_ASYNC) | OFlags::NOFOLLOW;
+                let backing = OFlags::from_bits_retain(O_LARGEFILE | O_ASYNC) | OFlags::NOFOLLOW;
                 let own = (shown - OFlags::RWMODE - backing).bits();
                 Answer::Value(i64::from(own | buffer.access.mode))
             }

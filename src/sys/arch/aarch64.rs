@@ -15,6 +15,9 @@ pub const AUDIT_ARCH: u32 = 0xc000_00b7;
 /// `svc #0`.
 pub const CALL_INSTRUCTION: &[u8] = &[0x01, 0x00, 0x00, 0xd4];
 
+/// What the kernel adds to the flags of a file that a 64-bit program opens (arch/arm64/include/uapi/asm/fcntl.h).
+pub const O_LARGEFILE: u32 = 0o400_000;
+
 /// DWARF's number of the stack pointer.
 pub const DWARF_STACK: gimli::Register = gimli::AArch64::SP;
 /// DWARF's number of the frame pointer, x29.

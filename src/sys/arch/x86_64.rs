@@ -15,6 +15,9 @@ pub const AUDIT_ARCH: u32 = 0xc000_003e;
 /// `syscall`.
 pub const CALL_INSTRUCTION: &[u8] = &[0x0f, 0x05];
 
+/// What the kernel adds to the flags of a file that a 64-bit program opens (include/uapi/asm-generic/fcntl.h).
+pub const O_LARGEFILE: u32 = 0o100_000;
+
 /// DWARF's number of the stack pointer, rsp.
 pub const DWARF_STACK: gimli::Register = gimli::X86_64::RSP;
 /// DWARF's number of the frame pointer, rbp.
