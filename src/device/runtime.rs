@@ -248,7 +248,7 @@ mod tests {
         let path = dir.path().join("sock");
         let address = SocketAddrUnix::new(&path).unwrap();
         let unix = AddressFamily::UNIX;
-        let own = rustix::net::SocketFlags::CLOEXEC;
+        let own = SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(unix, SocketType::SEQPACKET, own, None).unwrap();
         rustix::net::bind(&socket, &address).unwrap();
         rustix::net::listen(&socket, 1).unwrap();
