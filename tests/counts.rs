@@ -9,10 +9,10 @@ mod lab;
 /// A variant with its states, transitions, complete schedules and outcomes.
 const COUNTS: &[(&str, u64, u64, u128, usize)] = &[
     ("system-heap-insert-page/pfnmap", 86, 132, 386, 1),
-    ("system-heap-insert-page/mixedmap-insert-page", 156, 277, 7167, 4),
+    ("system-heap-insert-page/mixedmap-insert-page", 109, 164, 1335, 4),
     ("ttm-direct-io/free-before-completion", 39, 61, 100, 3),
     ("ttm-huge-gup-fast/mixedmap-insert-pfn", 169, 301, 9203, 4),
-    ("exporter-honours-pins/look-after-zap/pin-blocks-move", 108, 191, 1542, 2),
+    ("exporter-honours-pins/look-after-zap/pin-blocks-move", 85, 133, 560, 2),
     ("panfrost-purge/zap-missing", 75, 107, 149, 6),
     ("move-copy-zap-order/copy-first/fault-unlocked", 106, 150, 1261, 4),
     ("sync-device-writes/forwarded/called", 53, 89, 195, 1),
@@ -20,7 +20,7 @@ const COUNTS: &[(&str, u64, u64, u128, usize)] = &[
     ("mali-vma-pointer/address-space/partial-munmap", 77, 113, 216, 1),
     ("userptr-mmu-notifier/wait", 80, 113, 178, 1),
     ("dynamic-importer-move/waits/handled", 66, 81, 31, 1),
-    ("revoke-steps/complete", 1845, 3875, 3_797_202, 1),
+    ("revoke-steps/complete", 1831, 3854, 3_815_772, 1),
     ("fence-needs-resv/lock-before-signal", 51, 54, 7, 2),
 ];
 

@@ -20,7 +20,7 @@ use driftheap::report::{Answer, Table};
 use super::formats::Formats;
 use super::input::{self, Loaded};
 use super::interrupt::Interrupt;
-use super::kernel::{Guest, NoGuest, Question};
+use super::kernel::Question;
 use super::out::{Out, is_broken_pipe};
 use super::real::{Reality, Replay};
 use super::{BROKEN_PIPE, Exit, SearchArgs, pool};
@@ -75,9 +75,10 @@ pub(crate) struct CheckArgs {
     /// Keys: test, variant, row, expected, observation, as_expected, positive, negative, states,
     /// transitions, schedules, hazards (kind: length of the shortest schedule to it), shortest
     /// (the process of each step), outcomes, costs, complete, stopped, replayed, agreed, skipped
-    /// (null or the reason), difference (null or both sides), kernel
-    /// (null, or replayed, agreed, compared, skipped, difference, bug), notes (line, note), vacuous (a Never that
-    /// rests on what did not happen).
+    /// (null or the reason), difference (null or both sides), kernel (null, or release, replayed,
+    /// agreed, compared, skipped, difference (null, or schedule, step, what, model, real, again,
+    /// console), bug (null or its report)), notes (line, note), vacuous (a Never that rests on what
+    /// did not happen).
     #[arg(long)]
     json: bool,
 
@@ -351,21 +352,11 @@ fn third(
     out.status("asking a real kernel ...");
     let judged = jobs.iter().zip(held).map(|(job, (judged, _))| {
         let (judgement, _) = judged.as_ref().ok()?;
-        Some(Question { loaded: job.loaded, scenario: &job.scenario, judgement })
+        Some(Question::new(job.loaded, &job.scenario, judgement, replay.schedules()))
     });
     let judged: Vec<Option<Question<'_>>> = judged.collect();
     let asked: Vec<&Question<'_>> = judged.iter().flatten().collect();
-    let (release, mut said) = match Guest::new()? {
-        Ok(mut guest) => {
-            let said = guest.ask(&asked, replay.schedules())?;
-            (guest.release, said)
-        }
-        Err(NoGuest(why)) => {
-            let why = why.strip_prefix("SKIP: ").unwrap_or(&why).to_owned();
-            let skipped = Kernel { skipped: Some(why), ..Kernel::default() };
-            ("(none)".to_owned(), vec![skipped; asked.len()])
-        }
-    };
+    let (release, mut said) = super::kernel::ask(&asked)?;
     out.clear_status();
     let mut totals = KernelTotals::default();
     for (question, kernel) in asked.iter().zip(&said) {
@@ -516,7 +507,7 @@ impl Printer<'_> {
             self.out.text(&format!("  {}: {difference}\n", answer.name()))?;
         }
         if let (Some(difference), true) = (difference, self.style != Style::Json) {
-            self.out.text(&format!("  {}: {difference}\n", answer.name()))?;
+            self.out.text(&format!("  {}: {}", answer.name(), difference.text()))?;
         }
         if let (Style::Table, Some(stop)) = (self.style, &judgement.exploration.stopped) {
             self.out.text(&format!("  {}: {stop}\n", answer.name()))?;

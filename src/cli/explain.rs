@@ -9,13 +9,16 @@ use driftheap::model::HazardKind;
 use driftheap::question::prevent::preventions;
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::{Judgement, Search, judge};
+use driftheap::report::kernel::{self, Kernel};
 use driftheap::report::picture::Graph;
 use driftheap::report::story::{Prevented, Story};
 use driftheap::report::svg::{self, Titles};
 use driftheap::report::trace;
 use driftheap::report::{full_name, json};
+use serde::Serialize;
 
 use super::input::{self, Loaded};
+use super::kernel::Question;
 use super::out::Out;
 use super::{Exit, SearchArgs};
 
@@ -34,10 +37,11 @@ use super::{Exit, SearchArgs};
 ///   driftheap explain my.litmus --schedule 0,0,1,2
 ///   driftheap explain A5 --svg a5.svg      a figure for a slide
 ///   driftheap explain A5 --perfetto a5.json   tracks and flows, for ui.perfetto.dev
+///   driftheap explain ttm-map-private --kernel   ends with a real kernel's own report
 ///
 /// Exit status:
 ///   0  a schedule was told
-///   1  the limit of states was reached before one was found
+///   1  the limit of states was reached before one was found, or the kernel disagrees
 ///   2  no such test, variant, hazard or schedule, or a file with mistakes
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -46,7 +50,8 @@ pub(crate) struct ExplainArgs {
     #[arg(value_name = "NAME|FILE")]
     test: String,
 
-    /// Which variant [default: the first whose answer is not Never]
+    /// Which variant [default: the first whose answer is not Never; with --kernel, one with a kernel
+    /// bug, if there is one]
     #[arg(long, value_name = "V")]
     variant: Option<String>,
 
@@ -77,8 +82,21 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "svg"])]
     perfetto: Option<PathBuf>,
 
+    /// Then take the schedule in a real kernel, in a virtual machine (the first time fetches it)
+    #[arg(long, conflicts_with_all = ["svg", "perfetto"])]
+    kernel: bool,
+
     #[command(flatten)]
     search: SearchArgs,
+}
+
+/// A story, and what the kernel said of it where it was asked.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    story: &'a Story,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<&'a Kernel>,
 }
 
 /// At most so many changes are proposed, and so many that merely refuse.
@@ -143,9 +161,25 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
         }
     }
     out.clear_status();
-    let text = if args.json { json::line(&story) } else { story.render(out.paint, out.columns()) };
-    out.text(&text)?;
-    Ok(Exit::Good)
+    if !args.json {
+        out.text(&story.render(out.paint, out.columns()))?;
+    }
+    let kernel = if args.kernel {
+        out.status("asking a real kernel ...");
+        let question = Question::one(&loaded, &chosen.scenario, &schedule);
+        let said = super::kernel::ask(&[&question])?.1.pop();
+        out.clear_status();
+        said
+    } else {
+        None
+    };
+    if args.json {
+        out.text(&json::line(&Told { story: &story, kernel: kernel.as_ref() }))?;
+    } else if let Some(kernel) = &kernel {
+        out.text(&kernel::below_story(kernel, out.paint))?;
+    }
+    let differs = kernel.is_some_and(|kernel| kernel.difference.is_some());
+    Ok(if differs { Exit::Differs } else { Exit::Good })
 }
 
 /// The steps that matter as a file.
@@ -184,6 +218,7 @@ fn choose<'a>(
         None => None,
     };
     let mut first = None;
+    let mut telling_first = None;
     let mut seen: Vec<&str> = Vec::new();
     for (index, (variant, scenario)) in variants.iter().zip(scenarios).enumerate() {
         if wanted.is_some_and(|wanted| wanted != index) {
@@ -198,12 +233,18 @@ fn choose<'a>(
             Some(kind) => judgement.hazards.contains_key(&kind),
             None => judgement.observation != Some(Verdict::Never),
         };
+        // The kernel's own report is worth more than its consent.
+        let reported = !args.kernel || judgement.hazards.contains_key(&HazardKind::KernelBug);
         seen.extend(judgement.hazards.keys().map(|kind| kind.word()));
         let chosen = Chosen { variant, scenario, judgement: Some(judgement) };
-        if telling {
-            return Ok(chosen);
+        match (telling, reported || args.hazard.is_some()) {
+            (true, true) => return Ok(chosen),
+            (true, false) => _ = telling_first.get_or_insert(chosen),
+            (false, _) => _ = first.get_or_insert(chosen),
         }
-        first.get_or_insert(chosen);
+    }
+    if let Some(chosen) = telling_first {
+        return Ok(chosen);
     }
     if let Some(kind) = args.hazard {
         seen.sort_unstable();

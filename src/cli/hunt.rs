@@ -152,7 +152,7 @@ pub(super) fn describe(scenario: &Scenario, histogram: &Histogram, word: &str) -
             "First hit: run {} with --seed {}; to see it again, step by step:\n  {}\n",
             tally.iteration,
             histogram.options.seed,
-            one::again(word, &scenario.variant, &tally.schedule)
+            one::again(word, "", &scenario.variant, &tally.schedule)
         ));
     }
     text

@@ -179,9 +179,14 @@ impl SearchArgs {
     }
 }
 
-/// What the guest of `check --kernel` runs.
-pub(crate) fn lab(jobs: &OsStr, sabotage: Option<&OsStr>) -> ExitCode {
-    match kernel::guest(Path::new(jobs), sabotage.and_then(OsStr::to_str)) {
+/// What the guest of `check --kernel` runs: a file of jobs, or `--trial`.
+pub(crate) fn lab(what: &OsStr, sabotage: Option<&OsStr>) -> ExitCode {
+    let ran = match what.to_str() {
+        Some("--trial") => kernel::trial::run(),
+        Some("--victim") => kernel::trial::victim(),
+        _ => kernel::guest(Path::new(what), sabotage.and_then(OsStr::to_str)),
+    };
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             anstream::eprintln!("{error:#}");

@@ -77,9 +77,9 @@ pub(super) fn schedule_step(word: &str) -> Result<u8, String> {
     })
 }
 
-/// The command that shows a schedule again, step by step.
-pub(super) fn again(word: &str, variant: &str, schedule: &[u8]) -> String {
+/// The command that shows a schedule again, step by step; `flags` as ` --kernel`.
+pub(super) fn again(word: &str, flags: &str, variant: &str, schedule: &[u8]) -> String {
     let schedule = schedule_word(schedule);
     let input = if word == "-" { " < FILE" } else { "" };
-    format!("driftheap replay {word} --variant {variant} --schedule {schedule}{input}")
+    format!("driftheap replay {word}{flags} --variant {variant} --schedule {schedule}{input}")
 }

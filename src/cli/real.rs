@@ -123,7 +123,7 @@ impl Reality {
                 found.what,
                 found.model,
                 found.real,
-                super::one::again(word, &scenario.variant, &schedule)
+                super::one::again(word, "", &scenario.variant, &schedule)
             )
         });
         Ok(Real {

@@ -7,11 +7,13 @@ use driftheap::exec::{
 };
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::judge;
+use driftheap::report::kernel::{self, Kernel};
 use driftheap::report::story::Story;
 use driftheap::report::{full_name, json};
 use serde::Serialize;
 
 use super::input::Loaded;
+use super::kernel::Question;
 use super::one::{self, schedule_word};
 use super::out::Out;
 use super::{Exit, SearchArgs};
@@ -23,13 +25,16 @@ use super::{Exit, SearchArgs};
 /// can be, by a process that took no part. Without --schedule the shortest schedule to each
 /// outcome and hazard of each variant is replayed; with it the steps are shown.
 ///
+/// With --kernel a real kernel takes the schedules instead, in a virtual machine, on a real dma_buf of
+/// a small module.
+///
 /// Examples:
 ///   driftheap replay A1
 ///   driftheap replay ttm-direct-io --variant free-before-completion
 ///   driftheap replay A1 --variant mixedmap-insert-page --schedule 0,0,0,0,0
 ///
 /// Exit status:
-///   0  real memory did what the model says
+///   0  real memory, or the kernel, did what the model says
 ///   1  it did not (both sides are printed), or a schedule could not be carried out
 ///   2  no such test, variant or schedule, or a file with mistakes
 #[derive(Debug, Args)]
@@ -56,12 +61,24 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
 
+    /// In a real kernel, in a virtual machine (the first time fetches it), and not on real memory
+    #[arg(long)]
+    kernel: bool,
+
     /// One JSON object per variant and line
     #[arg(long)]
     json: bool,
 
     #[command(flatten)]
     search: SearchArgs,
+}
+
+/// What the kernel said of a variant.
+#[derive(Serialize)]
+struct KernelLine<'a> {
+    test: &'a str,
+    variant: &'a str,
+    kernel: &'a Kernel,
 }
 
 /// What came of a variant.
@@ -108,6 +125,9 @@ pub(crate) fn run(args: &ReplayArgs, out: &Out) -> anyhow::Result<Exit> {
         let names: Vec<&str> = scenarios.iter().map(|s| s.variant.as_str()).collect();
         return Err(anyhow!("a schedule is one of one variant: --variant {}", names.join(" or ")));
     }
+    if args.kernel {
+        return in_kernel(args, &loaded, &scenarios, out);
+    }
     let program = std::env::current_exe().context("this program can't find itself")?;
     let mut executor = Executor::new(ExecOptions::new(program))?;
     let mut exit = Exit::Good;
@@ -141,6 +161,49 @@ pub(crate) fn run(args: &ReplayArgs, out: &Out) -> anyhow::Result<Exit> {
             out.text(&steps(&loaded, scenario, schedule)?)?;
         }
         out.text(&describe(&line, &loaded.word))?;
+    }
+    Ok(exit)
+}
+
+/// A real kernel takes the schedules.
+fn in_kernel(
+    args: &ReplayArgs,
+    loaded: &Loaded,
+    scenarios: &[Scenario],
+    out: &Out,
+) -> anyhow::Result<Exit> {
+    let mut questions = Vec::with_capacity(scenarios.len());
+    for scenario in scenarios {
+        questions.push(match &args.schedule {
+            Some(schedule) => {
+                scenario.replay(schedule)?;
+                Question::one(loaded, scenario, schedule)
+            }
+            None => {
+                let judgement = judge(scenario, &args.search.search(false), &mut |_| ())?;
+                let how = Replays::Sample(args.sample, args.seed);
+                Question::new(loaded, scenario, &judgement, how)
+            }
+        });
+    }
+    out.status("asking a real kernel ...");
+    let asked: Vec<&Question<'_>> = questions.iter().collect();
+    let (_, said) = super::kernel::ask(&asked)?;
+    out.clear_status();
+    let mut exit = Exit::Good;
+    for (scenario, kernel) in scenarios.iter().zip(&said) {
+        if kernel.difference.is_some() {
+            exit = exit.max(Exit::Differs);
+        }
+        let (test, variant) = (&*scenario.test, &*scenario.variant);
+        if args.json {
+            out.text(&json::line(&KernelLine { test, variant, kernel }))?;
+            continue;
+        }
+        if let Some(schedule) = &args.schedule {
+            out.text(&steps(loaded, scenario, schedule)?)?;
+        }
+        out.text(&kernel::replayed(&full_name(test, variant), kernel, out.paint))?;
     }
     Ok(exit)
 }
@@ -259,7 +322,7 @@ pub(super) fn describe(line: &Line<'_>, word: &str) -> String {
             found.what,
             found.model,
             found.real,
-            one::again(word, line.variant, &found.order)
+            one::again(word, "", line.variant, &found.order)
         ));
     }
     text

@@ -93,6 +93,8 @@ pub(super) enum Command {
     LabMap { buf: u8, how: LabMap, slot: u16, pages: u8, offset: u8 },
     /// mremap of a laboratory's mapping.
     LabMove { from: u16, to: u16, pages: u8 },
+    /// From now on a slot is as many pages of the laboratory.
+    LabStride { pages: u16 },
     /// Forget everything: unmap, unpin, end children.
     Reset,
 }
@@ -171,6 +173,7 @@ impl Command {
             Self::Fork { child } => (22, child, 0, 0, nothing, 0),
             Self::Witness { place } => (23, 0, 0, 0, place, 0),
             Self::LabMove { from, to, pages } => (27, pages, 0, from, nothing, to),
+            Self::LabStride { pages } => (28, 0, 0, pages, nothing, 0),
             Self::Reset | Self::Lab { .. } | Self::LabMap { .. } => (24, 0, 0, 0, nothing, 0),
         };
         let ([s0, s1], [p0, p1], [t0, t1]) =
@@ -218,6 +221,7 @@ impl Command {
                 Self::LabMap { buf: a, how, slot, pages: p0, offset: p1 }
             }
             27 => Self::LabMove { from: slot, to, pages: a },
+            28 => Self::LabStride { pages: slot },
             _ => return None,
         })
     }
@@ -341,6 +345,7 @@ mod tests {
             Command::Witness { place },
             Command::Lab { op: Op::Gup, obj: 1, page: 2, flags: 0x304, slot, value: 5 },
             Command::LabMove { from: slot, to: 772, pages: 8 },
+            Command::LabStride { pages: 256 },
             Command::LabMap {
                 buf: 1,
                 how: LabMap { importer: Some(3), shared: true, write: false, anonymous: false },

@@ -9,6 +9,7 @@ use rustix::thread::CpuSet;
 
 use super::conduct::Conduct;
 use super::error::{ExecError, Skip};
+use super::kernel::WrongRule;
 use super::plan::Plan;
 use super::report::ReplayReport;
 use super::store::Arenas;
@@ -72,6 +73,8 @@ pub enum Sabotage {
     DmaElsewhere,
     /// A copied page stays as it was.
     NoCopies,
+    /// A rule is another one; only of a kernel, which does not hear of it.
+    Rule(WrongRule),
 }
 
 /// Real memory and real processes to replay schedules with; see the [module](super).

@@ -24,7 +24,7 @@ use super::store::{Arenas, FRAMES_MAX, PLACEMENTS};
 use super::team::{ACTORS_MAX, Abilities};
 use crate::explore::Machine;
 use crate::model::{
-    Coherency, Dir, Foll, Handle, Huge, Job, Mmap, MmapKind, Placement, Step, World, YesNo,
+    Coherency, Dir, Foll, GupFast, Handle, Huge, Job, Mmap, MmapKind, Placement, Step, World, YesNo,
 };
 use crate::question::scenario::{Action, Scenario};
 use crate::units::{BufId, FrameId, PinId, VmaId};
@@ -135,7 +135,7 @@ fn index(placement: Placement) -> usize {
 /// All steps of a scenario, with the process that takes each.
 pub(super) struct Steps<'a> {
     pub(super) all: Vec<(usize, &'a Step)>,
-    vmas: usize,
+    pub(super) vmas: usize,
     pins: usize,
 }
 
@@ -386,9 +386,12 @@ fn refuses_pins(scenario: &Scenario, mmap: &Mmap) -> bool {
     // Without a special bit there is no fast path either.
     let faults_huge = matches!(rules.mmap, MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn);
     let plain_huge = rules.huge == Huge::Plain && faults_huge && mmap.shared && special_bit;
+    let drivers_own = rules.mmap != MmapKind::Shmem;
+    let by_slow_alone =
+        !special_bit || drivers_own && scenario.world.host.gup_fast == GupFast::Mapped;
     let by_rule = match rules.mmap {
         // Of entries that are not special the slow path is the only one to refuse them.
-        MmapKind::PfnmapUnmarked => !special_bit,
+        MmapKind::PfnmapUnmarked => by_slow_alone,
         MmapKind::Pfnmap | MmapKind::RemapPfnRange => true,
         MmapKind::MixedmapInsertPfn => {
             if rules.huge == Huge::None || !mmap.shared {
@@ -399,6 +402,6 @@ fn refuses_pins(scenario: &Scenario, mmap: &Mmap) -> bool {
         }
         MmapKind::MixedmapInsertPage | MmapKind::Shmem => false,
     };
-    let by_vma = rules.vm_io.yes() && !special_bit;
+    let by_vma = rules.vm_io.yes() && by_slow_alone;
     (by_rule || by_vma) && !plain_huge && !shadow
 }

@@ -8,7 +8,7 @@
 //! does not copy file descriptors.
 
 use super::core::Core;
-use super::objects::{EMPTY_VMA, Life, Owner, Pte, Reach, Target, Vma, VmaKind};
+use super::objects::{EMPTY_VMA, Life, Owner, Pte, Reach, Slot, Target, Vma, VmaKind};
 use super::rules::{
     Coherency, Cow, Huge, ImporterMmap, MmapCheck, MmapKind, PatReserve, Placement, YesNo,
 };
@@ -207,10 +207,10 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
-    /// Pins stay on the page, which is now at another address.
+    /// Pins stay on the page, which is now at another address; who has a notifier watches the old one.
     fn follow_mremap(&mut self, old: PteId, new: PteId) {
         for pin in &mut self.state.pins {
-            if pin.pte == old {
+            if pin.pte == old && pin.slot != Slot::Invalid {
                 pin.pte = new;
             }
             if pin.target == Target::Va(old) {

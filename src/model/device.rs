@@ -140,9 +140,12 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
-    /// Map again what `move_notify` declared invalid; under the lock.
+    /// Map again what `move_notify` declared invalid; under the lock. The old mapping goes first
+    /// ("destroyed and re-created", `struct dma_buf_attach_ops`, include/linux/dma-buf.h, 6.12), so
+    /// that what can't be mapped again is not mapped any more.
     fn remap(&mut self, sg: SgId, buf: BufId) -> Result<(), Errno> {
         if self.state.bufs[buf.index()].life != Life::Live || !self.fill_sg(sg, buf) {
+            self.state.sgs[sg.index()] = Slot::Failed;
             return Err(Errno::Enodev);
         }
         Ok(())
@@ -250,10 +253,7 @@ impl<S: Sink> Core<'_, S> {
             if slot == Slot::Invalid && !fenced {
                 return Err(match self.remap(sg, attachment.buf) {
                     Ok(()) => Reply::Again,
-                    Err(errno) => {
-                        self.state.sgs[sg.index()] = Slot::Failed;
-                        Reply::Errno(errno)
-                    }
+                    Err(errno) => Reply::Errno(errno),
                 });
             }
             if attachment.dynamic && !fenced {

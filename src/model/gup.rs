@@ -6,7 +6,8 @@
 //! (drivers/media/common/videobuf2/frame_vector.c before 6.1).
 //!
 //! 1. The fast path looks at the page table alone: any present entry that is writable enough and
-//!    not special. Without a special bit in the architecture there is no fast path.
+//!    not special, whose page is a file's or anonymous (a driver's own is left to the slow path).
+//!    Without a special bit in the architecture there is no fast path.
 //! 2. The slow path refuses VM_IO and VM_PFNMAP; refuses a write to a VMA without VM_WRITE unless FOLL_FORCE
 //!    meets a private mapping; faults; then takes what `vm_normal_page` returns, and a special
 //!    entry gives none.
@@ -20,7 +21,7 @@
 use super::core::Core;
 use super::cpu::Want;
 use super::objects::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
-use super::rules::{FrameVector, MmapKind, Placement, YesNo};
+use super::rules::{FrameVector, GupFast, MmapKind, Placement, YesNo};
 use super::step::{Effect, Errno, Foll, Reply, Signal, Sink, Step};
 use crate::units::{FrameId, ImporterId, PinId, PteId, VmaId};
 
@@ -35,7 +36,8 @@ impl<S: Sink> Core<'_, S> {
             && !pte.special
             && (!foll.write || pte.write)
             && !self.must_unshare(&entry, &pte, foll)
-            && !self.must_migrate(pte.frame, foll);
+            && !self.must_migrate(pte.frame, foll)
+            && !self.left_to_slow(&entry, &pte, foll);
         if taken {
             self.take_pin(pin, vma, page, id, pte.frame, foll, true);
         } else if matches!(self.state.pins[pin.index()].slot, Slot::Failed | Slot::Dropped) {
@@ -117,6 +119,18 @@ impl<S: Sink> Core<'_, S> {
         }
         let anon = self.state.frames[pte.frame.index()].owner == Owner::Anon;
         if anon { !pte.exclusive } else { foll.longterm }
+    }
+
+    /// `gup_fast_folio_allowed`: what might be secret memory is not taken without a look at the VMA.
+    /// A huge page never is secret; a long-term pin for writing looks at the address_space all the same.
+    /// **Differs from Linux**: what a driver maps as VM_MIXEDMAP is its own, though it may come from
+    /// shmem; what it maps by a huge entry is a large folio.
+    fn left_to_slow(&self, entry: &Vma, pte: &Pte, foll: Foll) -> bool {
+        let looks = !pte.huge || foll.longterm && foll.write && !foll.get;
+        self.world.host.gup_fast == GupFast::Mapped
+            && looks
+            && entry.kind != VmaKind::Normal
+            && self.state.frames[pte.frame.index()].owner != Owner::Anon
     }
 
     /// `check_and_migrate_movable_pages`: FOLL_LONGTERM does not pin movable pages in CMA.

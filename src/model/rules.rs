@@ -394,12 +394,29 @@ rule! {
     }
 }
 
+rule! {
+    /// Which small pages the fast path of `get_user_pages` takes.
+    ///
+    /// Source: `gup_fast_folio_allowed`, mm/gup.c (6.12): with CONFIG_SECRETMEM, a small page that
+    /// has no `address_space` is left to the slow path, for it might be secret memory (since "mm:
+    /// merge folio_is_secretmem() and folio_fast_pin_allowed() into gup_fast_folio_allowed()", 6.10).
+    /// A driver's own pages have none.
+    GupFast {
+        /// Those of a file and anonymous ones.
+        Mapped = "mapped",
+        /// Any that has an entry without a special bit.
+        Any = "any",
+    }
+}
+
 rules! {
     /// The rules of the host: architecture and core kernel.
     HostRules, HOST_RULES {
         words {
             /// CONFIG_ARCH_HAS_PTE_SPECIAL, and with it the fast path of get_user_pages.
             pte_special: YesNo = Yes, "pte-special";
+            /// Whether a driver's own page is left to the slow path of get_user_pages.
+            gup_fast: GupFast = Mapped, "gup-fast";
             /// Whether `follow_pfn` exists (removed by 6.12; `follow_pfnmap_start` replaces it).
             follow_pfn: YesNo = Yes, "follow-pfn";
             /// What a bare pfn means on the bus.

@@ -165,6 +165,16 @@ impl World {
         Ok(ExporterId::at(self.exporters.len() - 1))
     }
 
+    /// The rules of all exporters, to try others.
+    pub fn exporters_mut(&mut self) -> &mut [ExporterRules] {
+        &mut self.exporters
+    }
+
+    /// The rules of all importers, to try others.
+    pub fn importers_mut(&mut self) -> &mut [ImporterRules] {
+        &mut self.importers
+    }
+
     /// Let `policy` decide for `exporter` where the rules leave something to decide.
     pub fn set_policy(&mut self, exporter: ExporterId, policy: Arc<dyn ExporterPolicy>) {
         if let Some(steps) = policy.move_steps() {

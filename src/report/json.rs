@@ -40,17 +40,7 @@ pub struct VariantJson<'a> {
     skipped: Option<&'a str>,
     difference: Option<&'a str>,
     /// What a real kernel said; null when it was not asked for.
-    kernel: Option<KernelJson<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct KernelJson<'a> {
-    replayed: usize,
-    agreed: usize,
-    compared: usize,
-    skipped: Option<&'a str>,
-    difference: Option<&'a str>,
-    bug: Option<&'a str>,
+    kernel: Option<&'a Kernel>,
 }
 
 #[derive(Debug, Serialize)]
@@ -137,14 +127,6 @@ impl<'a> VariantJson<'a> {
     /// With what a real kernel said.
     #[must_use]
     pub fn with_kernel(self, kernel: &'a Kernel) -> Self {
-        let kernel = KernelJson {
-            replayed: kernel.replayed,
-            agreed: kernel.agreed,
-            compared: kernel.compared,
-            skipped: kernel.skipped.as_deref(),
-            difference: kernel.difference.as_deref(),
-            bug: kernel.bug.as_deref(),
-        };
         Self { kernel: Some(kernel), ..self }
     }
 

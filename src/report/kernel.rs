@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use serde::Serialize;
+
 use super::paint::{Paint, Tone, plural};
 use super::table::{Align, Cell, Column};
 
 /// Schedules of a variant in a kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Kernel {
+    /// Which kernel: `uname -r`. Empty where there is none.
+    pub release: String,
     /// Schedules that were carried out.
     pub replayed: usize,
     /// Of these, those in which every observation was what the model said.
@@ -17,10 +21,97 @@ pub struct Kernel {
     pub compared: usize,
     /// Why the kernel was not asked.
     pub skipped: Option<String>,
-    /// What the first difference was: both sides, and how to repeat it.
-    pub difference: Option<String>,
+    /// The first difference.
+    pub difference: Option<KernelDifference>,
     /// The kernel's report of the bug that the model said it would hit.
     pub bug: Option<String>,
+}
+
+/// Both sides of a difference, and how to see it again.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct KernelDifference {
+    /// The process of each step; none where it is not known.
+    pub schedule: Vec<u8>,
+    /// Counted from 1; 0 where it is not known.
+    pub step: usize,
+    /// What was observed.
+    pub what: String,
+    /// What the model says.
+    pub model: String,
+    /// What the kernel says.
+    pub real: String,
+    /// The command that takes the schedule again.
+    pub again: String,
+    /// What the guest's kernel printed meanwhile.
+    pub console: String,
+}
+
+impl KernelDifference {
+    /// A heading and a line each, indented.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let step = if self.step == 0 { String::new() } else { format!("step {}, ", self.step) };
+        let mut out = format!(
+            "{step}{}\n    the model says   {}\n    the kernel says  {}\n    to repeat it: {}\n",
+            self.what, self.model, self.real, self.again
+        );
+        if !self.console.is_empty() {
+            out.push_str("    its console:\n");
+            out.push_str(&indented(&self.console, 6));
+        }
+        out
+    }
+}
+
+fn indented(text: &str, by: usize) -> String {
+    text.lines().fold(String::new(), |mut out, line| {
+        let _ = writeln!(out, "{:by$}{line}", "");
+        out
+    })
+}
+
+/// What came of a variant's schedules.
+#[must_use]
+pub fn replayed(name: &str, kernel: &Kernel, paint: Paint) -> String {
+    let Kernel { release, agreed, replayed, compared, .. } = kernel;
+    if let Some(why) = &kernel.skipped {
+        return format!("{} {name}: {why}\n", paint.paint(Tone::Warn, "SKIP"));
+    }
+    let mut out = format!(
+        "{name}: kernel {release}: {agreed} of {} agreed, {} compared\n",
+        plural(*replayed, "schedule"),
+        plural(*compared, "observation")
+    );
+    if let Some(bug) = &kernel.bug {
+        out.push_str(&indented(bug, 2));
+    }
+    if let Some(difference) = &kernel.difference {
+        let differs = paint.paint(Tone::Bad, "DISAGREEMENT");
+        let _ = write!(out, "  {differs}: {}", difference.text());
+    }
+    out
+}
+
+/// What stands below the story of one schedule.
+#[must_use]
+pub fn below_story(kernel: &Kernel, paint: Paint) -> String {
+    if let Some(why) = &kernel.skipped {
+        return format!("\n{} the kernel was not asked: {why}\n", paint.paint(Tone::Warn, "SKIP"));
+    }
+    let release = &kernel.release;
+    if let Some(difference) = &kernel.difference {
+        let differs = paint.paint(Tone::Bad, "DISAGREES");
+        return format!("\nThe kernel {release} {differs}: {}", difference.text());
+    }
+    match &kernel.bug {
+        Some(bug) => {
+            format!("\nThe kernel {release} took this schedule, and said so:\n{}", indented(bug, 1))
+        }
+        None => format!(
+            "\nThe kernel {release} took this schedule and agrees: {} compared.\n",
+            plural(kernel.compared, "observation")
+        ),
+    }
 }
 
 /// The column that [`cell`] fills.

@@ -51,7 +51,15 @@ impl Lab {
     /// # Errors
     /// What the kernel's function answered, or the module: EINVAL for what it does not know.
     pub fn step(&self, op: Op, step: Step) -> Result<u64, Errno> {
-        let mut bytes = Step { op: op as u32, ..step }.to_bytes();
+        self.step_numbered(op as u32, step)
+    }
+
+    /// Takes a step by its number, of which there may be none.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn step_numbered(&self, op: u32, step: Step) -> Result<u64, Errno> {
+        let mut bytes = Step { op, ..step }.to_bytes();
         ioctl_bytes(self.0.as_fd(), STEP, &mut bytes)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         Ok(Step::from_bytes(&bytes).map_or(0, |step| step.value))

@@ -131,6 +131,8 @@ ops! {
     Frame = 40, "FRAME";
     /// A buffer's state.
     Buf = 41, "BUF";
+    /// A pin's state.
+    Pinned = 42, "PINNED";
 }
 
 /// EXPORT: VM_PFNMAP, `vmf_insert_pfn`.
@@ -141,6 +143,10 @@ pub const MMAP_MIXED_PFN: u16 = 1;
 pub const MMAP_MIXED_PAGE: u16 = 2;
 /// EXPORT: `vmf->page`.
 pub const MMAP_SHMEM: u16 = 3;
+/// EXPORT: `remap_pfn_range`.
+pub const MMAP_REMAP: u16 = 4;
+/// EXPORT: VM_PFNMAP, `vmf->page`.
+pub const MMAP_UNMARKED: u16 = 5;
 /// EXPORT: EINVAL where `is_cow_mapping()`.
 pub const COW_REJECT: u16 = 8;
 /// EXPORT: the fault handler takes no lock.
@@ -153,6 +159,16 @@ pub const ZAP_LATE: u16 = 64;
 pub const PINS_IGNORED: u16 = 128;
 /// EXPORT: EBUSY while somebody holds a page.
 pub const REFS_REFUSE: u16 = 256;
+/// EXPORT: VM_IO, too.
+pub const VM_IO: u16 = 512;
+/// EXPORT: WARN_ON unless VM_PFNMAP.
+pub const CHECK_WARN: u16 = 1024;
+/// EXPORT: EINVAL unless VM_PFNMAP.
+pub const CHECK_REFUSE: u16 = 2048;
+/// EXPORT: `vmf_insert_pfn_pmd` where frames allow.
+pub const HUGE: u16 = 4096;
+/// EXPORT: its entry without the special bit.
+pub const HUGE_PLAIN: u16 = 8192;
 
 /// GUP: FOLL_WRITE.
 pub const FOLL_WRITE: u16 = 1;
@@ -168,6 +184,8 @@ pub const FOLL_FAST: u16 = 16;
 pub const FOLL_NOFAULT: u16 = 32;
 /// GUP: `get_user_pages_fast_only`, given back at once.
 pub const FOLL_PROBE: u16 = 64;
+/// GUP, PFN: with an `mmu_interval_notifier`.
+pub const FOLL_WATCH: u16 = 128;
 
 /// PTE: there is an entry.
 pub const PTE_PRESENT: u8 = 1;
@@ -200,17 +218,24 @@ mod tests {
             assert_eq!(number(name), Some(*op as u64), "{name}");
             assert_eq!(Op::of(*op as u8), Some(*op));
         }
-        let flags: [(&str, u16); 17] = [
+        let flags: [(&str, u16); 25] = [
             ("MMAP_PFNMAP", MMAP_PFNMAP),
             ("MMAP_MIXED_PFN", MMAP_MIXED_PFN),
             ("MMAP_MIXED_PAGE", MMAP_MIXED_PAGE),
             ("MMAP_SHMEM", MMAP_SHMEM),
+            ("MMAP_REMAP", MMAP_REMAP),
+            ("MMAP_UNMARKED", MMAP_UNMARKED),
             ("COW_REJECT", COW_REJECT),
             ("FAULT_UNLOCKED", FAULT_UNLOCKED),
             ("ZAP_POINTER", ZAP_POINTER),
             ("ZAP_LATE", ZAP_LATE),
             ("PINS_IGNORED", PINS_IGNORED),
             ("REFS_REFUSE", REFS_REFUSE),
+            ("VM_IO", VM_IO),
+            ("CHECK_WARN", CHECK_WARN),
+            ("CHECK_REFUSE", CHECK_REFUSE),
+            ("HUGE", HUGE),
+            ("HUGE_PLAIN", HUGE_PLAIN),
             ("FOLL_WRITE", FOLL_WRITE),
             ("FOLL_FORCE", FOLL_FORCE),
             ("FOLL_LONGTERM", FOLL_LONGTERM),
@@ -218,6 +243,7 @@ mod tests {
             ("FOLL_FAST", FOLL_FAST),
             ("FOLL_NOFAULT", FOLL_NOFAULT),
             ("FOLL_PROBE", FOLL_PROBE),
+            ("FOLL_WATCH", FOLL_WATCH),
         ];
         for (name, flag) in flags {
             assert_eq!(number(name), Some(flag.into()), "{name}");

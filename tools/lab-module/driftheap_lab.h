@@ -6,6 +6,10 @@
  * descriptor shares. Objects are named by numbers that the caller chooses. GUP,
  * PFN, DMA_PIN, DMA_SG and PTE answer the frame in the upper half of the value;
  * (u32)-1 is none of this laboratory's.
+ *
+ * A frame is a page. After a RESET with N frames to a huge page, frame f is the
+ * first page of part f % N of huge page f / N, and so is a page of a buffer or a
+ * mapping: sizes and offsets count such parts.
  */
 #ifndef DRIFTHEAP_LAB_H
 #define DRIFTHEAP_LAB_H
@@ -35,6 +39,7 @@ struct driftheap_lab_step {
 
 /* The limits of one laboratory. */
 #define DRIFTHEAP_LAB_FRAMES 256
+#define DRIFTHEAP_LAB_BLOCKS 32
 #define DRIFTHEAP_LAB_BUFS 64
 #define DRIFTHEAP_LAB_PAGES 8
 #define DRIFTHEAP_LAB_PINS 256
@@ -44,7 +49,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_FLIGHTS 32
 
 /* Steps. */
-#define DRIFTHEAP_LAB_RESET 1		/* give everything back */
+#define DRIFTHEAP_LAB_RESET 1		/* give everything back; page: frames of a huge page, or 0 */
 #define DRIFTHEAP_LAB_FILL 2		/* frame obj := value, all over */
 #define DRIFTHEAP_LAB_EXPORT 3		/* dma_buf_export; page: size, flags: rules */
 #define DRIFTHEAP_LAB_BIND 4		/* page of obj := frame value, (u32)-1: none */
@@ -84,7 +89,8 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_DMA_READ 38	/* value := what flight obj reads, torn << 32 */
 #define DRIFTHEAP_LAB_PTE 39		/* value := the entry at addr: DRIFTHEAP_LAB_PTE_* */
 #define DRIFTHEAP_LAB_FRAME 40		/* value := content, torn << 8, references << 16 */
-#define DRIFTHEAP_LAB_BUF 41		/* value := released, pins << 8, mapped << 16, notified << 24 */
+#define DRIFTHEAP_LAB_BUF 41		/* value := released, pins << 8, mapped << 16, notified << 24, warned << 32 */
+#define DRIFTHEAP_LAB_PINNED 42		/* value := pin obj: 1 held, 2 declared invalid */
 
 /* EXPORT: how the exporter maps, and its other rules. */
 #define DRIFTHEAP_LAB_MMAP_MASK 7
@@ -92,12 +98,19 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_MMAP_MIXED_PFN 1	/* VM_MIXEDMAP, vmf_insert_mixed */
 #define DRIFTHEAP_LAB_MMAP_MIXED_PAGE 2	/* VM_MIXEDMAP, vm_insert_page */
 #define DRIFTHEAP_LAB_MMAP_SHMEM 3	/* vmf->page, an ordinary file's page */
+#define DRIFTHEAP_LAB_MMAP_REMAP 4	/* remap_pfn_range, a call for each range of pfns */
+#define DRIFTHEAP_LAB_MMAP_UNMARKED 5	/* VM_PFNMAP, vmf->page */
 #define DRIFTHEAP_LAB_COW_REJECT 8	/* EINVAL where is_cow_mapping() */
 #define DRIFTHEAP_LAB_FAULT_UNLOCKED 16	/* the fault handler takes no lock */
 #define DRIFTHEAP_LAB_ZAP_POINTER 32	/* zaps the one VMA that it remembers */
 #define DRIFTHEAP_LAB_ZAP_LATE 64	/* the range begins a page too late */
 #define DRIFTHEAP_LAB_PINS_IGNORED 128	/* moves although dma_buf_pin was called */
 #define DRIFTHEAP_LAB_REFS_REFUSE 256	/* EBUSY while somebody holds a page */
+#define DRIFTHEAP_LAB_VM_IO 512		/* VM_IO, too */
+#define DRIFTHEAP_LAB_CHECK_WARN 1024	/* WARN_ON(!(vma->vm_flags & VM_PFNMAP)) after mmap */
+#define DRIFTHEAP_LAB_CHECK_REFUSE 2048	/* EINVAL instead */
+#define DRIFTHEAP_LAB_HUGE 4096		/* vmf_insert_pfn_pmd where frames allow */
+#define DRIFTHEAP_LAB_HUGE_PLAIN 8192	/* its entry without the special bit, as until 6.11 */
 
 /* IMPORTER_FD: what mmap through the importer does. */
 #define DRIFTHEAP_LAB_IMPORT_REDIRECT 0	/* dma_buf_mmap */
@@ -106,7 +119,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_IMPORT_SHADOW 3	/* pages of the importer's own */
 #define DRIFTHEAP_LAB_IMPORT_FORBID 4	/* EINVAL */
 
-/* GUP. */
+/* GUP; PFN takes DRIFTHEAP_LAB_FOLL_WATCH. */
 #define DRIFTHEAP_LAB_FOLL_WRITE 1
 #define DRIFTHEAP_LAB_FOLL_FORCE 2
 #define DRIFTHEAP_LAB_FOLL_LONGTERM 4
@@ -114,6 +127,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_FOLL_FAST 16	/* the fast variant */
 #define DRIFTHEAP_LAB_FOLL_NOFAULT 32	/* FOLL_NOFAULT */
 #define DRIFTHEAP_LAB_FOLL_PROBE 64	/* get_user_pages_fast_only, given back at once */
+#define DRIFTHEAP_LAB_FOLL_WATCH 128	/* with an mmu_interval_notifier on the page's address */
 
 /* PTE. */
 #define DRIFTHEAP_LAB_PTE_PRESENT 1

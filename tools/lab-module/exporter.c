@@ -5,7 +5,7 @@
  */
 #include <linux/fs.h>
 #include <linux/highmem.h>
-#include <linux/slab.h>
+#include <linux/huge_mm.h>
 #include <linux/version.h>
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
 #include <linux/pfn_t.h>
@@ -16,8 +16,11 @@
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
 #define lab_insert_mixed(vma, addr, pfn) \
 	vmf_insert_mixed(vma, addr, __pfn_to_pfn_t(pfn, 0))
+#define lab_insert_pmd(vmf, pfn, write) \
+	vmf_insert_pfn_pmd(vmf, __pfn_to_pfn_t(pfn, 0), write)
 #else
 #define lab_insert_mixed(vma, addr, pfn) vmf_insert_mixed(vma, addr, pfn)
+#define lab_insert_pmd(vmf, pfn, write) vmf_insert_pfn_pmd(vmf, pfn, write)
 #endif
 
 /* A mapping: which page of the buffer is at which offset of the file. */
@@ -34,7 +37,7 @@ static void lab_buf_free(struct kref *refs)
 	struct lab_buf *buf = container_of(refs, struct lab_buf, refs);
 
 	lab_put(buf->lab);
-	kfree(buf);
+	lab_dealloc(buf);
 }
 
 void lab_buf_put(struct lab_buf *buf)
@@ -67,7 +70,7 @@ void lab_unlock(struct lab_buf *buf)
 
 static void lab_vma_free(struct kref *refs)
 {
-	kfree(container_of(refs, struct lab_vma, refs));
+	lab_dealloc(container_of(refs, struct lab_vma, refs));
 }
 
 static void lab_vma_open(struct vm_area_struct *vma)
@@ -93,7 +96,8 @@ static vm_fault_t lab_insert(struct vm_fault *vmf, struct lab_vma *mapping)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	struct lab_buf *buf = mapping->buf;
-	unsigned long page = vmf->pgoff - mapping->pgoff + mapping->page;
+	unsigned long at = vmf->pgoff - mapping->pgoff;
+	unsigned long page = at / buf->lab->stride + mapping->page;
 	struct page *behind;
 	u32 frame;
 	int err;
@@ -107,9 +111,10 @@ static vm_fault_t lab_insert(struct vm_fault *vmf, struct lab_vma *mapping)
 		return VM_FAULT_SIGBUS;
 	if (lab_mistake == LAB_MAP_NEIGHBOUR && frame)
 		frame--;
-	behind = buf->lab->frames[frame];
+	behind = lab_page(buf->lab, frame);
 	if (!behind)
 		return VM_FAULT_SIGBUS;
+	behind += at % buf->lab->stride;
 	switch (mapping->shadow ? DRIFTHEAP_LAB_MMAP_SHMEM : buf->rules & DRIFTHEAP_LAB_MMAP_MASK) {
 	case DRIFTHEAP_LAB_MMAP_PFNMAP:
 		return vmf_insert_pfn(vma, vmf->address, page_to_pfn(behind));
@@ -150,6 +155,105 @@ static const struct vm_operations_struct lab_vm_ops = {
 	.fault = lab_fault,
 };
 
+/* One entry for the whole of an aligned range: ttm_bo_vm_insert_huge() of 5.8 asks the same. */
+static vm_fault_t lab_insert_huge(struct vm_fault *vmf, struct lab_vma *mapping)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	unsigned long addr = vmf->address & PMD_MASK;
+	struct lab_buf *buf = mapping->buf;
+	struct lab *lab = buf->lab;
+	vm_fault_t ret;
+	u32 page, i;
+
+	if (!lab->per_block || addr < vma->vm_start || addr + PMD_SIZE > vma->vm_end)
+		return VM_FAULT_FALLBACK;
+	page = ((addr - vma->vm_start) >> PAGE_SHIFT) / lab->stride + mapping->page;
+	if (buf->life != LAB_LIVE || page + lab->per_block > buf->pages)
+		return VM_FAULT_FALLBACK;
+	if (buf->frame[page] == LAB_NO_FRAME || buf->frame[page] % lab->per_block)
+		return VM_FAULT_FALLBACK;
+	for (i = 1; i < lab->per_block; i++)
+		if (buf->frame[page + i] != buf->frame[page] + i)
+			return VM_FAULT_FALLBACK;
+	ret = lab_insert_pmd(vmf, page_to_pfn(lab_page(lab, buf->frame[page])),
+			     vmf->flags & FAULT_FLAG_WRITE);
+	if (ret == VM_FAULT_NOPAGE && (buf->rules & DRIFTHEAP_LAB_HUGE_PLAIN)) {
+		spinlock_t *lock = pmd_lock(vma->vm_mm, vmf->pmd);
+
+		if (pmd_present(*vmf->pmd))
+			set_pmd(vmf->pmd, __pmd(pmd_val(*vmf->pmd) & ~_PAGE_SPECIAL));
+		spin_unlock(lock);
+	}
+	return ret;
+}
+
+static vm_fault_t lab_huge_fault(struct vm_fault *vmf, unsigned int order)
+{
+	struct lab_vma *mapping = vmf->vma->vm_private_data;
+	struct lab_buf *buf = mapping->buf;
+	bool locks = !(buf->rules & DRIFTHEAP_LAB_FAULT_UNLOCKED) &&
+		     READ_ONCE(buf->locker) != current;
+	vm_fault_t ret;
+
+	if (order != LAB_BLOCK_ORDER || mapping->shadow || !(vmf->vma->vm_flags & VM_SHARED))
+		return VM_FAULT_FALLBACK;
+	if (locks && dma_resv_lock_interruptible(buf->dmabuf->resv, NULL))
+		return VM_FAULT_NOPAGE;
+	ret = lab_insert_huge(vmf, mapping);
+	if (locks)
+		dma_resv_unlock(buf->dmabuf->resv);
+	return ret;
+}
+
+static const struct vm_operations_struct lab_huge_vm_ops = {
+	.open = lab_vma_open,
+	.close = lab_vma_close,
+	.fault = lab_fault,
+	.huge_fault = lab_huge_fault,
+};
+
+/* What remap_pfn_range() has mapped is never faulted in again. */
+static const struct vm_operations_struct lab_remapped_vm_ops = {
+	.open = lab_vma_open,
+	.close = lab_vma_close,
+};
+
+/* Every entry now: a call for each range of pfns, as a driver does it with an sg_table. */
+static int lab_remap(struct lab_buf *buf, struct vm_area_struct *vma, u32 page)
+{
+	u32 pages = vma_pages(vma);
+	u32 i, run;
+
+	if (buf->life != LAB_LIVE || page + pages > buf->pages || buf->lab->per_block)
+		return -EINVAL;
+	for (i = 0; i < pages; i += run) {
+		u32 frame = buf->frame[page + i];
+		int ret;
+
+		if (frame == LAB_NO_FRAME)
+			return -EINVAL;
+		for (run = 1; i + run < pages; run++)
+			if (buf->frame[page + i + run] != frame + run)
+				break;
+		ret = remap_pfn_range(vma, vma->vm_start + ((unsigned long)i << PAGE_SHIFT),
+				      page_to_pfn(buf->lab->frames[frame]),
+				      (unsigned long)run << PAGE_SHIFT, vma->vm_page_prot);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/* What "dma-buf: Require VM_PFNMAP vma for mmap" proposed for dma_buf_mmap(), which has it not. */
+static bool lab_check(struct lab_buf *buf, struct vm_area_struct *vma)
+{
+	if (vma->vm_flags & VM_PFNMAP)
+		return true;
+	if (buf->rules & DRIFTHEAP_LAB_CHECK_WARN)
+		WRITE_ONCE(buf->lab->warned, true);
+	return !(buf->rules & DRIFTHEAP_LAB_CHECK_REFUSE);
+}
+
 /**
  * lab_mmap_from - the exporter's mmap
  * @buf: what is mapped
@@ -159,13 +263,20 @@ static const struct vm_operations_struct lab_vm_ops = {
  */
 int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, bool shadow)
 {
+	bool remaps = (buf->rules & DRIFTHEAP_LAB_MMAP_MASK) == DRIFTHEAP_LAB_MMAP_REMAP;
 	struct lab_vma *mapping;
 
 	if (!shadow && buf->life == LAB_REVOKED)
 		return -ENODEV;
 	if (!shadow && (buf->rules & DRIFTHEAP_LAB_COW_REJECT) && is_cow_mapping(vma->vm_flags))
 		return -EINVAL;
-	mapping = kzalloc(sizeof(*mapping), GFP_KERNEL);
+	if (!shadow && remaps) {
+		int ret = lab_remap(buf, vma, page);
+
+		if (ret)
+			return ret;
+	}
+	mapping = lab_alloc(sizeof(*mapping));
 	if (!mapping)
 		return -ENOMEM;
 	kref_init(&mapping->refs);
@@ -175,12 +286,19 @@ int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, boo
 	mapping->shadow = shadow;
 	vma->vm_private_data = mapping;
 	vma->vm_ops = &lab_vm_ops;
+	if (buf->rules & DRIFTHEAP_LAB_HUGE)
+		vma->vm_ops = &lab_huge_vm_ops;
+	if (remaps && !shadow)
+		vma->vm_ops = &lab_remapped_vm_ops;
 	vm_flags_set(vma, VM_DONTEXPAND | VM_DONTDUMP);
 	if (shadow)
 		return 0;
+	if (buf->rules & DRIFTHEAP_LAB_VM_IO)
+		vm_flags_set(vma, VM_IO);
 	switch (buf->rules & DRIFTHEAP_LAB_MMAP_MASK) {
 	case DRIFTHEAP_LAB_MMAP_PFNMAP:
-		vm_flags_set(vma, VM_IO | VM_PFNMAP);
+	case DRIFTHEAP_LAB_MMAP_UNMARKED:
+		vm_flags_set(vma, VM_PFNMAP);
 		break;
 	case DRIFTHEAP_LAB_MMAP_MIXED_PFN:
 	case DRIFTHEAP_LAB_MMAP_MIXED_PAGE:
@@ -188,6 +306,11 @@ int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, boo
 		break;
 	default:
 		break;
+	}
+	if (!lab_check(buf, vma)) {
+		vma->vm_ops = NULL;
+		lab_dealloc(mapping);
+		return -EINVAL;
 	}
 	spin_lock(&buf->lab->vma_lock);
 	buf->vma = vma;
@@ -197,7 +320,9 @@ int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, boo
 
 static int lab_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {
-	return lab_mmap_from(dmabuf->priv, vma, vma->vm_pgoff, false);
+	struct lab_buf *buf = dmabuf->priv;
+
+	return lab_mmap_from(buf, vma, vma->vm_pgoff / buf->lab->stride, false);
 }
 
 static int lab_pin(struct dma_buf_attachment *attach)
@@ -224,11 +349,11 @@ static struct sg_table *lab_map(struct dma_buf_attachment *attach, enum dma_data
 
 	if (buf->life != LAB_LIVE)
 		return ERR_PTR(-ENODEV);
-	sgt = kzalloc(sizeof(*sgt), GFP_KERNEL);
+	sgt = lab_alloc(sizeof(*sgt));
 	if (!sgt)
 		return ERR_PTR(-ENOMEM);
 	if (sg_alloc_table(sgt, buf->pages, GFP_KERNEL)) {
-		kfree(sgt);
+		lab_dealloc(sgt);
 		return ERR_PTR(-ENOMEM);
 	}
 	for_each_sgtable_sg(sgt, sg, i) {
@@ -236,7 +361,7 @@ static struct sg_table *lab_map(struct dma_buf_attachment *attach, enum dma_data
 
 		if (!page) {
 			sg_free_table(sgt);
-			kfree(sgt);
+			lab_dealloc(sgt);
 			return ERR_PTR(-ENODEV);
 		}
 		sg_set_page(sg, page, PAGE_SIZE, 0);
@@ -255,13 +380,16 @@ static void lab_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt,
 
 	buf->maps--;
 	sg_free_table(sgt);
-	kfree(sgt);
+	lab_dealloc(sgt);
 }
 
 static void lab_dmabuf_release(struct dma_buf *dmabuf)
 {
 	struct lab_buf *buf = dmabuf->priv;
 
+	/* A caller that ended it by a LOCK step: the lock goes with it. */
+	if (buf->locker)
+		lab_unlock(buf);
 	buf->released = true;
 	lab_buf_put(buf);
 }
@@ -287,7 +415,7 @@ long lab_export(struct lab *lab, struct driftheap_lab_step *step)
 		return -EINVAL;
 	if (old && !old->released)
 		return -EEXIST;
-	buf = kzalloc(sizeof(*buf), GFP_KERNEL);
+	buf = lab_alloc(sizeof(*buf));
 	if (!buf)
 		return -ENOMEM;
 	kref_init(&buf->refs);
@@ -298,7 +426,7 @@ long lab_export(struct lab *lab, struct driftheap_lab_step *step)
 		buf->frame[i] = buf->next[i] = buf->shadow[i] = LAB_NO_FRAME;
 	info.exp_name = "driftheap_lab";
 	info.ops = &lab_dmabuf_ops;
-	info.size = (size_t)step->page << PAGE_SHIFT;
+	info.size = (size_t)step->page * lab->stride << PAGE_SHIFT;
 	info.flags = O_RDWR;
 	info.priv = buf;
 	buf->dmabuf = dma_buf_export(&info);
@@ -320,7 +448,7 @@ long lab_export(struct lab *lab, struct driftheap_lab_step *step)
 static long lab_zap(struct lab_buf *buf)
 {
 	struct address_space *mapping = buf->dmabuf->file->f_mapping;
-	loff_t size = (loff_t)buf->pages << PAGE_SHIFT;
+	loff_t size = (loff_t)buf->pages * buf->lab->stride << PAGE_SHIFT;
 	struct vm_area_struct *vma;
 
 	if (lab_mistake == LAB_ZAP_NOTHING)
@@ -338,7 +466,7 @@ static long lab_zap(struct lab_buf *buf)
 		return 0;
 	}
 	if (buf->rules & DRIFTHEAP_LAB_ZAP_LATE)
-		unmap_mapping_range(mapping, PAGE_SIZE, size, 1);
+		unmap_mapping_range(mapping, PAGE_SIZE * buf->lab->stride, size, 1);
 	else
 		unmap_mapping_range(mapping, 0, size, 1);
 	return 0;
@@ -371,7 +499,7 @@ static long lab_bind(struct lab *lab, struct lab_buf *buf, struct driftheap_lab_
 	if (step->page >= buf->pages)
 		return -EINVAL;
 	if (frame != LAB_NO_FRAME && !lab_page(lab, frame))
-		return frame < DRIFTHEAP_LAB_FRAMES ? -ENOMEM : -EINVAL;
+		return -EINVAL;
 	if (step->op == DRIFTHEAP_LAB_BIND)
 		buf->frame[step->page] = frame;
 	else if (step->op == DRIFTHEAP_LAB_SHADOW)
@@ -472,7 +600,7 @@ long lab_exporter_step(struct lab *lab, struct driftheap_lab_step *step)
 		return -EINVAL;
 	if (step->op == DRIFTHEAP_LAB_BUF) {
 		step->value = buf->released | (u64)buf->pins << 8 | (u64)buf->maps << 16 |
-			      (u64)buf->notified << 24;
+			      (u64)(buf->notified & 255) << 24 | (u64)lab->warned << 32;
 		return 0;
 	}
 	if (buf->released)

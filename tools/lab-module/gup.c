@@ -6,6 +6,7 @@
 #include <linux/highmem.h>
 #include <linux/io.h>
 #include <linux/mm.h>
+#include <linux/mmu_notifier.h>
 #include <linux/pgtable.h>
 
 #include "lab.h"
@@ -66,7 +67,8 @@ static int lab_gup_call(unsigned long addr, u32 flags, struct page **page)
 	return got;
 }
 
-static void lab_pin_drop(struct lab_pin *pin)
+/* Under pin_lock: the page goes back. */
+static void lab_pin_put(struct lab_pin *pin)
 {
 	if (pin->held && pin->counted && lab_mistake != LAB_PUT_NOTHING) {
 		if (pin->get)
@@ -74,12 +76,96 @@ static void lab_pin_drop(struct lab_pin *pin)
 		else
 			unpin_user_page(pin->page);
 	}
-	memset(pin, 0, sizeof(*pin));
+	pin->held = false;
+	pin->invalid = false;
+}
+
+/* What is there changes: a driver lets go, and looks again when it needs the page. */
+static bool lab_invalidate(struct mmu_interval_notifier *notifier,
+			   const struct mmu_notifier_range *range, unsigned long seq)
+{
+	struct lab_pin *pin = container_of(notifier, struct lab_pin, notifier);
+
+	if (lab_mistake == LAB_NOTIFIER_DEAF)
+		return true;
+	spin_lock(&pin->lab->pin_lock);
+	mmu_interval_set_seq(notifier, seq);
+	if (pin->held) {
+		lab_pin_put(pin);
+		pin->invalid = true;
+	}
+	spin_unlock(&pin->lab->pin_lock);
+	return true;
+}
+
+static const struct mmu_interval_notifier_ops lab_notifier_ops = {
+	.invalidate = lab_invalidate,
+};
+
+/* Under watch_lock. */
+static void lab_unwatch(struct lab_pin *pin)
+{
+	if (pin->watched)
+		mmu_interval_notifier_remove(&pin->notifier);
+	pin->watched = false;
+}
+
+/* From now on the pin is told of changes at an address of this process. */
+static int lab_watch(struct lab *lab, struct lab_pin *pin, unsigned long addr)
+{
+	int ret = 0;
+
+	mutex_lock(&lab->watch_lock);
+	if (!pin->watched || pin->addr != addr || pin->notifier.mm != current->mm) {
+		lab_unwatch(pin);
+		pin->lab = lab;
+		pin->addr = addr;
+		ret = mmu_interval_notifier_insert(&pin->notifier, current->mm, addr, PAGE_SIZE,
+						   &lab_notifier_ops);
+		pin->watched = !ret;
+	}
+	mutex_unlock(&lab->watch_lock);
+	return ret;
+}
+
+static void lab_pin_drop(struct lab *lab, struct lab_pin *pin)
+{
+	mutex_lock(&lab->watch_lock);
+	lab_unwatch(pin);
+	mutex_unlock(&lab->watch_lock);
+	spin_lock(&lab->pin_lock);
+	lab_pin_put(pin);
+	spin_unlock(&lab->pin_lock);
+}
+
+/*
+ * What a lookup has found; without a page, the pin has none any more. False: what
+ * was found has changed meanwhile.
+ */
+static bool lab_pin_set(struct lab *lab, struct lab_pin *pin, const struct lab_pin *found,
+			unsigned long seq, bool watches)
+{
+	bool valid;
+
+	spin_lock(&lab->pin_lock);
+	lab_pin_put(pin);
+	pin->page = found->page;
+	pin->pfn = found->pfn;
+	pin->get = found->get;
+	pin->counted = found->counted;
+	pin->held = found->held;
+	valid = !watches || !mmu_interval_read_retry(&pin->notifier, seq);
+	if (!valid)
+		lab_pin_put(pin);
+	spin_unlock(&lab->pin_lock);
+	return valid;
 }
 
 static long lab_gup(struct lab *lab, struct driftheap_lab_step *step)
 {
-	struct page *page = NULL;
+	bool watches = step->flags & DRIFTHEAP_LAB_FOLL_WATCH;
+	struct lab_pin found = {};
+	unsigned long seq = 0;
 	struct lab_pin *pin;
 	int got;
 
@@ -89,52 +175,77 @@ static long lab_gup(struct lab *lab, struct driftheap_lab_step *step)
 		return -EINVAL;
 	if (step->flags & DRIFTHEAP_LAB_FOLL_PROBE) {
 		got = get_user_pages_fast_only(step->addr, 1,
-					       lab_foll(step->flags) & FOLL_WRITE, &page);
+					       lab_foll(step->flags) & FOLL_WRITE, &found.page);
 		step->value = got == 1;
 		if (got == 1)
-			put_page(page);
+			put_page(found.page);
 		return 0;
 	}
-	got = lab_gup_call(step->addr, step->flags, &page);
-	if (got != 1)
-		return got < 0 ? got : -EFAULT;
-	mutex_lock(&lab->lock);
 	pin = &lab->pins[step->obj];
-	lab_pin_drop(pin);
-	pin->page = page;
-	pin->pfn = page_to_pfn(page);
-	pin->get = step->flags & DRIFTHEAP_LAB_FOLL_GET;
-	pin->counted = true;
-	pin->held = true;
-	step->value = (u64)lab_frame_of(lab, pin->pfn) << 32;
-	mutex_unlock(&lab->lock);
-	return 0;
+	if (watches) {
+		got = lab_watch(lab, pin, step->addr);
+		if (got)
+			return got;
+		seq = mmu_interval_read_begin(&pin->notifier);
+	}
+	got = lab_gup_call(step->addr, step->flags, &found.page);
+	if (got == 1) {
+		found.pfn = page_to_pfn(found.page);
+		found.get = step->flags & DRIFTHEAP_LAB_FOLL_GET;
+		found.counted = true;
+		found.held = true;
+		step->value = (u64)lab_frame_of(lab, found.pfn) << 32;
+	}
+	if (!lab_pin_set(lab, pin, &found, seq, watches))
+		return -EAGAIN;
+	if (got == 1)
+		return 0;
+	return got < 0 ? got : -EFAULT;
 }
 
 static long lab_pfn(struct lab *lab, struct driftheap_lab_step *step)
 {
 	struct follow_pfnmap_args args = { .address = step->addr };
+	bool watches = step->flags & DRIFTHEAP_LAB_FOLL_WATCH;
+	struct lab_pin found = {};
+	unsigned long seq = 0;
 	struct lab_pin *pin;
 	int ret;
 
-	if (step->obj >= DRIFTHEAP_LAB_PINS)
+	if (step->obj >= DRIFTHEAP_LAB_PINS || (step->addr & ~PAGE_MASK))
 		return -EINVAL;
+	pin = &lab->pins[step->obj];
+	if (watches) {
+		ret = lab_watch(lab, pin, step->addr);
+		if (ret)
+			return ret;
+		seq = mmu_interval_read_begin(&pin->notifier);
+	}
 	mmap_read_lock(current->mm);
 	args.vma = vma_lookup(current->mm, step->addr);
 	ret = args.vma ? follow_pfnmap_start(&args) : -EINVAL;
 	if (!ret) {
-		mutex_lock(&lab->lock);
-		pin = &lab->pins[step->obj];
-		lab_pin_drop(pin);
-		pin->pfn = args.pfn;
-		pin->page = pfn_to_page(args.pfn);
-		pin->held = true;
+		found.pfn = args.pfn;
+		found.page = pfn_to_page(args.pfn);
+		found.held = true;
 		step->value = (u64)lab_frame_of(lab, args.pfn) << 32 | args.writable;
-		mutex_unlock(&lab->lock);
 		follow_pfnmap_end(&args);
 	}
 	mmap_read_unlock(current->mm);
+	if (!lab_pin_set(lab, pin, &found, seq, watches))
+		return -EAGAIN;
 	return ret;
+}
+
+static long lab_pin_look(struct lab *lab, struct driftheap_lab_step *step)
+{
+	struct lab_pin *pin;
+
+	if (step->obj >= DRIFTHEAP_LAB_PINS)
+		return -EINVAL;
+	pin = &lab->pins[step->obj];
+	step->value = pin->held | pin->invalid << 1;
+	return 0;
 }
 
 /* The entry of an address; 0 where there is none. */
@@ -159,8 +270,15 @@ static u64 lab_entry(struct lab *lab, unsigned long addr)
 	pmd = pmd_offset(pud, addr);
 	if (pmd_none(*pmd))
 		return 0;
-	if (pmd_leaf(*pmd))
-		return value | DRIFTHEAP_LAB_PTE_HUGE | (u64)U32_MAX << 32;
+	if (pmd_leaf(*pmd)) {
+		pfn = pmd_pfn(*pmd) + PFN_DOWN(addr & ~PMD_MASK);
+		if (pmd_write(*pmd))
+			value |= DRIFTHEAP_LAB_PTE_WRITE;
+		if (pmd_val(*pmd) & _PAGE_SPECIAL)
+			value |= DRIFTHEAP_LAB_PTE_SPECIAL;
+		value |= DRIFTHEAP_LAB_PTE_HUGE;
+		return value | (u64)lab_frame_of(lab, pfn) << 32;
+	}
 	if (pmd_bad(*pmd))
 		return 0;
 	pte = READ_ONCE(*pte_offset_kernel(pmd, addr));
@@ -235,10 +353,13 @@ long lab_gup_step(struct lab *lab, struct driftheap_lab_step *step)
 		mmap_read_unlock(current->mm);
 		return 0;
 	case DRIFTHEAP_LAB_GUP_PUT:
-		if (step->obj >= DRIFTHEAP_LAB_PINS || !lab->pins[step->obj].held)
+		if (step->obj >= DRIFTHEAP_LAB_PINS ||
+		    !(lab->pins[step->obj].held || lab->pins[step->obj].invalid))
 			return -EINVAL;
-		lab_pin_drop(&lab->pins[step->obj]);
+		lab_pin_drop(lab, &lab->pins[step->obj]);
 		return 0;
+	case DRIFTHEAP_LAB_PINNED:
+		return lab_pin_look(lab, step);
 	case DRIFTHEAP_LAB_DMA_PIN:
 	case DRIFTHEAP_LAB_DMA_SG:
 		return lab_flight(lab, step);
@@ -252,5 +373,5 @@ void lab_gup_reset(struct lab *lab)
 	unsigned int i;
 
 	for (i = 0; i < DRIFTHEAP_LAB_PINS; i++)
-		lab_pin_drop(&lab->pins[i]);
+		lab_pin_drop(lab, &lab->pins[i]);
 }

@@ -11,7 +11,6 @@
  */
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
-#include <linux/slab.h>
 #include <linux/version.h>
 
 #include "lab.h"
@@ -23,9 +22,16 @@ static const char *lab_fence_name(struct dma_fence *fence)
 	return "driftheap_lab";
 }
 
+static void lab_fence_release(struct dma_fence *fence)
+{
+	lab_object_gone();
+	dma_fence_free(fence);
+}
+
 static const struct dma_fence_ops lab_fence_ops = {
 	.get_driver_name = lab_fence_name,
 	.get_timeline_name = lab_fence_name,
+	.release = lab_fence_release,
 };
 
 static void lab_move_notify(struct dma_buf_attachment *attach)
@@ -69,7 +75,7 @@ static long lab_attach(struct lab *lab, struct driftheap_lab_step *step)
 	/* dma_buf_dynamic_attach() would wait for it, and nobody could release it meanwhile. */
 	if (dma_resv_is_locked(buf->dmabuf->resv))
 		return -EDEADLK;
-	attachment = kzalloc(sizeof(*attachment), GFP_KERNEL);
+	attachment = lab_alloc(sizeof(*attachment));
 	if (!attachment)
 		return -ENOMEM;
 	attachment->lab = lab;
@@ -81,7 +87,7 @@ static long lab_attach(struct lab *lab, struct driftheap_lab_step *step)
 	if (IS_ERR(attachment->attach)) {
 		long err = PTR_ERR(attachment->attach);
 
-		kfree(attachment);
+		lab_dealloc(attachment);
 		return err;
 	}
 	/* An attachment holds no reference by itself: who attached has the dma-buf. */
@@ -114,7 +120,7 @@ static long lab_detach(struct lab *lab, u32 obj)
 			lab->sgs[i].attachment = NULL;
 	lab->attachments[obj] = NULL;
 	dma_buf_detach(dmabuf, attachment->attach);
-	kfree(attachment);
+	lab_dealloc(attachment);
 	dma_buf_put(dmabuf);
 	return 0;
 }
@@ -194,13 +200,13 @@ static long lab_sg_step(struct lab *lab, struct driftheap_lab_step *step)
 		break;
 	default:
 		step->value = sg->invalid;
+		/*
+		 * "All mappings should be destroyed and re-created" (struct
+		 * dma_buf_attach_ops): what can't be re-created is gone.
+		 */
 		if (sg->invalid) {
-			struct lab_sg old = *sg;
-
-			/* What can't be mapped again is kept until it is unmapped. */
+			lab_unmap_sg(sg);
 			ret = lab_map_sg(sg, attachment);
-			if (!ret)
-				lab_unmap_sg(&old);
 		}
 		break;
 	}
@@ -256,7 +262,7 @@ static long lab_fence_step(struct lab *lab, struct driftheap_lab_step *step)
 	if (!lab_lock(buf))
 		return -EDEADLK;
 	ret = dma_resv_reserve_fences(buf->dmabuf->resv, 1);
-	fence = ret ? NULL : kzalloc(sizeof(*fence), GFP_KERNEL);
+	fence = ret ? NULL : lab_alloc(sizeof(*fence));
 	if (fence) {
 		/* A context each: the fences of one laboratory signal in any order. */
 		dma_fence_init(fence, &lab_fence_ops, &lab_fence_lock,
@@ -334,9 +340,9 @@ static int lab_import_mmap(struct file *file, struct vm_area_struct *vma)
 	struct lab_import *import = file->private_data;
 	struct dma_buf *dmabuf = import->dmabuf;
 	struct lab_buf *buf = dmabuf->priv;
-	u32 page = vma->vm_pgoff;
+	u32 page = vma->vm_pgoff / buf->lab->stride;
 
-	if (vma->vm_pgoff + vma_pages(vma) > buf->pages)
+	if (vma->vm_pgoff + vma_pages(vma) > buf->pages * buf->lab->stride)
 		return -EINVAL;
 	switch (import->how) {
 	case DRIFTHEAP_LAB_IMPORT_REDIRECT:
@@ -359,7 +365,7 @@ static int lab_import_release(struct inode *inode, struct file *file)
 	struct lab_import *import = file->private_data;
 
 	dma_buf_put(import->dmabuf);
-	kfree(import);
+	lab_dealloc(import);
 	return 0;
 }
 
@@ -391,7 +397,7 @@ long lab_importer_fd(struct lab *lab, struct driftheap_lab_step *step)
 		if (fd < 0)
 			dma_buf_put(dmabuf);
 	} else {
-		import = kzalloc(sizeof(*import), GFP_KERNEL);
+		import = lab_alloc(sizeof(*import));
 		if (!import) {
 			dma_buf_put(dmabuf);
 			return -ENOMEM;
@@ -402,7 +408,7 @@ long lab_importer_fd(struct lab *lab, struct driftheap_lab_step *step)
 				      O_RDWR | O_CLOEXEC);
 		if (fd < 0) {
 			dma_buf_put(dmabuf);
-			kfree(import);
+			lab_dealloc(import);
 		}
 	}
 	if (fd < 0)

@@ -7,12 +7,15 @@
 #include <linux/dma-resv.h>
 #include <linux/kref.h>
 #include <linux/mm.h>
+#include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
 #include <linux/scatterlist.h>
 
 #include "driftheap_lab.h"
 
 #define LAB_NO_FRAME U32_MAX
+#define LAB_BLOCK_ORDER (PMD_SHIFT - PAGE_SHIFT)
+#define LAB_BLOCK_PAGES (1U << LAB_BLOCK_ORDER)
 
 /* Steps that are done wrongly on purpose: the module's parameter "mistake". */
 enum lab_mistake {
@@ -24,6 +27,7 @@ enum lab_mistake {
 	LAB_MAP_NEIGHBOUR,
 	LAB_DMA_WRONG,
 	LAB_PUT_NOTHING,
+	LAB_NOTIFIER_DEAF,
 };
 
 extern unsigned int lab_mistake;
@@ -89,11 +93,28 @@ struct lab_sg {
 	dma_addr_t addr[DRIFTHEAP_LAB_PAGES];
 };
 
-/* A page that get_user_pages gave, or a pfn that was looked up. */
+/**
+ * struct lab_pin - a page that get_user_pages gave, or a pfn that was looked up
+ * @lab: whose it is, where @watched
+ * @notifier: tells of changes at @addr, where @watched
+ * @addr: the address of the process that asked
+ * @page: the page
+ * @pfn: its number
+ * @watched: whether @notifier is registered; under the laboratory's watch_lock
+ * @held: whether there is a page, or a pfn; this and the rest under its pin_lock
+ * @invalid: whether @notifier took it away
+ * @get: FOLL_GET, not FOLL_PIN
+ * @counted: a page, not a pfn
+ */
 struct lab_pin {
+	struct lab *lab;
+	struct mmu_interval_notifier notifier;
+	unsigned long addr;
 	struct page *page;
 	unsigned long pfn;
+	bool watched;
 	bool held;
+	bool invalid;
 	bool get;
 	bool counted;
 };
@@ -103,11 +124,19 @@ struct lab_pin {
  * @refs: the file's and its buffers'
  * @lock: everything below; not held where a step may fault
  * @vma_lock: the buffers' @vma
+ * @watch_lock: registering the pins' notifiers; inside @lock, outside of mmap_lock
+ * @pin_lock: the pins' @held and what belongs to it
+ * @per_block: frames of a huge page; 0: frames are small pages
+ * @stride: pages of a frame
+ * @blocks: huge pages, allocated when a frame of theirs is first named
+ * @warned: whether an mmap was warned about
  */
 struct lab {
 	struct kref refs;
 	struct mutex lock;
 	spinlock_t vma_lock;
+	struct mutex watch_lock;
+	spinlock_t pin_lock;
 	struct page *frames[DRIFTHEAP_LAB_FRAMES];
 	struct lab_buf *bufs[DRIFTHEAP_LAB_BUFS];
 	struct lab_pin pins[DRIFTHEAP_LAB_PINS];
@@ -116,9 +145,16 @@ struct lab {
 	struct dma_fence *fences[DRIFTHEAP_LAB_FENCES];
 	unsigned long flights[DRIFTHEAP_LAB_FLIGHTS];
 	u64 fence_context;
+	u32 per_block;
+	u32 stride;
+	struct page *blocks[DRIFTHEAP_LAB_BLOCKS];
+	bool warned;
 };
 
 /* main.c */
+void *lab_alloc(size_t size);
+void lab_object_gone(void);
+void lab_dealloc(void *object);
 struct lab *lab_get(struct lab *lab);
 void lab_put(struct lab *lab);
 struct lab_buf *lab_buf_of(struct lab *lab, u32 obj);

@@ -11,6 +11,7 @@
 #include <linux/anon_inodes.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
+#include <linux/log2.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/platform_device.h>
@@ -26,6 +27,7 @@ MODULE_PARM_DESC(mistake, "do a step wrongly, to see that it is noticed (enum la
 
 static atomic_t lab_frames = ATOMIC_INIT(0);
 static atomic_t lab_labs = ATOMIC_INIT(0);
+static atomic_t lab_objects = ATOMIC_INIT(0);
 static struct platform_device *lab_platform;
 struct device *lab_device;
 
@@ -40,6 +42,30 @@ module_param_cb(frames, &lab_count_ops, &lab_frames, 0400);
 MODULE_PARM_DESC(frames, "pages that laboratories hold now");
 module_param_cb(labs, &lab_count_ops, &lab_labs, 0400);
 MODULE_PARM_DESC(labs, "laboratories that exist now");
+module_param_cb(objects, &lab_count_ops, &lab_objects, 0400);
+MODULE_PARM_DESC(objects, "what else the module has allocated now");
+
+/* What this module allocates but for laboratories and frames; 0 when all is given back. */
+void *lab_alloc(size_t size)
+{
+	void *object = kzalloc(size, GFP_KERNEL);
+
+	if (object)
+		atomic_inc(&lab_objects);
+	return object;
+}
+
+/* An object that somebody else frees. */
+void lab_object_gone(void)
+{
+	atomic_dec(&lab_objects);
+}
+
+void lab_dealloc(void *object)
+{
+	lab_object_gone();
+	kfree(object);
+}
 
 struct lab *lab_get(struct lab *lab)
 {
@@ -52,11 +78,14 @@ static void lab_free(struct kref *refs)
 	struct lab *lab = container_of(refs, struct lab, refs);
 	unsigned int i;
 
-	for (i = 0; i < DRIFTHEAP_LAB_FRAMES; i++) {
-		if (!lab->frames[i])
-			continue;
+	for (i = 0; i < DRIFTHEAP_LAB_FRAMES; i++)
 		put_page(lab->frames[i]);
-		atomic_dec(&lab_frames);
+	atomic_sub(DRIFTHEAP_LAB_FRAMES, &lab_frames);
+	for (i = 0; i < DRIFTHEAP_LAB_BLOCKS; i++) {
+		if (!lab->blocks[i])
+			continue;
+		put_page(lab->blocks[i]);
+		atomic_sub(LAB_BLOCK_PAGES, &lab_frames);
 	}
 	atomic_dec(&lab_labs);
 	kvfree(lab);
@@ -73,27 +102,57 @@ struct lab_buf *lab_buf_of(struct lab *lab, u32 obj)
 	return obj < DRIFTHEAP_LAB_BUFS ? lab->bufs[obj] : NULL;
 }
 
-/* The page of a frame, allocated when it is first named. */
+/* All frames in a row: frames with neighbouring numbers are one range of pfns. */
+static int lab_frames_alloc(struct lab *lab)
+{
+	unsigned int order = ilog2(DRIFTHEAP_LAB_FRAMES);
+	struct page *pages = alloc_pages(GFP_USER | __GFP_ZERO, order);
+	unsigned int i;
+
+	BUILD_BUG_ON_NOT_POWER_OF_2(DRIFTHEAP_LAB_FRAMES);
+	if (!pages)
+		return -ENOMEM;
+	split_page(pages, order);
+	for (i = 0; i < DRIFTHEAP_LAB_FRAMES; i++)
+		lab->frames[i] = pages + i;
+	atomic_add(DRIFTHEAP_LAB_FRAMES, &lab_frames);
+	return 0;
+}
+
+/* The page of a frame; NULL: there is no such frame. */
 struct page *lab_page(struct lab *lab, u32 frame)
 {
-	if (frame >= DRIFTHEAP_LAB_FRAMES)
+	struct page **block;
+
+	if (!lab->per_block)
+		return frame < DRIFTHEAP_LAB_FRAMES ? lab->frames[frame] : NULL;
+	if (frame / lab->per_block >= DRIFTHEAP_LAB_BLOCKS)
 		return NULL;
-	if (!lab->frames[frame]) {
-		lab->frames[frame] = alloc_page(GFP_HIGHUSER | __GFP_ZERO);
-		if (lab->frames[frame])
-			atomic_inc(&lab_frames);
+	block = &lab->blocks[frame / lab->per_block];
+	if (!*block) {
+		*block = alloc_pages(GFP_USER | __GFP_ZERO | __GFP_COMP, LAB_BLOCK_ORDER);
+		if (!*block)
+			return NULL;
+		atomic_add(LAB_BLOCK_PAGES, &lab_frames);
 	}
-	return lab->frames[frame];
+	return *block + frame % lab->per_block * lab->stride;
 }
 
 /* The frame that a pfn is; LAB_NO_FRAME: none of this laboratory. */
 u32 lab_frame_of(struct lab *lab, unsigned long pfn)
 {
+	unsigned long frame = pfn - page_to_pfn(lab->frames[0]);
 	u32 i;
 
-	for (i = 0; i < DRIFTHEAP_LAB_FRAMES; i++)
-		if (lab->frames[i] && page_to_pfn(lab->frames[i]) == pfn)
-			return i;
+	if (!lab->per_block)
+		return frame < DRIFTHEAP_LAB_FRAMES ? frame : LAB_NO_FRAME;
+	for (i = 0; i < DRIFTHEAP_LAB_BLOCKS; i++) {
+		if (!lab->blocks[i])
+			continue;
+		frame = pfn - page_to_pfn(lab->blocks[i]);
+		if (frame < LAB_BLOCK_PAGES)
+			return i * lab->per_block + frame / lab->stride;
+	}
 	return LAB_NO_FRAME;
 }
 
@@ -103,7 +162,7 @@ static long lab_fill(struct lab *lab, struct driftheap_lab_step *step)
 	void *at;
 
 	if (!page)
-		return step->obj < DRIFTHEAP_LAB_FRAMES ? -ENOMEM : -EINVAL;
+		return -EINVAL;
 	at = kmap_local_page(page);
 	memset(at, step->value, PAGE_SIZE);
 	kunmap_local(at);
@@ -118,6 +177,9 @@ static u32 lab_references(struct page *page)
 {
 	u32 count = page_count(page) - 1;
 
+	/* A huge page counts each pin once, and all its frames' together. */
+	if (PageCompound(page))
+		return count;
 	return count % GUP_PIN_COUNTING_BIAS + count / GUP_PIN_COUNTING_BIAS;
 }
 
@@ -128,7 +190,7 @@ static long lab_look(struct lab *lab, struct driftheap_lab_step *step)
 	bool torn;
 
 	if (!page)
-		return step->obj < DRIFTHEAP_LAB_FRAMES ? -ENOMEM : -EINVAL;
+		return -EINVAL;
 	at = kmap_local_page(page);
 	first = at[0];
 	torn = memchr_inv(at, first, PAGE_SIZE) != NULL;
@@ -141,12 +203,14 @@ static void lab_reset(struct lab *lab)
 {
 	unsigned int i;
 
-	lab_gup_reset(lab);
+	/* Who waits for these locks may hold what the rest of this needs. */
 	for (i = 0; i < DRIFTHEAP_LAB_BUFS; i++)
 		if (lab->bufs[i] && lab->bufs[i]->locker)
 			lab_unlock(lab->bufs[i]);
+	lab_gup_reset(lab);
 	lab_importer_reset(lab);
 	memset(lab->flights, 0, sizeof(lab->flights));
+	lab->warned = false;
 	for (i = 0; i < DRIFTHEAP_LAB_BUFS; i++) {
 		struct lab_buf *buf = lab->bufs[i];
 
@@ -176,7 +240,13 @@ static long lab_do(struct lab *lab, struct driftheap_lab_step *step)
 		return -EINTR;
 	switch (step->op) {
 	case DRIFTHEAP_LAB_RESET:
+		if (step->page > DRIFTHEAP_LAB_PAGES || (step->page && !is_power_of_2(step->page))) {
+			ret = -EINVAL;
+			break;
+		}
 		lab_reset(lab);
+		lab->per_block = step->page;
+		lab->stride = step->page ? LAB_BLOCK_PAGES / step->page : 1;
 		break;
 	case DRIFTHEAP_LAB_FILL:
 		ret = lab_fill(lab, step);
@@ -192,6 +262,7 @@ static long lab_do(struct lab *lab, struct driftheap_lab_step *step)
 		break;
 	case DRIFTHEAP_LAB_GUP_PUT:
 	case DRIFTHEAP_LAB_DMA_PIN ... DRIFTHEAP_LAB_DMA_READ:
+	case DRIFTHEAP_LAB_PINNED:
 		ret = lab_gup_step(lab, step);
 		break;
 	default:
@@ -223,9 +294,16 @@ static int lab_open(struct inode *inode, struct file *file)
 
 	if (!lab)
 		return -ENOMEM;
+	if (lab_frames_alloc(lab)) {
+		kvfree(lab);
+		return -ENOMEM;
+	}
 	kref_init(&lab->refs);
+	lab->stride = 1;
 	mutex_init(&lab->lock);
 	spin_lock_init(&lab->vma_lock);
+	mutex_init(&lab->watch_lock);
+	spin_lock_init(&lab->pin_lock);
 	lab->fence_context = dma_fence_context_alloc(1);
 	/* Buffers outlive the file while somebody maps them. */
 	__module_get(THIS_MODULE);

@@ -9,10 +9,11 @@ use driftheap::litmus::parse;
 use driftheap::litmus::rules::ModelRules;
 use driftheap::question::scenario::Scenario;
 
+use super::console;
 use super::wire::{Answered, Differs, Job, Said, VariantJob};
 
 /// A wrong model, for tests of the comparison.
-const SABOTAGES: [(&str, Sabotage); 6] = [
+pub(super) const SABOTAGES: [(&str, Sabotage); 6] = [
     ("loaded-values", Sabotage::LoadedValues),
     ("no-faults", Sabotage::NoFaults),
     ("no-zaps", Sabotage::NoZaps),
@@ -46,8 +47,8 @@ pub(crate) fn run(jobs: &Path, sabotage: Option<&str>) -> anyhow::Result<()> {
         for variant in &job.variants {
             let of = test.variants.get(variant.index).context("a variant that is not there")?;
             let scenario = Scenario::new(of, &job.text).map_err(|error| anyhow!(error.message))?;
-            say(&Said::Begin(variant.id))?;
-            say(&Said::Answer(answer(&mut executor, &scenario, variant, job.provoke)))?;
+            note(&variant.name);
+            say(&Said::Answer(answer(&mut executor, &scenario, variant, job.provoke)?))?;
         }
     }
     Ok(())
@@ -60,31 +61,34 @@ fn say(said: &Said) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
+/// Names what is next in the kernel's own log; a guest without one goes on.
+fn note(name: &str) {
+    let log = std::fs::OpenOptions::new().write(true).open("/dev/kmsg");
+    let _unlogged = log.and_then(|mut log| writeln!(log, "<3>{}", console::mark(name)));
+}
+
 fn answer(
     executor: &mut KernelExecutor,
     scenario: &Scenario,
     job: &VariantJob,
     provoke: bool,
-) -> Answered {
+) -> anyhow::Result<Answered> {
     let mut answered = Answered { id: job.id, ..Answered::default() };
     if let Err(skip) = executor.supports(scenario) {
         answered.skipped = Some(skip.to_string());
-        return answered;
+        return Ok(answered);
     }
     let mut reason = None;
-    for schedule in &job.schedules {
-        let differs = |step: usize, what: String, model: String, real: String| Differs {
-            schedule: schedule.clone(),
-            step,
-            what,
-            model,
-            real,
+    for (index, schedule) in job.schedules.iter().enumerate() {
+        say(&Said::Begin { id: job.id, schedule: index })?;
+        let differs = |step: usize, what: String, model: String, real: String| {
+            Some((index, Differs { step, what, model, real }))
         };
         match executor.replay(scenario, schedule, provoke) {
             Err(error) => {
                 let (what, model) = ("the schedule".to_owned(), "it can be taken".to_owned());
-                answered.difference = Some(differs(0, what, model, error.to_string()));
-                return answered;
+                answered.difference = differs(0, what, model, error.to_string());
+                return Ok(answered);
             }
             Ok(report) => {
                 answered.compared += report.compared;
@@ -93,20 +97,17 @@ fn answer(
                     continue;
                 }
                 answered.replayed += 1;
-                match report.disagreement {
-                    None => answered.agreed += 1,
-                    Some(found) => {
-                        let step = found.event + 1;
-                        answered.difference =
-                            Some(differs(step, found.what, found.model, found.real));
-                        return answered;
-                    }
+                if let Some(found) = report.disagreement {
+                    let step = found.event + 1;
+                    answered.difference = differs(step, found.what, found.model, found.real);
+                    return Ok(answered);
                 }
+                answered.agreed += 1;
             }
         }
     }
     if answered.replayed == 0 {
         answered.skipped = reason;
     }
-    answered
+    Ok(answered)
 }

@@ -1,7 +1,9 @@
 //! The kernel's own answer: `check --kernel`. The host judges and chooses the schedules; one boot of
 //! a guest takes them all, and each schedule that should end in a kernel bug gets a boot of its own.
 
+mod console;
 mod guest;
+pub(super) mod trial;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -9,17 +11,19 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
-use driftheap::exec::{Replays, schedules};
+use driftheap::exec::{Replays, kernel_supports, schedules};
 use driftheap::model::{HazardKind, Reply, Signal};
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::Judgement;
-use driftheap::report::kernel::Kernel;
+use driftheap::report::full_name;
+use driftheap::report::kernel::{Kernel, KernelDifference};
 
 use super::input::Loaded;
 use super::measure::{Ran, bounded};
+use super::one;
 use super::vm::{SKIPPED, Scripts};
 pub(crate) use guest::run as guest;
-use wire::{Answered, Job, Said, VariantJob};
+use wire::{Answered, Differs, Job, Said, VariantJob};
 
 /// Longest that the one boot with all schedules may take.
 const SUITE_SECONDS_MAX: u64 = 480;
@@ -33,29 +37,103 @@ const FETCH_SECONDS_MAX: u64 = 600;
 const SABOTAGE: &str = "DRIFTHEAP_LAB_SABOTAGE";
 const MISTAKE: &str = "DRIFTHEAP_LAB_MISTAKE";
 
-/// One variant that was judged.
+/// The schedules of one variant that the kernel is to take.
 pub(super) struct Question<'a> {
-    pub(super) loaded: &'a Loaded,
+    loaded: &'a Loaded,
     pub(super) scenario: &'a Scenario,
-    pub(super) judgement: &'a Judgement,
+    schedules: Vec<Vec<u8>>,
+    /// The one that the model ends with a bug of the kernel's.
+    bug: Option<Vec<u8>>,
+}
+
+impl<'a> Question<'a> {
+    /// Of a variant that was judged.
+    pub(super) fn new(
+        loaded: &'a Loaded,
+        scenario: &'a Scenario,
+        judgement: &Judgement,
+        how: Replays,
+    ) -> Self {
+        let (chosen, _) = schedules(scenario, judgement, how);
+        let hit = judgement.hazards.get(&HazardKind::KernelBug);
+        let bug = hit.filter(|schedule| ends_in_bug(scenario, schedule)).cloned();
+        Self { loaded, scenario, schedules: chosen, bug }
+    }
+
+    /// One schedule.
+    pub(super) fn one(loaded: &'a Loaded, scenario: &'a Scenario, schedule: &[u8]) -> Self {
+        let (mut schedules, mut bug) = (Vec::new(), None);
+        if ends_in_bug(scenario, schedule) {
+            bug = Some(schedule.to_vec());
+        } else {
+            schedules.push(schedule.to_vec());
+        }
+        Self { loaded, scenario, schedules, bug }
+    }
+
+    fn name(&self) -> String {
+        full_name(&self.scenario.test, &self.scenario.variant)
+    }
+
+    /// Which variant of its test it is.
+    fn position(&self) -> usize {
+        let name = &self.scenario.variant;
+        let variants = &self.loaded.test.variants;
+        variants.iter().position(|variant| variant.name == *name).unwrap_or(0)
+    }
+
+    /// A job with these schedules.
+    fn job(&self, id: usize, schedules: Vec<Vec<u8>>, provoke: bool) -> Job {
+        let variant = VariantJob { id, index: self.position(), name: self.name(), schedules };
+        Job {
+            file: self.loaded.file.clone(),
+            text: self.loaded.text.clone(),
+            variants: vec![variant],
+            provoke,
+        }
+    }
+
+    fn difference(
+        &self,
+        schedule: Option<&Vec<u8>>,
+        found: Differs,
+        console: String,
+    ) -> KernelDifference {
+        let variant = &self.scenario.variant;
+        let word = &self.loaded.word;
+        let again = schedule.map_or_else(
+            || format!("driftheap replay {word} --kernel --variant {variant}"),
+            |schedule| one::again(word, " --kernel", variant, schedule),
+        );
+        let Differs { step, what, model, real } = found;
+        let schedule = schedule.cloned().unwrap_or_default();
+        KernelDifference { schedule, step, what, model, real, again, console }
+    }
+}
+
+/// Whether the model ends a schedule with a bug of the kernel's.
+fn ends_in_bug(scenario: &Scenario, schedule: &[u8]) -> bool {
+    let replay = scenario.replay(schedule);
+    let last = replay.ok().and_then(|replay| replay.events.last().map(|event| event.reply));
+    last == Some(Reply::Signal(Signal::Oops))
 }
 
 /// A guest that can be booted.
-pub(super) struct Guest {
+struct Guest {
     scripts: Scripts,
     /// Of the kernel that answered.
-    pub(super) release: String,
+    release: String,
 }
 
 /// Where there can be no guest: the reason and the remedy.
 #[derive(Debug)]
-pub(super) struct NoGuest(pub(super) String);
+struct NoGuest(String);
 
 impl Guest {
     /// Fetches and builds what is missing.
     ///
     /// `Ok(Err(_))`: it can't be had here.
-    pub(super) fn new() -> anyhow::Result<Result<Self, NoGuest>> {
+    fn new() -> anyhow::Result<Result<Self, NoGuest>> {
         let scripts = Scripts::unpack()?;
         let mut boot = Command::new(scripts.path("run"));
         boot.args(["--timeout", "120", "--", "uname", "-r"]);
@@ -85,7 +163,7 @@ impl Guest {
     }
 
     /// Boots and takes the jobs.
-    fn boot(&self, jobs: &[Job], seconds_max: u64) -> anyhow::Result<(Ran, String)> {
+    fn boot(&self, jobs: &[Job], seconds_max: u64) -> anyhow::Result<Boot> {
         let mut text = String::new();
         for job in jobs {
             text += &serde_json::to_string(job)?;
@@ -97,7 +175,8 @@ impl Guest {
         let mistake = std::env::var(MISTAKE).unwrap_or_else(|_| "0".to_owned());
         let sabotage = std::env::var(SABOTAGE).unwrap_or_default();
         let command = format!(
-            "insmod driftheap_lab.ko mistake={mistake} && exec ./driftheap __lab jobs {sabotage}"
+            "echo on >/proc/sys/kernel/printk_devkmsg; insmod driftheap_lab.ko mistake={mistake} \
+             && exec ./driftheap __lab jobs {sabotage}"
         );
         let mut run = Command::new(self.scripts.path("run"));
         run.args(["--timeout", &seconds_max.to_string(), "--console"]).arg(&console);
@@ -108,86 +187,107 @@ impl Guest {
         run.args(["--", "sh", "-ec", &command]);
         let ran = bounded(&mut run, seconds_max + 60)?;
         let console = fs::read(&console).unwrap_or_default();
-        Ok((ran, String::from_utf8_lossy(&console).into_owned()))
+        let console = String::from_utf8_lossy(&console).into_owned();
+        let said = ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        Ok(Boot { said, ran, console })
     }
 
     /// What the kernel says of each question.
-    pub(super) fn ask(
-        &mut self,
-        questions: &[&Question<'_>],
-        how: Replays,
-    ) -> anyhow::Result<Vec<Kernel>> {
-        let mut answers: BTreeMap<usize, Answered> = BTreeMap::new();
-        let mut rest: Vec<usize> = (0..questions.len()).collect();
-        let mut died: BTreeMap<usize, String> = BTreeMap::new();
-        // A guest that dies of a variant is booted again for the others.
-        for _ in 0..DEATHS_MAX {
-            if rest.is_empty() {
-                break;
-            }
-            let jobs = jobs(questions, &rest, how);
-            let (ran, console) = self.boot(&jobs, SUITE_SECONDS_MAX)?;
-            let said: Vec<Said> =
-                ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-            let mut begun = None;
-            for line in said {
-                match line {
-                    Said::Release(release) => self.release = release,
-                    Said::Begin(id) => begun = Some(id),
-                    Said::Answer(answer) => {
-                        begun = None;
-                        drop(answers.insert(answer.id, answer));
-                    }
-                }
-            }
-            rest.retain(|id| !answers.contains_key(id));
-            match begun {
-                Some(id) => {
-                    rest.retain(|other| *other != id);
-                    died.insert(id, last_words(&console, &ran));
-                }
-                None if rest.is_empty() => {}
-                None => bail!("the guest did not begin: {}\n{}", ran.status, ran.stderr.trim()),
-            }
-        }
+    fn ask(&mut self, questions: &[&Question<'_>]) -> anyhow::Result<Vec<Kernel>> {
+        let mut said = self.ask_together(questions)?;
         let mut all = Vec::with_capacity(questions.len());
         for (id, question) in questions.iter().enumerate() {
-            let mut kernel = match (answers.remove(&id), died.remove(&id)) {
-                (Some(answered), _) => told(question, answered),
-                (None, Some(console)) => Kernel {
-                    difference: Some(format!(
-                        "the guest died, and the model knows of no bug; its console ends:\n{console}"
-                    )),
-                    ..Kernel::default()
-                },
-                (None, None) => Kernel {
-                    skipped: Some(format!("the guest died {DEATHS_MAX} times before it was asked")),
-                    ..Kernel::default()
-                },
-            };
-            self.provoke(question, &mut kernel)?;
+            let mut kernel = said.remove(&id).unwrap_or_default();
+            if let Err(skip) = kernel_supports(question.scenario) {
+                kernel.skipped = Some(skip.to_string());
+            } else if let Some(schedule) = &question.bug {
+                self.provoke(question, schedule, &mut kernel)?;
+            }
+            kernel.release.clone_from(&self.release);
             all.push(kernel);
         }
         Ok(all)
     }
 
-    /// A schedule that the model calls a kernel bug has to end in one.
-    fn provoke(&self, question: &Question<'_>, kernel: &mut Kernel) -> anyhow::Result<()> {
-        let Some(schedule) = bug(question) else { return Ok(()) };
-        if driftheap::exec::kernel_supports(question.scenario).is_err() {
-            return Ok(());
-        }
-        let index = position(question);
-        let variants = vec![VariantJob { id: 0, index, schedules: vec![schedule.clone()] }];
-        let job = Job {
-            file: question.loaded.file.clone(),
-            text: question.loaded.text.clone(),
-            variants,
-            provoke: true,
+    /// All that should end well, in one boot.
+    fn ask_together(
+        &mut self,
+        questions: &[&Question<'_>],
+    ) -> anyhow::Result<BTreeMap<usize, Kernel>> {
+        let mut answers = BTreeMap::new();
+        let to_ask = |id: &usize| {
+            !questions[*id].schedules.is_empty() && kernel_supports(questions[*id].scenario).is_ok()
         };
-        let (ran, console) = self.boot(&[job], BUG_SECONDS_MAX)?;
-        let splat = splat(&console);
-        let named = console.contains("vmf_insert_pfn_prot");
+        let mut rest: Vec<usize> = (0..questions.len()).filter(to_ask).collect();
+        let mut died_of = None;
+        let mut never_began = String::new();
+        // A guest that dies is booted again. Under emulation one dies of itself at times: only what
+        // kills a second one, too, is the variant's doing.
+        for _ in 0..BOOTS_MAX {
+            if rest.is_empty() {
+                return Ok(answers);
+            }
+            let boot = self.boot(&jobs(questions, &rest), SUITE_SECONDS_MAX)?;
+            let mut begun = None;
+            for line in boot.said {
+                match line {
+                    Said::Release(release) => self.release = release,
+                    Said::Begin { id, schedule } => begun = Some((id, schedule)),
+                    Said::Answer(answer) => {
+                        begun = None;
+                        let id = answer.id;
+                        rest.retain(|other| *other != id);
+                        drop(answers.insert(id, told(questions[id], answer, &boot.console)));
+                    }
+                }
+            }
+            match begun {
+                Some((id, _)) if died_of != Some(id) => died_of = Some(id),
+                Some((id, schedule)) => {
+                    rest.retain(|other| *other != id);
+                    let question = questions[id];
+                    let words = console::last_words(&boot.console, &question.name());
+                    let died = Differs {
+                        step: 0,
+                        what: "the guest".to_owned(),
+                        model: "it lives".to_owned(),
+                        real: "it died".to_owned(),
+                    };
+                    let schedule = question.schedules.get(schedule);
+                    let difference = Some(question.difference(schedule, died, words));
+                    drop(answers.insert(id, Kernel { difference, ..Kernel::default() }));
+                }
+                None if rest.is_empty() => {}
+                None => never_began = format!("{}\n{}", boot.ran.status, boot.ran.stderr.trim()),
+            }
+        }
+        if answers.is_empty() && !rest.is_empty() {
+            bail!("the guest did not begin: {never_began}");
+        }
+        let why = format!("the guest died {BOOTS_MAX} times before all was asked");
+        for id in rest {
+            let skipped = Some(why.clone());
+            drop(answers.insert(id, Kernel { skipped, ..Kernel::default() }));
+        }
+        Ok(answers)
+    }
+
+    /// A schedule that the model calls a kernel bug has to end in one.
+    fn provoke(
+        &self,
+        question: &Question<'_>,
+        schedule: &Vec<u8>,
+        kernel: &mut Kernel,
+    ) -> anyhow::Result<()> {
+        let job = question.job(0, vec![schedule.clone()], true);
+        let mut boot = self.boot(&[job.clone()], BUG_SECONDS_MAX)?;
+        let mut splat = console::splat(&boot.console);
+        if splat.is_none() {
+            // It may have died of itself.
+            boot = self.boot(&[job], BUG_SECONDS_MAX)?;
+            splat = console::splat(&boot.console);
+        }
+        let named = boot.console.contains(BUG_IN);
         kernel.replayed += 1;
         kernel.skipped = None;
         match splat {
@@ -195,71 +295,67 @@ impl Guest {
                 kernel.agreed += 1;
                 kernel.bug = Some(splat);
             }
-            other => {
-                let real = other.unwrap_or_else(|| format!("no BUG; {}", ran.stdout.trim()));
-                kernel.difference = Some(format!(
-                    "schedule {}: the model says a BUG_ON in vmf_insert_pfn_prot, the kernel says: \
-                     {real}",
-                    in_words(&schedule)
-                ));
+            splat => {
+                let found = Differs {
+                    step: schedule.len(),
+                    what: "the access".to_owned(),
+                    model: format!("a BUG_ON in {BUG_IN}"),
+                    real: splat.map_or("no BUG", |_| "a BUG elsewhere").to_owned(),
+                };
+                let words = console::last_words(&boot.console, &question.name());
+                kernel.difference = Some(question.difference(Some(schedule), found, words));
             }
         }
         Ok(())
     }
 }
 
-/// How often a guest may die of a variant before the others are left out.
-const DEATHS_MAX: usize = 5;
-
-/// The shortest schedule that the model ends with a bug of the core's.
-fn bug(question: &Question<'_>) -> Option<Vec<u8>> {
-    let schedule = question.judgement.hazards.get(&HazardKind::KernelBug)?;
-    let replay = question.scenario.replay(schedule).ok()?;
-    let last = replay.events.last()?;
-    (last.reply == Reply::Signal(Signal::Oops)).then(|| schedule.clone())
+/// What the kernel says of each question, and its release; where there is no guest to be had, all
+/// are skipped with the reason.
+pub(super) fn ask(questions: &[&Question<'_>]) -> anyhow::Result<(String, Vec<Kernel>)> {
+    match Guest::new()? {
+        Ok(mut guest) => {
+            let said = guest.ask(questions)?;
+            Ok((guest.release, said))
+        }
+        Err(NoGuest(why)) => {
+            let why = why.strip_prefix("SKIP: ").unwrap_or(&why).to_owned();
+            let skipped = Kernel { skipped: Some(why), ..Kernel::default() };
+            Ok(("(none)".to_owned(), vec![skipped; questions.len()]))
+        }
+    }
 }
 
-/// Which variant of its test a question is.
-fn position(question: &Question<'_>) -> usize {
-    let name = &question.scenario.variant;
-    let variants = &question.loaded.test.variants;
-    variants.iter().position(|variant| variant.name == *name).unwrap_or(0)
+/// What came of a boot.
+struct Boot {
+    said: Vec<Said>,
+    ran: Ran,
+    console: String,
 }
+
+/// How often a guest is booted before the variants that were not asked yet are left out.
+const BOOTS_MAX: usize = 6;
+
+/// Where the one bug is that the model knows: a copy-on-write mapping of bare pfns.
+const BUG_IN: &str = "vmf_insert_pfn_prot";
 
 /// A job a test.
-fn jobs(questions: &[&Question<'_>], ids: &[usize], how: Replays) -> Vec<Job> {
+fn jobs(questions: &[&Question<'_>], ids: &[usize]) -> Vec<Job> {
     let mut jobs: Vec<Job> = Vec::new();
     for &id in ids {
-        let question = questions[id];
-        let (chosen, _) = schedules(question.scenario, question.judgement, how);
-        let variant = VariantJob { id, index: position(question), schedules: chosen };
+        let mut job = questions[id].job(id, questions[id].schedules.clone(), false);
         match jobs.last_mut() {
-            Some(job) if job.file == question.loaded.file => job.variants.push(variant),
-            _ => jobs.push(Job {
-                file: question.loaded.file.clone(),
-                text: question.loaded.text.clone(),
-                variants: vec![variant],
-                provoke: false,
-            }),
+            Some(last) if last.file == job.file => last.variants.append(&mut job.variants),
+            _ => jobs.push(job),
         }
     }
     jobs
 }
 
-fn told(question: &Question<'_>, answered: Answered) -> Kernel {
-    let scenario = question.scenario;
-    let difference = answered.difference.map(|found| {
-        format!(
-            "step {}, {}: the model says {}, the kernel says {}; to repeat it:\n    driftheap check \
-             --kernel --replay all {} (variant {}, schedule {})",
-            found.step,
-            found.what,
-            found.model,
-            found.real,
-            question.loaded.file,
-            scenario.variant,
-            in_words(&found.schedule)
-        )
+fn told(question: &Question<'_>, answered: Answered, console: &str) -> Kernel {
+    let difference = answered.difference.map(|(schedule, found)| {
+        let words = console::during(console, &question.name());
+        question.difference(question.schedules.get(schedule), found, words)
     });
     Kernel {
         replayed: answered.replayed,
@@ -267,30 +363,6 @@ fn told(question: &Question<'_>, answered: Answered) -> Kernel {
         compared: answered.compared,
         skipped: answered.skipped,
         difference,
-        bug: None,
+        ..Kernel::default()
     }
-}
-
-fn in_words(schedule: &[u8]) -> String {
-    schedule.iter().map(u8::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// The kernel's own report of its end, without the lines that only a machine reads.
-fn splat(console: &str) -> Option<String> {
-    let lines: Vec<&str> = console.lines().collect();
-    let from = lines.iter().position(|line| line.contains("kernel BUG at"))?;
-    let wanted = |line: &&&str| {
-        ["kernel BUG at", "Oops:", "CPU:", "RIP:", "Call Trace", "Kernel panic"]
-            .iter()
-            .any(|word| line.contains(word))
-            || line.contains("+0x")
-    };
-    let picked: Vec<&str> = lines[from..].iter().filter(wanted).take(24).copied().collect();
-    Some(picked.join("\n"))
-}
-
-fn last_words(console: &str, ran: &Ran) -> String {
-    let lines: Vec<&str> = console.lines().collect();
-    let from = lines.len().saturating_sub(30);
-    if lines.is_empty() { ran.stderr.trim().to_owned() } else { lines[from..].join("\n") }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A test, and which schedules of which variants to take.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Job {
     pub(super) file: String,
     pub(super) text: String,
@@ -13,12 +13,14 @@ pub(super) struct Job {
 }
 
 /// The schedules of a variant.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct VariantJob {
     /// What the host calls it.
     pub(super) id: usize,
     /// Which variant of the test.
     pub(super) index: usize,
+    /// As the guest's log names it.
+    pub(super) name: String,
     pub(super) schedules: Vec<Vec<u8>>,
 }
 
@@ -27,8 +29,8 @@ pub(super) struct VariantJob {
 pub(super) enum Said {
     /// The kernel's release, first.
     Release(String),
-    /// The variant that is next: if nothing follows, the guest died of it.
-    Begin(usize),
+    /// The variant and which of its schedules is next: if nothing follows, the guest died of it.
+    Begin { id: usize, schedule: usize },
     /// A variant is answered.
     Answer(Answered),
 }
@@ -41,13 +43,13 @@ pub(super) struct Answered {
     pub(super) agreed: usize,
     pub(super) compared: usize,
     pub(super) skipped: Option<String>,
-    pub(super) difference: Option<Differs>,
+    /// The first difference, and in which schedule.
+    pub(super) difference: Option<(usize, Differs)>,
 }
 
 /// Both sides of a difference.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Differs {
-    pub(super) schedule: Vec<u8>,
     pub(super) step: usize,
     pub(super) what: String,
     pub(super) model: String,

@@ -18,13 +18,21 @@ use crate::uapi::lab::{NO_FRAME, Op, Step};
 pub(super) struct Bench {
     lab: Lab,
     window: Window,
+    /// Pages of the window that a slot is.
+    stride: usize,
     used: bool,
 }
 
+/// Bytes of a huge page, and the most pages that a slot may be: two slots are a huge page.
+const HUGE_BYTES: usize = 2 << 20;
+const STRIDE_MAX: usize = 256;
+
 impl Bench {
     pub(super) fn new(fd: OwnedFd) -> Result<Self, Errno> {
-        let window = Window::reserve(usize::from(SLOTS)).map_err(|error| errno_of(&error))?;
-        Ok(Self { lab: Lab::adopt(fd), window, used: false })
+        let pages = usize::from(SLOTS) * STRIDE_MAX;
+        let window =
+            Window::reserve_aligned(pages, HUGE_BYTES).map_err(|error| errno_of(&error))?;
+        Ok(Self { lab: Lab::adopt(fd), window, stride: 1, used: false })
     }
 
     /// Carries a command out, if it is one of a laboratory's.
@@ -39,14 +47,15 @@ impl Bench {
                 refused(self.map(buf, how, slot, pages, offset))
             }
             Command::Unmap { slot } => {
-                refused(self.window.unmap(slot.into(), 1).map_err(|error| errno_of(&error)))
+                let (at, pages) = (self.at(slot), self.stride);
+                refused(self.window.unmap(at, pages).map_err(|error| errno_of(&error)))
             }
-            Command::Load { slot } => look(self.window.span(slot.into(), 1)),
+            Command::Load { slot } => look(self.window.span(self.at(slot), 1)),
             Command::Store { slot, value } => {
-                accessed(self.window.span(slot.into(), 1).fill(value))
+                accessed(self.window.span(self.at(slot), 1).fill(value))
             }
             Command::Touch { slot, write } => {
-                let span = self.window.span(slot.into(), 1);
+                let span = self.window.span(self.at(slot), 1);
                 if write {
                     accessed(span.fetch_add_u64(0, 0).map(drop))
                 } else {
@@ -54,10 +63,20 @@ impl Bench {
                 }
             }
             Command::LabMove { from, to, pages } => {
-                refused(self.window.move_mapping(from.into(), to.into(), pages.into()))
+                let pages = usize::from(pages) * self.stride;
+                refused(self.window.move_mapping(self.at(from), self.at(to), pages))
+            }
+            Command::LabStride { pages } => {
+                self.stride = usize::from(pages).clamp(1, STRIDE_MAX);
+                Answer::Done
             }
             _ => return None,
         })
+    }
+
+    /// The first page of a slot.
+    fn at(&self, slot: u16) -> usize {
+        usize::from(slot) * self.stride
     }
 
     fn step(&self, op: Op, obj: u8, page: u8, flags: u16, slot: u16, value: u8) -> Answer {
@@ -67,7 +86,7 @@ impl Bench {
             obj: obj.into(),
             page: page.into(),
             flags: flags.into(),
-            addr: self.window.span(slot.into(), 1).start().0,
+            addr: self.window.span(self.at(slot), 1).start().0,
             value: if frame { NO_FRAME.into() } else { value.into() },
         };
         match self.lab.step(op, step) {
@@ -80,22 +99,26 @@ impl Bench {
     }
 
     fn map(&self, buf: u8, how: LabMap, slot: u16, pages: u8, offset: u8) -> Result<(), Errno> {
-        let (at, pages) = (usize::from(slot), usize::from(pages));
+        let (at, pages) = (self.at(slot), usize::from(pages) * self.stride);
         let prot = if how.write { Prot::ReadWrite } else { Prot::Read };
         if how.anonymous {
             return self.window.map_anonymous(at, pages, prot).map_err(|error| errno_of(&error));
         }
         let sharing = if how.shared { Sharing::Shared } else { Sharing::Private };
         let fd = self.lab.descriptor(buf, how.importer)?;
+        let first = usize::from(offset) * self.stride;
+        let first = u32::try_from(first).map_err(|_| Errno::OVERFLOW)?;
         self.window
-            .map(at, &fd, Frame(offset.into()), pages, sharing, prot)
+            .map(at, &fd, Frame(first), pages, sharing, prot)
             .map_err(|error| errno_of(&error))
     }
 
     /// Everything is unmapped.
     pub(super) fn reset(&mut self) -> Result<(), Errno> {
         if std::mem::take(&mut self.used) {
-            self.window.unmap(0, SLOTS.into()).map_err(|error| errno_of(&error))?;
+            let pages = usize::from(SLOTS) * self.stride;
+            self.window.unmap(0, pages).map_err(|error| errno_of(&error))?;
+            self.stride = 1;
         }
         Ok(())
     }

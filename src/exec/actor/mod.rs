@@ -166,9 +166,10 @@ impl Actor {
             Command::BusLoad { place } => memory.bus_load(place),
             Command::BusStore { place, value } => memory.bus_store(place, value),
             Command::Witness { place } => memory.witness(arenas, place),
-            Command::Lab { .. } | Command::LabMap { .. } | Command::LabMove { .. } => {
-                Answer::Failed(Errno::NODEV)
-            }
+            Command::Lab { .. }
+            | Command::LabMap { .. }
+            | Command::LabMove { .. }
+            | Command::LabStride { .. } => Answer::Failed(Errno::NODEV),
             Command::Fork { child: _ } => self.fork(),
             Command::Reset => self.reset(),
         }

@@ -7,9 +7,10 @@ use super::super::executor::Sabotage;
 use super::Bench;
 use super::expect::{self, Expect};
 use super::steps::Call;
-use crate::model::{self, Dir, Effect, Handle, Life, Reply, Slot, State, Step};
+use crate::model::{self, Dir, Effect, Foll, Handle, Life, Owner, Reply, Slot, State, Step};
 use crate::question::scenario::Event;
-use crate::uapi::lab::Op;
+use crate::uapi::lab::{FOLL_NOFAULT, Op};
+use crate::units::PinId;
 
 impl Bench<'_> {
     pub(super) fn importer(
@@ -32,7 +33,8 @@ impl Bench<'_> {
                 if buf.is_none() || before.bufs[buf.index()].life == Life::Unallocated {
                     return Ok(());
                 }
-                let deaf = world.importer_of(attachment).move_notify == model::MoveNotify::Ignored;
+                let deaf =
+                    self.truth.importer_of(attachment).move_notify == model::MoveNotify::Ignored;
                 let flags = u16::from(dynamic) | u16::from(deaf) << 1;
                 let call = Call { obj: attachment.0, page: buf.0, flags, ..Call::default() };
                 self.lab(actor, Op::Attach, call, expect)
@@ -123,7 +125,13 @@ impl Bench<'_> {
         self.lab(actor, op, Call { obj: buf.0, flags, ..Call::default() }, expect)
     }
 
-    pub(super) fn dma_start(&mut self, event: &Event, via: Handle, page: u8) -> Result<(), Halt> {
+    pub(super) fn dma_start(
+        &mut self,
+        before: &State,
+        event: &Event,
+        via: Handle,
+        page: u8,
+    ) -> Result<(), Halt> {
         let actor = event.actor;
         let obj = u8::try_from(actor).unwrap_or(u8::MAX);
         match (event.reply, via) {
@@ -135,7 +143,7 @@ impl Bench<'_> {
             }
             (Reply::Done, Handle::Sg(sg)) => {
                 let frame = event.after.model.dmas[actor].frame;
-                let frame = self.in_lab[frame.index()].then_some(frame);
+                let frame = self.in_lab[frame.index()].then(|| self.layout.number(frame));
                 let call = Call { obj, page: sg.0, value: page, ..Call::default() };
                 self.lab(actor, Op::DmaSg, call, Expect::Frame(frame))
             }
@@ -146,18 +154,64 @@ impl Bench<'_> {
                 let call = Call { obj: sg.0, ..Call::default() };
                 self.lab(actor, Op::Remap, call, Expect::Errno(errno))
             }
-            (Reply::Again | Reply::Errno(_), Handle::Pin(_)) => {
-                Err(Halt::Inexpressible("a pin with a notifier is taken again".to_owned()))
+            (Reply::Again | Reply::Errno(_), Handle::Pin(pin)) => {
+                self.take_again(before, event, pin)
             }
             _ => Ok(()),
         }
     }
 
-    pub(super) fn dma_finish(&mut self, event: &Event, dir: Dir) -> Result<(), Halt> {
+    /// A page that a notifier took away is looked for again, at the address that was pinned.
+    fn take_again(&mut self, before: &State, event: &Event, pin: PinId) -> Result<(), Halt> {
+        let world = &self.scenario.world;
+        let entry = &before.pins[pin.index()];
+        let (vma, page) = world.vma_of(entry.pte);
+        let (owner, slot) = (world.mm_of(vma).index(), self.slot(vma, page));
+        let op = if entry.counted { Op::Gup } else { Op::Pfn };
+        let foll = Foll { write: entry.write, get: entry.get, ..Foll::default() };
+        let flags = self.watch(pin) | if entry.counted { expect::gup_flags(foll) } else { 0 };
+        let call = Call { obj: pin.0, slot, flags, ..Call::default() };
+        if let Reply::Errno(errno) = event.reply {
+            // Of a pfn a driver that writes looks at `writable` itself.
+            return match op {
+                Op::Gup => self.lab(owner, op, call, Expect::Errno(errno)),
+                _ => self.lab(event.actor, Op::GupPut, call, Expect::Done),
+            };
+        }
+        let found = event.effects.iter().find_map(|effect| match *effect {
+            Effect::Pinned(of, _, _, frame, _) | Effect::PfnCached(of, _, _, frame)
+                if of == pin =>
+            {
+                Some(frame)
+            }
+            _ => None,
+        });
+        let Some(frame) = found else {
+            return self.fault(owner, slot, u16::from(entry.write));
+        };
+        let frame = self.expected_page(&event.after.model, frame);
+        let flags = if entry.counted { flags | FOLL_NOFAULT } else { flags };
+        self.lab(owner, op, Call { flags, ..call }, Expect::Frame(frame))
+    }
+
+    pub(super) fn dma_finish(
+        &mut self,
+        before: &State,
+        event: &Event,
+        dir: Dir,
+    ) -> Result<(), Halt> {
         let actor = event.actor;
         let call = Call { obj: u8::try_from(actor).unwrap_or(u8::MAX), ..Call::default() };
         match (event.reply, dir) {
             (Reply::Done, Dir::Write(value)) => {
+                let frame = before.dmas[actor].frame;
+                let entry = &before.frames[frame.index()];
+                if !self.in_lab[frame.index()] && matches!(entry.owner, Owner::Free | Owner::Orphan)
+                {
+                    // It would be anybody's memory by now, the kernel's own too.
+                    let why = "a device writes into a page of a process that was freed";
+                    return Err(Halt::Inexpressible(why.to_owned()));
+                }
                 self.lab(actor, Op::DmaWrite, Call { value, ..call }, Expect::Done)?;
                 let landed = event.effects.iter().find_map(|effect| match *effect {
                     Effect::DmaFinished(_, _, frame, ..) => Some(frame),

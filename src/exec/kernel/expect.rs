@@ -4,11 +4,10 @@ use rustix::io::Errno;
 
 use super::super::command::Answer;
 use crate::model::{
-    self, Cow, ExporterRules, FaultLock, Foll, ImporterMmap, MmapKind, OnDmaBufPin, OnForeignPin,
-    Signal, Usage, WaitFor, ZapReach,
+    self, Cow, ExporterRules, FaultLock, Foll, Huge, ImporterMmap, MmapCheck, MmapKind,
+    OnDmaBufPin, OnForeignPin, Signal, Usage, WaitFor, YesNo, ZapReach,
 };
 use crate::uapi::lab;
-use crate::units::FrameId;
 
 /// What an answer has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +16,9 @@ pub(super) enum Expect {
     Done,
     /// It succeeds and says this.
     Value(u8),
-    /// The page that it found is this frame; none: a page that is none of the laboratory's.
-    Frame(Option<FrameId>),
+    /// The page that it found is this frame, as the laboratory numbers them; none: a page that is none
+    /// of its own.
+    Frame(Option<u8>),
     /// It is refused.
     Errno(model::Errno),
     /// `get_user_pages` finds an entry without a page (`follow_pfn_pte`, mm/gup.c): EEXIST, where the
@@ -37,7 +37,7 @@ impl Expect {
             (Self::Value(model), Answer::Value(real)) => model == real,
             (Self::Value(model), Answer::Word { low, high: 0 }) => model == low,
             (Self::Frame(frame), Answer::Word { high, .. }) => {
-                high == frame.map_or(lab::NO_FRAME, |frame| frame.0.into())
+                high == frame.map_or(lab::NO_FRAME, u32::from)
             }
             (Self::Errno(model), Answer::Refused(real)) => errno(model) == real,
             (Self::NoPage, Answer::Refused(real)) => real == Errno::EXIST,
@@ -49,7 +49,7 @@ impl Expect {
         match self {
             Self::Done => "done".to_owned(),
             Self::Value(value) => Answer::Value(value).describe(),
-            Self::Frame(Some(frame)) => format!("frame {}", frame.0),
+            Self::Frame(Some(frame)) => format!("frame {frame}"),
             Self::Frame(None) => "a page of the process's own".to_owned(),
             Self::Errno(errno) => errno.to_string(),
             Self::NoPage => "EEXIST: an entry without a page".to_owned(),
@@ -71,21 +71,28 @@ const fn errno(model: model::Errno) -> Errno {
 }
 
 /// EXPORT's flags.
-pub(super) fn exporter_flags(rules: &ExporterRules) -> u16 {
+pub(super) fn exporter_flags(rules: &ExporterRules, check: MmapCheck) -> u16 {
     let mmap = match rules.mmap {
-        // The module has no other two ways yet: `askable` refuses them before this.
-        MmapKind::Pfnmap | MmapKind::RemapPfnRange | MmapKind::PfnmapUnmarked => lab::MMAP_PFNMAP,
+        MmapKind::Pfnmap => lab::MMAP_PFNMAP,
+        MmapKind::RemapPfnRange => lab::MMAP_REMAP,
+        MmapKind::PfnmapUnmarked => lab::MMAP_UNMARKED,
         MmapKind::MixedmapInsertPfn => lab::MMAP_MIXED_PFN,
         MmapKind::MixedmapInsertPage => lab::MMAP_MIXED_PAGE,
         MmapKind::Shmem => lab::MMAP_SHMEM,
     };
     let flag = |on: bool, flag: u16| if on { flag } else { 0 };
+    let by_pfn = matches!(rules.mmap, MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn);
     mmap | flag(rules.cow == Cow::Reject, lab::COW_REJECT)
         | flag(rules.fault == FaultLock::Unlocked, lab::FAULT_UNLOCKED)
         | flag(rules.zap == ZapReach::VmaPointer, lab::ZAP_POINTER)
         | flag(rules.zap == ZapReach::WrongRange, lab::ZAP_LATE)
         | flag(rules.on_dma_buf_pin == OnDmaBufPin::Ignore, lab::PINS_IGNORED)
         | flag(rules.on_foreign_pin == OnForeignPin::Refuse, lab::REFS_REFUSE)
+        | flag(rules.vm_io == YesNo::Yes, lab::VM_IO)
+        | flag(rules.huge != Huge::None && by_pfn, lab::HUGE)
+        | flag(rules.huge == Huge::Plain, lab::HUGE_PLAIN)
+        | flag(check == MmapCheck::Warn, lab::CHECK_WARN)
+        | flag(check == MmapCheck::Refuse, lab::CHECK_REFUSE)
 }
 
 /// IMPORTER_FD's flags, in the order of the header.

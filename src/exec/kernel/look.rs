@@ -3,12 +3,12 @@
 use super::super::command::{Answer, BATCH_MAX, Command};
 use super::super::conduct::Halt;
 use super::Bench;
-use crate::model::{self, Life, Owner, Pte};
+use crate::model::{self, Life, Owner, Pte, Slot};
 use crate::question::scenario::Event;
 use crate::uapi::lab::{
-    NO_FRAME, Op, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_ZERO, Step as LabStep,
+    NO_FRAME, Op, PTE_HUGE, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_ZERO, Step as LabStep,
 };
-use crate::units::{BufId, FrameId, VmaId};
+use crate::units::{BufId, FrameId, PinId, VmaId};
 
 impl Bench<'_> {
     /// Compare everything with the state after a step.
@@ -16,7 +16,31 @@ impl Bench<'_> {
         let model = &event.after.model;
         self.look_at_entries(model)?;
         self.look_at_frames(model)?;
-        self.look_at_bufs(model)
+        self.look_at_bufs(model)?;
+        self.look_at_pins(model)
+    }
+
+    /// Who still holds a page, and from whom a notifier has taken it.
+    fn look_at_pins(&mut self, model: &model::State) -> Result<(), Halt> {
+        let in_words = |held: bool, invalid: bool| match (held, invalid) {
+            (true, _) => "held",
+            (false, true) => "declared invalid by its notifier",
+            (false, false) => "not held",
+        };
+        for pin in (0..model.pins.len()).map(PinId::at) {
+            let step = LabStep { obj: pin.0.into(), ..LabStep::default() };
+            let [real, ..] = self.conductor(Op::Pinned, step)?.to_le_bytes();
+            self.report.compared += 1;
+            let slot = model.pins[pin.index()].slot;
+            let expected =
+                in_words(matches!(slot, Slot::Held | Slot::Taking), slot == Slot::Invalid);
+            let real = in_words(real & 1 != 0, real & 2 != 0);
+            if real != expected {
+                let what = format!("pin {}", self.scenario.names.pin(pin));
+                return Err(self.disagree(&what, expected.to_owned(), real.to_owned()));
+            }
+        }
+        Ok(())
     }
 
     fn look_at_entries(&mut self, model: &model::State) -> Result<(), Halt> {
@@ -92,8 +116,11 @@ impl Bench<'_> {
         if owner == Owner::Zero {
             bits |= PTE_ZERO;
         }
+        if pte.huge {
+            bits |= PTE_HUGE;
+        }
         let known = self.knows(pte.frame, model);
-        entry_in_words(bits, if known { pte.frame.0.into() } else { NO_FRAME })
+        entry_in_words(bits, if known { self.layout.number(pte.frame).into() } else { NO_FRAME })
     }
 
     fn look_at_frames(&mut self, model: &model::State) -> Result<(), Halt> {
@@ -105,7 +132,8 @@ impl Bench<'_> {
             if !self.knows(frame, model) {
                 continue;
             }
-            let step = LabStep { obj: frame.0.into(), ..LabStep::default() };
+            let obj = self.layout.number(frame).into();
+            let step = LabStep { obj, ..LabStep::default() };
             let [found, torn, refs, ..] = self.conductor(Op::Frame, step)?.to_le_bytes();
             self.report.compared += 2;
             let name = || self.scenario.names.frame(&self.scenario.world, frame);
@@ -118,7 +146,8 @@ impl Bench<'_> {
                 let model = Answer::Value(entry.value).describe();
                 return Err(self.disagree(&format!("memory of frame {}", name()), model, real));
             }
-            let expected = model.references(frame);
+            let expected: usize =
+                self.layout.together(frame).map(|frame| model.references(frame)).sum();
             if usize::from(refs) != expected {
                 return Err(self.disagree(
                     &format!("references to frame {}", name()),
@@ -137,10 +166,15 @@ impl Bench<'_> {
                 continue;
             }
             let step = LabStep { obj: buf.0.into(), ..LabStep::default() };
-            let [released, pins, ..] = self.conductor(Op::Buf, step)?.to_le_bytes();
-            self.report.compared += 2;
+            let [released, pins, _, _, warned, ..] = self.conductor(Op::Buf, step)?.to_le_bytes();
+            self.report.compared += 3;
             let name = || self.scenario.names.buf(buf);
             let gone = |yes: bool| if yes { "gone" } else { "there" }.to_owned();
+            if (warned != 0) != model.warned {
+                let in_words = |yes: bool| if yes { "warned" } else { "quiet" }.to_owned();
+                let (model, real) = (in_words(model.warned), in_words(warned != 0));
+                return Err(self.disagree("the check of mmap", model, real));
+            }
             if (released != 0) != (entry.life == Life::Released) {
                 let what = format!("whether {} is still there", name());
                 let model = gone(entry.life == Life::Released);
@@ -167,5 +201,6 @@ fn entry_in_words(bits: u8, frame: u32) -> String {
     };
     let write = if bits & PTE_WRITE == 0 { "read-only" } else { "writable" };
     let special = if bits & PTE_SPECIAL == 0 { "" } else { ", special" };
-    format!("{whose}, {write}{special}")
+    let huge = if bits & PTE_HUGE == 0 { "" } else { ", huge" };
+    format!("{whose}, {write}{special}{huge}")
 }

@@ -33,13 +33,18 @@
 
 mod device;
 mod expect;
+mod huge;
 mod look;
 mod skip;
 mod steps;
+mod wrong;
 
 pub use skip::askable;
+pub use wrong::WrongRule;
 
 use rustix::io::Errno;
+
+use huge::{HUGE_PAGES, Layout};
 
 use super::command::Command;
 use super::conduct::Halt;
@@ -49,10 +54,10 @@ use super::plan::Steps;
 use super::report::{Disagreement, ReplayReport};
 use super::store::Arenas;
 use super::team::Team;
-use crate::model::{self, Life, Owner, Reply, Signal};
+use crate::model::{self, Life, Owner, Reply, Signal, World};
 use crate::question::scenario::{Action, Event, Replay, Scenario, ScenarioState};
 use crate::sys::lab::Lab;
-use crate::uapi::lab::{Op, Step as LabStep};
+use crate::uapi::lab::{NO_FRAME, Op, Step as LabStep};
 use crate::units::{BufId, FrameId, VmaId};
 
 /// A laboratory and the processes that work in it.
@@ -100,17 +105,35 @@ impl KernelExecutor {
         schedule: &[u8],
         provoke: bool,
     ) -> Result<ReplayReport, ExecError> {
-        let replay = scenario.replay(schedule)?;
         self.supports(scenario).map_err(ExecError::Unsupported)?;
-        if let Some(reason) = skip::other_host(scenario, schedule, &replay) {
-            return Ok(ReplayReport { inexpressible: Some(reason), ..ReplayReport::default() });
-        }
+        let truth = &scenario.world;
+        let wrong = match self.sabotage {
+            Some(Sabotage::Rule(rule)) => Some(rule.applied(scenario)),
+            _ => None,
+        };
+        let not_taken =
+            |why| Ok(ReplayReport { inexpressible: Some(why), ..ReplayReport::default() });
+        let (scenario, replay) = if let Some(wrong) = &wrong {
+            let Ok(replay) = wrong.replay(schedule) else {
+                return not_taken("a model with a wrong rule has no such schedule".to_owned());
+            };
+            (wrong, replay)
+        } else {
+            let replay = scenario.replay(schedule)?;
+            if let Some(reason) = skip::other_host(scenario, schedule, &replay) {
+                return not_taken(reason);
+            }
+            (scenario, replay)
+        };
         let slots = Steps::of(scenario).slots(scenario).map_err(ExecError::Unsupported)?;
+        let layout = Layout::of(scenario).map_err(ExecError::Unsupported)?;
         let bench = Bench {
             lab: &self.lab,
+            layout,
             team: &mut self.team,
             arenas: &self.arenas,
             scenario,
+            truth,
             slots,
             provoke,
             sabotage: self.sabotage,
@@ -143,9 +166,12 @@ fn host(what: &'static str) -> impl Fn(Errno) -> ExecError {
 /// A schedule under way.
 struct Bench<'a> {
     lab: &'a Lab,
+    layout: Layout,
     team: &'a mut Team,
     arenas: &'a Arenas,
     scenario: &'a Scenario,
+    /// The rules that the module is told.
+    truth: &'a World,
     /// First slot of each VMA.
     slots: Vec<u16>,
     provoke: bool,
@@ -179,6 +205,14 @@ impl Bench<'_> {
     /// Frames and buffers as they are before the first action.
     fn prepare(&mut self, before: &ScenarioState) -> Result<(), Halt> {
         let model = &before.model;
+        if let Some(per_block) = self.layout.per_block {
+            let step = LabStep { page: per_block.into(), ..LabStep::default() };
+            self.conductor(Op::Reset, step)?;
+            for actor in 0..self.scenario.programs.len() {
+                let pages = HUGE_PAGES / u16::from(per_block);
+                self.ask_one(actor, Command::LabStride { pages })?;
+            }
+        }
         for frame in (0..model.frames.len()).map(FrameId::at) {
             let entry = &model.frames[frame.index()];
             if frame == self.scenario.world.zero_page() {
@@ -214,7 +248,8 @@ impl Bench<'_> {
     /// A frame's content, by the conductor.
     fn fill(&mut self, frame: FrameId, value: u8) -> Result<(), Halt> {
         self.in_lab[frame.index()] = true;
-        let step = LabStep { obj: frame.0.into(), value: value.into(), ..LabStep::default() };
+        let obj = self.layout.number(frame).into();
+        let step = LabStep { obj, value: value.into(), ..LabStep::default() };
         self.conductor(Op::Fill, step).map(drop)
     }
 
@@ -227,14 +262,17 @@ impl Bench<'_> {
     /// A new dma-buf with the frames that the model gave it.
     fn export(&mut self, model: &model::State, buf: BufId) -> Result<(), Halt> {
         let world = &self.scenario.world;
-        let rules = expect::exporter_flags(world.exporter_of(buf));
+        let check = self.truth.host.dma_buf_mmap_check;
+        let rules = expect::exporter_flags(self.truth.exporter_of(buf), check);
         let pages = u32::from(world.buf(buf).pages);
         let obj = u32::from(buf.0);
         let export = LabStep { obj, page: pages, flags: rules.into(), ..LabStep::default() };
         self.conductor(Op::Export, export)?;
         for (index, page) in (0u32..).zip(world.pages(buf)) {
             let frame = model.pages[page.index()].frame;
-            let bind = LabStep { obj, page: index, value: frame.0.into(), ..LabStep::default() };
+            let value =
+                if frame.is_some() { self.layout.number(frame).into() } else { NO_FRAME.into() };
+            let bind = LabStep { obj, page: index, value, ..LabStep::default() };
             self.conductor(Op::Bind, bind)?;
         }
         Ok(())

@@ -3,12 +3,12 @@
 use super::super::error::Skip;
 use super::super::plan::Steps;
 use super::super::team::ACTORS_MAX;
+use super::huge::Layout;
 use crate::model::{
-    Bus, Coherency, ExporterStep, HostRules, Huge, MmapCheck, MmapKind, Notifier, Placement, Step,
-    YesNo, ZapReach,
+    Bus, Coherency, GupFast, HostRules, MmapKind, Placement, Step, YesNo, ZapReach,
 };
 use crate::question::scenario::{Replay, Scenario};
-use crate::units::{BufId, FrameId, PinId};
+use crate::units::{BufId, FrameId};
 
 /// Whether the laboratory's kernel can be asked a scenario at all.
 ///
@@ -19,13 +19,16 @@ pub fn askable(scenario: &Scenario) -> Result<(), Skip> {
         return Err(Skip::new("more processes than there are actors"));
     }
     exporters(scenario)?;
+    drop(Layout::of(scenario)?);
     steps(scenario)
 }
 
 /// Why this kernel does not answer a schedule of a host with other rules; none where the rules make
 /// no difference to it. The guest's kernel is the default host.
 pub(super) fn other_host(scenario: &Scenario, schedule: &[u8], replay: &Replay) -> Option<String> {
-    let (host, guest) = (&scenario.world.host, HostRules::default());
+    let host = &scenario.world.host;
+    // The check that was proposed for dma_buf_mmap is the laboratory's own.
+    let guest = HostRules { dma_buf_mmap_check: host.dma_buf_mmap_check, ..HostRules::default() };
     if *host == guest {
         return None;
     }
@@ -53,7 +56,7 @@ fn others(host: &HostRules) -> String {
         (host.longterm_unshare == YesNo::No, "longterm-unshare = no"),
         (host.longterm_migrate == YesNo::No, "longterm-migrate = no"),
         (host.fork_copies_pinned == YesNo::No, "fork-copies-pinned = no"),
-        (host.dma_buf_mmap_check != MmapCheck::Off, "dma-buf-mmap-check (proposed, never merged)"),
+        (host.gup_fast == GupFast::Any, "gup-fast = any"),
     ];
     let named: Vec<&str> =
         rules.iter().filter(|(differs, _)| *differs).map(|(_, name)| *name).collect();
@@ -64,17 +67,8 @@ fn exporters(scenario: &Scenario) -> Result<(), Skip> {
     let world = &scenario.world;
     for buf in (0..world.bufs()).map(BufId::at) {
         let rules = world.exporter_of(buf);
-        if matches!(rules.mmap, MmapKind::RemapPfnRange | MmapKind::PfnmapUnmarked) {
-            return Err(Skip::new(format!(
-                "the laboratory can't map as {} yet",
-                rules.mmap.word()
-            )));
-        }
         if rules.coherency == Coherency::Incoherent {
             return Err(Skip::new("x86 has no incoherent caches"));
-        }
-        if rules.huge != Huge::None {
-            return Err(Skip::new("a huge entry covers 512 pages there and a VMA's pages here"));
         }
         if rules.zap == ZapReach::VmaPointer && rules.mmap != MmapKind::Pfnmap {
             return Err(Skip::new("zap_vma_ptes is for VM_PFNMAP alone"));
@@ -98,24 +92,8 @@ fn steps(scenario: &Scenario) -> Result<(), Skip> {
                     "page tables can't make `{name}` writable and not readable"
                 )));
             }
-            Step::GupFast { pin, .. } if has_notifier(scenario, pin) => {
-                return Err(Skip::new("the laboratory has no mmu_interval_notifier yet"));
-            }
-            Step::FollowPfn { pin, .. } if has_notifier(scenario, pin) => {
-                return Err(Skip::new("the laboratory has no mmu_interval_notifier yet"));
-            }
-            // Measured: the wait times out where the model goes on. Whose mistake it is, is open.
-            Step::Exporter { step: ExporterStep::WaitUnmap, .. } => {
-                return Err(Skip::new(
-                    "the laboratory can't tell yet when an importer that could not map again has unmapped",
-                ));
-            }
             _ => {}
         }
     }
     steps.slots(scenario).map(drop)
-}
-
-fn has_notifier(scenario: &Scenario, pin: PinId) -> bool {
-    scenario.world.notifier_of(pin) != Notifier::None
 }

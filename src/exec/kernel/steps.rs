@@ -8,10 +8,12 @@ use super::super::executor::Sabotage;
 use super::Bench;
 use super::expect::{self, Expect};
 use crate::model::{
-    self, Effect, ExporterStep, Foll, Job, Mmap, Owner, Reply, Signal, State, Step,
+    self, Effect, ExporterStep, Foll, Job, Mmap, Notifier, Owner, Reply, Signal, Slot, State, Step,
 };
 use crate::question::scenario::Event;
-use crate::uapi::lab::{FOLL_FAST, FOLL_NOFAULT, FOLL_PROBE, Op, Step as LabStep};
+use crate::uapi::lab::{
+    FOLL_FAST, FOLL_LONGTERM, FOLL_NOFAULT, FOLL_PROBE, FOLL_WATCH, Op, Step as LabStep,
+};
 use crate::units::{BufId, FrameId, PinId, VmaId};
 
 /// The arguments of a step of the module.
@@ -68,8 +70,8 @@ impl Bench<'_> {
             | Step::DmaBufUnpin(_)
             | Step::SyncStart { .. }
             | Step::SyncEnd { .. } => self.importer(before, event, step),
-            Step::DmaStart { via, page, .. } => self.dma_start(event, via, page),
-            Step::DmaFinish { dir, .. } => self.dma_finish(event, dir),
+            Step::DmaStart { via, page, .. } => self.dma_start(before, event, via, page),
+            Step::DmaFinish { dir, .. } => self.dma_finish(before, event, dir),
         }
     }
 
@@ -107,6 +109,14 @@ impl Bench<'_> {
     /// Frames that the step hands out: which ones is luck in a kernel, and comes from the model.
     fn hand_out(&mut self, event: &Event, step: &Step) -> Result<(), Halt> {
         let after = &event.after.model;
+        let chosen = event.effects.iter().find_map(|effect| match *effect {
+            Effect::FrameFilled(frame, Owner::Anon, _) => Some(frame),
+            _ => None,
+        });
+        if chosen.is_some_and(|frame| known_by_address(after, frame)) {
+            let why = "which page a process is given that a device still has the address of, the kernel chooses";
+            return Err(Halt::Inexpressible(why.to_owned()));
+        }
         if let (Step::Alloc(buf), Reply::Done) = (step, event.reply) {
             self.export(after, *buf)?;
         }
@@ -120,7 +130,7 @@ impl Bench<'_> {
                     let bind = LabStep {
                         obj: world.buf_of(page).0.into(),
                         page: world.page_index(page).into(),
-                        value: frame.0.into(),
+                        value: self.layout.number(frame).into(),
                         ..LabStep::default()
                     };
                     self.conductor(op, bind)?;
@@ -139,7 +149,7 @@ impl Bench<'_> {
             _ => Expect::Done,
         };
         let importer =
-            mmap.via.is_some().then(|| expect::importer_flags(world.importer(mmap.via).mmap));
+            mmap.via.is_some().then(|| expect::importer_flags(self.truth.importer(mmap.via).mmap));
         let how = LabMap {
             importer,
             shared: mmap.shared,
@@ -209,7 +219,7 @@ impl Bench<'_> {
     }
 
     /// `handle_mm_fault`; flags: 1 write, 2 unshare.
-    fn fault(&mut self, actor: usize, slot: u16, flags: u16) -> Result<(), Halt> {
+    pub(super) fn fault(&mut self, actor: usize, slot: u16, flags: u16) -> Result<(), Halt> {
         self.lab(actor, Op::Fault, Call { slot, flags, ..Call::default() }, Expect::Done)
     }
 
@@ -227,8 +237,14 @@ impl Bench<'_> {
             _ => None,
         });
         let actor = self.scenario.world.mm_of(vma).index();
-        let flags = expect::gup_flags(foll);
+        let flags = expect::gup_flags(foll) | self.watch(pin);
         if let Some(frame) = taken {
+            if event.after.model.frames[frame.index()].owner == Owner::Anon {
+                // By the fast path alone; of FOLL_GET and FOLL_PIN it takes the same pages.
+                let flags = (flags | FOLL_PROBE) & !(FOLL_LONGTERM | FOLL_WATCH);
+                let call = Call { slot, flags, ..Call::default() };
+                self.lab(actor, Op::Gup, call, Expect::Value(1))?;
+            }
             let frame = self.expected_page(&event.after.model, frame);
             let flags = flags | FOLL_FAST | FOLL_NOFAULT;
             let call = Call { obj: pin.0, slot, flags, ..Call::default() };
@@ -238,7 +254,7 @@ impl Bench<'_> {
         if !foll.get && !foll.write && !before.vmas[vma.index()].shared {
             return Ok(());
         }
-        let flags = (flags | FOLL_PROBE) & !crate::uapi::lab::FOLL_LONGTERM;
+        let flags = (flags | FOLL_PROBE) & !(FOLL_LONGTERM | FOLL_WATCH);
         let call = Call { slot, flags, ..Call::default() };
         self.lab(actor, Op::Gup, call, Expect::Value(0))
     }
@@ -253,7 +269,7 @@ impl Bench<'_> {
     ) -> Result<(), Halt> {
         let slot = self.slot(vma, page);
         let actor = self.scenario.world.mm_of(vma).index();
-        let flags = expect::gup_flags(foll);
+        let flags = expect::gup_flags(foll) | self.watch(pin);
         let call = Call { obj: pin.0, slot, flags, ..Call::default() };
         let present = self
             .scenario
@@ -277,7 +293,8 @@ impl Bench<'_> {
                 let pte = self.scenario.world.pte(vma, page).map(|pte| before.ptes[pte.index()]);
                 let special = pte.is_some_and(|pte| pte.special);
                 let kind = before.vmas[vma.index()].kind;
-                let no_page = special && kind == model::VmaKind::Mixedmap;
+                let io = self.scenario.world.is_vm_io(&before.vmas[vma.index()]);
+                let no_page = special && kind == model::VmaKind::Mixedmap && !io;
                 let expect = if no_page { Expect::NoPage } else { Expect::Errno(errno) };
                 self.lab(actor, Op::Gup, call, expect)
             }
@@ -301,8 +318,8 @@ impl Bench<'_> {
     }
 
     /// A frame as the module names it: none for a page of the process's own.
-    pub(super) fn expected_page(&self, model: &State, frame: FrameId) -> Option<FrameId> {
-        self.knows(frame, model).then_some(frame)
+    pub(super) fn expected_page(&self, model: &State, frame: FrameId) -> Option<u8> {
+        self.knows(frame, model).then(|| self.layout.number(frame))
     }
 
     fn follow_pfn(
@@ -314,7 +331,7 @@ impl Bench<'_> {
     ) -> Result<(), Halt> {
         let slot = self.slot(vma, page);
         let actor = self.scenario.world.mm_of(vma).index();
-        let call = Call { obj: pin.0, slot, ..Call::default() };
+        let call = Call { obj: pin.0, slot, flags: self.watch(pin), ..Call::default() };
         match event.reply {
             Reply::Again => self.fault(actor, slot, u16::from(write)),
             // A driver that writes looks at `writable` itself.
@@ -330,6 +347,11 @@ impl Bench<'_> {
                 self.lab(actor, Op::Pfn, call, Expect::Frame(frame))
             }
         }
+    }
+
+    /// Whether the pin's holder has a notifier on its address, as a flag.
+    pub(super) fn watch(&self, pin: PinId) -> u16 {
+        if self.scenario.world.notifier_of(pin) == Notifier::None { 0 } else { FOLL_WATCH }
     }
 
     /// Pins that the step gave up.
@@ -404,7 +426,8 @@ impl Bench<'_> {
         for effect in &event.effects {
             if let Effect::FrameReserved(frame, page) = *effect {
                 let page = self.scenario.world.page_index(page);
-                let call = Call { obj: buf.0, page, value: frame.0, ..Call::default() };
+                let call =
+                    Call { obj: buf.0, page, value: self.layout.number(frame), ..Call::default() };
                 self.lab(event.actor, Op::Reserve, call, Expect::Done)?;
             }
         }
@@ -428,6 +451,16 @@ impl Bench<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a device has the address of a frame that nobody holds for it.
+fn known_by_address(model: &State, frame: FrameId) -> bool {
+    let dmas = (0..model.dmas.len()).map(|actor| &model.dmas[actor]);
+    let mut pins = (0..model.pins.len()).map(|pin| &model.pins[pin]);
+    let sgs = (0..model.sg_frames.len()).any(|index| model.sg_frames[index] == frame);
+    let mut dmas = dmas.filter(|dma| dma.busy && dma.frame == frame);
+    sgs || dmas.next().is_some()
+        || pins.any(|pin| pin.slot == Slot::Held && pin.frame == frame && !pin.counted)
 }
 
 /// What a step observes, in the kernel's words.

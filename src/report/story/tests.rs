@@ -8,7 +8,7 @@ use crate::report::Paint;
 
 /// A move under a pin, in three statements of the application.
 const PIN: &str = "DMABUF pin
-exporter heap { mmap = mixedmap-insert-page; RULES }
+host { gup-fast = any } exporter heap { mmap = mixedmap-insert-page; RULES }
 buffer A { exporter = heap }
 buffer B { exporter = heap; state = unallocated }
 P0 application {

@@ -1,0 +1,85 @@
+//! Huge entries: a huge page of the machine is as many frames as the model's entry covers.
+//!
+//! The first page of each part stands for the frame: it alone is touched, filled and compared.
+
+use super::super::error::Skip;
+use super::super::plan::Steps;
+use crate::model::{Huge, Placement, Step};
+use crate::question::scenario::Scenario;
+use crate::units::{BufId, FrameId, VmaId};
+
+/// Pages of a huge page.
+pub(super) const HUGE_PAGES: u16 = 512;
+
+/// How frames lie in the laboratory.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// Frames of a huge page; none where a frame is a small page.
+    pub(super) per_block: Option<u8>,
+    /// What the laboratory calls each frame.
+    numbers: Vec<u8>,
+}
+
+impl Layout {
+    /// Each placement begins a huge page, as it begins aligned memory in the model.
+    pub(super) fn of(scenario: &Scenario) -> Result<Self, Skip> {
+        let world = &scenario.world;
+        let per_block = per_block(scenario)?;
+        let step = u32::from(per_block.unwrap_or(1));
+        let mut numbers = Vec::with_capacity(world.frames());
+        let mut next = 0_u32;
+        let mut last: Option<Placement> = None;
+        for frame in (0..world.frames()).map(FrameId::at) {
+            let placement = world.placement(frame);
+            if last.replace(placement).is_some_and(|last| last != placement) {
+                next = next.next_multiple_of(step);
+            }
+            let number = u8::try_from(next).map_err(|_| Skip::new("more frames than fit"))?;
+            numbers.push(number);
+            next += 1;
+        }
+        Ok(Self { per_block, numbers })
+    }
+
+    pub(super) fn number(&self, frame: FrameId) -> u8 {
+        self.numbers[frame.index()]
+    }
+
+    /// The frames whose references the kernel counts together with those of `frame`.
+    pub(super) fn together(&self, frame: FrameId) -> impl Iterator<Item = FrameId> {
+        let block = |number: u8| self.per_block.map(|per_block| number / per_block);
+        let own = block(self.number(frame));
+        (0..self.numbers.len()).map(FrameId::at).filter(move |other| {
+            *other == frame || own.is_some() && block(self.number(*other)) == own
+        })
+    }
+}
+
+/// The pages that all mappings have, where there may be huge entries.
+fn per_block(scenario: &Scenario) -> Result<Option<u8>, Skip> {
+    let world = &scenario.world;
+    let huge = |buf| world.exporter_of(buf).huge != Huge::None;
+    if !(0..world.bufs()).map(BufId::at).any(huge) {
+        return Ok(None);
+    }
+    let steps = Steps::of(scenario);
+    let mmaps = steps.all.iter().filter_map(|(_, step)| match **step {
+        Step::Mmap(mmap) => Some(mmap),
+        _ => None,
+    });
+    let mut pages = None;
+    for mmap in mmaps {
+        if mmap.buf.is_none() {
+            return Err(Skip::new("anonymous memory beside huge entries would be huge, too"));
+        }
+        pages = pages.or(Some(world.vma_pages(mmap.vma)));
+    }
+    let pages = pages.unwrap_or(2);
+    let other = |vma| world.vma_pages(vma) != pages;
+    if !matches!(pages, 2 | 4 | 8) || (0..steps.vmas).map(VmaId::at).any(other) {
+        return Err(Skip::new(
+            "a huge entry covers what a mapping has: here 2, 4 or 8 pages, the same for all",
+        ));
+    }
+    Ok(Some(pages))
+}
