@@ -8,9 +8,9 @@
 //! 1. The fast path looks at the page table alone: any present entry that is writable enough and
 //!    not special, whose page is a file's or anonymous (a driver's own is left to the slow path).
 //!    Without a special bit in the architecture there is no fast path.
-//! 2. The slow path refuses VM_IO and VM_PFNMAP; refuses a write to a VMA without VM_WRITE unless FOLL_FORCE
-//!    meets a private mapping; faults; then takes what `vm_normal_page` returns, and a special
-//!    entry gives none.
+//! 2. The slow path refuses VM_IO and VM_PFNMAP; refuses a write to a VMA without VM_WRITE unless
+//!    FOLL_FORCE meets a private mapping; faults; then takes what `vm_normal_page` returns, and a
+//!    special entry gives none.
 //!
 //! The zero page is special, so that only the slow path takes it, and takes it all the same
 //! (`follow_page_pte`: `is_zero_pfn`). FOLL_GET takes a reference, FOLL_PIN a pin: unsharing and

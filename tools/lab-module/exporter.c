@@ -553,6 +553,10 @@ static long lab_sync(struct lab_buf *buf, struct driftheap_lab_step *step)
 	default:
 		return -EINVAL;
 	}
+	/* It would wait for fences, and whoever signals them could not take a step meanwhile. */
+	if (step->op == DRIFTHEAP_LAB_SYNC_START &&
+	    !dma_resv_test_signaled(buf->dmabuf->resv, dma_resv_usage_rw(dir != DMA_FROM_DEVICE)))
+		return -ETIME;
 	if (step->op == DRIFTHEAP_LAB_SYNC_START)
 		return dma_buf_begin_cpu_access(buf->dmabuf, dir);
 	return dma_buf_end_cpu_access(buf->dmabuf, dir);

@@ -63,8 +63,10 @@ fn say(said: &Said) -> anyhow::Result<()> {
 
 /// Names what is next in the kernel's own log; a guest without one goes on.
 fn note(name: &str) {
+    // One write is one line.
+    let line = format!("<3>{}\n", console::mark(name));
     let log = std::fs::OpenOptions::new().write(true).open("/dev/kmsg");
-    let _unlogged = log.and_then(|mut log| writeln!(log, "<3>{}", console::mark(name)));
+    let _unlogged = log.and_then(|mut log| log.write_all(line.as_bytes()));
 }
 
 fn answer(

@@ -175,8 +175,9 @@ impl Guest {
         let mistake = std::env::var(MISTAKE).unwrap_or_else(|_| "0".to_owned());
         let sabotage = std::env::var(SABOTAGE).unwrap_or_default();
         let command = format!(
-            "echo on >/proc/sys/kernel/printk_devkmsg; insmod driftheap_lab.ko mistake={mistake} \
-             && exec ./driftheap __lab jobs {sabotage}"
+            "echo on >/proc/sys/kernel/printk_devkmsg
+             echo always >/sys/kernel/mm/transparent_hugepage/enabled
+             insmod driftheap_lab.ko mistake={mistake} && exec ./driftheap __lab jobs {sabotage}"
         );
         let mut run = Command::new(self.scripts.path("run"));
         run.args(["--timeout", &seconds_max.to_string(), "--console"]).arg(&console);

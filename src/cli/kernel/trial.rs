@@ -24,18 +24,18 @@ use super::guest::SABOTAGES;
 
 /// Tests that show a difference for one of the switches each, and are small.
 const TESTS: [&str; 15] = [
+    "userptr-mmu-notifier",
+    "dynamic-importer-move",
     "system-heap-insert-page",
     "ttm-insert-mixed",
     "ttm-map-private",
     "anon-read-pin",
     "pin-then-fork",
     "pfnmap-by-hand",
-    "userptr-mmu-notifier",
     "notifier-on-cow",
     "revoke-steps",
     "static-importer-pin",
     "exporter-honours-pins",
-    "dynamic-importer-move",
     "importer-mmap-address-space",
     "mali-vma-pointer",
     "fork-then-move",
@@ -74,7 +74,7 @@ struct Case {
 
 /// All of it; fails where something was not noticed, not refused or not given back.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let cases = cases()?;
+    let cases = cases(&TESTS)?;
     let mut missed = Vec::new();
     if let Some(found) = first_difference(&cases, None)? {
         bail!("a right model and a right module differ: {found}");
@@ -101,7 +101,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
 /// A client that works until it is killed.
 pub(crate) fn victim() -> anyhow::Result<()> {
-    let cases = cases()?;
+    let cases = cases(&TESTS[..2])?;
     let mut executor = executor(None)?;
     say("working")?;
     loop {
@@ -134,9 +134,9 @@ fn note(
     }
 }
 
-fn cases() -> anyhow::Result<Vec<Case>> {
+fn cases(tests: &[&str]) -> anyhow::Result<Vec<Case>> {
     let mut cases = Vec::new();
-    for bundled in suite::TESTS.iter().filter(|bundled| TESTS.contains(&bundled.name)) {
+    for bundled in suite::TESTS.iter().filter(|bundled| tests.contains(&bundled.name)) {
         let test = parse(bundled.file, bundled.text, &ModelRules);
         let test = test.map_err(|_| anyhow!("{} does not parse", bundled.file))?;
         for variant in &test.variants {
@@ -215,7 +215,7 @@ fn misuse() -> anyhow::Result<()> {
     }
     let out = Step { obj: u32::MAX, page: u32::MAX, addr: 1 << 62, ..Step::default() };
     for (op, name) in Op::ALL {
-        let harmless = matches!(op, Op::Reset | Op::Pte);
+        let harmless = *op == Op::Pte;
         let answer = lab.step(*op, out);
         ensure!(answer.is_err() != harmless, "{name} out of range: {answer:?}");
     }

@@ -63,10 +63,10 @@ fn per_block(scenario: &Scenario) -> Result<Option<u8>, Skip> {
         return Ok(None);
     }
     let steps = Steps::of(scenario);
-    let mmaps = steps.all.iter().filter_map(|(_, step)| match **step {
-        Step::Mmap(mmap) => Some(mmap),
-        _ => None,
-    });
+    let mmaps = steps
+        .all
+        .iter()
+        .filter_map(|(_, step)| if let Step::Mmap(mmap) = **step { Some(mmap) } else { None });
     let mut pages = None;
     for mmap in mmaps {
         if mmap.buf.is_none() {

@@ -107,23 +107,24 @@ impl KernelExecutor {
     ) -> Result<ReplayReport, ExecError> {
         self.supports(scenario).map_err(ExecError::Unsupported)?;
         let truth = &scenario.world;
-        let wrong = match self.sabotage {
-            Some(Sabotage::Rule(rule)) => Some(rule.applied(scenario)),
-            _ => None,
+        let wrong = if let Some(Sabotage::Rule(rule)) = self.sabotage {
+            Some(rule.applied(scenario))
+        } else {
+            None
         };
         let not_taken =
             |why| Ok(ReplayReport { inexpressible: Some(why), ..ReplayReport::default() });
+        let right = scenario.replay(schedule)?;
+        if let Some(reason) = skip::other_host(scenario, schedule, &right) {
+            return not_taken(reason);
+        }
         let (scenario, replay) = if let Some(wrong) = &wrong {
             let Ok(replay) = wrong.replay(schedule) else {
                 return not_taken("a model with a wrong rule has no such schedule".to_owned());
             };
             (wrong, replay)
         } else {
-            let replay = scenario.replay(schedule)?;
-            if let Some(reason) = skip::other_host(scenario, schedule, &replay) {
-                return not_taken(reason);
-            }
-            (scenario, replay)
+            (scenario, right)
         };
         let slots = Steps::of(scenario).slots(scenario).map_err(ExecError::Unsupported)?;
         let layout = Layout::of(scenario).map_err(ExecError::Unsupported)?;

@@ -72,14 +72,14 @@ impl WrongRule {
     }
 
     fn exporter(self, rules: &mut ExporterRules) {
-        match self {
-            Self::InsertsPages if rules.mmap == MmapKind::MixedmapInsertPfn => {
-                rules.mmap = MmapKind::MixedmapInsertPage;
-            }
-            Self::NeverRefusesCow => rules.cow = Cow::Allow,
-            Self::ZapsAll => rules.zap = ZapReach::AddressSpace,
-            Self::IgnoresPins => rules.on_dma_buf_pin = OnDmaBufPin::Ignore,
-            _ => {}
+        if self == Self::InsertsPages && rules.mmap == MmapKind::MixedmapInsertPfn {
+            rules.mmap = MmapKind::MixedmapInsertPage;
+        } else if self == Self::NeverRefusesCow {
+            rules.cow = Cow::Allow;
+        } else if self == Self::ZapsAll {
+            rules.zap = ZapReach::AddressSpace;
+        } else if self == Self::IgnoresPins {
+            rules.on_dma_buf_pin = OnDmaBufPin::Ignore;
         }
     }
 }
