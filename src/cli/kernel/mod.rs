@@ -280,12 +280,12 @@ impl Guest {
         schedule: &Vec<u8>,
         kernel: &mut Kernel,
     ) -> anyhow::Result<()> {
-        let job = question.job(0, vec![schedule.clone()], true);
-        let mut boot = self.boot(&[job.clone()], BUG_SECONDS_MAX)?;
+        let jobs = [question.job(0, vec![schedule.clone()], true)];
+        let mut boot = self.boot(&jobs, BUG_SECONDS_MAX)?;
         let mut splat = console::splat(&boot.console);
         if splat.is_none() {
             // It may have died of itself.
-            boot = self.boot(&[job], BUG_SECONDS_MAX)?;
+            boot = self.boot(&jobs, BUG_SECONDS_MAX)?;
             splat = console::splat(&boot.console);
         }
         let named = boot.console.contains(BUG_IN);

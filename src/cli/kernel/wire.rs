@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A test, and which schedules of which variants to take.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Job {
     pub(super) file: String,
     pub(super) text: String,
@@ -13,7 +13,7 @@ pub(super) struct Job {
 }
 
 /// The schedules of a variant.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct VariantJob {
     /// What the host calls it.
     pub(super) id: usize,
