@@ -238,6 +238,37 @@ fn pins_that_a_move_leaves_behind() {
     check("tests/clients/misuse/pin.c", &["--live", "--check-access", "exhaustive"]);
 }
 
+/// What goes on being read through a pin after a move, a recording has too, with reports or without.
+#[test]
+fn a_recording_has_the_pins() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let Some(client) = compile(stage.path(), "tests/clients/misuse/pin.c", &["-g"], true) else {
+        return;
+    };
+    let (file, socket) = (stage.path().join("pins.litmus"), stage.path().join("socket"));
+    let binary = stage.path().join("driftheap");
+    let ctl = format!("CTL={} ctl --socket {}", binary.display(), socket.display());
+    let control = ["--control", socket.to_str().unwrap(), "--record", file.to_str().unwrap()];
+    for more in [&[][..], &["--misuse"]] {
+        let options = [&control[..], more].concat();
+        let output =
+            run(stage.path(), User::Own, &options, &["env", &ctl, client.to_str().unwrap()]);
+        let told = text(&output);
+        assert_eq!(told.contains("BUG: driftheap: pin-across-move"), !more.is_empty(), "{told}");
+        assert!(!told.contains("a bug of driftheap"), "{told}");
+        let recording = std::fs::read_to_string(&file).unwrap();
+        assert!(recording.contains(": gup p") && recording.contains(": unpin p"), "{recording}");
+        assert!(recording.contains("use-after-free Always"), "{recording}");
+        let mut command = Command::new(&binary);
+        command.args(["check", "--replay", "off"]).arg(&file);
+        let output = bounded(command);
+        assert!(output.status.success(), "{}\n{recording}", text(&output));
+    }
+}
+
 #[test]
 fn buffers_that_are_gone() {
     check("tests/clients/misuse/gone.c", &["--live"]);

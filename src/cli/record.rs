@@ -1,7 +1,7 @@
 //! `--record FILE`: writes what happened as a litmus test, and asks the model about it at once.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use driftheap::device::live::record::Recording;
@@ -16,39 +16,100 @@ use super::{Exit, out::Out};
 /// The name of the test in a file: the file's own, as the language takes it.
 pub(crate) fn name_of(path: &Path) -> String {
     let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    let clean = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    let name: String = stem.chars().map(clean).collect();
-    format!("recorded-{}", name.trim_matches('-')).trim_end_matches('-').to_owned()
+    let parts = stem.split(|c: char| !c.is_ascii_alphanumeric()).filter(|part| !part.is_empty());
+    std::iter::once("recorded").chain(parts).collect::<Vec<_>>().join("-")
 }
 
-/// Writes the recording. Its `Result:` is what was seen; the word between Sometimes and Always is
-/// the model's. A model that finds other hazards than the run did is a bug of driftheap, and said.
-pub(crate) fn write(path: &Path, recording: &Recording, out: &Out) -> anyhow::Result<Exit> {
-    if recording.events == 0 {
+/// The file of a window, counted from 1: `what.litmus`, `what-2.litmus`, ...
+fn file_of(path: &Path, number: usize) -> PathBuf {
+    if number == 1 {
+        return path.to_owned();
+    }
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("-{number}"));
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
+/// Writes the recording. Each window's `Result:` is the model's answer; what was seen must be in it.
+/// A model that does not find it, or finds more where nothing overlapped, is a bug of driftheap, and
+/// said.
+pub(crate) fn write(path: &Path, recordings: &[Recording], out: &Out) -> anyhow::Result<Exit> {
+    if recordings.is_empty() {
         out.note("driftheap: nothing to record: no buffer was made that can move\n");
         return Ok(Exit::Good);
     }
+    let (mut exit, mut unseen) = (Exit::Good, BTreeMap::new());
+    for (number, recording) in (1..).zip(recordings) {
+        let file = file_of(path, number);
+        exit = exit.max(window(&file, recording, &mut unseen, out)?);
+    }
+    for (kind, file) in unseen {
+        if !out.quiet && !recordings.iter().any(|recording| recording.seen.contains(&kind)) {
+            out.note(&format!(
+                "driftheap: {kind} was not seen, and can happen where what overlapped comes in \
+                 another order: driftheap explain {} --variant {kind}\n",
+                file.display()
+            ));
+        }
+    }
+    remove_older(path, recordings.len() + 1);
+    if !out.quiet {
+        let events: usize = recordings.iter().map(|recording| recording.events).sum();
+        let files = match recordings.len() {
+            1 => path.display().to_string(),
+            count => format!("{} to {}", path.display(), file_of(path, count).display()),
+        };
+        out.note(&format!(
+            "driftheap: recorded {events} events to {files}; what repeats stands there once\n"
+        ));
+        if let Some(why) = recordings.iter().find_map(|recording| recording.stopped.as_ref()) {
+            out.note(&format!("driftheap: not all of it is there: {why}\n"));
+        }
+    }
+    Ok(exit)
+}
+
+/// Removes the windows of an older recording of this name that was longer.
+fn remove_older(path: &Path, first: usize) {
+    for number in first.. {
+        let file = file_of(path, number);
+        let is_ours = std::fs::read(&file).is_ok_and(|text| {
+            let title = format!("DMABUF {}-{number}\n", name_of(path));
+            text.starts_with(title.as_bytes())
+        });
+        if !is_ours || std::fs::remove_file(&file).is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes one window. What can happen in it and was not seen goes to `unseen`, the first file of each.
+fn window(
+    path: &Path,
+    recording: &Recording,
+    unseen: &mut BTreeMap<HazardKind, PathBuf>,
+    out: &Out,
+) -> anyhow::Result<Exit> {
     let found = verdicts(&recording.with_result(None))?;
     let word = |kind: HazardKind| match (recording.seen.contains(&kind), found.get(&kind)) {
-        (false, _) => "Never",
-        (true, Some(Verdict::Always)) => "Always",
-        (true, _) => "Sometimes",
+        // What was seen and is impossible is to be found by `check`, too.
+        (true, None | Some(Verdict::Never)) => "Sometimes",
+        (_, Some(verdict)) => verdict.word(),
+        (false, None) => "Never",
     };
     std::fs::write(path, recording.with_result(Some(&word)))
         .with_context(|| format!("can't write {}", path.display()))?;
-    if !out.quiet {
-        let stopped = recording.stopped.as_ref();
-        let stopped = stopped.map_or_else(String::new, |why| format!(", then stopped: {why}"));
-        out.note(&format!(
-            "driftheap: recorded {} events to {}{stopped}\n",
-            recording.events,
-            path.display()
-        ));
-    }
     let mut exit = Exit::Good;
     for &kind in HazardKind::ALL {
         let possible = found.get(&kind).is_some_and(|verdict| *verdict != Verdict::Never);
-        if possible != recording.seen.contains(&kind) {
+        let seen = recording.seen.contains(&kind);
+        if possible && !seen && recording.overlaps {
+            unseen.entry(kind).or_insert_with(|| path.to_owned());
+        } else if possible != seen {
             let (was, is) =
                 if possible { ("not seen", "possible") } else { ("seen", "impossible") };
             out.error(&format!(

@@ -69,7 +69,10 @@ pub(crate) struct RunArgs {
     /// fence=yes or no. What it hits by a stale address is reported.
     #[arg(long = "device", value_name = "SPEC")]
     devices: Vec<DeviceSpec>,
-    /// Write what happened as a litmus test for `driftheap check`. Implies --live.
+    /// Write what happened as litmus tests for `driftheap check`. Implies --live.
+    ///
+    /// What one test has no room for is in FILE with -2, -3 and so on before its extension: each
+    /// begins with the state that it finds. Where something is left out, `check` exits 1.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// Break the exporter on purpose, to test that it is noticed.
@@ -250,8 +253,8 @@ fn report_devices(
     }
     if let Some((path, recorder)) = record.zip(program.bus.recorder.as_ref()) {
         let name = super::record::name_of(path);
-        let recording = recorder.recording(&name, "What a program and its devices did.");
-        super::record::write(path, &recording, out)?;
+        let recordings = recorder.recordings(&name, "What a program and its devices did.");
+        super::record::write(path, &recordings, out)?;
     }
     Ok(())
 }

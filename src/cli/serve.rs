@@ -57,7 +57,7 @@ pub(crate) struct ServeArgs {
     /// static; notify=handled or ignored, what it does on move_notify; fence=yes or no.
     #[arg(long = "device", value_name = "SPEC", requires = "socket")]
     pub(super) devices: Vec<DeviceSpec>,
-    /// Write what happened as a litmus test (--socket only)
+    /// Write what happened as litmus tests: FILE, and -2, -3 before its extension (--socket only)
     #[arg(long, value_name = "FILE", requires = "socket")]
     pub(super) record: Option<PathBuf>,
     /// Size of the carveout that buffers are allocated in (--socket only)

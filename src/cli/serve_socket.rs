@@ -63,13 +63,13 @@ pub(super) fn run(path: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exi
         }
         let name = args.record.as_deref().map(record::name_of);
         let question = "What the clients of an exporter did.";
-        let recording =
-            name.zip(bus.recorder.as_ref()).map(|(name, r)| r.recording(&name, question));
-        (bus.findings.counts().is_empty(), recording)
+        let recordings =
+            name.zip(bus.recorder.as_ref()).map(|(name, r)| r.recordings(&name, question));
+        (bus.findings.counts().is_empty(), recordings)
     });
     let mut exit = if summary.0 { Exit::Good } else { Exit::Differs };
-    if let (Some(path), Some(recording)) = (&args.record, &summary.1) {
-        exit = exit.max(record::write(path, recording, out)?);
+    if let (Some(path), Some(recordings)) = (&args.record, &summary.1) {
+        exit = exit.max(record::write(path, recordings, out)?);
     }
     Ok(exit)
 }

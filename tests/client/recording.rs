@@ -14,6 +14,12 @@ use driftheap::question::verdict::{Search, judge};
 use super::kit::{Lab, moves, named};
 use super::lab::scenarios;
 
+use driftheap::device::fence::Usage as FenceUsage;
+use driftheap::device::live::attach::AttachmentId;
+use driftheap::device::live::record::{Actor, Doing, Recorder, SEGMENT_MAX, WINDOWS_MAX};
+use driftheap::device::{BufferId, FenceId};
+use driftheap::model::{ExporterRules, Placement};
+
 /// What the recording's variants are found to be possible.
 fn possible(recording: &Recording) -> BTreeSet<HazardKind> {
     let text = recording.with_result(None);
@@ -33,12 +39,13 @@ fn check(heap: &str, run: impl FnOnce(&Connection), expect: &[HazardKind]) {
     let lab = Lab::with(heap, true);
     let client = lab.client("app");
     run(&client);
-    let recording = lab
+    let recordings = lab
         .exporter
-        .look(|_, bus| bus.recorder.as_ref().unwrap().recording("recorded", "What a test did."));
+        .look(|_, bus| bus.recorder.as_ref().unwrap().recordings("recorded", "What a test did."));
+    let [recording] = &recordings[..] else { panic!("{recordings:#?}") };
     let expect: BTreeSet<HazardKind> = expect.iter().copied().collect();
     assert_eq!(recording.seen, expect, "{}", recording.text);
-    assert_eq!(possible(&recording), expect, "{}", recording.text);
+    assert_eq!(possible(recording), expect, "{}", recording.text);
     assert_eq!(recording.stopped, None);
 }
 
@@ -158,4 +165,125 @@ fn what_a_purge_takes_away() {
     if moves() {
         check("system", run, &[HazardKind::UseAfterFree, HazardKind::UnfencedAccess]);
     }
+}
+
+/// The recordings of a lab so far.
+fn recordings(lab: &Lab) -> Vec<Recording> {
+    let of = |recorder: &Recorder| recorder.recordings("recorded", "What a test did.");
+    lab.exporter.look(|_, bus| of(bus.recorder.as_ref().unwrap()))
+}
+
+/// What every window shows is possible in it; what all of them show together.
+fn seen(recordings: &[Recording]) -> BTreeSet<HazardKind> {
+    let mut seen = BTreeSet::new();
+    for recording in recordings {
+        assert_eq!(possible(recording), recording.seen, "{}", recording.text);
+        seen.extend(&recording.seen);
+    }
+    seen
+}
+
+/// What goes wrong after thousands of moves is in a window that begins with the state it finds.
+#[test]
+fn a_long_run_is_several_windows() {
+    if !moves() {
+        return;
+    }
+    let lab = Lab::with("system", true);
+    let client = lab.client("app");
+    let a = named(&client, 2, "A");
+    let b = named(&client, 1, "B");
+    let isp = a.attach("isp", Importer::dynamic(|| ())).unwrap();
+    let write = |table: &driftheap::client::SgTable, signals: bool| {
+        let lock = a.lock().unwrap();
+        let fence = signals.then(|| isp.submit(&lock, Usage::Write).unwrap());
+        drop(lock);
+        table_write(&isp, table);
+        if let Some(fence) = fence {
+            fence.signal().unwrap();
+        }
+    };
+    for round in 0..60 {
+        let table = isp.map(&a.lock().unwrap()).unwrap();
+        write(&table, true);
+        a.work(Work::Evict).unwrap();
+        if round % 3 == 0 {
+            b.work(Work::Evict).unwrap();
+        }
+    }
+    let calm = recordings(&lab);
+    assert_eq!(seen(&calm), BTreeSet::new());
+    assert!(calm.len() < 6, "what repeats stands there once: {}", calm.len());
+    // A stale address, after moves back and forth: nobody's memory first, then another buffer's.
+    let table = isp.map(&a.lock().unwrap()).unwrap();
+    for _ in 0..41 {
+        a.work(Work::Evict).unwrap();
+    }
+    write(&table, true);
+    let other = named(&client, 2, "C");
+    let elsewhere = named(&client, 2, "D");
+    elsewhere.work(Work::Evict).unwrap();
+    write(&table, false);
+    drop((other, elsewhere));
+    let all = recordings(&lab);
+    assert!(all.len() > 1 && all.len() < WINDOWS_MAX, "{}", all.len());
+    assert_eq!(all.iter().find_map(|recording| recording.stopped.clone()), None);
+    let told: BTreeSet<HazardKind> = lab.kinds().into_iter().collect();
+    assert!(told.contains(&HazardKind::UseAfterFree), "{told:?}");
+    assert_eq!(seen(&all), told);
+}
+
+fn table_write(isp: &driftheap::client::Attachment, table: &driftheap::client::SgTable) {
+    isp.dma_write(table.addr(1), &[3; 16]).unwrap();
+}
+
+/// Two names that differ in what the language does not take, and nothing at all.
+#[test]
+fn names_are_made_words_and_an_attachment_needs_no_map() {
+    let mut recorder = Recorder::default();
+    let rules = ExporterRules::default();
+    for (number, heap) in (1..).zip(["a.heap", "a heap", "\u{e9}"]) {
+        let buffer = BufferId(number);
+        recorder.declare(buffer, (heap, &rules), 1, Placement::Vram);
+        recorder.push(&Actor::Exporter, Doing::Alloc(buffer), &[]);
+        recorder.settle(&String::new);
+    }
+    for (number, device) in (1..).zip(["v4l2 \x1b[31m", "v4l2_?[31m", ""]) {
+        let (id, buffer) = (AttachmentId(number), BufferId(number));
+        let attach = Doing::Attach { id, buffer, dynamic: true };
+        recorder.push(&Actor::Device(device.to_owned()), attach, &[]);
+        recorder.settle(&String::new);
+    }
+    let [recording] = &recorder.recordings("recorded", "Names.")[..] else { panic!() };
+    assert_eq!(scenarios(&recording.with_result(None)).len(), HazardKind::ALL.len());
+    assert_eq!(recording.text.matches("\nimporter d-").count(), 3, "{}", recording.text);
+    assert_eq!(recording.stopped, None);
+}
+
+/// A recording that is not whole says so, and its check differs.
+#[test]
+fn what_has_no_place_is_said() {
+    let mut recorder = Recorder::default();
+    let (buffer, id, fence) = (BufferId(1), AttachmentId(1), FenceId(1));
+    let device = Actor::Device("isp".to_owned());
+    recorder.declare(buffer, ("system", &ExporterRules::default()), 1, Placement::Vram);
+    recorder.push(&Actor::Exporter, Doing::Alloc(buffer), &[]);
+    recorder.push(&device, Doing::Attach { id, buffer, dynamic: true }, &[]);
+    recorder.push(&device, Doing::Map(id), &[]);
+    recorder.settle(&String::new);
+    recorder.push(&device, Doing::Submit(fence, id, FenceUsage::Write), &[]);
+    for _ in 0..=SEGMENT_MAX {
+        recorder.push(&device, Doing::Dma { id, age: 0, page: 0, write: true }, &[]);
+        recorder.settle(&String::new);
+    }
+    recorder.push(&device, Doing::Signal(fence), &[]);
+    recorder.settle(&String::new);
+    let [recording] = &recorder.recordings("recorded", "Too much.")[..] else { panic!() };
+    assert!(recording.stopped.is_some() && recording.text.contains("Not all of it is here"));
+    let text = recording.with_result(Some(&|_| "Never"));
+    let scenario = scenarios(&text).pop().unwrap();
+    assert_eq!(scenario.variant, "what-came-later");
+    let judgement = judge(&scenario, &Search::default(), &mut |_| ()).unwrap();
+    assert_eq!(judgement.observation, Some(Verdict::Never));
+    assert!(text.contains("Result: what-came-later Always, * Never"), "{text}");
 }

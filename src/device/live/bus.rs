@@ -29,7 +29,7 @@ use rustix::io::Errno;
 use super::attach::{AttachError, Attachment, AttachmentId, Attachments, Holder, Sg};
 use super::findings::{Finding, Findings, Place};
 use super::frames::{BusAddr, Bytes, FrameNo, Frames, FreedTwice, Landing, Owner, PageOf};
-use super::record::{Actor, Doing, Outcome, Recorder};
+use super::record::{Actor, Doing, Recorder};
 use crate::device::{BufferId, Device, FenceId};
 use crate::model::{ExporterRules, HazardKind, Life, Recycle};
 use crate::sys::backing;
@@ -132,7 +132,7 @@ pub struct Bus {
     pub findings: Findings,
     /// What happened, if somebody wants to know.
     pub recorder: Option<Recorder>,
-    pins: BTreeMap<PinId, GupPin>,
+    pub(super) pins: BTreeMap<PinId, GupPin>,
     own: OwnBytes,
     life: BTreeMap<BufferId, Life>,
     /// Where their frames go in the end.
@@ -249,34 +249,20 @@ impl Bus {
         Ok(())
     }
 
-    /// Records something that somebody did.
-    pub fn note(&mut self, actor: &Actor, doing: Doing, kinds: &[HazardKind]) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.push(actor, doing, kinds);
-        }
-    }
-
-    /// Records that the exporter begins something.
-    pub fn begin(&mut self, doing: Doing) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.begin(&Actor::Exporter, doing);
-        }
-    }
-
-    /// Records that it ended it.
-    pub fn end(&mut self, doing: &Doing, outcome: Outcome, kinds: &[HazardKind]) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.end(doing, outcome, kinds);
-        }
-    }
-
     /// Everything that a holder has goes: pins, attachments, locks. Its fences are returned, to be
     /// signalled with an error.
     pub fn drop_holder(&mut self, holder: Holder) -> Vec<FenceId> {
-        for (_, pin) in self.pins.extract_if(.., |_, pin| pin.holder == holder) {
+        let pins: Vec<_> = self.pins.extract_if(.., |_, pin| pin.holder == holder).collect();
+        for (id, pin) in pins {
             self.frames.unpin(pin.frame);
+            self.note(&Actor::Program(pin.program), Doing::Unpin(id), &[]);
         }
+        let ids = self.attachments.iter().filter(|(_, attachment)| attachment.holder == holder);
+        let ids: Vec<AttachmentId> = ids.map(|(id, _)| id).collect();
         let gone = self.attachments.drop_holder(holder);
+        for (id, attachment) in ids.into_iter().zip(&gone) {
+            self.note_dropped(id, attachment);
+        }
         gone.into_iter().flat_map(|attachment| attachment.fences).collect()
     }
 
@@ -310,7 +296,10 @@ impl Bus {
         }
         let mut kinds = Vec::new();
         let doing = access.doing(frame, through, write);
-        if let Some((kind, expected)) = self.judge(pages, &access, frame, offset, &dma, &before) {
+        let judged = access
+            .meant
+            .and_then(|meant| self.judge(pages, meant, (frame, offset), write, &before));
+        if let Some((kind, expected)) = judged {
             kinds.push(kind);
             let now: &[u8] = if let Dma::Write(bytes) = dma { bytes } else { &before };
             let byte = expected.iter().zip(now).position(|(a, b)| a != b);
@@ -333,6 +322,7 @@ impl Bus {
             }
             recorder.push(&access.actor, doing, &kinds);
         }
+        self.settle();
         Ok(kinds)
     }
 
@@ -387,19 +377,16 @@ impl Bus {
     }
 
     /// What was wrong, and what the bytes should have been.
-    fn judge(
+    pub(super) fn judge(
         &self,
         pages: &dyn Pages,
-        access: &Access,
-        frame: FrameNo,
-        offset: usize,
-        dma: &Dma<'_>,
+        meant: PageOf,
+        (frame, offset): (FrameNo, usize),
+        write: bool,
         before: &[u8],
     ) -> Option<(HazardKind, Vec<u8>)> {
-        let meant = access.meant?;
         let landing = self.frames.landing(frame, meant)?;
         let alive = self.life(meant.buffer) == Life::Live;
-        let write = matches!(dma, Dma::Write(_));
         let kind = match landing {
             Landing::Right => return None,
             Landing::Nobody => HazardKind::UseAfterFree,
@@ -441,7 +428,7 @@ impl Bus {
         }
     }
 
-    fn load(
+    pub(super) fn load(
         &self,
         pages: &dyn Pages,
         frame: FrameNo,
@@ -525,12 +512,15 @@ impl Access {
     fn doing(&self, frame: FrameNo, through: Through, write: bool) -> Doing {
         match through {
             Through::Attachment(id) => {
-                let told = match &self.link {
-                    Link::Attachment(attachment) => attachment.told.get(&frame).copied(),
-                    Link::Pin => None,
+                let (page, age) = match &self.link {
+                    Link::Attachment(attachment) => {
+                        let told = attachment.told.get(&frame).copied();
+                        let (page, map) = told.unwrap_or_default();
+                        (page, attachment.maps.saturating_sub(map + 1))
+                    }
+                    Link::Pin => (0, 0),
                 };
-                let (page, map) = told.unwrap_or_default();
-                Doing::Dma { id, map, page, write }
+                Doing::Dma { id, age, page, write }
             }
             Through::Pin(id) => Doing::PinDma(id, write),
         }

@@ -200,6 +200,18 @@ impl Frames {
         self.buffers.get(&buffer).map(|(placement, _)| *placement)
     }
 
+    /// Where every buffer is.
+    pub fn placements(&self) -> impl Iterator<Item = (BufferId, Placement)> {
+        self.buffers.iter().map(|(&id, &(placement, _))| (id, placement))
+    }
+
+    /// How many frames are handed out before each free one.
+    #[must_use]
+    pub fn free_depths(&self) -> BTreeMap<FrameNo, usize> {
+        let lists = self.free.values();
+        lists.flat_map(|list| list.iter().rev().copied().zip(0..)).collect()
+    }
+
     /// Pages of a buffer.
     #[must_use]
     pub fn pages(&self, buffer: BufferId) -> usize {

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::attach::{AttachError, AttachmentId, Holder, Sg};
 use super::bus::Bus;
 use super::frames::BusAddr;
+use super::notes::signals;
 use super::record::{Actor, Doing};
 use crate::device::fence::Usage;
 use crate::device::{BufferId, Device, FenceId};
@@ -80,10 +81,8 @@ impl Bus {
         }
         let addrs = self.frames.tell(buffer).ok_or(AttachError::Gone)?;
         self.attachments.map(id, holder, &addrs)?;
-        if mapped {
-            self.note(&actor, Doing::Unmap(id), &[]);
-        }
-        self.note(&actor, Doing::Map(id), &[]);
+        let unmap = mapped.then_some(Doing::Unmap(id));
+        self.note_all(&actor, unmap.into_iter().chain([Doing::Map(id)]));
         Ok(addrs)
     }
 
@@ -116,8 +115,10 @@ impl Bus {
         id: AttachmentId,
         holder: Holder,
     ) -> Result<Vec<FenceId>, AttachError> {
-        self.note_of(id, holder, Doing::Detach(id));
-        Ok(self.attachments.detach(id, holder)?.fences)
+        let gone = self.attachments.detach(id, holder)?;
+        let actor = Actor::Device(gone.device);
+        self.note_all(&actor, signals(&gone.fences).chain([Doing::Detach(id)]));
+        Ok(gone.fences)
     }
 
     /// `dma_resv_add_fence` for a job of the device, whose caller has the reservation lock.

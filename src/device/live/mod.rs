@@ -34,6 +34,7 @@ pub mod job;
 pub mod journal;
 pub mod maps;
 pub mod mover;
+mod notes;
 pub mod record;
 mod resv;
 pub mod space;

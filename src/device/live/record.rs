@@ -1,21 +1,27 @@
 //! What happened, in the litmus language.
 //!
-//! Events become statements: one process for the exporter, one for each device and each program.
+//! Events become statements: one process for each heap's exporter, each device and each program.
 //! What ended before something else began is ordered by `await`; what overlapped (a device's
 //! access while a move waits for it) is left free, so that the model explores it. The condition
 //! asks about every hazard by name, so that the file's answer can be compared with what was seen:
-//! a kind that was seen must be possible, any other must not. What repeats without anything new is
-//! written once (`repeats`).
+//! a kind that was seen must be possible. Where nothing overlapped, no other kind is.
 //!
-//! **Bounds**: [`EVENTS_MAX`] events are kept, and of these as many are written as the language
-//! takes (6 processes of 64 statements, 16 buffers). The file says where it stopped; what was seen
-//! later does not count.
+//! A test of the language is small (6 processes of 64 statements, 16 buffers), so a recording is
+//! several tests, *windows* (`windows`): the first begins where the run began and takes everything
+//! until it is full. Each other one begins with the state that it finds and holds something that
+//! no window before it holds. What repeats is written once (`repeats`).
+//!
+//! **Bounds**: [`WINDOWS_MAX`] windows; at most [`SEGMENT_MAX`] events without a moment at which no
+//! fence is pending and nothing moves. What has no place is counted, and the last window says so: a
+//! question of it (`what-came-later`) has another answer than expected, so that `check` exits 1.
 //!
 //! **Differs from the run**: a buffer has at most 8 pages in the language, so several pages may
-//! stand as one; the CPU's accesses of a program under `driftheap run` are not known.
+//! stand as one; the CPU's accesses of a program under `driftheap run` are not known; a window's
+//! first state has the same addresses in use, and not the same bytes in them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::mem;
 
 use super::attach::AttachmentId;
 use super::bus::PinId;
@@ -23,11 +29,13 @@ use crate::device::fence::Usage;
 use crate::device::{BufferId, FenceId};
 use crate::model::{ExporterRules, HazardKind, ImporterMmap, Placement};
 
+mod now;
 mod render;
 mod repeats;
+mod windows;
 
-/// Most events that are kept.
-pub const EVENTS_MAX: usize = 16 * 1024;
+use windows::History;
+pub use windows::{SEGMENT_MAX, WINDOWS_MAX};
 
 /// Something that is done, as the language says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,12 +76,12 @@ pub enum Doing {
     Submit(FenceId, AttachmentId, Usage),
     /// `signal`.
     Signal(FenceId),
-    /// `dma_write` or `dma_read` through the sg_table of the attachment's so many-th `map`.
+    /// `dma_write` or `dma_read` through an sg_table of the attachment.
     Dma {
         /// The attachment.
         id: AttachmentId,
-        /// The `map` that told the address, counted from 0.
-        map: usize,
+        /// How many `map`s came after the one that told the address.
+        age: usize,
         /// Page of the buffer.
         page: usize,
         /// Direction.
@@ -137,12 +145,14 @@ struct Declared {
 /// One event of one process.
 #[derive(Clone, Debug)]
 struct Event {
-    process: usize,
+    who: Who,
     doing: Doing,
     begin: u64,
     /// None while it goes on.
     end: Option<u64>,
     kinds: BTreeSet<HazardKind>,
+    /// Whether it was refused with EBUSY.
+    busy: bool,
 }
 
 /// Who does something.
@@ -156,21 +166,48 @@ pub enum Actor {
     Program(String),
 }
 
+/// A process of a test: an exporter has one for each heap.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Who {
+    Exporter(String),
+    Device(String),
+    Program(String),
+}
+
 /// Records what happens; see the [module](self).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Recorder {
-    processes: Vec<Actor>,
     buffers: BTreeMap<BufferId, Declared>,
     heaps: BTreeMap<String, ExporterRules>,
-    events: Vec<Event>,
+    /// The events since the last moment at which nothing was under way.
+    segment: Vec<Event>,
+    /// Fences that have not signalled.
+    fences: BTreeSet<FenceId>,
+    /// Whether its beginning was left out, because it was too long.
+    is_cut: bool,
     clock: u64,
-    /// When the first event was dropped.
-    first_dropped: Option<u64>,
+    history: History,
     /// Devices that went on with old addresses.
     ignoring: BTreeSet<String>,
 }
 
-/// A recording as text.
+impl Default for Recorder {
+    fn default() -> Self {
+        Self {
+            buffers: BTreeMap::new(),
+            heaps: BTreeMap::new(),
+            segment: Vec::new(),
+            fences: BTreeSet::new(),
+            is_cut: false,
+            // Below is room for what a window finds.
+            clock: 1 << 32,
+            history: History::default(),
+            ignoring: BTreeSet::new(),
+        }
+    }
+}
+
+/// A window of a recording as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recording {
     /// The litmus file.
@@ -179,7 +216,9 @@ pub struct Recording {
     pub seen: BTreeSet<HazardKind>,
     /// Events written.
     pub events: usize,
-    /// Why events after these were left out.
+    /// Whether events of it overlapped, so that the model may find more than was seen.
+    pub overlaps: bool,
+    /// Why the recording is not whole; of the last window.
     pub stopped: Option<String>,
 }
 
@@ -208,6 +247,11 @@ impl Recorder {
     /// Something was done at once.
     pub fn push(&mut self, actor: &Actor, doing: Doing, kinds: &[HazardKind]) {
         let begin = self.tick();
+        if let Doing::Submit(fence, ..) = doing {
+            self.fences.insert(fence);
+        } else if let Doing::Signal(fence) = doing {
+            self.fences.remove(&fence);
+        }
         self.add(actor, doing, begin, Some(begin), kinds);
     }
 
@@ -221,18 +265,45 @@ impl Recorder {
     pub fn end(&mut self, doing: &Doing, outcome: Outcome, kinds: &[HazardKind]) {
         let end = self.tick();
         let open = |event: &Event| event.end.is_none() && event.doing == *doing;
-        let Some(at) = self.events.iter().rposition(open) else { return };
+        let Some(at) = self.segment.iter().rposition(open) else { return };
         if outcome == Outcome::Failed {
-            self.events.remove(at);
+            self.segment.remove(at);
         } else {
-            self.events[at].end = Some(end);
-            self.events[at].kinds.extend(kinds);
+            self.segment[at].end = Some(end);
+            self.segment[at].busy = outcome == Outcome::Busy;
+            self.segment[at].kinds.extend(kinds);
         }
     }
 
     /// A device went on with addresses from before a move_notify.
     pub fn ignored_notify(&mut self, device: &str) {
-        self.ignoring.insert(device.to_owned());
+        if !self.ignoring.contains(device) {
+            self.ignoring.insert(device.to_owned());
+        }
+    }
+
+    /// Nothing may be under way: then what happened since the last such moment is put into a
+    /// window. `situation` tells apart what old addresses stand for now.
+    pub fn settle(&mut self, situation: &dyn Fn() -> String) {
+        let is_quiet =
+            self.fences.is_empty() && self.segment.iter().all(|event| event.end.is_some());
+        if !is_quiet || self.segment.is_empty() {
+            return;
+        }
+        let segment = mem::take(&mut self.segment);
+        let mut history = mem::take(&mut self.history);
+        if mem::take(&mut self.is_cut) {
+            history.lose(&segment, self);
+        } else {
+            history.add(&segment, situation, self);
+        }
+        self.history = history;
+    }
+
+    /// Whether a fence has not signalled.
+    #[must_use]
+    pub fn is_pending(&self, fence: FenceId) -> bool {
+        self.fences.contains(&fence)
     }
 
     fn tick(&mut self) -> u64 {
@@ -248,16 +319,86 @@ impl Recorder {
         end: Option<u64>,
         kinds: &[HazardKind],
     ) {
-        if self.events.len() >= EVENTS_MAX {
-            self.first_dropped.get_or_insert(begin);
-            return;
+        if self.segment.len() >= SEGMENT_MAX {
+            // What waits for an end shall see it.
+            let ended = |event: &mut Event| event.end.is_some();
+            let lost: Vec<Event> = self.segment.extract_if(.., ended).collect();
+            let mut history = mem::take(&mut self.history);
+            history.lose(&lost, self);
+            self.history = history;
+            self.is_cut = true;
         }
-        let process = self.processes.iter().position(|known| known == actor);
-        let process = process.unwrap_or_else(|| {
-            self.processes.push(actor.clone());
-            self.processes.len() - 1
-        });
+        let who = match actor {
+            Actor::Exporter => Who::Exporter(self.heap_of(&doing)),
+            Actor::Device(name) => Who::Device(name.clone()),
+            Actor::Program(name) => Who::Program(name.clone()),
+        };
         let kinds = kinds.iter().copied().collect();
-        self.events.push(Event { process, doing, begin, end, kinds });
+        self.segment.push(Event { who, doing, begin, end, kinds, busy: false });
+    }
+
+    /// The heap whose buffer an exporter's deed is about.
+    fn heap_of(&self, doing: &Doing) -> String {
+        let buffer = doing.buffer().and_then(|buffer| self.buffers.get(&buffer));
+        buffer.map_or_else(|| "heap".to_owned(), |declared| declared.heap.clone())
+    }
+}
+
+impl Doing {
+    /// The buffer that it names.
+    fn buffer(&self) -> Option<BufferId> {
+        match *self {
+            Self::Alloc(buffer)
+            | Self::Close(buffer)
+            | Self::Move { buffer, .. }
+            | Self::Purge(buffer)
+            | Self::Revoke(buffer)
+            | Self::Attach { buffer, .. }
+            | Self::Mmap { buffer, .. } => Some(buffer),
+            Self::Detach(_)
+            | Self::Map(_)
+            | Self::Unmap(_)
+            | Self::DmaBufPin(..)
+            | Self::Submit(..)
+            | Self::Signal(_)
+            | Self::Dma { .. }
+            | Self::Munmap(_)
+            | Self::Cpu { .. }
+            | Self::Gup { .. }
+            | Self::Unpin(_)
+            | Self::PinDma(..) => None,
+        }
+    }
+
+    /// Whether it only ends what something else began.
+    fn ends(&self) -> bool {
+        matches!(
+            self,
+            Self::Close(_)
+                | Self::Detach(_)
+                | Self::Unmap(_)
+                | Self::DmaBufPin(_, false)
+                | Self::Signal(_)
+                | Self::Munmap(_)
+                | Self::Unpin(_)
+        )
+    }
+
+    /// Whether it changes what buffers, addresses and pins there are.
+    fn changes(&self) -> bool {
+        !matches!(
+            self,
+            Self::Submit(..)
+                | Self::Signal(_)
+                | Self::Dma { .. }
+                | Self::Cpu { .. }
+                | Self::PinDma(..)
+        )
+    }
+}
+
+impl Event {
+    fn changes(&self) -> bool {
+        self.doing.changes()
     }
 }

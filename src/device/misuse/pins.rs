@@ -48,6 +48,13 @@ pub struct Pin {
 }
 
 impl Pin {
+    /// Whether this is the same pin, whatever is known of its call by now.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let of =
+            |pin: &Self| (pin.buffer, pin.addr, pin.range.clone(), pin.site.tid, pin.site.at_ns);
+        of(self) == of(other) && self.holder == other.holder
+    }
+
     /// The system call that took it.
     pub fn call(&self) -> &'static str {
         match self.holder {
@@ -106,6 +113,11 @@ impl Pins {
     /// Forgets pins that are known to be gone.
     pub fn forget(&mut self, gone: impl Fn(&Pin) -> bool) {
         self.pins.retain(|pin| !gone(pin));
+    }
+
+    /// Whether this pin is among them.
+    pub fn has(&self, pin: &Pin) -> bool {
+        self.pins.iter().any(|known| known.is_same(pin))
     }
 
     /// Forgets the buffers that are gone.

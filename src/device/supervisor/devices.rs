@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::{Shared, lock, now_ns};
 use crate::device::live::attach::{AttachmentId, Holder};
-use crate::device::live::bus::{Bus, Pages, read_all, write_all};
+use crate::device::live::bus::{Bus, Pages, PinId, read_all, write_all};
 use crate::device::live::emulate::{DeviceSpec, Running};
 use crate::device::live::findings::Finding;
 use crate::device::live::frames::PageOf;
@@ -37,7 +37,14 @@ pub struct ProgramBus {
     pub bus: Bus,
     files: BTreeMap<BufferId, OwnedFd>,
     mappings: u64,
+    /// The last mapping of a buffer by a process.
+    mapped: BTreeMap<(BufferId, i32), u64>,
+    /// The program's pins, as the books of misuse have them.
+    pins: Vec<(misuse::Pin, PinId)>,
 }
+
+/// The holder of the program's pins, which no device has.
+const PINNER: Holder = Holder(u64::MAX);
 
 /// The holder of what the exporter itself does.
 const MOVER: Holder = Holder(0);
@@ -53,7 +60,8 @@ impl ProgramBus {
         let pages = pages.saturating_mul(2).min(1 << 28);
         let mut bus = Bus::new(pages, pages)?;
         bus.recorder = record.then(Recorder::default);
-        Ok(Self { bus, files: BTreeMap::new(), mappings: 0 })
+        let (files, mapped) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { bus, files, mappings: 0, mapped, pins: Vec::new() })
     }
 
     /// A buffer that can move came into being.
@@ -93,6 +101,48 @@ impl ProgramBus {
             self.mappings += 1;
             let doing = Doing::Mmap { id: self.mappings, buffer, importer: None };
             self.bus.note(&Actor::Program(format!("pid {pid}")), doing, &[]);
+            self.mapped.insert((buffer, pid), self.mappings);
+        }
+    }
+
+    /// A process pins pages through its mapping. One page stands for all.
+    pub(super) fn pinned(&mut self, device: &Device, pin: &misuse::Pin) {
+        let (buffer, pid) = (pin.buffer, pin.site.pid);
+        if self.bus.recorder.is_none() || !self.files.contains_key(&buffer) {
+            return;
+        }
+        if !self.mapped.contains_key(&(buffer, pid)) {
+            // A mapping that came by fork.
+            self.mapped(buffer, pid);
+        }
+        let Some(&mapping) = self.mapped.get(&(buffer, pid)) else { return };
+        let page = usize::try_from(pin.range.start).unwrap_or(0) / PAGE_BYTES;
+        let by = (PINNER, &*format!("pid {pid}"));
+        let of = PageOf { buffer, page };
+        if let Ok((id, _)) = self.bus.gup(&device.rules_of(buffer), of, by, mapping) {
+            self.pins.push((pin.clone(), id));
+        }
+    }
+
+    /// Pins that are neither in the books nor known to have outlived a move are gone.
+    pub(super) fn keep_pins(&mut self, is_held: impl Fn(&misuse::Pin) -> bool) {
+        let held = |(pin, _): &mut (misuse::Pin, PinId)| !is_held(pin);
+        let gone: Vec<PinId> = self.pins.extract_if(.., held).map(|(_, id)| id).collect();
+        for id in gone {
+            // It is ours.
+            let _held = self.bus.unpin(id, PINNER);
+        }
+    }
+
+    /// Pins have outlived a move; nobody follows them any more.
+    pub(super) fn outlived(&mut self, outlived: &[misuse::Pin]) {
+        let is_one =
+            |(pin, _): &mut (misuse::Pin, PinId)| outlived.iter().any(|other| other.is_same(pin));
+        let found: Vec<PinId> = self.pins.extract_if(.., is_one).map(|(_, id)| id).collect();
+        let memory = ProgramMemory { files: &self.files, engine: None };
+        for id in found {
+            self.bus.note_outlived(&memory, id);
+            let _held = self.bus.unpin(id, PINNER);
         }
     }
 }

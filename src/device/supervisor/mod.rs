@@ -133,6 +133,8 @@ struct Supervisor {
     cookie: u32,
     require_pfnmap: bool,
     quiet: bool,
+    /// Whether misuse is told.
+    reports: bool,
     /// A panic of ours was caught.
     gave_up: bool,
 }

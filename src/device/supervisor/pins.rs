@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 
 use super::holders::holders;
 use super::stack::maps::mappings;
-use super::{Supervisor, caller, int, lock, now_ns, uint};
+use super::{Shared, Supervisor, caller, int, lock, now_ns, uint};
 use crate::device::misuse::{Deed, Holder, Pin};
 use crate::device::{BufferId, Inode, Life, Object};
 use crate::sys::notify::Call;
@@ -130,14 +130,19 @@ impl Supervisor {
             return;
         }
         let site = self.stacks.site(call.tid, now_ns());
-        self.with_watch(|watch| {
-            for (buffer, range, addr) in found {
-                let (holder, site) = (holder.clone(), site.clone());
-                let pin = Pin { buffer, range, addr, holder, site, has_landed: false };
-                watch.did(buffer, Deed::Pinned { by: pin.call() }, pin.site.clone());
-                watch.pins.push(pin);
+        let Shared { device, watch: Some(watch), program_bus, .. } = &mut *lock(&self.shared)
+        else {
+            return;
+        };
+        for (buffer, range, addr) in found {
+            let (holder, site) = (holder.clone(), site.clone());
+            let pin = Pin { buffer, range, addr, holder, site, has_landed: false };
+            watch.did(buffer, Deed::Pinned { by: pin.call() }, pin.site.clone());
+            if let Some(bus) = program_bus {
+                bus.pinned(device, &pin);
             }
-        });
+            watch.pins.push(pin);
+        }
     }
 
     /// The pins of pages of a buffer that the kernel has as it is about to move. One whose call has
@@ -161,6 +166,11 @@ impl Supervisor {
                 None => self.keep(pin),
             }
         }
+        let Shared { watch, program_bus, .. } = &mut *lock(&self.shared);
+        if let (Some(watch), Some(bus)) = (watch, program_bus) {
+            let is_alive = |pin: &Pin| alive.iter().any(|other| other.is_same(pin));
+            bus.keep_pins(|pin| is_alive(pin) || watch.pins.has(pin));
+        }
         alive
     }
 
@@ -176,6 +186,9 @@ impl Supervisor {
             Life::Purged => watch.exporter_did(id, Deed::Purged, at_ns),
             Life::Revoked => watch.exporter_did(id, Deed::Revoked, at_ns),
         });
+        if let Some(bus) = &mut lock(&self.shared).program_bus {
+            bus.outlived(&pins);
+        }
         for pin in pins {
             self.report(id, pin.finding(life == Life::Live));
         }

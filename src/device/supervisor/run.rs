@@ -136,20 +136,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     let cookie = new_cookie();
     let live = config.live.as_ref().map(|live| Live::new(live, cookie)).transpose()?;
     let (live, orders) = live.unzip();
-    let mut filter = filter(config.level, config.watch);
-    if config.watch {
-        super::pins::add_rules(&mut filter);
-    }
-    if let Some(live) = &live {
-        super::flights::add_rules(&mut filter);
-        super::trap::add_rules(&mut filter, live.cookie);
-    }
-    if config.check.mode != Mode::Off {
-        super::check::calls::add_rules(&mut filter, cookie);
-    }
-    // The kernel takes a descriptor from 32 bits.
-    filter.pass(libc::SYS_mmap, 4, cookie);
-    let program = filter.assemble();
+    let program = calls(&config, live.as_ref(), cookie);
     raise_limit(rustix::process::Resource::Memlock);
     crate::sys::backing::ignore_lease_breaks();
     let mut device = Device::new(config.heaps, config.limits);
@@ -160,7 +147,8 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         );
     }
     let files = Files::new(&device, locked_bytes_max()).map_err(RunError::Setup)?;
-    let watch = config.watch.then(Watch::default);
+    // A recording has the pins that the detectors know.
+    let watch = (config.watch || config.record).then(Watch::default);
     let program_bus = (config.record || !config.devices.is_empty())
         .then(|| ProgramBus::new(config.limits.bytes, config.record));
     let program_bus = program_bus.transpose().map_err(RunError::Setup)?;
@@ -189,6 +177,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         cookie,
         require_pfnmap: config.require_pfnmap,
         quiet: config.quiet,
+        reports: config.watch,
         gave_up: false,
     };
     let ended = supervisor.run(&signals, exec_status, &config.argv);
@@ -200,8 +189,26 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     let mut guard = lock(&shared);
     let Shared { device, files, watch, .. } = &mut *guard;
     files.sweep(device);
-    let misuse = watch.take().map(Watch::into_log);
+    let misuse = watch.take().filter(|_| config.watch).map(Watch::into_log);
     Ok(Exit { status, stats: device.stats, misuse, idle_devices })
+}
+
+/// The system calls that are handed over.
+fn calls(config: &Config, live: Option<&Live>, cookie: u32) -> Vec<libc::sock_filter> {
+    let mut filter = filter(config.level, config.watch);
+    if config.watch || config.record {
+        super::pins::add_rules(&mut filter);
+    }
+    if let Some(live) = live {
+        super::flights::add_rules(&mut filter);
+        super::trap::add_rules(&mut filter, live.cookie);
+    }
+    if config.check.mode != Mode::Off {
+        super::check::calls::add_rules(&mut filter, cookie);
+    }
+    // The kernel takes a descriptor from 32 bits.
+    filter.pass(libc::SYS_mmap, 4, cookie);
+    filter.assemble()
 }
 
 /// Raises a soft limit to the hard one. The program inherits what is raised before it starts:

@@ -62,7 +62,7 @@ impl Supervisor {
             Some(watch) => watch.take_texts(),
             None => return,
         };
-        for text in texts {
+        for text in texts.into_iter().filter(|_| self.reports) {
             super::say!("{}", text.strip_suffix('\n').unwrap_or(&text));
         }
     }

@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::{Actor, Doing, Event, Recorder, Recording};
+use super::now::Item;
+use super::windows::Window;
+use super::{Doing, Event, Recorder, Recording, Who};
 use crate::device::BufferId;
 use crate::device::fence::Usage;
 use crate::device::live::attach::AttachmentId;
@@ -33,10 +35,19 @@ struct Lines {
     at_end: Vec<(u64, BTreeMap<usize, usize>)>,
 }
 
+impl Lines {
+    fn is_full(&self, awaits: usize, cost: usize) -> bool {
+        self.text.len() + awaits + 1 > STATEMENTS_MAX || self.steps + awaits + cost > STEPS_MAX
+    }
+}
+
 struct Render<'a> {
     recorder: &'a Recorder,
+    window: &'a Window,
     /// Pages of a run that stand as one.
     unit: usize,
+    /// Who has a process, in the order of their numbers.
+    processes: Vec<Who>,
     lines: Vec<Lines>,
     used: BTreeSet<BufferId>,
     maps: BTreeMap<AttachmentId, usize>,
@@ -48,34 +59,76 @@ struct Render<'a> {
 }
 
 impl Recorder {
-    /// The recording. `question` is the first line of its comment.
-    ///
-    /// What does not fit ends it at a moment of the run: what had not ended by then is left out
-    /// as well, or it would wait for what is not there.
-    #[must_use]
-    pub fn recording(&self, name: &str, question: &str) -> Recording {
-        let full = || format!("{} events are kept", super::EVENTS_MAX);
-        let mut stopped = self.first_dropped.map(|_| full());
-        let mut cut = self.first_dropped.unwrap_or(u64::MAX);
-        loop {
-            let mut render = self.render();
-            let mut events = 0;
-            let mut overflow = None;
-            for event in super::repeats::without_repeats(&self.events, cut) {
-                if let Err(why) = render.event(event) {
-                    overflow = Some((event.begin, why));
-                    break;
-                }
-                events += 1;
-            }
-            if let Some((begin, why)) = overflow {
-                assert!(begin < cut, "every event that is left has ended before the cut");
-                (cut, stopped) = (begin, Some(why));
-                continue;
-            }
-            let text = render.file(name, question, events, stopped.as_deref());
-            return Recording { text, seen: render.seen, events, stopped };
+    /// Whether a window fits in a test of the language.
+    pub(super) fn fits(&self, window: &Window) -> Result<(), String> {
+        Render::new(self, window).all()
+    }
+
+    /// A window that fits, as text.
+    pub(super) fn written(
+        &self,
+        window: &Window,
+        title: (&str, &str),
+        part: Option<(usize, usize)>,
+        stopped: Option<String>,
+    ) -> Recording {
+        let mut render = Render::new(self, window);
+        let fits = render.all();
+        debug_assert_eq!(fits, Ok(()), "a window is tried before it is kept");
+        let events = window.events.len();
+        let text = render.file(title, part, stopped.as_deref());
+        Recording { text, seen: render.seen, events, overlaps: window.overlaps(), stopped }
+    }
+}
+
+/// The least number of pages that can stand as one so that buffers of these sizes fit.
+fn unit(sizes: &[usize]) -> usize {
+    let pages = || sizes.iter().copied();
+    let fits = |unit: usize| {
+        let max = pages().map(|pages| pages.div_ceil(unit)).max().unwrap_or(1);
+        let sum: usize = pages().map(|pages| pages.div_ceil(unit)).sum();
+        max <= PAGES_MAX && sum <= FRAMES_MAX - PAGES_MAX
+    };
+    let common = pages().fold(0, gcd).max(1);
+    let largest = pages().max().unwrap_or(1).max(1);
+    // As it is, or by what all sizes have in common, or else not quite.
+    [1, common].into_iter().find(|&unit| fits(unit)).unwrap_or_else(|| {
+        let doubled = std::iter::successors(Some(1), |unit| Some(unit * 2));
+        doubled.take_while(|&unit| unit <= largest * 2).find(|&unit| fits(unit)).unwrap_or(largest)
+    })
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+impl<'a> Render<'a> {
+    fn new(recorder: &'a Recorder, window: &'a Window) -> Self {
+        let used = window.buffers();
+        let sizes = used.iter().filter_map(|id| Some(recorder.buffers.get(id)?.pages));
+        Self {
+            recorder,
+            window,
+            unit: unit(&sizes.collect::<Vec<_>>()),
+            processes: Vec::new(),
+            lines: Vec::new(),
+            used,
+            maps: window.base.maps.clone(),
+            last: None,
+            registers: 0,
+            values: 0,
+            seen: BTreeSet::new(),
         }
+    }
+
+    /// Writes what the window finds, and its events.
+    fn all(&mut self) -> Result<(), String> {
+        if self.used.len() > BUFFERS_MAX {
+            return Err(format!("a litmus test has at most {BUFFERS_MAX} buffers"));
+        }
+        let window = self.window;
+        let found = window.found(&self.used);
+        found.into_iter().chain(&window.events).try_for_each(|event| self.event(event))
     }
 
     /// When an event had ended for those who came later. A CPU access during a move may fault, and
@@ -88,76 +141,53 @@ impl Recorder {
         let during = |other: &&Event| {
             other.begin < event.begin && other.end.is_some_and(|end| event.begin < end)
         };
-        let moves = self.events.iter().filter(during).filter_map(|other| other.end);
+        let moves = self.window.events.iter().filter(during).filter_map(|other| other.end);
         moves.max().unwrap_or(0).max(end)
     }
 
-    fn render(&self) -> Render<'_> {
-        Render {
-            recorder: self,
-            unit: self.unit(),
-            lines: vec![Lines::default(); self.processes.len().min(PROCESSES_MAX)],
-            used: BTreeSet::new(),
-            maps: BTreeMap::new(),
-            last: None,
-            registers: 0,
-            values: 0,
-            seen: BTreeSet::new(),
+    /// The number of somebody's last process.
+    fn process(&mut self, who: &Who) -> Result<usize, String> {
+        match self.processes.iter().rposition(|known| known == who) {
+            Some(known) => Ok(known),
+            None => self.another(who),
         }
     }
 
-    /// The least number of pages that can stand as one so that every buffer fits.
-    fn unit(&self) -> usize {
-        let pages = || self.buffers.values().map(|buffer| buffer.pages);
-        let fits = |unit: usize| {
-            let max = pages().map(|pages| pages.div_ceil(unit)).max().unwrap_or(1);
-            let sum: usize = pages().map(|pages| pages.div_ceil(unit)).sum();
-            max <= PAGES_MAX && sum <= FRAMES_MAX - PAGES_MAX
-        };
-        let common = pages().fold(0, gcd).max(1);
-        let largest = pages().max().unwrap_or(1).max(1);
-        // As it is, or by what all sizes have in common, or else not quite.
-        [1, common].into_iter().find(|&unit| fits(unit)).unwrap_or_else(|| {
-            let doubled = std::iter::successors(Some(1), |unit| Some(unit * 2));
-            doubled
-                .take_while(|&unit| unit <= largest * 2)
-                .find(|&unit| fits(unit))
-                .unwrap_or(largest)
-        })
-    }
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-impl Render<'_> {
-    /// Writes one event, with the `await`s that order it, or says why it does not fit.
-    fn event(&mut self, event: &Event) -> Result<(), String> {
-        let process = event.process;
-        if process >= PROCESSES_MAX {
+    fn another(&mut self, who: &Who) -> Result<usize, String> {
+        if self.processes.len() == PROCESSES_MAX {
             return Err(format!("a litmus test has at most {PROCESSES_MAX} processes"));
         }
+        self.processes.push(who.clone());
+        self.lines.push(Lines::default());
+        Ok(self.processes.len() - 1)
+    }
+
+    /// Writes one event, with the `await`s that order it, or says why it does not fit.
+    fn event(&mut self, event: &Event) -> Result<(), String> {
         let Some(statement) = self.statement(event)? else {
             return Ok(());
         };
+        let mut process = self.process(&event.who)?;
         // Several pages that stand as one say the same thing several times.
         if self.unit > 1 && self.last.as_ref() == Some(&(process, statement.clone())) {
             self.seen.extend(&event.kinds);
             return Ok(());
         }
-        let awaits = self.awaits(event);
-        let end = self.recorder.end_of(event);
         let cost = match event.doing {
             Doing::Move { .. } | Doing::Purge(_) | Doing::Revoke(_) => 12 + PAGES_MAX,
             _ => 2,
         };
-        let lines = &mut self.lines[process];
-        if lines.text.len() + awaits.len() + 1 > STATEMENTS_MAX
-            || lines.steps + awaits.len() + cost > STEPS_MAX
-        {
-            return Err(format!("a litmus process has at most {STATEMENTS_MAX} statements"));
+        let mut awaits = self.awaits(process, event);
+        if self.lines[process].is_full(awaits.len(), cost) {
+            if !matches!(event.who, Who::Exporter(_)) {
+                // A mapping is its process's, and a job's fence.
+                return Err(format!("a litmus process has at most {STATEMENTS_MAX} statements"));
+            }
+            process = self.another(&event.who)?;
+            awaits = self.awaits(process, event);
         }
+        let end = self.end_of(event);
+        let lines = &mut self.lines[process];
         for (other, count) in awaits {
             let label = label(other, count);
             lines.text.push(format!("await {label}"));
@@ -176,13 +206,13 @@ impl Render<'_> {
 
     /// The events that must have ended, as (process, its so many-th event), none of them implied
     /// by another or by program order. Afterwards the process knows them.
-    fn awaits(&mut self, event: &Event) -> Vec<(usize, usize)> {
-        let mut knows = self.lines[event.process].knows.clone();
+    fn awaits(&mut self, process: usize, event: &Event) -> Vec<(usize, usize)> {
+        let mut knows = self.lines[process].knows.clone();
         let mut wanted: Vec<(u64, usize, usize)> = Vec::new();
         for (other, lines) in self.lines.iter().enumerate() {
             let before = |(end, _): &&(u64, _)| *end < event.begin;
             let ended = lines.at_end.iter().take_while(before).count();
-            if other != event.process && ended > 0 {
+            if other != process && ended > 0 {
                 wanted.push((lines.at_end[ended - 1].0, other, ended));
             }
         }
@@ -199,7 +229,7 @@ impl Render<'_> {
                 *entry = (*entry).max(known);
             }
         }
-        self.lines[event.process].knows = knows;
+        self.lines[process].knows = knows;
         awaits
     }
 
@@ -236,11 +266,13 @@ impl Render<'_> {
                 None => return Ok(None),
             },
             Doing::Signal(fence) => format!("signal j{}", fence.0),
-            Doing::Dma { id, map, page, write: true } => {
-                format!("dma_write {}[{}] = {{v}}", table(*id, *map), page / unit)
-            }
-            Doing::Dma { id, map, page, write: false } => {
-                format!("dma_read {{r}} = {}[{}]", table(*id, *map), page / unit)
+            Doing::Dma { id, age, page, write } => {
+                let table = self.told(*id, *age)?;
+                if *write {
+                    format!("dma_write {table}[{}] = {{v}}", page / unit)
+                } else {
+                    format!("dma_read {{r}} = {table}[{}]", page / unit)
+                }
             }
             Doing::Mmap { id, buffer, importer } => {
                 let via =
@@ -263,35 +295,54 @@ impl Render<'_> {
         }))
     }
 
-    fn buffer(&mut self, id: BufferId) -> Result<String, String> {
+    /// The sg_table that told an address.
+    fn told(&self, id: AttachmentId, age: usize) -> Result<String, String> {
+        let before = self.window.base.maps.get(&id).copied().unwrap_or(0);
+        let maps = self.maps.get(&id).copied().unwrap_or(0);
+        let map = maps.checked_sub(age + 1).filter(|&map| map >= before);
+        let map = map.ok_or("an address is from a map before the window")?;
+        Ok(table(id, map))
+    }
+
+    fn buffer(&self, id: BufferId) -> Result<String, String> {
         let declared = self.recorder.buffers.get(&id).ok_or("a buffer was made before")?;
-        self.used.insert(id);
-        if self.used.len() > BUFFERS_MAX {
-            return Err(format!("a litmus test has at most {BUFFERS_MAX} buffers"));
-        }
         Ok(declared.name.clone())
     }
 
-    fn file(&self, name: &str, question: &str, events: usize, stopped: Option<&str>) -> String {
-        let mut text = format!("DMABUF {name}\n(* {question}\n");
+    fn file(
+        &self,
+        (name, question): (&str, &str),
+        part: Option<(usize, usize)>,
+        stopped: Option<&str>,
+    ) -> String {
+        let number = part.filter(|(number, _)| *number > 1);
+        let number = number.map_or_else(String::new, |(number, _)| format!("-{number}"));
+        let mut text = format!("DMABUF {name}{number}\n(* {question}\n");
         // Writing to a String can't fail.
-        let _ = writeln!(text, "   Recorded from a running device: {events} events.");
+        let _ = writeln!(
+            text,
+            "   Recorded from a running device: {} events.",
+            self.window.events.len()
+        );
+        if let Some((number, count)) = part {
+            let _ = writeln!(text, "   Window {number} of {count}.");
+        }
         if let Some(why) = stopped {
-            let _ = writeln!(text, "   What came later is not here: {why}.");
+            let _ = writeln!(text, "   Not all of it is here: {why}.");
         }
         if self.unit > 1 {
             let _ = writeln!(text, "   A page stands for {} pages of the run.", self.unit);
         }
         text.push_str("   Source: driftheap --record\n{RESULT} *)\n\n");
-        self.header(&mut text);
+        let words = self.words();
+        self.header(&words, &mut text);
         for (index, lines) in self.lines.iter().enumerate() {
-            let role = match &self.recorder.processes[index] {
-                Actor::Exporter => {
-                    let heap = self.recorder.heaps.keys().next().map_or("heap", String::as_str);
-                    format!("exporter {}", identifier(heap))
-                }
-                Actor::Device(name) => format!("device importer {}", identifier(name)),
-                Actor::Program(_) => "application".to_owned(),
+            let who = &self.processes[index];
+            let word = words.get(who).map_or("", String::as_str);
+            let role = match who {
+                Who::Exporter(_) => format!("exporter {word}"),
+                Who::Device(_) => format!("device importer {word}"),
+                Who::Program(_) => "application".to_owned(),
             };
             let _ = writeln!(text, "P{index} {role} {{");
             for line in &lines.text {
@@ -300,28 +351,49 @@ impl Render<'_> {
             text.push_str("}\n");
         }
         let kinds = HazardKind::ALL.iter().map(|kind| format!("    {kind} => hazard {kind}"));
-        let kinds = kinds.collect::<Vec<_>>().join(",\n");
+        let rest = stopped.map(|_| format!("    {CUT_OFF} => false"));
+        let kinds = kinds.chain(rest).collect::<Vec<_>>().join(",\n");
         let _ = writeln!(text, "exists (vary(\n{kinds}))");
         text
     }
 
-    fn header(&self, text: &mut String) {
-        for (name, rules) in &self.recorder.heaps {
-            let rules: Vec<String> = rules
-                .non_default()
-                .into_iter()
-                .map(|(rule, value)| format!("{rule} = {value}"))
-                .collect();
-            let _ = writeln!(text, "exporter {} {{ {} }}", identifier(name), rules.join("; "));
-        }
-        for actor in &self.recorder.processes {
-            if let Actor::Device(name) = actor {
-                let ignores = self.recorder.ignoring.contains(name);
-                let rule = if ignores { "move-notify = ignored" } else { "" };
-                let _ = writeln!(text, "importer {} {{ {rule} }}", identifier(name));
+    /// A word of the language for each heap and device; no two have the same.
+    fn words(&self) -> BTreeMap<Who, String> {
+        let heaps = self.used.iter().filter_map(|id| self.recorder.buffers.get(id));
+        let heaps = heaps.map(|buffer| Who::Exporter(buffer.heap.clone()));
+        let mut words: BTreeMap<Who, String> = BTreeMap::new();
+        for who in heaps.chain(self.processes.iter().cloned()) {
+            let (Who::Exporter(name) | Who::Device(name)) = &who else { continue };
+            let mut word = identifier(name);
+            while words.values().any(|taken| *taken == word) && !words.contains_key(&who) {
+                word.push('_');
             }
+            words.entry(who).or_insert(word);
         }
-        let via_importers = self.recorder.events.iter().filter_map(|event| match event.doing {
+        words
+    }
+
+    fn header(&self, words: &BTreeMap<Who, String>, text: &mut String) {
+        for (who, word) in words {
+            // Writing to a String can't fail.
+            let _ = match who {
+                Who::Exporter(heap) => {
+                    let rules = self.recorder.heaps.get(heap).map(|rules| rules.non_default());
+                    let rules = rules.into_iter().flatten();
+                    let rules = rules.map(|(rule, value)| format!("{rule} = {value}"));
+                    let rules = rules.collect::<Vec<_>>().join("; ");
+                    writeln!(text, "exporter {word} {{ {rules} }}")
+                }
+                Who::Device(name) => {
+                    let ignores = self.recorder.ignoring.contains(name);
+                    let rule = if ignores { "move-notify = ignored" } else { "" };
+                    writeln!(text, "importer {word} {{ {rule} }}")
+                }
+                Who::Program(_) => Ok(()),
+            };
+        }
+        let all = self.window.found(&self.used).into_iter().chain(&self.window.events);
+        let via_importers = all.filter_map(|event| match event.doing {
             Doing::Mmap { importer: Some(rule), .. } => Some(rule),
             _ => None,
         });
@@ -331,20 +403,92 @@ impl Render<'_> {
         let _ = writeln!(text, "memory {{ vram = {FRAMES_MAX}; system = {FRAMES_MAX} }}");
         for id in &self.used {
             let Some(buffer) = self.recorder.buffers.get(id) else { continue };
+            let found = self.window.base.allocated.get(id);
+            let state = if found.is_some() { "allocated" } else { "unallocated" };
             let _ = writeln!(
                 text,
-                "buffer {} {{ exporter = {}; pages = {}; placement = {}; state = unallocated }}",
+                "buffer {} {{ exporter = {}; pages = {}; placement = {}; state = {state} }}",
                 buffer.name,
-                identifier(&buffer.heap),
+                words.get(&Who::Exporter(buffer.heap.clone())).map_or("", String::as_str),
                 buffer.pages.div_ceil(self.unit).clamp(1, PAGES_MAX),
-                match buffer.placement {
+                match found.copied().unwrap_or(buffer.placement) {
                     Placement::Vram => "vram",
                     Placement::System | Placement::Cma => "system",
-                }
+                },
             );
         }
     }
 }
+
+impl Window {
+    /// The buffers that its events are about.
+    fn buffers(&self) -> BTreeSet<BufferId> {
+        let mut attached: BTreeMap<AttachmentId, BufferId> = BTreeMap::new();
+        let mut mapped: BTreeMap<u64, BufferId> = BTreeMap::new();
+        let mut used = BTreeSet::new();
+        for event in self.base.items.iter().map(|item| &item.event).chain(&self.events) {
+            match event.doing {
+                Doing::Attach { id, buffer, .. } => drop(attached.insert(id, buffer)),
+                Doing::Mmap { id, buffer, .. } => drop(mapped.insert(id, buffer)),
+                _ => {}
+            }
+        }
+        for event in &self.events {
+            used.extend(event.doing.buffer());
+            used.extend(event.doing.attachment().and_then(|id| attached.get(&id)));
+            used.extend(event.doing.mapping().and_then(|id| mapped.get(&id)));
+        }
+        for item in &self.base.items {
+            let Doing::Gup { id, .. } = item.event.doing else { continue };
+            let pins = |event: &Event| matches!(event.doing, Doing::PinDma(of, _) | Doing::Unpin(of) if of == id);
+            if self.events.iter().any(pins) {
+                used.insert(item.buffer);
+            }
+        }
+        used
+    }
+
+    /// What it finds of these buffers.
+    fn found(&self, used: &BTreeSet<BufferId>) -> Vec<&Event> {
+        let items = || self.base.items.iter().filter(|item| used.contains(&item.buffer));
+        let pins = items().filter(|item| matches!(item.event.doing, Doing::Gup { .. }));
+        let pins = pins.filter_map(|item| item.mapping);
+        let asked = self.events.iter().filter_map(|event| event.doing.mapping());
+        let mappings: BTreeSet<u64> = pins.chain(asked).collect();
+        let is_needed = |item: &&Item| match (item.mapping, &item.event.doing) {
+            // An importer's mapping is not zapped.
+            (Some(_), Doing::Mmap { importer: Some(_), .. }) | (None, _) => true,
+            (Some(mapping), _) => mappings.contains(&mapping),
+        };
+        items().filter(is_needed).map(|item| &item.event).collect()
+    }
+}
+
+impl Doing {
+    fn attachment(&self) -> Option<AttachmentId> {
+        match *self {
+            Self::Detach(id)
+            | Self::Map(id)
+            | Self::Unmap(id)
+            | Self::DmaBufPin(id, _)
+            | Self::Submit(_, id, _)
+            | Self::Dma { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+
+    fn mapping(&self) -> Option<u64> {
+        match *self {
+            Self::Munmap(mapping) | Self::Cpu { mapping, .. } | Self::Gup { mapping, .. } => {
+                Some(mapping)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The question that stands for what is not in a recording.
+const CUT_OFF: &str = "what-came-later";
 
 fn label(process: usize, number: usize) -> String {
     format!("e{process}_{number}")
@@ -370,7 +514,8 @@ fn word(usage: Usage) -> &'static str {
 /// A name as the language takes it; its own words are out of the way behind a prefix.
 fn identifier(name: &str) -> String {
     let clean = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-    format!("d-{}", name.chars().map(clean).collect::<String>().trim_end_matches('_'))
+    let clean: String = name.chars().map(clean).collect();
+    format!("d-{}", if clean.is_empty() { "_" } else { &clean })
 }
 
 /// Fills in a fresh value or register. Values differ, so that a stale one is seen.
@@ -390,11 +535,13 @@ impl Recording {
     #[must_use]
     pub fn with_result(&self, verdict: Option<&dyn Fn(HazardKind) -> &'static str>) -> String {
         let result = verdict.map_or_else(String::new, |verdict| {
+            let cut_off = self.stopped.as_ref().map(|_| format!("{CUT_OFF} Always, "));
             let words: Vec<String> = HazardKind::ALL
                 .iter()
                 .map(|&kind| (kind, verdict(kind)))
                 .filter(|(_, word)| *word != "Never")
                 .map(|(kind, word)| format!("{kind} {word}, "))
+                .chain(cut_off)
                 .collect();
             format!("   Result: {}* Never", words.concat())
         });

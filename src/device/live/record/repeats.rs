@@ -15,10 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Doing, Event};
 use crate::device::FenceId;
 
-/// The events that ended before `cut`, in order, without those that repeat.
-pub(super) fn without_repeats(events: &[Event], cut: u64) -> Vec<&Event> {
-    let ended = |event: &&Event| event.end.is_some_and(|end| end < cut);
-    let mut order: Vec<&Event> = events.iter().filter(ended).collect();
+/// The events that have ended, in order, without those that repeat.
+pub(super) fn without_repeats(events: &[Event]) -> Vec<&Event> {
+    let mut order: Vec<&Event> = events.iter().filter(|event| event.end.is_some()).collect();
     order.sort_by_key(|event| event.begin);
     let epochs = Epochs::of(&order);
     let jobs = jobs(&order);
@@ -31,13 +30,11 @@ pub(super) fn without_repeats(events: &[Event], cut: u64) -> Vec<&Event> {
     for group in groups {
         let (Some(&first), Some(&last)) = (group.first(), group.last()) else { continue };
         let epoch = epochs.at(order[first].begin);
-        if group.iter().any(|&at| is_structural(&order[at].doing))
-            || epoch != epochs.at(order[last].begin)
-        {
+        if group.iter().any(|&at| order[at].changes()) || epoch != epochs.at(order[last].begin) {
             continue;
         }
         let words: Vec<String> = group.iter().map(|&at| word(order[at])).collect();
-        if !seen.insert((epoch, order[first].process, words)) {
+        if !seen.insert((epoch, order[first].who.clone(), words)) {
             dropped.extend(group);
         }
     }
@@ -50,7 +47,7 @@ struct Epochs(Vec<u64>);
 
 impl Epochs {
     fn of(order: &[&Event]) -> Self {
-        let structural = order.iter().filter(|event| is_structural(&event.doing));
+        let structural = order.iter().filter(|event| event.changes());
         let times = structural.flat_map(|event| [Some(event.begin), event.end]);
         let mut times: Vec<u64> = times.flatten().collect();
         times.sort_unstable();
@@ -88,17 +85,6 @@ fn jobs(order: &[&Event]) -> Vec<Vec<usize>> {
     jobs
 }
 
-fn is_structural(doing: &Doing) -> bool {
-    !matches!(
-        doing,
-        Doing::Submit(..)
-            | Doing::Signal(_)
-            | Doing::Dma { .. }
-            | Doing::Cpu { .. }
-            | Doing::PinDma(..)
-    )
-}
-
 /// What an event is, without the number of its fence.
 fn word(event: &Event) -> String {
     let what = match &event.doing {
@@ -123,7 +109,7 @@ mod tests {
         let job = |recorder: &mut Recorder, fence| {
             let fence = FenceId(fence);
             recorder.push(&device, Doing::Submit(fence, id, Usage::Write), &[]);
-            let dma = Doing::Dma { id, map: 0, page: 0, write: true };
+            let dma = Doing::Dma { id, age: 0, page: 0, write: true };
             recorder.push(&device, dma, &[]);
             recorder.push(&device, Doing::Signal(fence), &[]);
         };
@@ -135,7 +121,7 @@ mod tests {
         recorder.push(&device, Doing::Submit(FenceId(9), id, Usage::Write), &[]);
         recorder.push(&Actor::Exporter, moved, &[]);
         recorder.push(&device, Doing::Signal(FenceId(9)), &[]);
-        let kept = without_repeats(&recorder.events, u64::MAX);
+        let kept = without_repeats(&recorder.segment);
         let fences: Vec<u64> = kept
             .iter()
             .filter_map(|event| match event.doing {
@@ -145,20 +131,5 @@ mod tests {
             .collect();
         assert_eq!(fences, [1, 5, 9]);
         assert_eq!(kept.len(), 3 + 1 + 3 + 3);
-    }
-
-    #[test]
-    fn a_cut_takes_along_what_had_not_ended() {
-        let (device, id) = (Actor::Device("isp".into()), AttachmentId(1));
-        let mut recorder = Recorder::default();
-        let moved = Doing::Move { buffer: BufferId(1), to: Placement::System };
-        recorder.push(&device, Doing::Submit(FenceId(1), id, Usage::Write), &[]);
-        recorder.begin(&Actor::Exporter, moved.clone());
-        recorder.push(&device, Doing::Signal(FenceId(1)), &[]);
-        recorder.end(&moved, super::super::Outcome::Done, &[]);
-        let kept = |cut| without_repeats(&recorder.events, cut).len();
-        assert_eq!(kept(u64::MAX), 3);
-        let signal = recorder.events.iter().find(|event| matches!(event.doing, Doing::Signal(_)));
-        assert_eq!(kept(signal.unwrap().begin), 1, "the move waits for the signal");
     }
 }
