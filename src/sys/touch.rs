@@ -5,7 +5,7 @@
 //! it sends SIGSEGV (no VMA, or a VMA that forbids the access). [`Access`] is that answer as a
 //! value.
 //!
-//! How: each access is one naked function of [`arch`](super::arch), in which only the instructions of a
+//! How: each access is one naked function of [`arch`], in which only the instructions of a
 //! list touch the memory. The handler for both signals compares the interrupted program counter with
 //! that list; on a match it stores the fault in the return registers and resumes at a bare `ret`.
 //! This is the kernel's own exception table (`fixup_exception` in `arch/*/mm/extable.c`) in
