@@ -314,6 +314,15 @@ fn call_of(pid: u32) -> Option<String> {
     line.split(' ').next().map(str::to_owned)
 }
 
+/// Whether every thread of a process is stopped.
+fn is_stopped(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks.flatten().all(|task| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        status.contains("State:\tT")
+    })
+}
+
 /// The server dies while the process that shall unmount asks it: that one unmounts all the same.
 /// (Its statfs ends with ECONNABORTED, and not with ENOTCONN as it does a moment later.)
 #[test]
@@ -331,6 +340,7 @@ fn a_server_killed_while_it_is_asked_leaves_no_mount() {
     let watcher = rustix::process::Pid::from_raw(watcher).unwrap();
     rustix::process::kill_process(watcher, Signal::KILL).unwrap();
     mount.signal(Signal::STOP);
+    wait_for("the stop", || is_stopped(server));
     let mut second = Command::new(mount.stage.path().join("driftheap"))
         .args(["serve", "--unmount-at-eof", "--mount"])
         .arg(&mount.dir)
