@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::paint::{Paint, Tone, plural};
+use super::real::skips;
 use super::table::{Align, Cell, Column};
 
 /// Schedules of a variant in a kernel.
@@ -168,7 +169,7 @@ impl KernelTotals {
             let differ = plural(self.differ, "variant");
             paint.paint(Tone::Bad, &format!("{differ} on which model and kernel disagree"))
         };
-        let mut out = format!(
+        let out = format!(
             "kernel {release}: {} of {} ({share}%) answered, {} of {} schedules agreed, {} \
              observations compared, {} brought: {verdict}\n",
             self.answered,
@@ -178,10 +179,6 @@ impl KernelTotals {
             self.compared,
             plural(self.bugs, "kernel bug"),
         );
-        for (why, names) in &self.skipped {
-            let skipped = paint.paint(Tone::Warn, "SKIP");
-            let _ = writeln!(out, "{skipped} {}: {why}", names.join(", "));
-        }
-        out
+        out + &skips(&self.skipped, paint)
     }
 }

@@ -112,10 +112,15 @@ impl RealTotals {
                 self.corrupted
             );
         }
-        for (why, names) in &self.skipped {
-            let skipped = paint.paint(Tone::Warn, "SKIP");
-            let _ = writeln!(out, "{skipped} {}: {why}", names.join(", "));
-        }
-        out
+        out + &skips(&self.skipped, paint)
     }
+}
+
+/// A line for each reason, with the variants that were skipped for it.
+pub(super) fn skips(skipped: &BTreeMap<String, Vec<String>>, paint: Paint) -> String {
+    skipped.iter().fold(String::new(), |mut out, (why, names)| {
+        let skip = paint.paint(Tone::Warn, "SKIP");
+        let _ = writeln!(out, "{skip} {}: {why}", names.join(", "));
+        out
+    })
 }
