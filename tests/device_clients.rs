@@ -207,3 +207,67 @@ fn kernel_selftests() {
         check(stage.path(), &LEVELS, &program, expect);
     }
 }
+
+/// A program of another kind is refused by name; one that a program of our own kind starts is told
+/// of, and counted.
+#[test]
+fn foreign_programs() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let arm = stage.path().join("for-arm64");
+    let mut head = [0; 64];
+    head[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    let other: u16 = if cfg!(target_arch = "aarch64") { 62 } else { 183 };
+    head[18..20].copy_from_slice(&other.to_le_bytes());
+    std::fs::write(&arm, head).unwrap();
+    std::fs::set_permissions(&arm, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = run(stage.path(), User::Own, &[], &[arm.to_str().unwrap()]);
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(126), "{told}");
+    assert!(told.contains("for-arm64`: it is a 64-bit program for "), "{told}");
+
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    let mut cc = Command::new("cc");
+    let small = stage.path().join("small");
+    cc.args(["-m32", "-nostdlib", "-static", "-fno-pie", "-no-pie", "-fno-stack-protector"]);
+    cc.arg("-o").arg(&small).arg(sources.join("foreign.c"));
+    if !cc.output().is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIP: this cc makes no 32-bit programs");
+        return;
+    }
+    let small = small.to_str().unwrap();
+    let output = run(stage.path(), User::Own, &[], &[small]);
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(126), "{told}");
+    assert!(told.contains("small`: it is a 32-bit program for i386, "), "{told}");
+    // ENOENT on a kernel that executes it; a kernel without 32-bit programs answers ENOEXEC.
+    let alone = Command::new(small).status();
+    if !alone.is_ok_and(|status| status.code().is_some()) {
+        eprintln!("SKIP: this kernel executes no 32-bit programs");
+        return;
+    }
+    let script = format!("{small}; {small}; true");
+    let output = run(stage.path(), User::Own, &[], &["sh", "-c", &script]);
+    let told = text(&output);
+    assert_eq!(told.matches("small (process ").count(), 1, "{told}");
+    assert!(told.contains("is a 32-bit program: it is not watched; build it for"), "{told}");
+    assert!(told.contains(", 1 program not watched"), "{told}");
+}
+
+/// A program under qemu-user opens the heap and can do nothing with it.
+#[test]
+fn programs_under_qemu_user() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    // What counts is the name of the program that makes the calls.
+    let cat = install(stage.path(), Path::new("/bin/cat"), "qemu-arm");
+    let program = [cat.to_str().unwrap(), "/dev/dma_heap/system"];
+    let output = run(stage.path(), User::Own, &[], &program);
+    let told = text(&output);
+    assert!(told.contains("qemu-arm (process ") && told.contains("under qemu-user"), "{told}");
+    assert!(told.contains(", 1 program not watched"), "{told}");
+}

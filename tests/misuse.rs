@@ -224,6 +224,51 @@ fn devices_without_a_fence() {
     assert_eq!(fixed.unwrap(), []);
 }
 
+/// A device that transfers while the CPU's bracket is open, and one that waits for its end.
+#[test]
+fn devices_and_open_brackets() {
+    const CLIENT: &str = "tests/clients/misuse/handover.c";
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let Some(keeps_open) = compile(stage.path(), CLIENT, &["-g"], true) else { return };
+    let Some(ends) = compile(stage.path(), CLIENT, &["-g"], false) else { return };
+    let camera = |bracket| format!("camera,writes=#0,every=1ms,hold=0ms,bracket={bracket}");
+    let seen = |how, client: &Path| {
+        let options = ["--device", &camera(how)];
+        let output = watched(stage.path(), User::Own, &options, &[client.to_str().unwrap()]);
+        (output, reports(stage.path()))
+    };
+    let (output, told) = seen("ignored", &keeps_open);
+    let places: BTreeSet<_> = told.iter().map(place).collect();
+    assert_eq!(places, [("dma-in-bracket".to_owned(), 0)].into(), "{}", text(&output));
+    assert!(text(&output).contains("open: START|READ by main (handover.c:"), "{}", text(&output));
+    assert_eq!(output.status.code(), Some(99));
+    let (output, told) = seen("waits", &ends);
+    assert_eq!((output.status.code(), told), (Some(0), Vec::new()), "{}", text(&output));
+}
+
+#[test]
+fn code_that_a_program_generates() {
+    check("tests/clients/misuse/generated.c", &["--check-access", "exhaustive"]);
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let client = compile(stage.path(), "tests/clients/misuse/generated.c", &["-g"], true);
+    let Some(client) = client else { return };
+    let options = ["--check-access", "exhaustive"];
+    let output = watched(stage.path(), User::Own, &options, &[client.to_str().unwrap()]);
+    let told = text(&output);
+    assert!(told.contains("\nCall trace:\n generated code at 0x"), "{told}");
+}
+
+#[test]
+fn a_child_that_only_inherited_a_descriptor() {
+    check("tests/clients/misuse/inherit.c", &[]);
+}
+
 /// What the kernel copies for a program counts as the program's access, and never fails for it.
 #[test]
 fn brackets_and_system_calls() {
@@ -385,7 +430,7 @@ fn files_for_other_tools(stage: &Path, program: &[&str]) {
         assert!(place["region"]["startLine"].as_u64().unwrap() > 1, "{place}");
         assert!(place["artifactLocation"]["uri"].as_str().unwrap().ends_with(".c"), "{place}");
     }
-    assert!(read(&junit).contains("tests=\"14\" failures=\"2\""), "{}", read(&junit));
+    assert!(read(&junit).contains("tests=\"15\" failures=\"2\""), "{}", read(&junit));
     let ktap = read(&ktap);
     assert!(ktap.lines().any(|line| line.trim_start().starts_with("not ok 3 private-mapping")));
     assert!(ktap.lines().any(|line| line.trim_start().starts_with("ok 1 unbracketed-access")));

@@ -66,7 +66,8 @@ pub(crate) struct RunArgs {
     /// NAME,writes=BUF or reads=BUF, with BUF a name given by DMA_BUF_SET_NAME or #INDEX. Options:
     /// every=16ms; hold=1ms, the time between an access's translation and its transfer;
     /// importer=dynamic or static; notify=handled or ignored, what it does on move_notify;
-    /// fence=yes or no. What it hits by a stale address is reported.
+    /// fence=yes or no; bracket=waits or ignored, whether a job waits until the program has ended its
+    /// SYNC bracket. What it hits by a stale address is reported.
     #[arg(long = "device", value_name = "SPEC")]
     devices: Vec<DeviceSpec>,
     /// Write what happened as litmus tests for `driftheap check`. Implies --live.
@@ -110,7 +111,8 @@ pub(crate) struct RunArgs {
     ///
     /// Kinds: unbracketed-access, write-in-read-bracket, private-mapping, pin-across-move,
     /// access-after-revoke, access-after-purge, importer-mmap, leaked-fd, unfenced-dma,
-    /// unended-bracket, end-without-start, mismatched-end, nested-bracket, stale-dma; any.
+    /// unended-bracket, end-without-start, mismatched-end, nested-bracket, stale-dma,
+    /// dma-in-bracket; any.
     #[arg(long, value_name = "KIND[,KIND]...")]
     fail_on: Option<Kinds>,
     /// Report CPU accesses outside of a SYNC bracket. Implies --misuse.
@@ -283,7 +285,7 @@ fn sabotage(text: &str) -> Result<Sabotage, String> {
 fn summarise(exit: &Ran, out: &Out) {
     let stats = &exit.stats;
     out.note(&format!(
-        "driftheap: {} buffers, {} bytes, {} ioctls ({} failed){}{}{}\n",
+        "driftheap: {} buffers, {} bytes, {} ioctls ({} failed){}{}{}{}\n",
         stats.buffers,
         stats.bytes,
         stats.ioctls,
@@ -292,6 +294,11 @@ fn summarise(exit: &Ran, out: &Out) {
         match stats.pfnmap_fallbacks {
             0 => String::new(),
             n => format!(", {n} without pfnmap"),
+        },
+        match stats.unwatched {
+            0 => String::new(),
+            1 => ", 1 program not watched".into(),
+            n => format!(", {n} programs not watched"),
         },
         moves(stats),
     ));
@@ -339,7 +346,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         {
             127
         }
-        Some(supervisor::RunError::Exec { .. }) => 126,
+        Some(supervisor::RunError::Exec { .. } | supervisor::RunError::Foreign { .. }) => 126,
         _ => OURS,
     }
 }

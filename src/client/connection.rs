@@ -171,7 +171,7 @@ impl Connection {
         Ok(Buffer::new(&self.shared, id, pages, file))
     }
 
-    /// The exporter's reports so far; empty if nothing went wrong.
+    /// The exporter's reports so far of what this client and its devices did; empty if nothing went wrong.
     ///
     /// # Errors
     /// [`ClientError::Gone`].

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::BusAddr;
 use super::buffer::{Buffer, ResvLock};
 use super::connection::{Callback, ClientError, Shared};
-use crate::device::live::bus::read_all;
+use crate::device::live::pages::read_all;
 use crate::device::socket::protocol::{Answer, Request, Usage, Via};
 use crate::sys::page::PAGE_BYTES;
 use std::os::fd::AsFd as _;

@@ -23,6 +23,7 @@ use super::runtime;
 use super::socket::Exporter;
 use super::supervisor::holders::{Holder, holders};
 use super::supervisor::{Shared, lock};
+use super::text::printed;
 use super::{Backing, Buffer, BufferId, Device, Inode, Life, Placement};
 use crate::uapi::PAGE_SIZE;
 
@@ -483,17 +484,20 @@ fn list_text<'a>(buffers: impl Iterator<Item = (&'a Buffer, &'a [Holder])>) -> S
             buffer.pid,
             holders.len(),
             whereabouts(buffer),
-            buffer.name_text().unwrap_or_default()
+            buffer.name_printed().unwrap_or_default()
         );
     }
     text
 }
 
 fn info_text(buffer: &Buffer, holders: &[Holder]) -> String {
-    let mut text = buffer.fdinfo(buffer.access.mode, 0, count(holders));
+    let name = buffer.name_printed();
+    let fdinfo =
+        buffer.fdinfo(buffer.access.mode, 0, count(holders), name.as_deref().map(str::as_bytes));
+    let mut text = String::from_utf8_lossy(&fdinfo).into_owned();
     text += &format!("where:\t{}\n", whereabouts(buffer));
     for holder in holders {
-        text += &format!("holder:\t{} {} fd {}\n", holder.pid, holder.comm, holder.fd);
+        text += &format!("holder:\t{} {} fd {}\n", holder.pid, printed(&holder.comm), holder.fd);
     }
     text
 }

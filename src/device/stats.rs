@@ -57,6 +57,8 @@ pub struct Stats {
     pub moves_refused: u64,
     /// Buffers purged or revoked.
     pub killed: u64,
+    /// Programs that asked for the device and can't be served: 32-bit ones, and those under qemu-user.
+    pub unwatched: u64,
     /// Buffers still held as the program exited; `None` where its exit was not trapped, which is
     /// so without `--strict`.
     pub held_at_exit: Option<u64>,

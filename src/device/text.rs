@@ -14,6 +14,15 @@ use super::{Buffer, Device};
 /// FMODE bits that a dma-buf's file has besides the access mode.
 const FMODE_DMABUF: u32 = 0x000e_000c;
 
+/// A name that a program chose, without what a terminal would obey or what would fake a line.
+pub fn printed(name: &str) -> String {
+    let kept = |c: char| {
+        !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let escape = |c: char| if kept(c) { c.to_string() } else { c.escape_default().to_string() };
+    name.chars().map(escape).collect()
+}
+
 impl Device {
     /// The bufinfo text; `holders` tells how many file descriptors refer to a buffer.
     pub fn bufinfo(&self, holders: impl Fn(&Buffer) -> u64) -> String {
@@ -42,7 +51,7 @@ impl Device {
             count,
             buffer.exp_name,
             buffer.inode.ino,
-            buffer.name_text().unwrap_or_else(|| "<none>".into()),
+            buffer.name_printed().unwrap_or_else(|| "<none>".into()),
         );
         for &(id, usage) in buffer.resv.entries() {
             let Some(fence) = self.fences().get(id) else { continue };
@@ -80,18 +89,35 @@ impl Buffer {
         [b"/dmabuf:", self.name.as_deref().unwrap_or_default()].concat()
     }
 
-    /// The fdinfo text; the first three lines are the file's own.
-    pub fn fdinfo(&self, flags: u32, mnt_id: u64, count: u64) -> String {
-        let mut text =
-            format!("pos:\t0\nflags:\t0{flags:o}\nmnt_id:\t{mnt_id}\nino:\t{}\n", self.inode.ino);
-        let _ = write!(
-            text,
-            "size:\t{}\ncount:\t{count}\nexp_name:\t{}\n",
-            self.size_bytes, self.exp_name
-        );
-        if let Some(name) = self.name_text() {
-            let _ = writeln!(text, "name:\t{name}");
+    /// The name as a person may read it ([`printed`]).
+    pub fn name_printed(&self) -> Option<String> {
+        self.name_text().map(|name| printed(&name))
+    }
+
+    /// The fdinfo text, whose name is given as it is to be shown; the first three lines are the
+    /// file's own.
+    pub fn fdinfo(&self, flags: u32, mnt_id: u64, count: u64, name: Option<&[u8]>) -> Vec<u8> {
+        let Self { size_bytes, exp_name, inode, .. } = self;
+        let mut text = format!(
+            "pos:\t0\nflags:\t0{flags:o}\nmnt_id:\t{mnt_id}\nino:\t{}\nsize:\t{size_bytes}\n\
+             count:\t{count}\nexp_name:\t{exp_name}\n",
+            inode.ino
+        )
+        .into_bytes();
+        if let Some(name) = name {
+            text.extend([b"name:\t", name, b"\n"].concat());
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_printed_without_what_a_terminal_obeys() {
+        assert_eq!(printed("r\u{e9}sum\u{e9} 1"), "r\u{e9}sum\u{e9} 1");
+        assert_eq!(printed("a\u{1b}[31m\nb\u{9b}\u{202e}"), "a\\u{1b}[31m\\nb\\u{9b}\\u{202e}");
     }
 }

@@ -28,6 +28,8 @@ pub struct Call {
     pub args: [u64; 6],
     /// The address behind the instruction that made it.
     pub ip: u64,
+    /// AUDIT_ARCH of the instruction that made it.
+    pub arch: u32,
 }
 
 /// A file descriptor on which trapped calls arrive.
@@ -108,6 +110,7 @@ impl Listener {
             nr: i64::from(notif.data.nr),
             args: notif.data.args,
             ip: notif.data.instruction_pointer,
+            arch: notif.data.arch,
         })
     }
 

@@ -6,14 +6,15 @@
 //! filter's evaluation only, and not even that where the kernel caches "always allowed" by number
 //! (`seccomp_cache_prepare`, since 5.11).
 //!
-//! Calls of another architecture (32-bit programs on x86_64, the x32 ABI) are let through
-//! unsupervised: such a program does not see the device.
+//! A 32-bit program, or one of the x32 ABI, does not see the device. Its calls are let through,
+//! except those by which it would use one ([`Filter::foreign`]): they are handed over so that the
+//! supervisor can say so.
 #![allow(unsafe_code, reason = "prctl(2) and seccomp(2) are raw system calls")]
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use super::arch::AUDIT_ARCH;
+use super::arch::{self, AUDIT_ARCH, ForeignCalls};
 
 /// What a rule asks of one argument's low 32 bits: after masking, it is one of the values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Filter {
     rules: Vec<Rule>,
     /// Mask and value of the upper half of an argument that makes any call be handed over.
     pointers: Option<(u32, u32)>,
+    /// What an ioctl of a program of another kind is asked, to be handed over with its opens.
+    foreign: Option<ArgTest>,
 }
 
 /// Of the x32 ABI's calls; no other architecture's number is as large.
@@ -109,6 +112,13 @@ impl Filter {
         self
     }
 
+    /// Hands over the opens of 32-bit programs and of the x32 ABI's, and their ioctls whose argument
+    /// is as `ioctl` says.
+    pub fn foreign(&mut self, ioctl: ArgTest) -> &mut Self {
+        self.foreign = Some(ioctl);
+        self
+    }
+
     /// The rules, in the order in which the program tests them.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
@@ -119,19 +129,22 @@ impl Filter {
     /// A jump reaches 255 instructions, so a rule's tests must fit in that; each rule's block
     /// asserts it.
     pub fn assemble(&self) -> Vec<libc::sock_filter> {
+        let compat = self.foreign_blocks(Some(&arch::foreign::COMPAT));
+        let to_native = u8::try_from(compat.len() + 4).expect("few calls of another kind");
         let mut program = vec![
             op(LOAD, DATA_ARCH),
-            jump(JUMP_EQ, AUDIT_ARCH, 1, 0),
+            jump(JUMP_EQ, AUDIT_ARCH, to_native, 0),
+            jump(JUMP_EQ, arch::foreign::AUDIT_ARCH, 1, 0),
             op(RETURN, RET_ALLOW),
             op(LOAD, DATA_NR),
-            jump(JUMP_GE, X32_SYSCALL_BIT, 0, 1),
-            op(RETURN, RET_ALLOW),
         ];
+        program.extend(compat);
+        program.push(op(RETURN, RET_ALLOW));
+        program.push(op(LOAD, DATA_NR));
+        program.extend(self.foreign_blocks(arch::foreign::X32.as_ref()));
+        program.extend([jump(JUMP_GE, X32_SYSCALL_BIT, 0, 1), op(RETURN, RET_ALLOW)]);
         for rule in &self.rules {
-            let block = Self::block(rule);
-            let skip = u8::try_from(block.len()).expect("a rule's block fits one jump");
-            program.push(jump(JUMP_EQ, rule.nr, 0, skip));
-            program.extend(block);
+            program.extend(Self::guarded(rule));
         }
         let tail = program.len();
         for (index, insn) in program.iter_mut().enumerate() {
@@ -141,6 +154,22 @@ impl Filter {
         }
         program.extend(self.tail());
         program
+    }
+
+    /// The blocks of the calls that a program of another kind hands over.
+    fn foreign_blocks(&self, calls: Option<&ForeignCalls>) -> Vec<libc::sock_filter> {
+        let Some((calls, ioctl)) = calls.zip(self.foreign.as_ref()) else { return Vec::new() };
+        let rule = |nr, tests| Rule { nr, tests, pass: None };
+        let opens = [calls.open, calls.openat, calls.openat2].map(|nr| rule(nr, Vec::new()));
+        let ioctl = rule(calls.ioctl, vec![ioctl.clone()]);
+        opens.iter().chain([&ioctl]).flat_map(Self::guarded).collect()
+    }
+
+    /// A rule's block, behind the question whether the call is its own.
+    fn guarded(rule: &Rule) -> Vec<libc::sock_filter> {
+        let block = Self::block(rule);
+        let skip = u8::try_from(block.len()).expect("a rule's block fits one jump");
+        [vec![jump(JUMP_EQ, rule.nr, 0, skip)], block].concat()
     }
 
     /// What is asked of a call that no rule hands over.
@@ -273,7 +302,7 @@ mod tests {
 
     #[test]
     fn verdicts() {
-        let arch = AUDIT_ARCH;
+        let native = AUDIT_ARCH;
         let mut filter = Filter::default();
         filter.always(2).when(16, vec![ArgTest { arg: 1, mask: u32::MAX, any_of: vec![7, 9, 11] }]);
         filter.when(
@@ -284,24 +313,34 @@ mod tests {
             ],
         );
         filter.always(25).pass(25, 5, 0xdead_beef);
+        filter.foreign(ArgTest { arg: 1, mask: u32::MAX, any_of: vec![7] });
+        let compat = arch::foreign::AUDIT_ARCH;
+        let calls = arch::foreign::COMPAT;
         let program = filter.assemble();
         let fd_none = u64::MAX;
         for (arch, nr, args, trapped) in [
-            (arch, 2, [0; 6], true),
-            (arch, 3, [0; 6], false),
-            (arch, 25, [0; 6], true),
-            (arch, 25, [0, 0, 0, 0, 0, 0xdead_beef << 32 | 7], false),
-            (arch, 25, [0, 0, 0, 0, 0xdead_beef << 32, 0xdead_beef], true),
-            (0x4000_0003, 2, [0; 6], false),
-            (arch, 2 | X32_SYSCALL_BIT, [0; 6], false),
-            (arch, 16, [0, 7, 0, 0, 0, 0], true),
-            (arch, 16, [0, 9, 0, 0, 0, 0], true),
-            (arch, 16, [0, 11 | 1 << 32, 0, 0, 0, 0], true),
-            (arch, 16, [0, 8, 0, 0, 0, 0], false),
-            (arch, 9, [0, 0, 0, 0x11, 3, 0], true),
-            (arch, 9, [0, 0, 0, 0x23, 3, 0], true),
-            (arch, 9, [0, 0, 0, 0x02, 3, 0], false),
-            (arch, 9, [0, 0, 0, 0x21, fd_none, 0], false),
+            (native, 2, [0; 6], true),
+            (native, 3, [0; 6], false),
+            (native, 25, [0; 6], true),
+            (native, 25, [0, 0, 0, 0, 0, 0xdead_beef << 32 | 7], false),
+            (native, 25, [0, 0, 0, 0, 0xdead_beef << 32, 0xdead_beef], true),
+            (compat, 2, [0; 6], false),
+            (compat, calls.open, [0; 6], true),
+            (compat, calls.openat, [0; 6], true),
+            (compat, calls.ioctl, [0, 7, 0, 0, 0, 0], true),
+            (compat, calls.ioctl, [0, 8, 0, 0, 0, 0], false),
+            (0xc000_003e ^ AUDIT_ARCH ^ 0xc000_00b7, calls.open, [0; 6], false),
+            (native, 2 | X32_SYSCALL_BIT, [0; 6], arch::foreign::X32.is_some()),
+            (native, 514 | X32_SYSCALL_BIT, [0, 8, 0, 0, 0, 0], false),
+            (native, 3 | X32_SYSCALL_BIT, [0; 6], false),
+            (native, 16, [0, 7, 0, 0, 0, 0], true),
+            (native, 16, [0, 9, 0, 0, 0, 0], true),
+            (native, 16, [0, 11 | 1 << 32, 0, 0, 0, 0], true),
+            (native, 16, [0, 8, 0, 0, 0, 0], false),
+            (native, 9, [0, 0, 0, 0x11, 3, 0], true),
+            (native, 9, [0, 0, 0, 0x23, 3, 0], true),
+            (native, 9, [0, 0, 0, 0x02, 3, 0], false),
+            (native, 9, [0, 0, 0, 0x21, fd_none, 0], false),
         ] {
             let expect = if trapped { RET_USER_NOTIF } else { RET_ALLOW };
             assert_eq!(verdict(&program, arch, nr, args), expect, "{arch:#x} {nr} {args:x?}");

@@ -22,33 +22,20 @@
 //! IOMMU only for addresses that never were anybody's.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
 use super::attach::{AttachError, Attachment, AttachmentId, Attachments, Holder, Sg};
+use super::emulate::OpenBrackets;
 use super::findings::{Finding, Findings, Place};
 use super::frames::{BusAddr, Bytes, FrameNo, Frames, FreedTwice, Landing, Owner, PageOf};
+use super::pages::{OwnBytes, Pages, read_all, write_all};
 use super::record::{Actor, Doing, Recorder};
 use crate::device::{BufferId, Device, FenceId};
 use crate::model::{ExporterRules, HazardKind, Life, Recycle};
 use crate::sys::backing;
 use crate::sys::page::PAGE_BYTES;
-
-/// The bytes of live buffers, as their host keeps them.
-pub trait Pages {
-    /// Reads bytes of a page.
-    ///
-    /// # Errors
-    /// The errno of pread(2); ENODATA if the file has no such page.
-    fn read(&self, of: PageOf, offset: usize, into: &mut [u8]) -> Result<(), Errno>;
-
-    /// Writes bytes of a page.
-    ///
-    /// # Errors
-    /// The errno of pwrite(2).
-    fn write(&self, of: PageOf, offset: usize, bytes: &[u8]) -> Result<(), Errno>;
-}
 
 /// A `get_user_pages` pin of one page of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,16 +98,6 @@ pub enum DmaError {
     Memory(Errno),
 }
 
-/// The frames' own bytes: a sparse file, a page a frame.
-#[derive(Debug)]
-struct OwnBytes(OwnedFd);
-
-impl OwnBytes {
-    fn at(frame: FrameNo, offset: usize) -> u64 {
-        u64::from(frame.0) * PAGE_BYTES as u64 + offset as u64
-    }
-}
-
 /// What a device of live buffers has besides the buffers; see the [module](self).
 #[derive(Debug)]
 pub struct Bus {
@@ -130,6 +107,8 @@ pub struct Bus {
     pub attachments: Attachments,
     /// What went wrong.
     pub findings: Findings,
+    /// The CPU's open brackets, where somebody follows them.
+    pub brackets: OpenBrackets,
     /// What happened, if somebody wants to know.
     pub recorder: Option<Recorder>,
     pub(super) pins: BTreeMap<PinId, GupPin>,
@@ -155,6 +134,7 @@ impl Bus {
             frames: Frames::new(vram, system),
             attachments: Attachments::default(),
             findings: Findings::default(),
+            brackets: OpenBrackets::default(),
             recorder: None,
             pins: BTreeMap::new(),
             own: OwnBytes(own),
@@ -196,6 +176,7 @@ impl Bus {
             let meant = Some(Place { of, name: name_of(device, of.buffer) });
             self.findings.push(Finding {
                 kind: HazardKind::KernelBug,
+                holder: Holder(0),
                 who: "the exporter".to_owned(),
                 write: false,
                 addr: BusAddr::of(frame),
@@ -345,6 +326,7 @@ impl Bus {
                 let means = |(frame, offset)| Some(((frame, offset), attachment.means(frame)?));
                 let found = split.and_then(means);
                 Access {
+                    holder,
                     who: attachment.device.clone(),
                     at: found.map(|(at, _)| at),
                     meant: found.map(|(_, of)| of),
@@ -360,6 +342,7 @@ impl Bus {
                 let pin = self.pins.get(&id).filter(|pin| pin.holder == holder);
                 let pin = pin.ok_or(AttachError::NotHeld)?;
                 Access {
+                    holder,
                     who: format!("pin {}", id.0),
                     at: split.filter(|&(frame, _)| frame == pin.frame),
                     meant: Some(pin.of),
@@ -495,6 +478,7 @@ enum Link {
 
 /// An access on its way.
 struct Access {
+    holder: Holder,
     who: String,
     at: Option<(FrameNo, usize)>,
     meant: Option<PageOf>,
@@ -535,6 +519,7 @@ impl Access {
     ) -> Finding {
         Finding {
             kind,
+            holder: self.holder,
             who: self.who.clone(),
             write: matches!(dma, Dma::Write(_)),
             addr,
@@ -554,37 +539,4 @@ pub fn name_of(device: &Device, buffer: BufferId) -> String {
         Some(known) => known.name_text().unwrap_or_else(|| format!("buffer {}", known.inode.ino)),
         None => "a buffer that is gone".to_owned(),
     }
-}
-
-/// Reads all of `into` at `at`.
-///
-/// # Errors
-/// The errno of pread(2); ENODATA at the end of the file.
-pub fn read_all(fd: BorrowedFd<'_>, at: u64, into: &mut [u8]) -> Result<(), Errno> {
-    let mut done = 0;
-    while done < into.len() {
-        match rustix::io::pread(fd, &mut into[done..], at + done as u64) {
-            Ok(0) => return Err(Errno::NODATA),
-            Ok(got) => done += got,
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
-}
-
-/// Writes all of `bytes` at `at`.
-///
-/// # Errors
-/// The errno of pwrite(2).
-pub fn write_all(fd: BorrowedFd<'_>, at: u64, bytes: &[u8]) -> Result<(), Errno> {
-    let mut done = 0;
-    while done < bytes.len() {
-        match rustix::io::pwrite(fd, &bytes[done..], at + done as u64) {
-            Ok(wrote) => done += wrote,
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! A device waits for a buffer of its name, attaches, and every period does one job:
 //!
-//! 1. takes the reservation lock; maps again if `move_notify` said so (`notify=handled`); adds its
+//! 1. waits until the CPU has no SYNC bracket open on the buffer (`bracket=waits`); takes the
+//!    reservation lock; maps again if `move_notify` said so (`notify=handled`); adds its
 //!    fence (`fence=yes`); releases the lock. The addresses are translated here: the first half;
 //! 2. works for the time `hold`, while moves, brackets and other devices go on;
 //! 3. transfers every page at the addresses that it has: the second half; signals the fence.
@@ -12,6 +13,7 @@
 //!
 //! **Differs from Linux**: a job is one transfer of each page; the pattern is one byte a job.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +57,30 @@ pub struct DeviceSpec {
     pub handles_notify: bool,
     /// Whether it adds a fence.
     pub fenced: bool,
+    /// Whether it begins no job while the CPU has a bracket open on its buffer.
+    pub waits_for_brackets: bool,
+}
+
+/// The CPU's open SYNC brackets, and the transfers that a device made inside of one.
+#[derive(Clone, Debug, Default)]
+pub struct OpenBrackets {
+    /// The buffers that have one open.
+    pub buffers: BTreeSet<BufferId>,
+    /// Transfers that did not wait for them, since this was emptied before.
+    pub hits: Vec<InBracket>,
+}
+
+/// A device's transfer inside of an open bracket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InBracket {
+    /// The device.
+    pub who: String,
+    /// Its buffer.
+    pub buffer: BufferId,
+    /// Whether it wrote.
+    pub write: bool,
+    /// Bytes.
+    pub len: usize,
 }
 
 /// Why a device can't be emulated.
@@ -81,7 +107,7 @@ pub enum SpecError {
     NoBuffer,
 }
 
-const OPTIONS: &str = "writes, reads, every, hold, importer, notify, fence";
+const OPTIONS: &str = "writes, reads, every, hold, importer, notify, fence, bracket";
 const TIME: &str = "a time such as 16ms, 500us or 1s";
 
 impl FromStr for DeviceSpec {
@@ -103,6 +129,7 @@ impl FromStr for DeviceSpec {
             dynamic: true,
             handles_notify: true,
             fenced: true,
+            waits_for_brackets: true,
         };
         for part in parts {
             let (option, value) =
@@ -122,6 +149,10 @@ impl FromStr for DeviceSpec {
                 "notify" => {
                     spec.handles_notify =
                         one_of("notify", value, ["handled", "ignored"], "handled or ignored")?;
+                }
+                "bracket" => {
+                    spec.waits_for_brackets =
+                        one_of("bracket", value, ["waits", "ignored"], "waits or ignored")?;
                 }
                 "fence" => spec.fenced = one_of("fence", value, ["yes", "no"], "yes or no")?,
                 _ => return Err(SpecError::Syntax(part.to_owned())),
@@ -341,6 +372,10 @@ impl Machine {
         if self.bound.as_ref().is_some_and(|bound| bound.buffer != buffer) {
             self.unbind(parts);
         }
+        // A driver works on what was queued, and a program queues what it has ended its bracket on.
+        if self.spec.waits_for_brackets && parts.bus.brackets.buffers.contains(&buffer) {
+            return Begun::Nothing;
+        }
         if !parts.bus.attachments.lock(buffer, self.holder) {
             return Begun::Locked;
         }
@@ -397,6 +432,11 @@ impl Machine {
             host.with(&mut |parts| {
                 let Parts { device, bus, memory } = parts;
                 if let Some(dma) = dma.take() {
+                    if bus.brackets.buffers.contains(&bound.buffer) {
+                        let (who, buffer) = (self.spec.name.clone(), bound.buffer);
+                        let (write, len) = (self.spec.writes, PAGE_BYTES);
+                        bus.brackets.hits.push(InBracket { who, buffer, write, len });
+                    }
                     // A buffer that is gone answers an error; the next job finds another one.
                     let _gone = bus.dma(device, *memory, by, addr, dma);
                 }
@@ -466,7 +506,7 @@ mod tests {
             (
                 "c,writes",
                 "`writes` is no option: write option=value; there are: writes, reads, every, hold, \
-                 importer, notify, fence",
+                 importer, notify, fence, bracket",
             ),
             (
                 "c,writes=A,every=16",

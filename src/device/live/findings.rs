@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::attach::Holder;
 use super::frames::{BusAddr, PageOf};
+use crate::device::text::printed;
 use crate::model::HazardKind;
 
 /// Reports kept in full; more are counted.
@@ -30,6 +32,8 @@ pub struct Place {
 pub struct Finding {
     /// What kind of wrong.
     pub kind: HazardKind,
+    /// Whose access it was: a client's or a device's number, 0 for the exporter's.
+    pub holder: Holder,
     /// Who accessed: the device's name, or the process's.
     pub who: String,
     /// Whether it wrote.
@@ -58,16 +62,17 @@ impl Finding {
             (_, true) => ("Write", "was"),
             (_, false) => ("Read", "should be"),
         };
-        let mut text = format!("driftheap: BUG: {} by {}\n", self.kind, self.who);
+        let mut text = format!("driftheap: BUG: {} by {}\n", self.kind, printed(&self.who));
         // Writing to a String can't fail.
         let _ = write!(text, "  {verb} of {} bytes at bus address {}", self.len, self.addr);
         if let Some(Place { of, name }) = &self.meant {
-            let _ = write!(text, ", meant for page {} of `{name}`", of.page);
+            let _ = write!(text, ", meant for page {} of `{}`", of.page, printed(name));
         }
         text.push('\n');
         match &self.hit {
             Some(Place { of, name }) if self.meant.as_ref().is_none_or(|meant| meant.of != *of) => {
-                let _ = writeln!(text, "  The address is page {} of `{name}` now", of.page);
+                let _ =
+                    writeln!(text, "  The address is page {} of `{}` now", of.page, printed(name));
             }
             Some(_) => text.push_str("  The address is that page's\n"),
             None => text.push_str("  The address is no buffer's memory now\n"),
@@ -98,7 +103,9 @@ impl Findings {
         if self.fresh.len() < FRESH_MAX {
             self.fresh.push(finding.clone());
         }
-        let same = |known: &Finding| known.kind == finding.kind && known.who == finding.who;
+        let same = |known: &Finding| {
+            (known.kind, known.holder, &known.who) == (finding.kind, finding.holder, &finding.who)
+        };
         if let Some(at) = self.kept.iter().position(same) {
             self.times[at] += 1;
         } else if self.kept.len() < FINDINGS_MAX {
@@ -127,16 +134,27 @@ impl Findings {
     /// All reports, and what was left out; empty without findings.
     #[must_use]
     pub fn text(&self) -> String {
+        let mut text = self.words(|_| true);
+        let left = self.counts.values().sum::<u64>() - self.times.iter().sum::<u64>();
+        if left > 0 {
+            let _ = writeln!(text, "driftheap: {left} more reports left out");
+        }
+        text
+    }
+
+    /// The reports about one client.
+    #[must_use]
+    pub fn text_of(&self, holder: Holder) -> String {
+        self.words(|finding| finding.holder == holder)
+    }
+
+    fn words(&self, wanted: impl Fn(&Finding) -> bool) -> String {
         let mut text = String::new();
-        for (finding, &times) in self.kept.iter().zip(&self.times) {
+        for (finding, &times) in self.kept.iter().zip(&self.times).filter(|(one, _)| wanted(one)) {
             text += &finding.text();
             if times > 1 {
                 let _ = writeln!(text, "  Seen {times} times; this is the first");
             }
-        }
-        let left = self.counts.values().sum::<u64>() - self.times.iter().sum::<u64>();
-        if left > 0 {
-            let _ = writeln!(text, "driftheap: {left} more reports left out");
         }
         text
     }
@@ -162,6 +180,7 @@ mod tests {
         };
         Finding {
             kind,
+            holder: Holder(7),
             who: "camera".into(),
             write: true,
             addr: BusAddr::of(FrameNo(1)),
@@ -203,7 +222,10 @@ mod tests {
         for kind in [HazardKind::LostWrite, HazardKind::StaleRead, HazardKind::LostWrite] {
             findings.push(finding(kind));
         }
-        findings.push(Finding { who: "gpu".into(), ..finding(HazardKind::LostWrite) });
+        let gpu = Finding { who: "gpu".into(), ..finding(HazardKind::LostWrite) };
+        findings.push(Finding { holder: Holder(8), ..gpu });
+        assert_eq!(findings.text_of(Holder(8)).matches("by gpu").count(), 1);
+        assert_eq!(findings.text_of(Holder(8)).matches("by camera").count(), 0);
         assert_eq!(findings.kept().len(), 3);
         let text = findings.text();
         assert_eq!(text.matches("Seen 2 times; this is the first\n").count(), 1, "{text}");

@@ -22,8 +22,9 @@
 use std::time::{Duration, Instant};
 
 use super::attach::{AttachmentId, Holder};
-use super::bus::{Bus, Pages};
+use super::bus::Bus;
 use super::frames::NoFrames;
+use super::pages::Pages;
 use super::record::{Doing, Outcome};
 use crate::device::fence::Usage;
 use crate::device::{BufferId, Device};

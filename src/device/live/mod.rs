@@ -19,7 +19,7 @@
 //!
 //! **Invariant**: a buffer moves only while every mapping of its memory, in every process, is
 //! registered with a userfaultfd of ours. What can't be registered makes the buffer unmovable, and
-//! the reason is told; it is never moved on hope.
+//! the reason is told.
 
 pub mod attach;
 pub mod bus;
@@ -35,6 +35,7 @@ pub mod journal;
 pub mod maps;
 pub mod mover;
 mod notes;
+pub mod pages;
 pub mod record;
 mod resv;
 pub mod space;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::attach::{Attachment, AttachmentId, Sg};
-use super::bus::{Bus, GupPin, Pages, PinId};
+use super::bus::{Bus, GupPin, PinId};
 use super::frames::FrameNo;
+use super::pages::Pages;
 use super::record::{Actor, Doing, Outcome};
 use crate::device::FenceId;
 use crate::model::HazardKind;

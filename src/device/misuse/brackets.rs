@@ -19,7 +19,7 @@
 //! thread, threads hand brackets on and nobody is accused of nesting on that buffer. A buffer that
 //! its exporter took away is not accused of anything: END fails on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Site, Subject};
 use crate::device::BufferId;
@@ -164,6 +164,17 @@ impl Brackets {
             allowed = allowed.max(if writes { Allowed::Writes } else { Allowed::Reads });
         }
         allowed
+    }
+
+    /// The buffers that have a bracket open.
+    pub fn buffers(&self) -> BTreeSet<BufferId> {
+        let is_open = |open: &Open| open.list.iter().any(|bracket| !bracket.over);
+        self.open.iter().filter(|(_, open)| is_open(open)).map(|(&buffer, _)| buffer).collect()
+    }
+
+    /// The oldest bracket that is open on a buffer.
+    pub fn open(&self, buffer: BufferId) -> Option<&Bracket> {
+        self.open.get(&buffer)?.list.iter().find(|bracket| !bracket.over)
     }
 
     /// The processes that have brackets open.

@@ -1,6 +1,6 @@
 //! What happened to each buffer, as far as a report needs it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -133,12 +133,40 @@ impl History {
 #[derive(Debug, Default)]
 pub struct Histories {
     table: BTreeMap<BufferId, History>,
+    users: BTreeMap<BufferId, Users>,
 }
+
+/// Who is to blame for a buffer that nobody gives back.
+#[derive(Debug, Default)]
+struct Users {
+    /// Processes that did something with it, at most [`USERS_MAX`].
+    pids: BTreeSet<i32>,
+    /// One of them ended while it held the buffer.
+    left: bool,
+}
+
+/// Processes that are told apart as users of one buffer; of more, each counts as one.
+const USERS_MAX: usize = 1024;
 
 impl Histories {
     /// Notes a deed.
     pub fn push(&mut self, buffer: BufferId, moment: Moment) {
+        if let Some(site) = &moment.site {
+            let pids = &mut self.users.entry(buffer).or_default().pids;
+            if pids.len() < USERS_MAX {
+                pids.insert(site.pid);
+            }
+        }
         self.table.entry(buffer).or_default().push(moment);
+    }
+
+    /// A process ends that holds a buffer; `last`: nobody else does. Whether that is a leak: this
+    /// process, or one that ended before it, used the buffer and did not give it back. A child that
+    /// only inherited the descriptor has nothing to give back.
+    pub fn ends_holding(&mut self, buffer: BufferId, pid: i32, last: bool) -> bool {
+        let Some(users) = self.users.get_mut(&buffer) else { return last };
+        users.left |= users.pids.contains(&pid) || users.pids.len() >= USERS_MAX;
+        last && users.left
     }
 
     /// The last mapping of a buffer turned out to be at this address.
@@ -168,12 +196,33 @@ impl Histories {
     /// Forgets the buffers that are gone.
     pub fn retain(&mut self, exists: impl Fn(BufferId) -> bool) {
         self.table.retain(|&buffer, _| exists(buffer));
+        self.users.retain(|&buffer, _| exists(buffer));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_only_inherited_a_descriptor_leaks_nothing() {
+        let buffer = BufferId(1);
+        let by = |pid| Some(Site { pid, tid: pid, ..Site::default() });
+        let used = |histories: &mut Histories, pid| {
+            histories.push(buffer, Moment { deed: Deed::Allocated, site: by(pid), at_ns: 0 });
+        };
+        let mut histories = Histories::default();
+        used(&mut histories, 10);
+        // The parent closed it; its child ends with it.
+        assert!(!histories.ends_holding(buffer, 11, true));
+        // A child that used it is another matter, and so is one whose parent ended with it.
+        used(&mut histories, 12);
+        assert!(histories.ends_holding(buffer, 12, true));
+        let mut histories = Histories::default();
+        used(&mut histories, 10);
+        assert!(!histories.ends_holding(buffer, 10, false));
+        assert!(histories.ends_holding(buffer, 11, true));
+    }
 
     #[test]
     fn the_last_deed_of_each_kind_stays() {

@@ -36,11 +36,13 @@ pub enum Kind {
     NestedBracket,
     /// A device used an address that was not the buffer's any more.
     StaleDma,
+    /// A device transferred while the CPU had a bracket open on the buffer.
+    DmaInBracket,
 }
 
 impl Kind {
     /// Every kind, as it is spelled.
-    pub const WORDS: [(&'static str, Self); 14] = [
+    pub const WORDS: [(&'static str, Self); 15] = [
         ("unbracketed-access", Self::UnbracketedAccess),
         ("write-in-read-bracket", Self::WriteInReadBracket),
         ("private-mapping", Self::PrivateMapping),
@@ -55,6 +57,7 @@ impl Kind {
         ("mismatched-end", Self::MismatchedEnd),
         ("nested-bracket", Self::NestedBracket),
         ("stale-dma", Self::StaleDma),
+        ("dma-in-bracket", Self::DmaInBracket),
     ];
 
     /// How it is spelled.
@@ -95,6 +98,10 @@ impl Kind {
             }
             Self::StaleDma => {
                 "map the attachment again after move_notify, under the reservation lock"
+            }
+            Self::DmaInBracket => {
+                "end the bracket before the buffer is given to the device, and start the next one \
+                 when the device has finished"
             }
         }
     }

@@ -30,7 +30,7 @@ pub use history::{Deed, Histories, History, Moment, sync_words};
 pub use kind::{Kind, Kinds, UnknownKind};
 pub use pins::{Holder, PINS_MAX, Pin, Pins};
 pub use report::{Act, Log, REPORTS_MAX, Report, Subject};
-pub use site::{Frame, Site, Symbol, printed};
+pub use site::{Frame, Site, Symbol};
 
 /// A misuse as a detector sees it, before the buffer's facts and history are added.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +164,11 @@ impl Watch {
         let history = self.histories.of(buffer);
         let allocated = history.moments().iter().find(|moment| moment.deed == Deed::Allocated)?;
         allocated.site.clone()
+    }
+
+    /// A process ends that holds a buffer; whether that is a leak ([`Histories::ends_holding`]).
+    pub fn ends_holding(&mut self, buffer: BufferId, pid: i32, last: bool) -> bool {
+        self.histories.ends_holding(buffer, pid, last)
     }
 
     /// Forgets the buffers that are gone; a bracket that was open on one is reported.

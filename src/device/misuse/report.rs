@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::history::History;
-use super::{Kind, Site, printed};
+use super::{Kind, Site};
 use crate::device::Buffer;
+use crate::device::text::printed;
 
 /// The call or the access that is at fault.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::device::text::printed;
+
 /// What is known about an instruction, the same in every process that maps its file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Symbol {
@@ -62,13 +64,6 @@ pub struct Site {
     pub at_ns: u64,
     /// The call stack, innermost first; empty where it could not be read.
     pub frames: Vec<Frame>,
-}
-
-/// A name that a program chose, without what a terminal would obey.
-pub fn printed(name: &str) -> String {
-    let kept = |c: char| !c.is_control() || c == ' ';
-    let escape = |c: char| if kept(c) { c.to_string() } else { c.escape_default().to_string() };
-    name.chars().map(escape).collect()
 }
 
 impl Site {
@@ -143,8 +138,6 @@ mod tests {
 
     #[test]
     fn names_do_not_command_the_terminal() {
-        assert_eq!(printed("r\u{e9}sum\u{e9} 1"), "r\u{e9}sum\u{e9} 1");
-        assert_eq!(printed("a\u{1b}[31m\nb\u{9b}"), "a\\u{1b}[31m\\nb\\u{9b}");
         let site = Site { comm: "x\ny".into(), ..Site::default() };
         assert!(!site.words().contains('\n'));
     }

@@ -13,10 +13,10 @@ use rustix::io::Errno;
 
 use crate::device::BufferId;
 use crate::device::live::attach::Holder;
-use crate::device::live::bus::{Pages, read_all, write_all};
 use crate::device::live::frames::PageOf;
 use crate::device::live::job::Memory;
 use crate::device::live::mover::{MoveError, Moved};
+use crate::device::live::pages::{Pages, read_all, write_all};
 use crate::device::live::{Mapping, Mover, Sabotage};
 use crate::sys::backing;
 use crate::sys::page::{PAGE_BYTES, Range};

@@ -233,7 +233,7 @@ pub enum Request {
         /// What.
         work: Work,
     },
-    /// The reports so far.
+    /// The reports so far of what this client and its devices did.
     Findings,
 }
 

@@ -209,7 +209,7 @@ impl Session<'_> {
             Request::Close { buffer } => self.close(BufferId(*buffer)),
             Request::Work { buffer, work } => self.work(BufferId(*buffer), *work),
             Request::Findings => {
-                let text = self.exporter.lock().bus.findings.text();
+                let text = self.exporter.lock().bus.findings.text_of(self.holder);
                 let text: String = text.chars().take(protocol::MESSAGE_BYTES_MAX / 4).collect();
                 Ok(Answer::Text(text).into())
             }

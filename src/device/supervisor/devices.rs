@@ -18,11 +18,12 @@ use rustix::io::Errno;
 
 use super::{Shared, lock, now_ns};
 use crate::device::live::attach::{AttachmentId, Holder};
-use crate::device::live::bus::{Bus, Pages, PinId, read_all, write_all};
-use crate::device::live::emulate::{DeviceSpec, Running};
+use crate::device::live::bus::{Bus, PinId};
+use crate::device::live::emulate::{DeviceSpec, InBracket, Running};
 use crate::device::live::findings::Finding;
 use crate::device::live::frames::PageOf;
 use crate::device::live::job::{self, Done, Host, JobError, Memory, Parts, Patience};
+use crate::device::live::pages::{Pages, read_all, write_all};
 use crate::device::live::record::{Actor, Doing, Recorder};
 use crate::device::live::{Deed, Engine};
 use crate::device::misuse::{self, Watch};
@@ -207,14 +208,37 @@ fn watch_dma(watch: &mut Watch, device: &Device, finding: &Finding) {
     watch.report(id, buffer, misuse);
 }
 
+/// A device's transfer while a program's bracket was open.
+fn watch_in_bracket(watch: &mut Watch, device: &Device, hit: InBracket) {
+    let InBracket { who, buffer: id, write, len } = hit;
+    let Some(buffer) = device.buffer(id) else { return };
+    let opened = watch.brackets.open(id).map_or_else(String::new, |bracket| {
+        format!(" {} by {}", misuse::sync_words(bracket.kind), bracket.start.words())
+    });
+    let finding = misuse::Finding {
+        kind: misuse::Kind::DmaInBracket,
+        what: format!("The device transferred while the CPU's bracket was open:{opened}."),
+        act: misuse::Act::Dma { write, len },
+        site: misuse::Site { comm: who, ..misuse::Site::default() },
+        offset: Some(0),
+    };
+    watch.report(id, buffer, finding);
+}
+
 fn with(shared: &Mutex<Shared>, engine: Option<&mut Engine>, f: &mut dyn FnMut(&mut Parts<'_>)) {
     let Shared { device, files, program_bus, watch, .. } = &mut *lock(shared);
     let Some(ProgramBus { bus, files: of_buffers, .. }) = program_bus else { return };
     let mut memory = ProgramMemory { files: of_buffers, engine };
+    bus.brackets.buffers = watch.as_ref().map(|watch| watch.brackets.buffers()).unwrap_or_default();
     f(&mut Parts { device, bus, memory: &mut memory });
     for finding in bus.findings.take_fresh() {
         if let Some(watch) = watch {
             watch_dma(watch, device, &finding);
+        }
+    }
+    for hit in std::mem::take(&mut bus.brackets.hits) {
+        if let Some(watch) = watch {
+            watch_in_bracket(watch, device, hit);
         }
     }
     files.signal_sync_files(device);

@@ -115,10 +115,12 @@ pub fn filter(level: Level, watched: bool) -> Filter {
         filter.always(nr);
     }
     filter.always(libc::SYS_epoll_ctl).always(libc::SYS_fstatfs);
+    let ours = test(1, TYPE_AND_NR, &COMMANDS.map(|cmd| cmd & TYPE_AND_NR));
+    filter.foreign(ours.clone());
     filter
         .when(libc::SYS_newfstatat, vec![test(3, AT_EMPTY_PATH, &[0])])
         .when(libc::SYS_statx, vec![test(2, AT_EMPTY_PATH, &[0])])
-        .when(libc::SYS_ioctl, vec![test(1, TYPE_AND_NR, &COMMANDS.map(|cmd| cmd & TYPE_AND_NR))])
+        .when(libc::SYS_ioctl, vec![ours])
         // MAP_SHARED or MAP_SHARED_VALIDATE of a descriptor that is not negative.
         .when(libc::SYS_mmap, vec![test(3, 0xf, &[1, 3]), test(4, 1 << 31, &[0])])
         // SEEK_SET and SEEK_END of 0: how programs ask a dma-buf for its size.

@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     fn call(nr: i64, args: [u64; 6]) -> Call {
-        Call { id: 1, tid: std::process::id().cast_signed(), nr, args, ip: 0 }
+        Call { id: 1, tid: std::process::id().cast_signed(), nr, args, ip: 0, arch: 0 }
     }
 
     #[test]

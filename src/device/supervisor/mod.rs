@@ -46,6 +46,7 @@ mod scatter;
 pub mod stack;
 mod strict;
 mod trap;
+mod unwatched;
 mod watch;
 
 pub use check::CheckConfig;
@@ -137,6 +138,7 @@ struct Supervisor {
     reports: bool,
     /// A panic of ours was caught.
     gave_up: bool,
+    unwatched: unwatched::Unwatched,
 }
 
 /// Prints a line on stderr. One that can't be written, to a full disk or a closed pipe, is no reason
@@ -177,8 +179,10 @@ impl Supervisor {
         // ENOENT: the caller was killed before its call was read.
         let Ok(call) = self.listener.recv() else { return };
         let answer = net::caught(|| {
-            self.call_arrives(&call);
-            self.answer(&call)
+            self.foreign_call(&call).unwrap_or_else(|| {
+                self.call_arrives(&call);
+                self.answer(&call)
+            })
         });
         let answer = answer.unwrap_or_else(|| {
             self.gave_up("a call was looked at");

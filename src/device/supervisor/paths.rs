@@ -79,6 +79,9 @@ impl Supervisor {
         if !self.listener.id_valid(call.id) {
             return Answer::Sent;
         }
+        if matches!(node, Node::Heap(_) | Node::Udmabuf | Node::SwSync) {
+            self.tell_emulated(call.tid);
+        }
         let flags = OFlags::from_bits_retain(flags);
         let opened = match node {
             Node::FdInfo { pid, fd } => return self.open_fdinfo(call, pid, fd),
@@ -170,9 +173,10 @@ impl Supervisor {
             };
             let shown = u32::from_str_radix(&field("flags:"), 8).unwrap_or(0);
             let flags = shown & !0o100_003 | buffer.access.mode;
-            buffer.fdinfo(flags, field("mnt_id:").parse().unwrap_or(0), 1)
+            let mnt_id = field("mnt_id:").parse().unwrap_or(0);
+            buffer.fdinfo(flags, mnt_id, 1, buffer.name.as_deref())
         };
-        match files::sealed("fdinfo", text.as_bytes())
+        match files::sealed("fdinfo", &text)
             .and_then(|whole| crate::sys::backing::reopen(whole.as_fd(), OFlags::RDONLY))
         {
             Ok(file) => self.deliver(call, &file, true),

@@ -15,6 +15,7 @@ use super::devices::{self, ProgramBus};
 use super::filter::{Level, filter};
 use super::live::{Live, LiveConfig, make_movable, new_cookie};
 use super::pending::{Pending, TICK_MS};
+use super::unwatched::{Unwatched, foreign_file};
 use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, lock, now_ns};
 use crate::device::live::emulate::{DeviceSpec, Running};
 use crate::device::misuse::guard::Mode;
@@ -87,6 +88,19 @@ pub enum RunError {
     /// Buffers can't move here.
     #[error("buffers can't move here: {0}")]
     Live(#[from] crate::device::live::mover::SetupError),
+    /// The program is for another kind of machine.
+    #[error(
+        "can't run `{program}`: it is {kind}, and driftheap serves {bits}-bit programs for \
+         {machine}: build it for those",
+        bits = usize::BITS,
+        machine = crate::sys::arch::NAME
+    )]
+    Foreign {
+        /// What was to be executed.
+        program: String,
+        /// What it is.
+        kind: String,
+    },
     /// exec failed.
     #[error("can't execute `{program}`: {error}")]
     Exec {
@@ -133,6 +147,11 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     if page != 4096 {
         return Err(RunError::PageSize(page));
     }
+    if let Some((program, kind)) =
+        config.argv.first().and_then(|arg| Some(arg).zip(foreign_file(arg)))
+    {
+        return Err(RunError::Foreign { program: program.to_string_lossy().into_owned(), kind });
+    }
     let cookie = new_cookie();
     let live = config.live.as_ref().map(|live| Live::new(live, cookie)).transpose()?;
     let (live, orders) = live.unzip();
@@ -147,8 +166,9 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         );
     }
     let files = Files::new(&device, locked_bytes_max()).map_err(RunError::Setup)?;
-    // A recording has the pins that the detectors know.
-    let watch = (config.watch || config.record).then(Watch::default);
+    // A recording has the pins that the detectors know, and a device waits for brackets.
+    let followed = config.watch || config.record || !config.devices.is_empty();
+    let watch = followed.then(Watch::default);
     let program_bus = (config.record || !config.devices.is_empty())
         .then(|| ProgramBus::new(config.limits.bytes, config.record));
     let program_bus = program_bus.transpose().map_err(RunError::Setup)?;
@@ -179,6 +199,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         quiet: config.quiet,
         reports: config.watch,
         gave_up: false,
+        unwatched: Unwatched::default(),
     };
     let ended = supervisor.run(&signals, exec_status, &config.argv);
     lock(&shared).files.remove_directory();

@@ -9,6 +9,7 @@ use super::stack::maps::mappings;
 use super::{Supervisor, caller, lock, now_ns};
 use crate::device::buffer::MmapArgs;
 use crate::device::misuse::{Act, Deed, Finding, Kind, Site, Watch};
+use crate::device::text::printed;
 use crate::device::{BufferId, Inode, Ioctl, Object, Verdict};
 use crate::sys::notify::Call;
 use crate::uapi::dma_buf;
@@ -42,10 +43,8 @@ impl Supervisor {
         self.watched().then(|| self.stacks.site(call.tid, now_ns()))
     }
 
-    pub(super) fn with_watch(&self, act: impl FnOnce(&mut Watch)) {
-        if let Some(watch) = &mut lock(&self.shared).watch {
-            act(watch);
-        }
+    pub(super) fn with_watch<T>(&self, act: impl FnOnce(&mut Watch) -> T) -> Option<T> {
+        lock(&self.shared).watch.as_mut().map(act)
     }
 
     /// Adds a report about a buffer that exists.
@@ -157,14 +156,15 @@ impl Supervisor {
         let Some(site) = self.site(call) else { return };
         for (inode, held) in held {
             let Some(&id) = live.get(&inode) else { continue };
-            if elsewhere.contains(&inode) {
+            let last = !elsewhere.contains(&inode);
+            if !self.with_watch(|watch| watch.ends_holding(id, pid, last)).unwrap_or(false) {
                 continue;
             }
             let finding = Finding {
                 kind: Kind::LeakedFd,
                 what: format!(
                     "Process {pid} ({}) exits and still holds the buffer by {}; nobody else does.",
-                    site.comm,
+                    printed(&site.comm),
                     held.words()
                 ),
                 act: Act::Exit,

@@ -27,6 +27,17 @@ pub const DWARF_RETURN: gimli::Register = gimli::AArch64::X30;
 /// Whether a call puts the return address on the stack: a function that calls none leaves it in x30.
 pub const RETURN_IS_SAVED: bool = false;
 
+/// The other kinds of program that a kernel of this architecture executes.
+pub mod foreign {
+    /// AUDIT_ARCH_ARM (`<linux/audit.h>`).
+    pub const AUDIT_ARCH: u32 = 0x4000_0028;
+    /// open, openat, openat2 and ioctl of 32-bit Arm (arch/arm/tools/syscall.tbl).
+    pub const COMPAT: super::super::ForeignCalls =
+        super::super::ForeignCalls { open: 5, openat: 322, openat2: 437, ioctl: 54 };
+    /// There is no third kind.
+    pub const X32: Option<super::super::ForeignCalls> = None;
+}
+
 /// Calls that arm64 does not have: negative, which no call is.
 pub mod legacy {
     #![allow(missing_docs, non_upper_case_globals, reason = "the kernel's names")]

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | loads and stores that may fault, and how the fault handler ends one | [`touch`](super::touch) |
 //! | registers of a stopped thread, the instruction that makes a system call | [`trace`](super::trace), [`inject`](super::inject) |
-//! | AUDIT_ARCH | [`seccomp`](super::seccomp) |
+//! | AUDIT_ARCH, and what is known of 32-bit programs' calls | [`seccomp`](super::seccomp) |
 //! | numbers of system calls that not every architecture has | the supervisor |
 //! | DWARF's register numbers, call instructions | stack walks |
 #![allow(unsafe_code, reason = "the instructions that touch shared memory, and signal contexts")]
@@ -27,11 +27,24 @@ compile_error!("driftheap knows x86-64 and aarch64: add this architecture in src
 
 pub use this::{
     AUDIT_ARCH, CALL_INSTRUCTION, DWARF_FRAME, DWARF_RETURN, DWARF_STACK, NAME, O_LARGEFILE,
-    RETURN_IS_SAVED, Registers, follows_a_call, legacy,
+    RETURN_IS_SAVED, Registers, follows_a_call, foreign, legacy,
 };
 pub(super) use this::{
     copy, end_access, fetch_add_u64, load_u8, load_u64, pc_of_context, sites, store_u8, store_u64,
 };
+
+/// Numbers of the calls by which a program of another kind would use a device.
+#[derive(Clone, Copy, Debug)]
+pub struct ForeignCalls {
+    /// open(2).
+    pub open: u32,
+    /// openat(2).
+    pub openat: u32,
+    /// openat2(2).
+    pub openat2: u32,
+    /// ioctl(2).
+    pub ioctl: u32,
+}
 
 /// Bytes before a return address that [`follows_a_call`] looks at.
 pub const CALL_BYTES_MAX: usize = 7;

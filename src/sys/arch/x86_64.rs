@@ -32,6 +32,24 @@ pub mod legacy {
     pub use libc::{SYS_access, SYS_fork, SYS_lstat, SYS_open, SYS_poll, SYS_readlink, SYS_stat};
 }
 
+/// The other kinds of program that a kernel of this architecture executes.
+pub mod foreign {
+    /// AUDIT_ARCH_I386 (`<linux/audit.h>`).
+    pub const AUDIT_ARCH: u32 = 0x4000_0003;
+    /// open, openat, openat2 and ioctl of i386 (arch/x86/entry/syscalls/syscall_32.tbl).
+    pub const COMPAT: super::super::ForeignCalls =
+        super::super::ForeignCalls { open: 5, openat: 295, openat2: 437, ioctl: 54 };
+    const X32_SYSCALL_BIT: u32 = 0x4000_0000;
+    /// The same of the x32 ABI (arch/x86/entry/syscalls/syscall_64.tbl), whose AUDIT_ARCH is the
+    /// 64-bit programs' own.
+    pub const X32: Option<super::super::ForeignCalls> = Some(super::super::ForeignCalls {
+        open: X32_SYSCALL_BIT + 2,
+        openat: X32_SYSCALL_BIT + 257,
+        openat2: X32_SYSCALL_BIT + 437,
+        ioctl: X32_SYSCALL_BIT + 514,
+    });
+}
+
 /// Whether the bytes before an address are a call: `e8` with 32 bits, or `ff /2` in one of its
 /// lengths.
 #[must_use]

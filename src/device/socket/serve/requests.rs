@@ -169,7 +169,7 @@ impl Session<'_> {
             if !write {
                 // What the buffer itself has there.
                 let _ =
-                    crate::device::live::bus::Pages::read(&state.memory, of, offset, &mut should);
+                    crate::device::live::pages::Pages::read(&state.memory, of, offset, &mut should);
             }
             let kind = match landing {
                 Landing::Right => None,
@@ -190,6 +190,7 @@ impl Session<'_> {
                 };
                 let finding = Finding {
                     kind,
+                    holder: self.holder,
                     who: state
                         .clients
                         .get(&self.holder)

@@ -55,6 +55,14 @@ impl Mapping {
         })
     }
 
+    /// What it is called where its file can't be read: code that a program has generated, mostly.
+    pub fn name(&self) -> String {
+        match self.path.as_str() {
+            "" => format!("generated code at {:#x}", self.start),
+            path => path.to_owned(),
+        }
+    }
+
     /// Whether an address lies in it.
     pub fn contains(&self, addr: u64) -> bool {
         (self.start..self.end).contains(&addr)
@@ -62,7 +70,7 @@ impl Mapping {
 
     /// Whether it is code of a file.
     pub fn is_code(&self) -> bool {
-        self.prot & EXEC != 0 && self.path.starts_with('/')
+        self.prot & EXEC != 0
     }
 }
 

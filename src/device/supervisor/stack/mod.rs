@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use super::caller;
 use crate::device::Inode;
-use crate::device::misuse::{Frame, Site};
+use crate::device::misuse::{Frame, Site, Symbol};
 use crate::sys::arch;
 
 pub mod maps;
@@ -222,7 +222,9 @@ impl Stacks {
 
     /// What is at `pc`, and how to go on from there.
     fn frames(&mut self, pid: i32, pc: u64, returns: bool) -> Option<(Vec<Frame>, Option<Rule>)> {
-        let (module, address) = self.locate(pid, pc)?;
+        let Some((module, address)) = self.locate(pid, pc) else {
+            return self.generated(pid, pc).map(|frame| (vec![frame], None));
+        };
         let symbols = module.symbols(address, returns);
         let rule = module.rule(address - u64::from(returns && address > 0));
         Some((symbols.into_iter().map(|symbol| Frame { pc, symbol }).collect(), rule))
@@ -256,6 +258,14 @@ impl Stacks {
         });
         let address = module.address((pc - code.start).checked_add(code.offset)?)?;
         Some((module, address))
+    }
+
+    /// What is known of code that no file tells about.
+    fn generated(&self, pid: i32, pc: u64) -> Option<Frame> {
+        let code = self.images.get(&pid)?.code.iter().find(|code| code.contains(pc))?;
+        let offset = pc - code.start;
+        let symbol = Symbol { module: code.name(), offset, ..Symbol::default() };
+        Some(Frame { pc, symbol: symbol.into() })
     }
 
     /// The first address on the stack that a call of the program itself returns to.
