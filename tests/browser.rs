@@ -205,8 +205,8 @@ fn play_is_used_as_a_person_would() {
         wrong.extend(browser.barriers(&format!("the lessons at {width}")));
     }
     browser.width(1280);
-    browser.run("document.querySelector('[data-lesson=system-heap-insert-page]').click()");
-    browser.wait("document.querySelector('.title').textContent === 'system-heap-insert-page' && document.querySelector('.answer .player')");
+    browser.run("document.querySelector('[data-lesson=insert-page-and-move]').click()");
+    browser.wait("document.querySelector('.title').textContent === 'insert-page-and-move' && document.querySelector('.answer .player')");
     // A mistake, and its place.
     let typed = "const text = document.querySelector('#question'); text.value = text.value.replace(FROM, TO); text.dispatchEvent(new Event('input'))";
     let change = |from: &str, to: &str| {

@@ -8,8 +8,8 @@ mod lab;
 
 /// A variant with its states, transitions, complete schedules and outcomes.
 const COUNTS: &[(&str, u64, u64, u128, usize)] = &[
-    ("system-heap-insert-page/pfnmap", 86, 132, 386, 1),
-    ("system-heap-insert-page/mixedmap-insert-page", 109, 164, 1335, 4),
+    ("insert-page-and-move/pfnmap", 86, 132, 386, 1),
+    ("insert-page-and-move/mixedmap-insert-page", 109, 164, 1335, 4),
     ("ttm-direct-io/free-before-completion", 39, 61, 100, 3),
     ("ttm-huge-gup-fast/mixedmap-insert-pfn", 169, 301, 9203, 4),
     ("exporter-honours-pins/look-after-zap/pin-blocks-move", 85, 133, 560, 2),
@@ -17,7 +17,7 @@ const COUNTS: &[(&str, u64, u64, u128, usize)] = &[
     ("move-copy-zap-order/copy-first/fault-unlocked", 106, 150, 1261, 4),
     ("sync-device-writes/forwarded/called", 53, 89, 195, 1),
     ("fork-then-move/address-space", 116, 178, 1500, 1),
-    ("mali-vma-pointer/address-space/partial-munmap", 77, 113, 216, 1),
+    ("one-vma-pointer/address-space/partial-munmap", 77, 113, 216, 1),
     ("userptr-mmu-notifier/wait", 80, 113, 178, 1),
     ("dynamic-importer-move/waits/handled", 66, 81, 31, 1),
     ("revoke-steps/complete", 1831, 3854, 3_815_772, 1),

@@ -53,7 +53,7 @@ fn replay_speaks_json() {
 #[test]
 fn hunt_prints_a_histogram_and_can_be_repeated() {
     let args = ["hunt", "A1", "--variant", "pfnmap", "--iterations", "50", "--time", "60"];
-    check(&args, 0, &["Histogram (1 states)", "Observation system-heap-insert-page Never 0 50"]);
+    check(&args, 0, &["Histogram (1 states)", "Observation insert-page-and-move Never 0 50"]);
     check(&["hunt", "fork-then-move"], 2, &["not supported by hunt: fork"]);
     let (status, stdout, _) =
         run(&["hunt", "panfrost-purge", "--iterations", "30", "--time", "60", "--json"]);

@@ -11,11 +11,11 @@ use exec_common::{executor, judged, options, variant};
 /// What the executor pretends the model said, and a variant whose replay must notice.
 const SABOTAGES: [(Sabotage, &str, &str); 6] = [
     (Sabotage::LoadedValues, "sigbus-after-purge", "-"),
-    (Sabotage::NoFaults, "system-heap-insert-page", "pfnmap"),
-    (Sabotage::NoZaps, "system-heap-insert-page", "mixedmap-insert-page"),
-    (Sabotage::PinsSucceed, "system-heap-insert-page", "pfnmap"),
+    (Sabotage::NoFaults, "insert-page-and-move", "pfnmap"),
+    (Sabotage::NoZaps, "insert-page-and-move", "mixedmap-insert-page"),
+    (Sabotage::PinsSucceed, "insert-page-and-move", "pfnmap"),
     (Sabotage::DmaElsewhere, "vb2-userptr-follow-pfn", "-"),
-    (Sabotage::NoCopies, "system-heap-insert-page", "pfnmap"),
+    (Sabotage::NoCopies, "insert-page-and-move", "pfnmap"),
 ];
 
 #[test]
@@ -85,7 +85,7 @@ fn corrupted_bytes_are_read_back_by_another_process() {
 
 #[test]
 fn the_victim_is_named() {
-    let scenario = variant("system-heap-insert-page", "mixedmap-insert-page");
+    let scenario = variant("insert-page-and-move", "mixedmap-insert-page");
     let judgement = judged(&scenario);
     let schedule = &judgement.hazards[&HazardKind::CrossBufferWrite];
     let report = executor().replay(&scenario, schedule).expect("replay");

@@ -19,7 +19,7 @@ fn short() -> Executor {
 }
 
 fn a1() -> (Scenario, Vec<u8>) {
-    let scenario = variant("system-heap-insert-page", "mixedmap-insert-page");
+    let scenario = variant("insert-page-and-move", "mixedmap-insert-page");
     let schedule = judged(&scenario).shortest.expect("A1 goes wrong");
     (scenario, schedule)
 }

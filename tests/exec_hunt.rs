@@ -15,7 +15,7 @@ fn racing() -> Executor {
 
 #[test]
 fn a_stale_pin_is_found_by_racing_and_its_schedule_replays() {
-    let scenario = variant("system-heap-insert-page", "mixedmap-insert-page");
+    let scenario = variant("insert-page-and-move", "mixedmap-insert-page");
     let judgement = judged(&scenario);
     let mut executor = racing();
     let limits = HuntOptions { time: Duration::from_secs(60), ..HuntOptions::default() };

@@ -252,7 +252,7 @@ fn mistakes_have_their_place_and_a_caret() {
 #[test]
 fn a_flipped_rule_changes_the_text_and_the_verdict() {
     let server = Server::start(&[]);
-    let text = server.lesson("system-heap-insert-page");
+    let text = server.lesson("insert-page-and-move");
     let told = server.answer(&text);
     let before = observed(&told);
     assert!(before.contains(&("mixedmap-insert-page", "Sometimes")), "{before:?}");
@@ -310,7 +310,7 @@ fn runaway() -> String {
 #[test]
 fn a_race_can_be_cancelled() {
     let server = Server::start(&[]);
-    let text = server.lesson("system-heap-insert-page");
+    let text = server.lesson("insert-page-and-move");
     let mut race = server.stream("one", "/hunt", &text, "event: ");
     if wait_any(&mut race, &[" runs: ", "event: failed"]).contains("failed") {
         let why = wait(&mut race, "data: ");

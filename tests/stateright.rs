@@ -8,13 +8,13 @@ mod stateright_adapter;
 use stateright_adapter::{Encoded, bfs};
 
 const VARIANTS: &[&str] = &[
-    "system-heap-insert-page/mixedmap-insert-page",
+    "insert-page-and-move/mixedmap-insert-page",
     "ttm-huge-gup-fast/pfnmap",
     "exporter-honours-pins/look-before-zap/corruption",
     "panfrost-purge/zap-after-put",
     "sync-cpu-writes/dropped/not-called",
     "fork-then-move/vma-pointer",
-    "mali-vma-pointer/vma-pointer/mremap",
+    "one-vma-pointer/vma-pointer/mremap",
     "static-importer-pin/ignore/corruption",
     "dynamic-importer-move/does-not-wait/ignored",
     "revoke-steps/complete",

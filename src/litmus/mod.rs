@@ -12,7 +12,7 @@
 //!     }
 //! }
 //!
-//! let text = r"DMABUF system-heap-insert-page
+//! let text = r"DMABUF insert-page-and-move
 //! (* Does a pin taken through the heap's mmap outlive a move?
 //!    Row: A1
 //!    Source: [PATCH 1/2] dma-buf: Require VM_PFNMAP vma for mmap

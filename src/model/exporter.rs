@@ -461,6 +461,12 @@ impl<S: Sink> Core<'_, S> {
                 break;
             }
             if !self.movable(frame) {
+                // A page that was freed under a pin is nobody's, and not free.
+                let orphan = self.state.frames[frame.index()].owner == Owner::Orphan;
+                if orphan && self.state.counted_pins(frame) > 0 {
+                    self.frame_hazard(HazardKind::PinBlocksMove, buf, frame);
+                    return Err(Errno::Ebusy);
+                }
                 continue;
             }
             if let Err(errno) = self.migrate_out(frame) {

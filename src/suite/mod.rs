@@ -31,6 +31,7 @@ macro_rules! bundled {
 /// All of them, in the order of their rows.
 pub const TESTS: &[Bundled] = bundled![
     "A1" "system-heap-insert-page",
+    "A1" "insert-page-and-move",
     "A2" "ttm-insert-mixed",
     "A3" "ttm-huge-gup-fast",
     "A4" "ttm-huge-special",
@@ -40,10 +41,9 @@ pub const TESTS: &[Bundled] = bundled![
     "A8" "exporter-honours-pins",
     "A9" "frames-to-allocator",
     "A10" "cma-longterm-pin",
+    "A10" "cma-buffer-pinned",
     "A11" "pfnmap-by-hand",
     "A13" "huge-needs-contiguity",
-    "A15" "system-heap-never-moves",
-    "A16" "ttm-vm-io",
     "B1" "ttm-map-private",
     "B2" "importer-mmap-address-space",
     "B3" "importer-mmap-pgoff",
@@ -54,7 +54,7 @@ pub const TESTS: &[Bundled] = bundled![
     "B7" "sync-cpu-writes",
     "B7" "sync-start-only",
     "B8" "fork-then-move",
-    "B9" "mali-vma-pointer",
+    "B9" "one-vma-pointer",
     "B10" "sigbus-after-purge",
     "B10" "sigbus-inherited",
     "B13" "private-by-remap",

@@ -26,7 +26,7 @@ use super::guest::SABOTAGES;
 const TESTS: [&str; 15] = [
     "userptr-mmu-notifier",
     "dynamic-importer-move",
-    "system-heap-insert-page",
+    "insert-page-and-move",
     "ttm-insert-mixed",
     "ttm-map-private",
     "anon-read-pin",
@@ -37,7 +37,7 @@ const TESTS: [&str; 15] = [
     "static-importer-pin",
     "exporter-honours-pins",
     "importer-mmap-address-space",
-    "mali-vma-pointer",
+    "one-vma-pointer",
     "fork-then-move",
 ];
 

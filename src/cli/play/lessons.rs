@@ -18,7 +18,7 @@ pub(super) const CHAPTERS: &[Chapter] = &[
             ),
             ("fork-then-move", "A child inherits entries, and the zap has to reach those too."),
             (
-                "mali-vma-pointer",
+                "one-vma-pointer",
                 "A driver that remembers one VMA misses what munmap and mremap made of it.",
             ),
             (
@@ -37,11 +37,11 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "Direct I/O into a mapping, and the buffer is freed before the I/O ends.",
             ),
             (
-                "system-heap-insert-page",
+                "insert-page-and-move",
                 "With ordinary pages a pin can be taken, and it outlives the move; VM_PFNMAP refuses it.",
             ),
             (
-                "system-heap-never-moves",
+                "system-heap-insert-page",
                 "An exporter that moves nothing: the pin merely keeps a page that is nobody's.",
             ),
             (
@@ -54,8 +54,9 @@ pub(super) const CHAPTERS: &[Chapter] = &[
             ),
             (
                 "cma-longterm-pin",
-                "A long-term pin keeps a page of the contiguous area from its owner.",
+                "A pin keeps a page of the contiguous area from its owner.",
             ),
+            ("cma-buffer-pinned", "A buffer of that area that is freed while it is pinned."),
         ],
     },
     Chapter {
@@ -63,9 +64,8 @@ pub(super) const CHAPTERS: &[Chapter] = &[
         lessons: &[
             (
                 "ttm-insert-mixed",
-                "VM_MIXEDMAP is as good as VM_PFNMAP only where entries have a special bit.",
+                "VM_MIXEDMAP refuses pins where entries have a special bit; VM_IO beside it everywhere.",
             ),
-            ("ttm-vm-io", "VM_IO beside it refuses pins everywhere."),
             ("pfnmap-by-hand", "The flag alone is not enough: the fast path looks at the entry."),
             (
                 "ttm-huge-gup-fast",

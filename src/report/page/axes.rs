@@ -127,7 +127,7 @@ mod tests {
             |name: &str| axes(&parse("x", suite::find(name).unwrap().text, &ModelRules).unwrap());
         let titles =
             |name: &str| axes_of(name).into_iter().map(|axis| axis.title).collect::<Vec<_>>();
-        assert_eq!(titles("system-heap-insert-page"), ["exporter heap: mmap"]);
+        assert_eq!(titles("insert-page-and-move"), ["exporter heap: mmap"]);
         assert_eq!(titles("revoke-steps"), ["exporter gpu: revoke"]);
         assert_eq!(titles("frame-vector-foll-force")[3], "what is asked");
     }
