@@ -18,6 +18,21 @@ fn check(text: &str) {
     }
 }
 
+/// The patch's WARN_ON stands behind the exporter's mmap and looks at the VMA, not at the answer.
+#[test]
+fn the_check_warns_whatever_mmap_answered() {
+    check(
+        "DMABUF warned-and-refused
+(* Result: fd Always, node Never *)
+host { dma-buf-mmap-check = warn }
+exporter ttm { mmap = pfnmap; cow = reject }
+buffer A { exporter = ttm }
+P0 application { m: mmap v = A private rw vary(fd => {}, node => node) }
+exists (m = EINVAL /\\ warning)
+",
+    );
+}
+
 #[test]
 fn a_pfn_cache_with_a_notifier_waits_unless_its_driver_does_not() {
     check(

@@ -8,7 +8,7 @@ use super::words::words;
 /// What a statement does. The grammar is in the documentation of [the module](super).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// `mmap V = BUF SHARING PROT [importer NAME] [pages=N] [offset=N]`
+    /// `mmap V = BUF SHARING PROT [importer NAME|node] [pages=N] [offset=N]`
     Mmap {
         /// The mapping it makes.
         mapping: Name,
@@ -20,6 +20,9 @@ pub enum Op {
         protection: Protection,
         /// Map through this importer's file instead of the dma-buf's.
         importer: Option<Name>,
+        /// Map through the exporter's device node (a fake offset in the DRM node's file) instead of the
+        /// dma-buf's file; never with an importer.
+        node: bool,
         /// Length; the rest of the buffer behind `offset` if not given.
         pages: Option<u8>,
         /// First page; 0 if not given.

@@ -80,13 +80,14 @@ fn option<T: fmt::Display>(word: &str, value: Option<&T>) -> String {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Mmap { mapping, buffer, sharing, protection, importer, pages, offset } => {
+            Self::Mmap { mapping, buffer, sharing, protection, importer, node, pages, offset } => {
+                let node = if *node { " node" } else { "" };
                 let importer = option("importer ", importer.as_ref());
                 let (pages, offset) =
                     (option("pages=", pages.as_ref()), option("offset=", offset.as_ref()));
                 write!(
                     f,
-                    "mmap {mapping} = {buffer} {sharing} {protection}{importer}{pages}{offset}"
+                    "mmap {mapping} = {buffer} {sharing} {protection}{importer}{node}{pages}{offset}"
                 )
             }
             Self::MmapAnon { mapping, protection, pages } => {

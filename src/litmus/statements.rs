@@ -61,9 +61,9 @@ macro_rules! statements {
 }
 
 statements! {
-    Cpu "mmap": "map a buffer, through the importer's file when it is named; or anonymous memory",
-        in "dma_buf_mmap_internal(), dma_buf_mmap(); mmap(MAP_ANONYMOUS)" {
-        "mmap V = BUF shared|private r|w|rw [importer NAME] [pages=N] [offset=N]";
+    Cpu "mmap": "map a buffer, through the importer's file when it is named, through the exporter's DRM node with node; or anonymous memory",
+        in "dma_buf_mmap_internal(), dma_buf_mmap(); drm_gem_mmap(); mmap(MAP_ANONYMOUS)" {
+        "mmap V = BUF shared|private r|w|rw [importer NAME|node] [pages=N] [offset=N]";
         "mmap V = anon private r|rw [pages=N]";
         EINVAL: "past the end; private where cow = reject; the importer forbids it; dma-buf-mmap-check refuses",
         ENODEV: "the buffer is released or revoked",

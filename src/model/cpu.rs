@@ -116,23 +116,12 @@ impl<S: Sink> Core<'_, S> {
                 }
             }
         }
-        if !mmap.shared && rules.cow == Cow::Reject {
+        let refused = !mmap.shared && rules.cow == Cow::Reject
+            || rules.mmap == MmapKind::RemapPfnRange
+                && (life != Life::Live || !mmap.shared && !self.one_range(mmap, pages));
+        self.mmap_check(mmap, !refused && entry.kind == VmaKind::Pfnmap, !refused)?;
+        if refused {
             return Err(Errno::Einval);
-        }
-        if rules.mmap == MmapKind::RemapPfnRange
-            && (life != Life::Live || !mmap.shared && !self.one_range(mmap, pages))
-        {
-            return Err(Errno::Einval);
-        }
-        if entry.kind != VmaKind::Pfnmap {
-            match self.world.host.dma_buf_mmap_check {
-                MmapCheck::Off => {}
-                MmapCheck::Refuse => return Err(Errno::Einval),
-                MmapCheck::Warn => {
-                    self.state.warned = true;
-                    self.emit(Effect::Warned("WARN_ON(!(vma->vm_flags & VM_PFNMAP))"));
-                }
-            }
         }
         if rules.pat == PatReserve::PerMapping && entry.kind == VmaKind::Pfnmap {
             let mapped = |vma: &&Vma| vma.mapped != 0;
@@ -140,6 +129,23 @@ impl<S: Sink> Core<'_, S> {
             self.cost(Cost::PatSteps, reservations + 1);
         }
         self.state.bufs[mmap.buf.index()].vma_pointer = mmap.vma;
+        Ok(())
+    }
+
+    /// The check that the patch adds behind `dmabuf->ops->mmap()`: it looks at the VMA whatever that
+    /// answered, and an exporter that refuses leaves no flag there. `drm_gem_mmap` has no such check.
+    fn mmap_check(&mut self, mmap: &Mmap, pfnmap: bool, mapped: bool) -> Result<(), Errno> {
+        if mmap.node || pfnmap {
+            return Ok(());
+        }
+        match self.world.host.dma_buf_mmap_check {
+            MmapCheck::Refuse if mapped => return Err(Errno::Einval),
+            MmapCheck::Off | MmapCheck::Refuse => {}
+            MmapCheck::Warn => {
+                self.state.warned = true;
+                self.emit(Effect::Warned("WARN_ON(!(vma->vm_flags & VM_PFNMAP))"));
+            }
+        }
         Ok(())
     }
 

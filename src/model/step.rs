@@ -69,6 +69,10 @@ pub struct Mmap {
     pub write: bool,
     /// Through whose file; none for the dma-buf's own.
     pub via: ImporterId,
+    /// Through the exporter's device node: `drm_gem_mmap`, which finds the buffer by its fake offset and
+    /// never passes by `dma_buf_mmap`. The zap finds such a VMA as well: the node and a DRM dma-buf have
+    /// one `address_space` (`drm_gem_prime_mmap`, drivers/gpu/drm/drm_prime.c, 6.12).
+    pub node: bool,
 }
 
 /// What an [`ExporterStep`] is part of.

@@ -43,6 +43,7 @@ pub const TESTS: &[Bundled] = bundled![
     "A10" "cma-longterm-pin",
     "A10" "cma-buffer-pinned",
     "A11" "pfnmap-by-hand",
+    "A12" "drm-node-mmap",
     "A13" "huge-needs-contiguity",
     "B1" "ttm-map-private",
     "B2" "importer-mmap-address-space",

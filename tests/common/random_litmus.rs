@@ -186,7 +186,7 @@ fn application(
 ) -> Vec<String> {
     let mut body = Vec::new();
     let v = names.fresh('v');
-    let via = if choices.one_in(4) { " importer i" } else { "" };
+    let via = *choices.of(&["", "", "", " importer i", " node"]);
     let sharing = choices.of(&["shared", "shared", "private"]);
     let protection = choices.of(&["rw", "rw", "r"]);
     body.push(if choices.one_in(6) {

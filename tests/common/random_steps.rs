@@ -120,6 +120,7 @@ fn cpu(choices: &mut Choices<'_>, world: &World) -> Step {
                 read: !choices.one_in(6),
                 write: !choices.one_in(3),
                 via: importer(choices),
+                node: choices.one_in(4),
             })
         }
         3 => Step::Munmap { vma, pages: *choices.of(&[u8::MAX, 1, 2]) },

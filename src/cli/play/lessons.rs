@@ -79,8 +79,9 @@ pub(super) const CHAPTERS: &[Chapter] = &[
             ),
             (
                 "dma-buf-mmap-check",
-                "A check at mmap prevents; a warning at the same place only tells.",
+                "A check at mmap prevents what it sees; a warning at the same place only tells.",
             ),
+            ("drm-node-mmap", "A check in dma_buf_mmap does not see the device node's mmap."),
         ],
     },
     Chapter {

@@ -73,7 +73,7 @@ impl Parser<'_> {
         })
     }
 
-    /// `mmap V = BUF SHARING PROT [importer NAME] [pages=N] [offset=N]`, or of `anon`.
+    /// `mmap V = BUF SHARING PROT [importer NAME|node] [pages=N] [offset=N]`, or of `anon`.
     fn mmap(&mut self) -> Result<Op> {
         let mapping = self.defined("a mapping")?;
         let buffer = self.name("a buffer or `anon`")?;
@@ -97,16 +97,21 @@ impl Parser<'_> {
             }
             return Ok(Op::MmapAnon { mapping, protection, pages });
         }
-        let options: &[&str] = &["importer", "pages", "offset"];
-        let (mut importer, mut pages, mut offset) = (None, None, None);
+        let options: &[&str] = &["importer", "node", "pages", "offset"];
+        let (mut importer, mut node, mut pages, mut offset) = (None, false, None, None);
         while self.peek() == Some(Kind::Word) {
             match self.word() {
-                "importer" if importer.is_none() => importer = self.importer_option()?,
+                "importer" | "node" if node || importer.is_some() => {
+                    let message = "a mapping goes through one file: `importer NAME` or `node`";
+                    return self.fail(Problem::new(self.here(), message));
+                }
+                "importer" => importer = self.importer_option()?,
+                "node" => node = self.eat_word("node"),
                 "offset" => self.size_option("offset", 0, &mut offset, options)?,
                 _ => self.size_option("pages", 1, &mut pages, options)?,
             }
         }
-        Ok(Op::Mmap { mapping, buffer, sharing, protection, importer, pages, offset })
+        Ok(Op::Mmap { mapping, buffer, sharing, protection, importer, node, pages, offset })
     }
 
     /// `WORD=N`, at most once.

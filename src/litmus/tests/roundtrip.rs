@@ -50,6 +50,7 @@ fn preamble() -> Vec<Statement> {
         sharing: Sharing::Shared,
         protection: Protection::ReadWrite,
         importer: None,
+        node: false,
         pages: None,
         offset: None,
     };
@@ -124,6 +125,7 @@ fn cpu_op() -> impl Strategy<Value = Op> {
                 buffer,
                 sharing,
                 protection,
+                node: importer.is_none() && offset == Some(0),
                 importer,
                 pages,
                 offset

@@ -108,7 +108,7 @@ impl Lowering<'_> {
 
     fn cpu(&self, of: usize, op: &Op) -> Result<Actions, LowerError> {
         let step = match op {
-            Op::Mmap { mapping, buffer, sharing, protection, importer, offset, .. } => {
+            Op::Mmap { mapping, buffer, sharing, protection, importer, node, offset, .. } => {
                 Step::Mmap(Mmap {
                     vma: self.vma(of, mapping)?,
                     buf: self.buf(buffer)?,
@@ -117,6 +117,7 @@ impl Lowering<'_> {
                     read: *protection != ast::Protection::Write,
                     write: *protection != ast::Protection::Read,
                     via: self.via(importer.as_ref())?,
+                    node: *node,
                 })
             }
             Op::MmapAnon { mapping, protection, .. } => Step::Mmap(Mmap {
@@ -127,6 +128,7 @@ impl Lowering<'_> {
                 read: *protection != ast::Protection::Write,
                 write: *protection != ast::Protection::Read,
                 via: ImporterId::NONE,
+                node: false,
             }),
             Op::Munmap { mapping } => Step::Munmap { vma: self.vma(of, mapping)?, pages: u8::MAX },
             Op::MunmapPage { at } => {
