@@ -13,7 +13,7 @@ const COUNTS: &[(&str, u64, u64, u128, usize)] = &[
     ("ttm-direct-io/free-before-completion", 39, 61, 100, 3),
     ("ttm-huge-gup-fast/mixedmap-insert-pfn", 169, 301, 9203, 4),
     ("exporter-honours-pins/look-after-zap/pin-blocks-move", 85, 133, 560, 2),
-    ("panfrost-purge/zap-missing", 75, 107, 149, 6),
+    ("panfrost-purge/zap-missing/locked", 75, 107, 149, 6),
     ("move-copy-zap-order/copy-first/fault-unlocked", 106, 150, 1261, 4),
     ("sync-device-writes/forwarded/called", 53, 89, 195, 1),
     ("fork-then-move/address-space", 116, 178, 1500, 1),

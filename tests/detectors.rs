@@ -204,6 +204,23 @@ P0 application {
 P1 exporter shmem { purge A }",
     },
     Seed {
+        kind: HazardKind::OrphanMapping,
+        fault: "the purge gives pages back that a page table entry still holds",
+        text: "
+exporter shmem {
+    mmap = mixedmap-insert-page
+    recycle = allocator
+    purge = [lock mark zap free unlock]
+    zap = vary(broken => wrong-pgoff, fixed => address-space)
+}
+buffer A { exporter = shmem; placement = system }
+P0 application {
+    mmap v = A shared rw
+    store v[0] = 1
+}
+P1 exporter shmem { purge A }",
+    },
+    Seed {
         kind: HazardKind::UnfencedAccess,
         fault: "the dynamic importer starts its DMA without a fence",
         text: "

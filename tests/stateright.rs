@@ -11,7 +11,7 @@ const VARIANTS: &[&str] = &[
     "insert-page-and-move/mixedmap-insert-page",
     "ttm-huge-gup-fast/pfnmap",
     "exporter-honours-pins/look-before-zap/corruption",
-    "panfrost-purge/zap-after-put",
+    "panfrost-purge/zap-after-truncate/locked",
     "sync-cpu-writes/dropped/not-called",
     "fork-then-move/vma-pointer",
     "one-vma-pointer/vma-pointer/mremap",

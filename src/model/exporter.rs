@@ -371,8 +371,12 @@ impl<S: Sink> Core<'_, S> {
         if counted && self.state.references(frame) > 0 {
             self.state.frames[frame.index()].owner = Owner::Orphan;
             self.emit(Effect::FrameOrphaned(frame));
-            if self.state.counted_pins(frame) > 0 {
+            let pins = self.state.counted_pins(frame);
+            if pins > 0 {
                 self.frame_hazard(HazardKind::OrphanPin, buf, frame);
+            }
+            if self.state.references(frame) > pins {
+                self.frame_hazard(HazardKind::OrphanMapping, buf, frame);
             }
             return;
         }

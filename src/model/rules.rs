@@ -120,6 +120,10 @@ rule! {
         VmaPointer = "vma-pointer",
         /// The range begins a page too late.
         WrongRange = "wrong-range",
+        /// The buffer's fake range (`drm_vma_node_unmap`), where none of its VMAs is: mmap took the fake
+        /// offset off `vm_pgoff`, and the reverse map is made after mmap (`drm_gem_shmem_mmap`,
+        /// drivers/gpu/drm/drm_gem_shmem_helper.c, before 5.12; `mmap_region`, mm/mmap.c).
+        WrongPgoff = "wrong-pgoff",
     }
 }
 

@@ -409,6 +409,9 @@ rule! {
         /// Whoever relies on implicit sync found a writer's fence in the BOOKKEEP slot, and did not
         /// wait for it.
         MissedFence = "missed-fence",
+        /// A purge, a free or a move gave a page back that a page table entry still holds: it is not
+        /// free, and the process goes on in it.
+        OrphanMapping = "orphan-mapping",
     }
 }
 

@@ -28,12 +28,8 @@ const COST_RULES: [&str; 2] = ["page-pool", "pat"];
 
 /// Values that are proposed only where the file itself tries them: a half measure, the way of an
 /// exporter whose buffers never move, or memory of another kind, whose users expect something else.
-const UNASKED: [(&str, &str); 4] = [
-    ("mmap", "pfnmap-unmarked"),
-    ("mmap", "remap-pfn-range"),
-    ("mmap", "shmem"),
-    ("vm-io", "yes"),
-];
+const UNASKED: [(&str, &str); 4] =
+    [("mmap", "pfnmap-unmarked"), ("mmap", "remap-pfn-range"), ("mmap", "shmem"), ("vm-io", "yes")];
 
 /// One rule set otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,7 +26,10 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "A buffer whose memory is gone answers SIGBUS, and nothing else.",
             ),
             ("sigbus-inherited", "A child that is forked after that gets the SIGBUS, too."),
-            ("panfrost-purge", "A purge without a zap leaves the CPU in somebody else's memory."),
+            (
+                "panfrost-purge",
+                "What the order of a purge rests on: without the zap the CPU is in somebody else's memory.",
+            ),
         ],
     },
     Chapter {
@@ -52,10 +55,7 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "exporter-honours-pins",
                 "Looking for pins before a move is safe, if it is done after the zap, and costs the move.",
             ),
-            (
-                "cma-longterm-pin",
-                "A pin keeps a page of the contiguous area from its owner.",
-            ),
+            ("cma-longterm-pin", "A pin keeps a page of the contiguous area from its owner."),
             ("cma-buffer-pinned", "A buffer of that area that is freed while it is pinned."),
         ],
     },
@@ -94,6 +94,10 @@ pub(super) const CHAPTERS: &[Chapter] = &[
             (
                 "importer-mmap-pgoff",
                 "The right file with the wrong offset: the zap looks elsewhere.",
+            ),
+            (
+                "shmem-helper-fake-offset",
+                "An exporter that drops its own offset: a purge's zap misses every mapping.",
             ),
             (
                 "vgem-import-shmem",

@@ -8,9 +8,10 @@ use crate::model::{HazardKind, Life};
 use crate::units::{FrameId, PageId};
 
 /// Hazards that are not in the bytes but in what the exporter or the kernel decided.
-const DECIDED: [HazardKind; 5] = [
+const DECIDED: [HazardKind; 6] = [
     HazardKind::PinBlocksMove,
     HazardKind::OrphanPin,
+    HazardKind::OrphanMapping,
     HazardKind::UnfencedAccess,
     HazardKind::IommuFault,
     HazardKind::Deadlock,

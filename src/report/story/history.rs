@@ -14,7 +14,7 @@ use crate::model::{
     Target, Via, ZapReach,
 };
 use crate::question::scenario::{Action, Event, Replay};
-use crate::units::{BufId, FrameId, PageId, PinId, SgId, VmaId};
+use crate::units::{BufId, FrameId, PageId, PinId, PteId, SgId, VmaId};
 
 /// What a hazard's history is about.
 pub(super) struct Subject {
@@ -103,6 +103,11 @@ impl Teller<'_> {
         if matches!(hazard.kind, HazardKind::PinBlocksMove | HazardKind::OrphanPin) {
             let held = |pin: &PinId| after.pins[pin.index()].frame == hazard.frame;
             subject.pins = (0..after.pins.len()).map(PinId::at).filter(held).collect();
+        }
+        if hazard.kind == HazardKind::OrphanMapping {
+            let holds = |pte: &PteId| after.ptes[pte.index()].frame == hazard.frame;
+            let pte = (0..after.ptes.len()).map(PteId::at).find(holds);
+            subject.vma = pte.map(|pte| world.vma_of(pte)).or(subject.vma);
         }
         if let Some(page) = subject.page {
             subject.buf = Some(world.buf_of(page));
@@ -253,6 +258,7 @@ impl Teller<'_> {
                 ZapReach::AddressSpace => return None,
                 ZapReach::VmaPointer => format!("the driver's one VMA pointer is not {name}"),
                 ZapReach::WrongRange => "its range begins a page too late".to_owned(),
+                ZapReach::WrongPgoff => format!("{name} is not at the buffer's fake offset"),
             },
         };
         let what = format!("zap does not reach {}; {why}", self.place(vma, page));
@@ -370,6 +376,7 @@ impl Teller<'_> {
             | HazardKind::UseAfterFree
             | HazardKind::PinBlocksMove
             | HazardKind::OrphanPin
+            | HazardKind::OrphanMapping
             | HazardKind::UnfencedAccess
             | HazardKind::KernelBug
             | HazardKind::IommuFault

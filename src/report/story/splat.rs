@@ -175,6 +175,7 @@ impl Teller<'_> {
                 "The pinned page"
             }
             HazardKind::MissedFence => "The page",
+            HazardKind::OrphanMapping => "The mapped page",
             _ => "The buggy address",
         };
         if hazard.frame.is_some() {
@@ -215,6 +216,9 @@ impl Teller<'_> {
             }
             HazardKind::OrphanPin => {
                 format!("{} at step {step} leaves a pinned page behind", self.job(event))
+            }
+            HazardKind::OrphanMapping => {
+                format!("{} at step {step} leaves a mapped page behind", self.job(event))
             }
             HazardKind::KernelBug => format!(
                 "BUG_ON((vma->vm_flags & VM_PFNMAP) && is_cow_mapping(vma->vm_flags)) at step \
