@@ -90,6 +90,6 @@ fn the_victim_is_named() {
     let schedule = &judgement.hazards[&HazardKind::CrossBufferWrite];
     let report = executor().replay(&scenario, schedule).expect("replay");
     let hit = &report.corrupted[0];
-    assert_eq!((hit.what.as_str(), hit.frame.as_str()), ("B[0]", "vram:0"));
+    assert_eq!((hit.what.as_str(), hit.frame.as_str()), ("B[0]", "system:0"));
     assert_eq!((hit.found, hit.expected), (7, Some(0)));
 }

@@ -24,7 +24,8 @@ use super::store::{Arenas, FRAMES_MAX, PLACEMENTS};
 use super::team::{ACTORS_MAX, Abilities};
 use crate::explore::Machine;
 use crate::model::{
-    Coherency, Dir, Foll, GupFast, Handle, Huge, Job, Mmap, MmapKind, Placement, Step, World, YesNo,
+    Coherency, Dir, Foll, GupFast, Handle, Huge, ImporterMmap, Job, Mmap, MmapKind, Placement,
+    Step, World, YesNo,
 };
 use crate::question::scenario::{Action, Scenario};
 use crate::units::{BufId, FrameId, PinId, VmaId};
@@ -381,8 +382,11 @@ impl<'a> Steps<'a> {
 fn refuses_pins(scenario: &Scenario, mmap: &Mmap) -> bool {
     let rules = scenario.world.exporter_of(mmap.buf);
     let special_bit = scenario.world.host.pte_special == YesNo::Yes;
-    let shadow = mmap.via.is_some()
-        && scenario.world.importer(mmap.via).mmap == crate::model::ImporterMmap::Shadow;
+    let importers = mmap.via.is_some()
+        && matches!(
+            scenario.world.importer(mmap.via).mmap,
+            ImporterMmap::Shadow | ImporterMmap::Bypass
+        );
     // Without a special bit there is no fast path either.
     let faults_huge = matches!(rules.mmap, MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn);
     let plain_huge = rules.huge == Huge::Plain && faults_huge && mmap.shared && special_bit;
@@ -403,5 +407,5 @@ fn refuses_pins(scenario: &Scenario, mmap: &Mmap) -> bool {
         MmapKind::MixedmapInsertPage | MmapKind::Shmem => false,
     };
     let by_vma = rules.vm_io.yes() && by_slow_alone;
-    (by_rule || by_vma) && !plain_huge && !shadow
+    (by_rule || by_vma) && !plain_huge && !importers
 }

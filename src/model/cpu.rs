@@ -62,9 +62,13 @@ impl<S: Sink> Core<'_, S> {
 
     /// Whether all entries are made at mmap and none by a fault.
     fn remapped(&self, entry: &Vma) -> bool {
-        entry.buf.is_some()
-            && entry.reach != Reach::Shadow
-            && self.world.exporter_of(entry.buf).mmap == MmapKind::RemapPfnRange
+        match entry.reach {
+            Reach::Shadow | Reach::Anon => false,
+            Reach::SgTable => true,
+            Reach::Exporter | Reach::WrongPgoff | Reach::Importer => {
+                self.world.exporter_of(entry.buf).mmap == MmapKind::RemapPfnRange
+            }
+        }
     }
 
     /// Whether one range of pfns covers what is mapped.
@@ -113,6 +117,11 @@ impl<S: Sink> Core<'_, S> {
                     entry.reach = Reach::Shadow;
                     entry.kind = VmaKind::Normal;
                     return self.shadow(mmap.buf);
+                }
+                ImporterMmap::Bypass => {
+                    entry.reach = Reach::SgTable;
+                    entry.kind = VmaKind::Normal;
+                    return if life == Life::Live { Ok(()) } else { Err(Errno::Enodev) };
                 }
             }
         }
@@ -379,9 +388,9 @@ impl<S: Sink> Core<'_, S> {
     fn install(&mut self, vma: VmaId, page: u8, frame: FrameId, write: bool) {
         let entry = self.state.vmas[vma.index()];
         let rules = self.world.exporter_of(entry.buf);
-        let by_pfn = entry.reach != Reach::Shadow
-            && matches!(rules.mmap, MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn);
-        let by_remap = self.remapped(&entry);
+        let own = !matches!(entry.reach, Reach::Shadow | Reach::SgTable);
+        let by_pfn = own && matches!(rules.mmap, MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn);
+        let by_remap = own && self.remapped(&entry);
         if by_pfn && rules.huge != Huge::None && entry.shared && self.makes_huge(vma) {
             for index in 0..self.world.vma_pages(vma) {
                 let Some(behind) = self.buffer_page(vma, index) else { continue };
@@ -529,7 +538,8 @@ impl<S: Sink> Core<'_, S> {
         };
         let pte = self.state.ptes[old.index()];
         // Ordinary shared file mappings are not copied: the child faults them in.
-        if !pte.present() || (entry.shared && entry.kind == VmaKind::Normal) {
+        let faulted = entry.kind == VmaKind::Normal && entry.reach != Reach::SgTable;
+        if !pte.present() || entry.shared && faulted {
             return;
         }
         if entry.shared {

@@ -414,6 +414,7 @@ const fn reach_of(byte: u8) -> Reach {
         1 => Reach::WrongPgoff,
         2 => Reach::Importer,
         3 => Reach::Shadow,
+        4 => Reach::SgTable,
         _ => Reach::Anon,
     }
 }
@@ -459,6 +460,6 @@ const fn owner_of(kind: u8, page: u8) -> Owner {
 /// The numbers of the enums above are their declaration order.
 const _: () = {
     assert!(Life::Released as u8 == 5 && Life::Live as u8 == 1);
-    assert!(VmaKind::Normal as u8 == 2 && Reach::Anon as u8 == 4);
+    assert!(VmaKind::Normal as u8 == 2 && Reach::Anon as u8 == 5);
     assert!(Slot::Dropped as u8 == 5 && Usage::Bookkeep as u8 == 3);
 };

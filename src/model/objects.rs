@@ -137,6 +137,10 @@ pub enum Reach {
     Importer,
     /// Nowhere: it maps the importer's shadow backing.
     Shadow,
+    /// Nowhere: the importer's own fault handler maps the pages of its sg_table.
+    ///
+    /// **Differs from Linux**: the entries are made at mmap, which is when the buffer is imported.
+    SgTable,
     /// Nowhere: anonymous memory.
     Anon,
 }

@@ -285,6 +285,10 @@ rule! {
         WrongPgoff = "wrong-pgoff",
         /// The importer allocated backing of its own for the imported buffer (vgem before the patch).
         Shadow = "shadow",
+        /// The importer's own fault handler shows the pages of its sg_table, as they were when it
+        /// imported the buffer: ordinary, counted entries under its own file, which no zap of the exporter
+        /// reaches (`vgem_gem_fault` and `vgem_mmap`, drivers/gpu/drm/vgem/vgem_drv.c, 5.8).
+        Bypass = "bypass",
         /// EINVAL.
         Forbid = "forbid",
     }

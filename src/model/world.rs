@@ -428,7 +428,7 @@ impl World {
     /// Whether the exporter sets VM_IO on its mappings, beside VM_PFNMAP or without it.
     #[must_use]
     pub fn is_vm_io(&self, vma: &Vma) -> bool {
-        vma.buf.is_some() && vma.reach != Reach::Shadow && {
+        vma.buf.is_some() && !matches!(vma.reach, Reach::Shadow | Reach::SgTable) && {
             let rules = self.exporter_of(vma.buf);
             rules.vm_io.yes() || rules.mmap == MmapKind::RemapPfnRange
         }

@@ -26,10 +26,19 @@ const STATES_MAX: u32 = 4_000_000;
 /// Rules that count costs and change no behaviour.
 const COST_RULES: [&str; 2] = ["page-pool", "pat"];
 
-/// Values that are proposed only where the file itself tries them: a half measure, the way of an
+/// Values that are proposed only where the file itself tries them: half measures, the way of an
 /// exporter whose buffers never move, or memory of another kind, whose users expect something else.
-const UNASKED: [(&str, &str); 4] =
-    [("mmap", "pfnmap-unmarked"), ("mmap", "remap-pfn-range"), ("mmap", "shmem"), ("vm-io", "yes")];
+const UNASKED: [(&str, &str); 9] = [
+    ("mmap", "pfnmap-unmarked"),
+    ("mmap", "remap-pfn-range"),
+    ("mmap", "shmem"),
+    ("vm-io", "yes"),
+    ("zap", "vma-pointer"),
+    ("mmap", "keep-file"),
+    ("mmap", "wrong-pgoff"),
+    ("mmap", "shadow"),
+    ("mmap", "bypass"),
+];
 
 /// One rule set otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -30,7 +30,6 @@ macro_rules! bundled {
 
 /// All of them, in the order of their rows.
 pub const TESTS: &[Bundled] = bundled![
-    "A1" "system-heap-insert-page",
     "A1" "insert-page-and-move",
     "A2" "ttm-insert-mixed",
     "A3" "ttm-huge-gup-fast",
@@ -45,6 +44,7 @@ pub const TESTS: &[Bundled] = bundled![
     "A11" "pfnmap-by-hand",
     "A12" "drm-node-mmap",
     "A13" "huge-needs-contiguity",
+    "A15" "system-heap-insert-page",
     "B1" "ttm-map-private",
     "B2" "importer-mmap-address-space",
     "B2" "importer-mmap-pgoff",

@@ -101,7 +101,8 @@ pub(super) const fn importer_flags(mmap: ImporterMmap) -> u8 {
         ImporterMmap::Redirect => 0,
         ImporterMmap::KeepFile => 1,
         ImporterMmap::WrongPgoff => 2,
-        ImporterMmap::Shadow => 3,
+        // Bypass is skipped.
+        ImporterMmap::Shadow | ImporterMmap::Bypass => 3,
         ImporterMmap::Forbid => 4,
     }
 }

@@ -5,7 +5,8 @@ use super::super::plan::Steps;
 use super::super::team::ACTORS_MAX;
 use super::huge::Layout;
 use crate::model::{
-    Bus, Coherency, GupFast, HostRules, Huge, MmapKind, Placement, Step, YesNo, ZapReach,
+    Bus, Coherency, GupFast, HostRules, Huge, ImporterMmap, MmapCheck, MmapKind, Placement, Step,
+    YesNo, ZapReach,
 };
 use crate::question::scenario::{Replay, Scenario};
 use crate::units::{BufId, FrameId};
@@ -99,6 +100,18 @@ fn steps(scenario: &Scenario) -> Result<(), Skip> {
                 return Err(Skip::new(format!(
                     "page tables can't make `{name}` writable and not readable"
                 )));
+            }
+            Step::Mmap(mmap)
+                if mmap.via.is_some()
+                    && scenario.world.importer(mmap.via).mmap == ImporterMmap::Bypass =>
+            {
+                let reason = "the laboratory's importer has no fault handler of its own";
+                return Err(Skip::new(reason));
+            }
+            Step::Mmap(mmap)
+                if mmap.node && scenario.world.host.dma_buf_mmap_check != MmapCheck::Off =>
+            {
+                return Err(Skip::new("the laboratory has no DRM node beside its dma-buf files"));
             }
             _ => {}
         }

@@ -129,6 +129,6 @@ mod tests {
             |name: &str| axes_of(name).into_iter().map(|axis| axis.title).collect::<Vec<_>>();
         assert_eq!(titles("insert-page-and-move"), ["exporter heap: mmap"]);
         assert_eq!(titles("revoke-steps"), ["exporter gpu: revoke"]);
-        assert_eq!(titles("frame-vector-foll-force")[3], "what is asked");
+        assert_eq!(titles("frame-vector-foll-force")[4], "what is asked");
     }
 }

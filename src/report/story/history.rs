@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use super::memory::life_word;
 use super::words::{Teller, vma_kind};
 use crate::model::{
-    Dir, Effect, ExporterStep, Handle, Hazard, HazardKind, Life, MoveNotify, Owner, Reach, Step,
-    Target, Via, ZapReach,
+    Dir, Effect, ExporterStep, Handle, Hazard, HazardKind, Life, MoveNotify, Owner, Reach, State,
+    Step, Target, Via, World, ZapReach,
 };
 use crate::question::scenario::{Action, Event, Replay};
 use crate::units::{BufId, FrameId, PageId, PinId, PteId, SgId, VmaId};
@@ -34,6 +34,21 @@ pub(super) struct Subject {
     translated: Option<usize>,
     /// First line of the history that may be about frames and pages.
     from: usize,
+}
+
+impl Subject {
+    /// Pins, or the entry, that hold the page which a hazard is about and no access reached.
+    fn holders(&mut self, world: &World, after: &State, hazard: &Hazard) {
+        if matches!(hazard.kind, HazardKind::PinBlocksMove | HazardKind::OrphanPin) {
+            let held = |pin: &PinId| after.pins[pin.index()].frame == hazard.frame;
+            self.pins = (0..after.pins.len()).map(PinId::at).filter(held).collect();
+        }
+        if hazard.kind == HazardKind::OrphanMapping {
+            let holds = |pte: &PteId| after.ptes[pte.index()].frame == hazard.frame;
+            let pte = (0..after.ptes.len()).map(PteId::at).find(holds);
+            self.vma = pte.map(|pte| world.vma_of(pte)).or(self.vma);
+        }
+    }
 }
 
 impl Subject {
@@ -100,15 +115,7 @@ impl Teller<'_> {
             }
             None => {}
         }
-        if matches!(hazard.kind, HazardKind::PinBlocksMove | HazardKind::OrphanPin) {
-            let held = |pin: &PinId| after.pins[pin.index()].frame == hazard.frame;
-            subject.pins = (0..after.pins.len()).map(PinId::at).filter(held).collect();
-        }
-        if hazard.kind == HazardKind::OrphanMapping {
-            let holds = |pte: &PteId| after.ptes[pte.index()].frame == hazard.frame;
-            let pte = (0..after.ptes.len()).map(PteId::at).find(holds);
-            subject.vma = pte.map(|pte| world.vma_of(pte)).or(subject.vma);
-        }
+        subject.holders(world, after, hazard);
         if let Some(page) = subject.page {
             subject.buf = Some(world.buf_of(page));
             let states = std::iter::once(&replay.before.model)
@@ -253,6 +260,7 @@ impl Teller<'_> {
             Reach::Importer => format!("{name} hangs off the importer's address_space"),
             Reach::WrongPgoff => format!("the vm_pgoff of {name} lacks the fake offset"),
             Reach::Shadow => format!("{name} maps the importer's shadow pages"),
+            Reach::SgTable => format!("{name} maps the pages of the importer's sg_table"),
             Reach::Anon => return None,
             Reach::Exporter => match world.exporter_of(buf).zap {
                 ZapReach::AddressSpace => return None,

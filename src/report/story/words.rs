@@ -189,6 +189,7 @@ impl<'a> Teller<'a> {
             Reach::WrongPgoff => ", vm_pgoff without the fake offset",
             Reach::Importer => ", vm_file stays the importer's",
             Reach::Shadow => ", the importer's shadow pages",
+            Reach::SgTable => ", the pages of the importer's sg_table",
             Reach::Anon => "",
         };
         let sharing = if vma.shared { "" } else { ", private" };
@@ -228,6 +229,9 @@ impl<'a> Teller<'a> {
         }
         if entry.reach == Reach::Shadow {
             return "shmem_fault";
+        }
+        if entry.reach == Reach::SgTable {
+            return "the importer's fault handler";
         }
         match self.scenario.world.exporter_of(entry.buf).mmap {
             MmapKind::Pfnmap => "vmf_insert_pfn",
