@@ -1,4 +1,4 @@
-//! The reduced search and the search on two threads answer as the full one does.
+//! The search that forgets, the reduced one and that on two threads answer as the full one does.
 
 #![allow(clippy::print_stdout, reason = "the figures are worth reading")]
 
@@ -7,29 +7,65 @@ mod lab;
 #[path = "common/random_litmus.rs"]
 mod random_litmus;
 
-use driftheap::explore::{Exploration, Reduction, SplitMix64};
-use driftheap::question::scenario::{Outcome, Scenario};
+use driftheap::explore::{
+    Exploration, Explorer, Footprint, Limits, Machine, Reduction, SplitMix64,
+};
+use driftheap::model::{Life, Owner, Slot};
+use driftheap::question::scenario::{Outcome, Scenario, ScenarioState};
+use driftheap::units::FrameId;
 use random_litmus::{Choices, Shape};
 
-/// Explores both ways, compares, and returns the states of each.
-fn check(scenario: &Scenario, text: &str) -> (u64, u64) {
+/// Explores every way, compares, and returns the states of each: all, live, reduced.
+fn check(scenario: &Scenario, text: &str) -> [u64; 3] {
     let full = lab::explore_on(scenario, Reduction::Full, 1);
+    let live = lab::explore_on(scenario, Reduction::Live, 1);
     let reduced = lab::explore_on(scenario, Reduction::Persistent, 1);
-    let outcomes =
-        |found: &Exploration<Outcome>| found.outcomes.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(outcomes(&full), outcomes(&reduced), "{}\n{text}", lab::title(scenario));
-    assert_eq!(full.terminal_states, reduced.terminal_states, "{}\n{text}", lab::title(scenario));
-    assert_eq!(full.deadlock_states, reduced.deadlock_states, "{}\n{text}", lab::title(scenario));
-    assert!(reduced.states <= full.states && reduced.schedules <= full.schedules);
-    (full.states, reduced.states)
+    let title = lab::title(scenario);
+    if let Some(difference) = difference(&full, &live) {
+        panic!("{title}: {difference}\n{text}");
+    }
+    let lengths = |found: &Exploration<Outcome>| -> Vec<(Outcome, usize)> {
+        found.outcomes.iter().map(|(at, stats)| (at.clone(), stats.shortest.len())).collect()
+    };
+    assert_eq!(lengths(&full), lengths(&reduced), "{title}\n{text}");
+    assert_eq!(full.deadlock_states == 0, reduced.deadlock_states == 0, "{title}\n{text}");
+    let states = [full.states, live.states, reduced.states];
+    assert!(states.is_sorted_by(|a, b| a >= b), "{states:?}: {title}\n{text}");
+    assert!(reduced.schedules <= full.schedules);
+    states
+}
+
+/// What differs between two searches of every interleaving, beside the number of states.
+fn difference(full: &Exploration<Outcome>, live: &Exploration<Outcome>) -> Option<String> {
+    for (outcome, stats) in &full.outcomes {
+        let Some(found) = live.outcomes.get(outcome) else {
+            return Some(format!("{outcome:?} is lost"));
+        };
+        if (stats.schedules, &stats.shortest) != (found.schedules, &found.shortest) {
+            return Some(format!("{outcome:?}: {stats:?} is {found:?}"));
+        }
+    }
+    if live.outcomes.len() != full.outcomes.len() {
+        return Some("there are more outcomes".to_owned());
+    }
+    if full.watched != live.watched {
+        return Some("hazards are elsewhere".to_owned());
+    }
+    let deadlocks = (full.deadlock_states == 0) != (live.deadlock_states == 0);
+    deadlocks.then(|| "there are other deadlocks".to_owned())
+}
+
+fn sum(all: [u64; 3], more: [u64; 3]) -> [u64; 3] {
+    std::array::from_fn(|at| all[at] + more[at])
 }
 
 #[test]
 fn every_bundled_variant_has_the_same_outcomes() {
     let counts = lab::bundled().map(|scenario| check(&scenario, ""));
-    let (full, reduced) = counts.fold((0, 0), |(a, b), (full, reduced)| (a + full, b + reduced));
-    println!("bundled suite: {full} states, {reduced} with reduction");
-    assert!(reduced < full, "the reduction is of no use: {reduced} of {full} states");
+    let [full, live, reduced] = counts.fold([0; 3], sum);
+    println!("bundled suite: {full} states, {live} live, {reduced} with reduction");
+    assert!(live * 100 < full * 80, "forgetting is of little use: {live} of {full} states");
+    assert!(reduced < live, "the reduction is of no use: {reduced} of {live} states");
 }
 
 /// Buffer B is given the frame that A's move gave up before it copied: A's flush writes B's cache
@@ -45,22 +81,162 @@ fn asked(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+fn random_text(random: &mut SplitMix64) -> String {
+    let choices: Vec<u16> =
+        (0..300).map(|_| u16::try_from(random.below(1 << 16)).unwrap_or(0)).collect();
+    let mut choices = Choices::new(&choices);
+    let broken = *choices.of(&[2, 4, 12]);
+    random_litmus::text(&mut choices, Shape { broken, statements: 3 })
+}
+
 #[test]
 fn random_tests_have_the_same_outcomes() {
     let (worlds, seed) = (asked("DRIFTHEAP_WORLDS", 1000), asked("DRIFTHEAP_SEED", 2));
     println!("{worlds} random tests, seed {seed}");
     let mut random = SplitMix64::new(seed);
-    let (mut all, mut all_reduced) = (0, 0);
+    let mut counts = [0; 3];
     for _ in 0..worlds {
-        let choices: Vec<u16> =
-            (0..300).map(|_| u16::try_from(random.below(1 << 16)).unwrap_or(0)).collect();
-        let mut choices = Choices::new(&choices);
-        let broken = *choices.of(&[2, 4, 12]);
-        let text = random_litmus::text(&mut choices, Shape { broken, statements: 3 });
-        let (full, reduced) = check(&lab::variant(&text, "-"), &text);
-        (all, all_reduced) = (all + full, all_reduced + reduced);
+        let text = random_text(&mut random);
+        counts = sum(counts, check(&lab::variant(&text, "-"), &text));
     }
-    println!("random tests: {all} states, {all_reduced} with reduction");
+    let [full, live, reduced] = counts;
+    println!("random tests: {full} states, {live} live, {reduced} with reduction");
+}
+
+/// A test that forgets too much, or knows too little of what a step touches.
+struct Mutant<'s> {
+    scenario: &'s Scenario,
+    forget: fn(&mut ScenarioState),
+    /// Objects that no footprint has.
+    blind: u128,
+}
+
+impl Machine for Mutant<'_> {
+    type State = ScenarioState;
+    type Outcome = Outcome;
+
+    fn initial(&self) -> ScenarioState {
+        self.scenario.initial()
+    }
+
+    fn actors(&self) -> usize {
+        self.scenario.actors()
+    }
+
+    fn enabled(&self, state: &ScenarioState) -> u16 {
+        self.scenario.enabled(state)
+    }
+
+    fn unfinished(&self, state: &ScenarioState) -> u16 {
+        self.scenario.unfinished(state)
+    }
+
+    fn apply(&self, state: &mut ScenarioState, actor: u8) {
+        self.scenario.apply(state, actor);
+    }
+
+    fn encode(&self, state: &ScenarioState, out: &mut Vec<u8>, ends: &mut Vec<usize>) {
+        self.scenario.encode(state, out, ends);
+    }
+
+    fn forget(&self, state: &mut ScenarioState) {
+        self.scenario.forget(state);
+        (self.forget)(state);
+    }
+
+    fn decode(&self, bytes: &[u8], state: &mut ScenarioState) {
+        self.scenario.decode(bytes, state);
+    }
+
+    fn next_footprint(&self, state: &ScenarioState, actor: u8) -> Footprint {
+        self.weaker(self.scenario.next_footprint(state, actor))
+    }
+
+    fn rest_footprint(&self, state: &ScenarioState, actor: u8) -> Footprint {
+        self.weaker(self.scenario.rest_footprint(state, actor))
+    }
+
+    fn classify(&self, state: &ScenarioState) -> Outcome {
+        self.scenario.classify(state)
+    }
+
+    fn watch(&self, state: &ScenarioState) -> u32 {
+        self.scenario.watch(state)
+    }
+}
+
+impl Mutant<'_> {
+    const fn weaker(&self, footprint: Footprint) -> Footprint {
+        let Footprint { reads, writes } = footprint;
+        Footprint { reads: reads & !self.blind, writes: writes & !self.blind }
+    }
+
+    /// Whether a search of the mutant answers otherwise than the full one.
+    fn is_caught(&self, full: &Exploration<Outcome>, reduction: Reduction) -> bool {
+        let explore = || Explorer::new(self, Limits::default(), reduction, 1).explore();
+        // What is forgotten may be what a step relies on.
+        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(explore));
+        let Ok(Ok(found)) = found else { return true };
+        if reduction == Reduction::Live {
+            return difference(full, &found).is_some();
+        }
+        !full.outcomes.keys().eq(found.outcomes.keys())
+    }
+}
+
+fn nothing(_: &mut ScenarioState) {}
+
+#[test]
+fn whatever_is_forgotten_too_early_is_missed() {
+    type Mutation = (&'static str, fn(&mut ScenarioState));
+    let mutations: [Mutation; 9] = [
+        ("what frames hold", |state| state.model.frames.iter_mut().for_each(|f| f.value = 0)),
+        ("what pages should hold", |state| state.model.pages.iter_mut().for_each(|p| p.ghost = 0)),
+        ("whose frames are", |state| {
+            state.model.frames.iter_mut().for_each(|frame| frame.owner = Owner::Orphan);
+        }),
+        ("entries", |state| {
+            state.model.ptes.iter_mut().for_each(|pte| pte.frame = FrameId::NONE);
+        }),
+        ("VMAs", |state| state.model.vmas.iter_mut().for_each(|vma| vma.mapped = 0)),
+        ("pins", |state| state.model.pins.iter_mut().for_each(|pin| pin.slot = Slot::Dropped)),
+        ("sg_tables", |state| state.model.sgs.iter_mut().for_each(|sg| *sg = Slot::Dropped)),
+        ("fences", |state| state.model.fences.iter_mut().for_each(|f| f.slot = Slot::Dropped)),
+        ("lives", |state| state.model.bufs.iter_mut().for_each(|buf| buf.life = Life::Live)),
+    ];
+    let mut unseen: Vec<&str> = mutations.iter().map(|(what, _)| *what).collect();
+    for scenario in lab::bundled() {
+        let full = lab::explore(&scenario);
+        unseen.retain(|what| {
+            let forget = mutations.iter().find(|(of, _)| of == what).map_or(nothing as _, |m| m.1);
+            let mutant = Mutant { scenario: &scenario, forget, blind: 0 };
+            !mutant.is_caught(&full, Reduction::Live)
+        });
+    }
+    assert!(unseen.is_empty(), "forgotten, and nobody notices: {unseen:?}");
+}
+
+#[test]
+fn whatever_is_left_out_of_footprints_is_missed() {
+    let bits = |from: u32, to: u32| (1u128 << to) - (1 << from);
+    // As `model/footprint.rs` lays them out.
+    let objects = [
+        ("buf", bits(0, 8)),
+        ("vma", bits(8, 40)),
+        ("pin", bits(40, 64)),
+        ("memory", bits(95, 96)),
+    ];
+    let mut unseen: Vec<&str> = objects.iter().map(|(what, _)| *what).collect();
+    for scenario in lab::bundled() {
+        let full = lab::explore(&scenario);
+        unseen.retain(|what| {
+            let blind = objects.iter().find(|(of, _)| of == what).map_or(0, |(_, bits)| *bits);
+            // What Scenario forgets rests on the footprints, too, but those of its own.
+            let mutant = Mutant { scenario: &scenario, forget: nothing, blind };
+            !mutant.is_caught(&full, Reduction::Persistent)
+        });
+    }
+    assert!(unseen.is_empty(), "left out, and nobody notices: {unseen:?}");
 }
 
 #[test]
@@ -68,7 +244,7 @@ fn two_threads_find_what_one_finds() {
     let mut scenarios: Vec<_> = lab::bundled().collect();
     scenarios.sort_by_key(|scenario| std::cmp::Reverse(lab::explore(scenario).states));
     for scenario in &scenarios[..8] {
-        for reduction in [Reduction::Full, Reduction::Persistent] {
+        for reduction in [Reduction::Full, Reduction::Live, Reduction::Persistent] {
             let one = lab::explore_on(scenario, reduction, 1);
             let two = lab::explore_on(scenario, reduction, 2);
             assert_eq!(one, two, "{}", lab::title(scenario));

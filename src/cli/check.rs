@@ -34,7 +34,7 @@ use super::{BROKEN_PIPE, Exit, SearchArgs, pool};
 /// Columns:
 ///   expected   what `Result:` says of the variant, `-` if nothing
 ///   observed   Always, Sometimes or Never: in how many outcomes the condition holds
-///   states     distinct states visited
+///   states     states visited; those that no step can tell apart any more are one
 ///   schedules  complete interleavings (with --reduce: representatives)
 ///   shortest   steps of the shortest schedule that shows it
 ///   replayed   schedules carried out on real memory: the shortest to each outcome and hazard, and

@@ -174,7 +174,7 @@ impl SearchArgs {
     fn search(&self, reduce: bool) -> Search {
         let memory_bytes_max = self.memory.unwrap_or_else(memory::half_of_free);
         let limits = Limits { states_max: self.states, memory_bytes_max, ..Limits::default() };
-        let reduction = if reduce { Reduction::Persistent } else { Reduction::Full };
+        let reduction = if reduce { Reduction::Persistent } else { Reduction::Live };
         Search { limits, reduction, threads: self.threads() }
     }
 }

@@ -122,7 +122,7 @@ pub fn schedules(
         Replays::All => (usize::MAX, 0),
         Replays::Sample(count, seed) => (count, seed),
     };
-    let explorer = Explorer::new(scenario, Limits::default(), Reduction::Full, 1);
+    let explorer = Explorer::new(scenario, Limits::default(), Reduction::Live, 1);
     // A schedule without end was refused when the variant was judged.
     let sample = explorer.sample(&mut SplitMix64::new(seed), count).unwrap_or_default();
     for drawn in sample {

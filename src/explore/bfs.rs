@@ -109,6 +109,7 @@ impl<'m, M: Machine> Space<'m, M> {
             }
             let successor = if is_last { &mut *base } else { &mut *next };
             self.machine.apply(successor, actor);
+            self.reduction.forget(self.machine, successor);
             if step(actor, successor).is_break() {
                 return followed & !(1 << actor);
             }
@@ -308,7 +309,8 @@ fn occupied_bytes<M: Machine>(space: &Space<'_, M>, graph: &Graph<M::Outcome>) -
 
 fn add_initial<M: Machine>(space: &Space<'_, M>, graph: &mut Graph<M::Outcome>) {
     let mut mail = Mail::default();
-    let initial = space.machine.initial();
+    let mut initial = space.machine.initial();
+    space.reduction.forget(space.machine, &mut initial);
     let pick = mail.push((StateId::NONE, 0), |out, ends| space.machine.encode(&initial, out, ends));
     let shard = pick & ((1 << space.shard_bits) - 1);
     for (key, from) in mail.iter() {

@@ -55,6 +55,13 @@ pub trait Machine: Sync {
     /// Symmetry must not rename actors, or a schedule would not lead where it says.
     fn encode(&self, state: &Self::State, out: &mut Vec<u8>, ends: &mut Vec<usize>);
 
+    /// Makes `state` the same as all states from which the same schedules lead to the same
+    /// outcomes, as far as the machine can tell: what no action that is left looks at is made equal.
+    /// It must not change what [`watch`](Self::watch) answers.
+    ///
+    /// [`Reduction::Full`](super::Reduction::Full) never asks for it.
+    fn forget(&self, _state: &mut Self::State) {}
+
     /// Makes `state` any state whose canonical bytes are `bytes`, whatever it held before.
     fn decode(&self, bytes: &[u8], state: &mut Self::State);
 

@@ -21,7 +21,7 @@
 //! | `bfs` | the search and the canonical order of states |
 //! | `parallel` | the same search on several threads, with the same answer |
 //! | `store`, `parts`, `table` | visited states: each part kept once, a hash table |
-//! | `reduce` | persistent sets: fewer interleavings, the same outcomes |
+//! | `reduce` | states that are one, persistent sets: fewer states, the same outcomes |
 //! | `count` | how many schedules lead where; cycles |
 //! | `sample` | running and drawing single schedules |
 //!
@@ -29,7 +29,8 @@
 //!
 //! - No answer depends on the number of threads, on hash values or on time; but where the memory
 //!   limit stops a search depends on the number of threads, as the memory itself does.
-//! - A reduced search has exactly the outcomes and the deadlocks of the full one.
+//! - A reduced search has exactly the outcomes of the full one; one that only forgets has its numbers
+//!   of schedules and its shortest schedules, too.
 //! - States are compared by all their bytes: a hash collision can't merge two.
 
 #![forbid(unsafe_code)]

@@ -121,8 +121,8 @@ pub struct Exploration<O> {
     pub depth_max: u32,
     /// Every outcome seen.
     pub outcomes: BTreeMap<O, OutcomeStats>,
-    /// Complete schedules explored: of a [`Reduction::Full`] search that is complete, the exact
-    /// number of interleavings; of a reduced search, the number of representatives followed; of an
+    /// Complete schedules explored: of a complete search that is not [`Reduction::Persistent`], the
+    /// exact number of interleavings; of a reduced search, the number of representatives followed; of an
     /// incomplete search, a lower bound.
     pub schedules: u128,
     /// A number of schedules did not fit 128 bits and is given as `u128::MAX`.
@@ -142,7 +142,7 @@ impl<O> Exploration<O> {
     /// Whether [`schedules`](Self::schedules) are the exact numbers of all interleavings.
     #[must_use]
     pub fn counts_every_schedule(&self) -> bool {
-        self.complete && !self.is_saturated && self.reduction == Reduction::Full
+        self.complete && !self.is_saturated && self.reduction != Reduction::Persistent
     }
 }
 

@@ -32,13 +32,13 @@ impl Objects {
 
 /// A range of bits for one kind of object; objects beyond it share bits.
 #[derive(Clone, Copy)]
-struct Kind {
+pub(super) struct Kind {
     first: u32,
     bits: u32,
 }
 
 impl Kind {
-    const fn one(self, index: u8) -> u128 {
+    pub(super) const fn one(self, index: u8) -> u128 {
         1 << (self.first + index as u32 % self.bits)
     }
 
@@ -48,21 +48,21 @@ impl Kind {
 }
 
 /// Locks, lives, pin counts and bindings of buffers.
-const BUFS: Kind = Kind { first: 0, bits: 8 };
+pub(super) const BUFS: Kind = Kind { first: 0, bits: 8 };
 /// VMAs and their entries.
-const VMAS: Kind = Kind { first: 8, bits: 32 };
+pub(super) const VMAS: Kind = Kind { first: 8, bits: 32 };
 /// Pins and cached pfns.
-const PINS: Kind = Kind { first: 40, bits: 24 };
+pub(super) const PINS: Kind = Kind { first: 40, bits: 24 };
 /// Attachments.
-const ATTACHMENTS: Kind = Kind { first: 64, bits: 8 };
+pub(super) const ATTACHMENTS: Kind = Kind { first: 64, bits: 8 };
 /// sg_tables.
-const SGS: Kind = Kind { first: 72, bits: 12 };
+pub(super) const SGS: Kind = Kind { first: 72, bits: 12 };
 /// Fences.
-const FENCES: Kind = Kind { first: 84, bits: 11 };
+pub(super) const FENCES: Kind = Kind { first: 84, bits: 11 };
 /// What frames hold and whose they are: stale entries make one object of it all.
-const MEMORY: u128 = 1 << 95;
+pub(super) const MEMORY: u128 = 1 << 95;
 /// The free lists.
-const FREE: u128 = 1 << 96;
+pub(super) const FREE: u128 = 1 << 96;
 /// First of the bits that are the caller's: 97 to 127.
 pub(crate) const CALLERS_FIRST: u32 = 97;
 
@@ -178,6 +178,12 @@ mod noting {
 
 #[cfg(debug_assertions)]
 pub use noting::noted;
+
+/// What frames hold and whose they are, looked at.
+#[must_use]
+pub const fn memory() -> Objects {
+    of(MEMORY, 0)
+}
 
 /// Importers and their devices.
 fn device(world: &World, step: &Step) -> Objects {
@@ -305,7 +311,7 @@ fn access(world: &World, vma: VmaId, store: bool) -> Objects {
 
 /// Whether a page of a live buffer may be without a frame, for whoever looks first to fill again:
 /// where pages are given up unmarked, or so late that the buffer may be another by then.
-fn refills(world: &World, buf: BufId) -> bool {
+pub(super) fn refills(world: &World, buf: BufId) -> bool {
     let rules = world.exporter_of(buf);
     let unmarked = |steps: &[ExporterStep]| {
         let at = |step| steps.iter().position(|other| *other == step);

@@ -41,12 +41,14 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod contents;
 mod core;
 mod cpu;
 mod device;
 mod encode;
 mod exporter;
 mod footprint;
+mod forget;
 mod gup;
 mod objects;
 mod oracle;
@@ -60,11 +62,13 @@ mod terms;
 mod world;
 
 pub use self::core::{ready, step};
+pub use contents::{ContentUse, Contents};
 pub use encode::{decode, encode};
 pub(crate) use footprint::CALLERS_FIRST;
 #[cfg(debug_assertions)]
 pub use footprint::noted;
-pub use footprint::{Objects, objects};
+pub use footprint::{Objects, memory, objects};
+pub use forget::forget;
 pub use objects::{
     Attachment, Dma, DmaBuf, Fence, Frame, Life, Owner, Page, Pin, Pte, Reach, Slot, Target, Vma,
     VmaKind,

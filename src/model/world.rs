@@ -443,6 +443,10 @@ impl World {
         })
     }
 
+    pub(super) fn buf_ids(&self) -> impl Iterator<Item = BufId> + use<> {
+        (0..self.bufs.len()).map(BufId::at)
+    }
+
     pub(super) fn vma_ids(&self) -> impl Iterator<Item = VmaId> + use<> {
         (0..self.vmas.len()).map(VmaId::at)
     }

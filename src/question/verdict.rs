@@ -22,7 +22,7 @@ pub struct Search {
 
 impl Default for Search {
     fn default() -> Self {
-        Self { limits: Limits::default(), reduction: Reduction::Full, threads: 1 }
+        Self { limits: Limits::default(), reduction: Reduction::Live, threads: 1 }
     }
 }
 

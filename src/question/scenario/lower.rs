@@ -15,8 +15,9 @@ use crate::litmus::ast::{self, Op, Place, Role, Variant};
 use crate::litmus::cond::{AtomKind, Cond};
 use crate::litmus::span::{Span, line_column};
 use crate::model::{
-    self, Coherency, Cow, ExporterPolicy, ExporterRules, ExporterStep, HostRules, ImporterRules,
-    Job, MmapKind, Objects, Placement, RuleError, State, Step, TooMany, World,
+    self, Coherency, ContentUse, Contents, Cow, ExporterPolicy, ExporterRules, ExporterStep,
+    HostRules, ImporterRules, Job, MmapKind, Objects, Placement, RuleError, State, Step, TooMany,
+    World,
 };
 use crate::units::{ActorId, BufId, ExporterId, ImporterId, VmaId};
 
@@ -277,6 +278,11 @@ impl<'a> Lowering<'a> {
         };
         let footprints = programs.iter().map(|program| footprints(&self.world, program)).collect();
         let counts = self.variant.counts.clone();
+        let steps = steps(&programs);
+        let contents = Contents::new(&self.world, &steps);
+        let uses = |program| content_uses(&self.world, &contents, &steps, program);
+        let content_uses = programs.iter().map(uses).collect();
+        let shown = contents.shown(looked_at.iter().map(|(page, _)| *page));
         Ok(Scenario {
             test: self.variant.test.text.clone(),
             variant: self.variant.name.clone(),
@@ -290,6 +296,9 @@ impl<'a> Lowering<'a> {
             slots: self.slots,
             looked_at,
             footprints,
+            contents,
+            content_uses,
+            shown,
             initial: Arc::new(initial),
         })
     }
@@ -552,4 +561,37 @@ fn footprints(world: &World, program: &Program) -> Vec<(Objects, Objects)> {
     }
     out.reverse();
     out
+}
+
+/// All steps with their process and their place in it.
+fn steps(programs: &[Program]) -> Vec<(usize, usize, Step)> {
+    let mut steps = Vec::new();
+    for (actor, program) in programs.iter().enumerate() {
+        for (place, instruction) in program.instructions.iter().enumerate() {
+            if let Action::Step(step) = &instruction.action {
+                steps.push((actor, place, *step));
+            }
+        }
+    }
+    steps
+}
+
+/// What each instruction and all after it do with contents, and what the end does: nothing.
+fn content_uses(
+    world: &World,
+    contents: &Contents,
+    steps: &[(usize, usize, Step)],
+    program: &Program,
+) -> Vec<ContentUse> {
+    let mut rest = ContentUse::default();
+    let mut uses = vec![rest.clone()];
+    for instruction in program.instructions.iter().rev() {
+        if let Action::Step(step) = &instruction.action {
+            let observed = program.statements[instruction.statement].slots.register.is_some();
+            rest = rest.union(&contents.of(world, steps, step, observed));
+        }
+        uses.push(rest.clone());
+    }
+    uses.reverse();
+    uses
 }

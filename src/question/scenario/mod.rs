@@ -17,7 +17,7 @@ pub use outcome::Outcome;
 pub use program::{Action, Content, Device, Instruction, Program, SlotId, Slots, Statement};
 pub use replay::{Event, Replay, ReplayError};
 
-use crate::explore::{Footprint, Machine};
+use crate::explore::{ACTORS_MAX, Footprint, Machine};
 use crate::litmus::ast;
 use crate::litmus::cond::{Cond, Condition};
 use crate::model::{self, Cost, HazardKind, Objects, Reply, Sink, State, Step, World};
@@ -45,6 +45,11 @@ pub struct Scenario {
     pub(super) bufs: Vec<crate::units::BufId>,
     pub(super) looked_at: Vec<(crate::units::PageId, String)>,
     pub(super) footprints: Vec<Vec<(Objects, Objects)>>,
+    pub(super) contents: model::Contents,
+    /// By process and instruction, what it and all after it do with contents; one more at the end.
+    pub(super) content_uses: Vec<Vec<model::ContentUse>>,
+    /// What the condition asks of contents in the end.
+    pub(super) shown: model::ContentUse,
     pub(super) initial: Arc<ScenarioState>,
 }
 
@@ -281,6 +286,24 @@ impl Machine for Scenario {
         for slot in &state.slots {
             out.extend_from_slice(&slot.bytes());
         }
+    }
+
+    fn forget(&self, state: &mut ScenarioState) {
+        let mut objects = Objects::default();
+        let mut left = [&self.shown; ACTORS_MAX + 1];
+        for (actor, pc) in state.pcs.iter().enumerate() {
+            let pc = usize::from(*pc);
+            if let Some((_, rest)) = self.footprints[actor].get(pc) {
+                objects = objects.union(*rest);
+            }
+            left[actor] = &self.content_uses[actor][pc.min(self.content_uses[actor].len() - 1)];
+        }
+        if !self.looked_at.is_empty() {
+            // The outcome looks at memory.
+            objects = objects.union(model::memory());
+        }
+        let left = &left[..=state.pcs.len()];
+        model::forget(&self.world, &self.contents, objects, left, &mut state.model);
     }
 
     fn decode(&self, bytes: &[u8], state: &mut ScenarioState) {

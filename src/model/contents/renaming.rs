@@ -1,0 +1,87 @@
+//! Names for values that stand for nothing but themselves.
+
+use super::{ContentUse, Contents, NAMES_MAX};
+use crate::model::state::State;
+use crate::units::FrameId;
+
+/// Gives the values of one state names that do not depend on which they were.
+pub(in crate::model) struct Renaming<'a> {
+    contents: &'a Contents,
+    left: &'a [&'a ContentUse],
+    reads: u64,
+    observed: u64,
+    /// Class, value, and its name.
+    given: [(u8, u8, u8); NAMES_MAX],
+    count: usize,
+    done: [bool; 256],
+}
+
+impl<'a> Renaming<'a> {
+    pub(in crate::model) fn new(contents: &'a Contents, left: &'a [&'a ContentUse]) -> Self {
+        let (reads, observed) =
+            left.iter().fold((0, 0), |(r, o), left| (r | left.reads, o | left.observed));
+        Self {
+            contents,
+            left,
+            reads,
+            observed,
+            given: [(0, 0, 0); NAMES_MAX],
+            count: 0,
+            done: [false; 256],
+        }
+    }
+
+    pub(in crate::model) fn name(&mut self, class: u8, value: u8) -> u8 {
+        if self.reads & 1 << class == 0 {
+            return 0;
+        }
+        if self.observed & 1 << class != 0 {
+            return value;
+        }
+        let written = self
+            .left
+            .iter()
+            .fold(0, |set, left| set | left.writes.get(usize::from(class)).copied().unwrap_or(0));
+        if self.contents.is_written(value, written) {
+            return value;
+        }
+        let given = &self.given[..self.count];
+        if let Some((.., name)) = given.iter().find(|given| (given.0, given.1) == (class, value)) {
+            return *name;
+        }
+        let last = given.iter().rev().find(|given| given.0 == class).map_or(0, |given| given.2);
+        let free = |name: &u8| !self.contents.is_written(*name, written);
+        let name = (last.saturating_add(1)..=u8::MAX).find(free);
+        let (Some(name), true) = (name, self.count < self.given.len()) else { return value };
+        self.given[self.count] = (class, value, name);
+        self.count += 1;
+        name
+    }
+
+    /// Whether a frame was mentioned.
+    pub(in crate::model) const fn is_named(&self, frame: FrameId) -> bool {
+        self.done[frame.index()]
+    }
+
+    /// What a frame holds will be copied over.
+    pub(in crate::model) fn doomed(&mut self, state: &mut State, frame: FrameId) {
+        if frame.is_some() && !std::mem::replace(&mut self.done[frame.index()], true) {
+            state.frames.unnoted_mut()[frame.index()].value = 0;
+        }
+    }
+
+    /// Names what a frame holds, the first time that it is mentioned.
+    pub(in crate::model) fn frame(&mut self, state: &mut State, frame: FrameId, class: u8) {
+        if frame.is_none() || std::mem::replace(&mut self.done[frame.index()], true) {
+            return;
+        }
+        let (value, cached, line) = {
+            let frame = &state.frames.unnoted()[frame.index()];
+            (frame.value, frame.cached || frame.dirty, frame.cache_value)
+        };
+        let value = self.name(class, value);
+        let line = if cached { self.name(class, line) } else { line };
+        let entry = &mut state.frames.unnoted_mut()[frame.index()];
+        (entry.value, entry.cache_value) = (value, line);
+    }
+}
