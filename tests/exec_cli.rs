@@ -28,9 +28,14 @@ fn check(args: &[&str], code: i32, contains: &[&str]) {
 
 #[test]
 fn replay_shows_what_was_seen() {
-    let lines = ["cross-buffer-write at step", "B[0] in frame system:0: 7 on all 4096 bytes, should"];
+    let lines =
+        ["cross-buffer-write at step", "B[0] in frame system:0: 7 on all 4096 bytes, should"];
     check(&["replay", "A1"], 0, &lines);
-    check(&["replay", "ttm-map-private"], 0, &["SKIP ttm-map-private/special-bit/allow/pfnmap", "BUG_ON"]);
+    check(
+        &["replay", "ttm-map-private"],
+        0,
+        &["SKIP ttm-map-private/special-bit/allow/pfnmap", "BUG_ON"],
+    );
     check(&["replay", "A1", "--variant", "pfnmap", "--schedule", "0,0,2"], 0, &["1 of 1"]);
     check(&["replay", "A1", "--schedule", "0"], 2, &["--variant pfnmap or mixedmap"]);
     check(&["replay", "A1", "--variant", "pfnmap", "--schedule", "1"], 2, &["step 1", "P1"]);

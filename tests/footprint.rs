@@ -129,7 +129,8 @@ fn random_tests(worlds: u64, found: &mut Seen) -> usize {
 fn steps_stay_within_their_declarations_and_every_declared_object_counts() {
     let mut found = Seen::default();
     let flush = lab::variant(lab::FLUSH_OF_A_FRAME_GIVEN_AWAY, "-");
-    let suite = lab::bundled().chain([flush]);
+    let fails = lab::variant(lab::A_MOVE_THAT_FAILS, "-");
+    let suite = lab::bundled().chain([flush, fails]);
     let suite: usize = suite.map(|test| check(&test, SUITE_STATES, &mut found)).sum();
     let random = random_tests(asked("DRIFTHEAP_WORLDS", 500), &mut found);
     println!(

@@ -48,6 +48,7 @@ impl Conduct<'_> {
                 self.ask(event.actor, Command::Store { slot, value }, Expect::Done)
             }
             Effect::FrameFilled(..)
+            | Effect::FrameFilledInCache(..)
             | Effect::FrameReserved(..)
             | Effect::FrameCopied { .. }
             | Effect::FrameOrphaned(_)
@@ -193,6 +194,10 @@ impl Conduct<'_> {
                     self.arenas.fill(self.plan.memory(frame), value)?;
                 }
             }
+            Effect::FrameFilledInCache(frame, _, value) => {
+                self.in_arena[frame.index()] = true;
+                self.arenas.fill(self.plan.cache(frame), value)?;
+            }
             Effect::FrameReserved(frame, _) => {
                 self.in_arena[frame.index()] = true;
                 self.arenas.fill(self.plan.memory(frame), 0)?;
@@ -309,7 +314,7 @@ impl Conduct<'_> {
         &mut self,
         event: &Event,
         child: usize,
-        (_, child_first, count): (VmaId, VmaId, u8),
+        (parent_first, child_first, count): (VmaId, VmaId, u8),
     ) -> Result<(), Halt> {
         self.pins_at_fork(event)?;
         self.flush()?;
@@ -317,8 +322,14 @@ impl Conduct<'_> {
         self.team.fork(event.actor, child)?;
         self.traps[child] = self.traps[event.actor].clone();
         let after = &event.after.model;
-        for vma in (child_first.0..child_first.0 + count).map(VmaId) {
+        for index in 0..count {
+            let vma = VmaId(child_first.0 + index);
             let entry = after.vmas[vma.index()];
+            let left_out = after.vmas[usize::from(parent_first.0 + index)].mapped;
+            if entry.mapped == 0 && left_out != 0 {
+                // VM_DONTCOPY.
+                self.each(vma, left_out, |slot| Command::Unmap { slot })?;
+            }
             if entry.buf.is_none() || !entry.shared {
                 continue;
             }

@@ -254,9 +254,9 @@ impl<'a> Steps<'a> {
             match **step {
                 Step::GupFast { vma, .. } => {
                     for mmap in self.mmaps(vma).filter(|mmap| mmap.buf.is_some()) {
-                        let refuses = refuses_pins(scenario, mmap);
-                        let of = if refuses { &mut special } else { &mut ordinary };
                         for placement in self.placements(scenario, mmap.buf) {
+                            let refuses = refuses_pins_at(scenario, mmap, placement);
+                            let of = if refuses { &mut special } else { &mut ordinary };
                             of[index(placement)] = true;
                         }
                     }
@@ -319,7 +319,10 @@ impl<'a> Steps<'a> {
 
     /// Whether `get_user_pages` refuses a VMA whatever happens.
     fn always_refused(&self, scenario: &Scenario, vma: VmaId) -> bool {
-        let refused = |mmap: &Mmap| mmap.buf.is_some() && refuses_pins(scenario, mmap);
+        let refused = |mmap: &Mmap| {
+            let at = |placement: &Placement| refuses_pins_at(scenario, mmap, *placement);
+            mmap.buf.is_some() && self.placements(scenario, mmap.buf).iter().all(at)
+        };
         self.mmaps(vma).all(|mmap| mmap.shared && refused(mmap))
     }
 
@@ -376,6 +379,13 @@ impl<'a> Steps<'a> {
                 if *through == pin)
         })
     }
+}
+
+/// Whether `get_user_pages` refuses every entry of such a mapping while the buffer is there: what has no
+/// struct page can't be pinned at all.
+fn refuses_pins_at(scenario: &Scenario, mmap: &Mmap, placement: Placement) -> bool {
+    let no_pages = !scenario.world.host.vram_pages.yes() && placement == Placement::Vram;
+    no_pages || refuses_pins(scenario, mmap)
 }
 
 /// Whether `get_user_pages` refuses every entry of such a mapping.

@@ -116,7 +116,16 @@ pub struct Variant {
     /// The final condition.
     pub condition: Condition,
     /// `count (..)`: the cost counters that are printed for a run.
-    pub counts: Vec<Counter>,
+    pub counts: Vec<Count>,
+}
+
+/// `COUNTER` or `COUNTER = N` of a `count (..)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// What is counted.
+    pub counter: Counter,
+    /// What every schedule is to cost, where the file says so.
+    pub expected: Option<u8>,
 }
 
 /// `RULE = VALUE` in a host, exporter or importer block.

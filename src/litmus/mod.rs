@@ -75,7 +75,8 @@
 //!           | BUFFER "[" page "]" is 0..255                        the content at the end
 //! is        = "=" | "!="
 //! FAILURE   = EFAULT EBUSY EINVAL ENOMEM ENODEV EACCES EPERM SIGBUS SIGSEGV
-//! counters  = "count" "(" COUNTER { "," COUNTER } ")"
+//! counters  = "count" "(" counter { "," counter } ")"              what is printed, and is to be N
+//! counter   = COUNTER [ "=" 0..255 ]
 //! ```
 //!
 //! Words are `[A-Za-z_][A-Za-z0-9_-]*`, a `-` only between word characters; numbers are decimal or

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::ast::{
-    Buffer, BufferState, Exporter, Frames, GupFlags, Importer, Name, Op, Place, Process,
+    Buffer, BufferState, Count, Exporter, Frames, GupFlags, Importer, Name, Op, Place, Process,
     ProcessRef, Role, Rule, RuleValue, Statement, Variant,
 };
 
@@ -239,7 +239,11 @@ impl fmt::Display for Variant {
         self.processes.iter().try_for_each(|process| writeln!(f, "{process}"))?;
         writeln!(f, "{}", self.condition)?;
         if !self.counts.is_empty() {
-            let counts: Vec<&str> = self.counts.iter().map(|counter| counter.word()).collect();
+            let count = |count: &Count| {
+                let expected = count.expected.map(|n| format!(" = {n}")).unwrap_or_default();
+                format!("{}{expected}", count.counter.word())
+            };
+            let counts: Vec<String> = self.counts.iter().map(count).collect();
             writeln!(f, "count ({})", counts.join(", "))?;
         }
         Ok(())

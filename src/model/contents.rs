@@ -19,7 +19,9 @@ mod steps;
 pub(super) use renaming::Renaming;
 use steps::{Steps, bit, value_of};
 
-use super::rules::{Bus, ExporterRules, ExporterStep, Notifier, Placement, Recycle};
+use super::rules::{
+    Blocks, Bus, ExporterRules, ExporterStep, FaultPage, Notifier, Placement, Recycle,
+};
 use super::step::Step;
 use super::world::World;
 use crate::units::PageId;
@@ -140,7 +142,15 @@ impl Contents {
         values.sort_unstable();
         values.dedup();
         let private = world.zero.is_some() || world.vmas.iter().any(|vma| vma.private);
+        // What a free frame holds is read, or a page is shown in another's place, or given away under
+        // a reference.
+        let understood = |rules: &ExporterRules| {
+            !rules.fills_in_cache()
+                && rules.fault_page == FaultPage::AtOffset
+                && rules.blocks == Blocks::Order0
+        };
         let known = !private
+            && world.exporters.iter().all(understood)
             && steps.are_understood()
             && world.policies.iter().all(Option::is_none)
             && world.host.bus != Bus::Offset

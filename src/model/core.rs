@@ -396,7 +396,7 @@ pub(super) fn zapped_pages(world: &World, state: &State, buf: BufId, vma: VmaId)
     match world.exporter_of(buf).zap {
         ZapReach::AddressSpace => entry.mapped,
         ZapReach::VmaPointer if state.bufs[buf.index()].vma_pointer == vma => entry.mapped,
-        ZapReach::VmaPointer | ZapReach::WrongPgoff => 0,
+        ZapReach::VmaPointer | ZapReach::WrongPgoff | ZapReach::VmStart => 0,
         // Begins at page 1 of the buffer.
         ZapReach::WrongRange if entry.offset == 0 => entry.mapped & !1,
         ZapReach::WrongRange => entry.mapped,

@@ -1,6 +1,6 @@
-//! The CPU side: mmap, faults, loads and stores, copy on write, fork.
+//! The CPU side: faults, loads and stores, copy on write, fork.
 //!
-//! Kernel counterparts: `mm/mmap.c`, `mm/memory.c` (`do_fault`, `do_wp_page`, `copy_pte_range`),
+//! Kernel counterparts: `mm/memory.c` (`do_fault`, `do_wp_page`, `copy_pte_range`),
 //! `vmf_insert_pfn` and `vm_insert_page`, read from 6.12.
 //!
 //! **Differs from Linux**: loads and stores are sequentially consistent and a whole page holds one
@@ -8,11 +8,9 @@
 //! does not copy file descriptors.
 
 use super::core::Core;
-use super::objects::{EMPTY_VMA, Life, Owner, Pte, Reach, Slot, Target, Vma, VmaKind};
-use super::rules::{
-    Coherency, Cow, Huge, ImporterMmap, MmapCheck, MmapKind, PatReserve, Placement, YesNo,
-};
-use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Mmap, Reply, Signal, Sink, Via};
+use super::objects::{Life, Owner, Pte, Reach, Target, Vma, VmaKind};
+use super::rules::{Blocks, Coherency, FaultPage, Huge, MmapKind, PatReserve, Placement, YesNo};
+use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Reply, Signal, Sink, Via};
 use crate::units::{ActorId, BufId, FrameId, PageId, PteId, VmaId};
 
 /// What a fault is to make possible.
@@ -27,219 +25,6 @@ pub(super) enum Want {
 }
 
 impl<S: Sink> Core<'_, S> {
-    pub(super) fn mmap(&mut self, mmap: &Mmap) -> Reply {
-        let pages = self.world.vma_pages(mmap.vma);
-        let mapped = u8::try_from((1u16 << pages) - 1).unwrap_or(u8::MAX);
-        let mut entry = Vma {
-            mapped,
-            buf: mmap.buf,
-            offset: mmap.offset,
-            shared: mmap.shared,
-            read: mmap.read,
-            write: mmap.write,
-            ..EMPTY_VMA
-        };
-        if self.state.vmas[mmap.vma.index()].mapped != 0 {
-            return Reply::Errno(Errno::Einval);
-        }
-        if mmap.buf.is_some()
-            && let Err(errno) = self.mmap_buf(mmap, pages, &mut entry)
-        {
-            return Reply::Errno(errno);
-        }
-        self.state.vmas[mmap.vma.index()] = entry;
-        self.emit(Effect::VmaMapped(mmap.vma));
-        if self.remapped(&entry) {
-            for page in 0..pages {
-                let behind = self.buffer_page(mmap.vma, page);
-                if let Some(frame) = behind.and_then(|behind| self.ensure_frame(mmap.buf, behind)) {
-                    self.install(mmap.vma, page, frame, entry.write && entry.shared);
-                }
-            }
-        }
-        Reply::Done
-    }
-
-    /// Whether all entries are made at mmap and none by a fault.
-    fn remapped(&self, entry: &Vma) -> bool {
-        match entry.reach {
-            Reach::Shadow | Reach::Anon => false,
-            Reach::SgTable => true,
-            Reach::Exporter | Reach::WrongPgoff | Reach::Importer => {
-                self.world.exporter_of(entry.buf).mmap == MmapKind::RemapPfnRange
-            }
-        }
-    }
-
-    /// Whether one range of pfns covers what is mapped.
-    fn one_range(&self, mmap: &Mmap, pages: u8) -> bool {
-        let frame = |index| {
-            let page = self.world.page(mmap.buf, mmap.offset + index)?;
-            Some(self.state.pages[page.index()].frame).filter(|frame| frame.is_some())
-        };
-        frame(0).is_some_and(|first| {
-            (0..pages).all(|index| {
-                frame(index).is_some_and(|frame| {
-                    frame.index() == first.index() + usize::from(index)
-                        && self.world.placement(frame) == self.world.placement(first)
-                })
-            })
-        })
-    }
-
-    /// The exporter's (or the importer's) mmap.
-    fn mmap_buf(&mut self, mmap: &Mmap, pages: u8, entry: &mut Vma) -> Result<(), Errno> {
-        let rules = self.world.exporter_of(mmap.buf);
-        let life = self.state.bufs[mmap.buf.index()].life;
-        if matches!(life, Life::Unallocated | Life::Released | Life::Revoked | Life::Quiesced) {
-            return Err(Errno::Enodev);
-        }
-        if usize::from(mmap.offset) + usize::from(pages)
-            > usize::from(self.world.buf(mmap.buf).pages)
-        {
-            return Err(Errno::Einval);
-        }
-        entry.kind = match rules.mmap {
-            MmapKind::Pfnmap | MmapKind::RemapPfnRange | MmapKind::PfnmapUnmarked => {
-                VmaKind::Pfnmap
-            }
-            MmapKind::MixedmapInsertPfn | MmapKind::MixedmapInsertPage => VmaKind::Mixedmap,
-            MmapKind::Shmem => VmaKind::Normal,
-        };
-        entry.reach = Reach::Exporter;
-        if mmap.via.is_some() {
-            match self.world.importer(mmap.via).mmap {
-                ImporterMmap::Redirect => {}
-                ImporterMmap::KeepFile => entry.reach = Reach::Importer,
-                ImporterMmap::WrongPgoff => entry.reach = Reach::WrongPgoff,
-                ImporterMmap::Forbid => return Err(Errno::Einval),
-                ImporterMmap::Shadow => {
-                    entry.reach = Reach::Shadow;
-                    entry.kind = VmaKind::Normal;
-                    return self.shadow(mmap.buf);
-                }
-                ImporterMmap::Bypass => {
-                    entry.reach = Reach::SgTable;
-                    entry.kind = VmaKind::Normal;
-                    return if life == Life::Live { Ok(()) } else { Err(Errno::Enodev) };
-                }
-            }
-        }
-        let refused = !mmap.shared && rules.cow == Cow::Reject
-            || rules.mmap == MmapKind::RemapPfnRange
-                && (life != Life::Live || !mmap.shared && !self.one_range(mmap, pages));
-        self.mmap_check(mmap, !refused && entry.kind == VmaKind::Pfnmap, !refused)?;
-        if refused {
-            return Err(Errno::Einval);
-        }
-        if rules.pat == PatReserve::PerMapping && entry.kind == VmaKind::Pfnmap {
-            let mapped = |vma: &&Vma| vma.mapped != 0;
-            let reservations = self.state.vmas.unnoted().iter().filter(mapped).count();
-            self.cost(Cost::PatSteps, reservations + 1);
-        }
-        self.state.bufs[mmap.buf.index()].vma_pointer = mmap.vma;
-        Ok(())
-    }
-
-    /// The check that the patch adds behind `dmabuf->ops->mmap()`: it looks at the VMA whatever that
-    /// answered, and an exporter that refuses leaves no flag there. `drm_gem_mmap` has no such check.
-    fn mmap_check(&mut self, mmap: &Mmap, pfnmap: bool, mapped: bool) -> Result<(), Errno> {
-        if mmap.node || pfnmap {
-            return Ok(());
-        }
-        match self.world.host.dma_buf_mmap_check {
-            MmapCheck::Refuse if mapped => return Err(Errno::Einval),
-            MmapCheck::Off | MmapCheck::Refuse => {}
-            MmapCheck::Warn => {
-                self.state.warned = true;
-                self.emit(Effect::Warned("WARN_ON(!(vma->vm_flags & VM_PFNMAP))"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Backing of the importer's own, allocated at the first mmap.
-    fn shadow(&mut self, buf: BufId) -> Result<(), Errno> {
-        for page in self.world.pages(buf) {
-            if self.state.pages[page.index()].shadow.is_none() {
-                let frame = self
-                    .state
-                    .take_frame(self.world, Placement::System, Owner::Shadow(page))
-                    .ok_or(Errno::Enomem)?;
-                self.state.frames[frame.index()].value = 0;
-                self.state.pages[page.index()].shadow = frame;
-                self.emit(Effect::FrameFilled(frame, Owner::Shadow(page), 0));
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn munmap(&mut self, vma: VmaId, pages: u8) -> Reply {
-        let entry = self.state.vmas[vma.index()];
-        let gone = entry.mapped & pages;
-        if gone == 0 {
-            return Reply::Skipped;
-        }
-        for page in 0..self.world.vma_pages(vma) {
-            // A huge entry of pfns does not split: all of it goes, and the rest faults again
-            // (__split_huge_pmd_locked, mm/huge_memory.c, 6.12).
-            let pte = self.world.pte(vma, page).map(|id| self.state.ptes[id.index()]);
-            if gone & (1 << page) != 0 || pte.is_some_and(|pte| pte.huge) {
-                self.zap_pte(vma, page);
-            }
-        }
-        if entry.buf.is_some() && self.state.bufs[entry.buf.index()].vma_pointer == vma {
-            // A driver with one pointer forgets it in vm_ops->close, which a part's end calls too.
-            self.state.bufs[entry.buf.index()].vma_pointer = VmaId::NONE;
-        }
-        self.state.vmas[vma.index()].mapped &= !gone;
-        if self.state.vmas[vma.index()].mapped == 0 {
-            self.state.vmas[vma.index()] = EMPTY_VMA;
-        }
-        self.emit(Effect::VmaUnmapped(vma, gone));
-        self.maybe_release(entry.buf);
-        Reply::Done
-    }
-
-    pub(super) fn mremap(&mut self, to: VmaId, from: VmaId) -> Reply {
-        if self.state.vmas[from.index()].mapped == 0
-            || self.state.vmas[to.index()].mapped != 0
-            || self.world.vma_pages(to) < self.world.vma_pages(from)
-        {
-            return Reply::Errno(Errno::Efault);
-        }
-        self.state.vmas[to.index()] = self.state.vmas[from.index()];
-        self.state.vmas[from.index()] = EMPTY_VMA;
-        for page in 0..self.world.vma_pages(from) {
-            if let (Some(new), Some(old)) = (self.world.pte(to, page), self.world.pte(from, page)) {
-                self.notify_mmu(old);
-                self.state.ptes[new.index()] = self.state.ptes[old.index()];
-                self.state.ptes[old.index()] = Pte::ABSENT;
-                self.follow_mremap(old, new);
-            }
-        }
-        self.emit(Effect::VmaMoved { to, from });
-        Reply::Done
-    }
-
-    /// Pins stay on the page, which is now at another address; who has a notifier watches the old one.
-    fn follow_mremap(&mut self, old: PteId, new: PteId) {
-        for pin in &mut self.state.pins {
-            if pin.pte == old && pin.slot != Slot::Invalid {
-                pin.pte = new;
-            }
-            if pin.target == Target::Va(old) {
-                pin.target = Target::Va(new);
-            }
-        }
-        // Whoever ends a DMA declares all VMAs, and whoever begins one through a pin declares the pin.
-        for dma in self.state.dmas.unnoted_mut() {
-            if dma.target == Target::Va(old) {
-                dma.target = Target::Va(new);
-            }
-        }
-    }
-
     pub(super) fn load(&mut self, vma: VmaId, page: u8) -> Reply {
         let pte = match self.access(vma, page, false) {
             Ok(pte) => pte,
@@ -381,11 +166,27 @@ impl<S: Sink> Core<'_, S> {
         if self.state.bufs[entry.buf.index()].life != Life::Live || self.remapped(&entry) {
             return Err(Signal::Sigbus);
         }
-        self.ensure_frame(entry.buf, target).ok_or(Signal::Sigbus)
+        let rules = self.world.exporter_of(entry.buf);
+        let shown = match rules.fault_page {
+            FaultPage::AtOffset => Some(target),
+            FaultPage::FromStart => self.world.page(entry.buf, page),
+        };
+        let frame = shown.and_then(|shown| self.ensure_frame(entry.buf, shown));
+        let frame = frame.ok_or(Signal::Sigbus)?;
+        let by_page = match rules.mmap {
+            MmapKind::MixedmapInsertPage | MmapKind::Shmem | MmapKind::PfnmapUnmarked => true,
+            MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn | MmapKind::RemapPfnRange => false,
+        };
+        // vm_insert_page: there is no page, or one with a count of 0.
+        let tail = rules.blocks == Blocks::NonCompound && shown != self.world.page(entry.buf, 0);
+        if by_page && (tail || !self.world.has_page(frame)) {
+            return Err(Signal::Sigbus);
+        }
+        Ok(frame)
     }
 
     /// Install an entry as the exporter's rule says.
-    fn install(&mut self, vma: VmaId, page: u8, frame: FrameId, write: bool) {
+    pub(super) fn install(&mut self, vma: VmaId, page: u8, frame: FrameId, write: bool) {
         let entry = self.state.vmas[vma.index()];
         let rules = self.world.exporter_of(entry.buf);
         let own = !matches!(entry.reach, Reach::Shadow | Reach::SgTable);
@@ -404,15 +205,14 @@ impl<S: Sink> Core<'_, S> {
             return;
         }
         let special = (by_pfn || by_remap) && self.world.host.pte_special.yes();
-        if by_pfn && rules.pat == PatReserve::PerPfn && entry.kind == VmaKind::Pfnmap {
-            // A cost decides nothing, so that looking at others for it orders nothing.
-            let reservations = self.state.ptes.unnoted().iter().filter(|pte| pte.special).count();
-            self.cost(Cost::PatSteps, reservations + 1);
+        if by_pfn && rules.pat == PatReserve::PerPfn {
+            self.cost(Cost::PatSteps, 1);
         }
         // Without a special bit VM_MIXEDMAP inserts a counted page (vm_insert_mixed on pfn_valid);
         // VM_PFNMAP never does.
         let ordinary = rules.mmap == MmapKind::PfnmapUnmarked && self.world.host.pte_special.yes();
-        let counted = !special && (entry.kind != VmaKind::Pfnmap || ordinary);
+        let counted =
+            !special && self.world.has_page(frame) && (entry.kind != VmaKind::Pfnmap || ordinary);
         self.set_pte(vma, page, Pte { frame, write, special, counted, ..Pte::ABSENT });
     }
 
@@ -519,7 +319,8 @@ impl<S: Sink> Core<'_, S> {
         for index in 0..count {
             let (from, to) = (VmaId(parent_first.0 + index), VmaId(child_first.0 + index));
             let entry = self.state.vmas[from.index()];
-            if entry.mapped == 0 || self.state.vmas[to.index()].mapped != 0 {
+            let left_out = entry.mapped == 0 || self.world.is_dontcopy(&entry);
+            if left_out || self.state.vmas[to.index()].mapped != 0 {
                 continue;
             }
             self.state.vmas[to.index()] = entry;

@@ -15,7 +15,7 @@
 
 use super::core::Core;
 use super::objects::{Attachment, Dma, Fence, Life, Slot, Target};
-use super::rules::{Bus, CpuSync, SyncForward, Usage};
+use super::rules::{Bus, CpuSync, IotlbFlush, SyncForward, Usage};
 use super::step::{Access, Dir, Effect, Errno, Handle, Hazard, HazardKind, Reply, Sink, Step, Via};
 use crate::units::{AttachmentId, BufId, FenceId, FrameId, ImporterId, PinId, SgId, VmaId};
 
@@ -244,7 +244,9 @@ impl<S: Sink> Core<'_, S> {
         if frame.is_none() || matches!(slot, Slot::None | Slot::Failed) {
             return Err(Reply::Skipped);
         }
-        if slot == Slot::Dropped && self.world.host.bus == Bus::Iommu {
+        // Until the IOTLB is flushed the device reaches what was there.
+        let forgotten = self.world.host.iotlb_flush == IotlbFlush::Strict;
+        if slot == Slot::Dropped && self.world.host.bus == Bus::Iommu && forgotten {
             self.iommu_fault(via, target, frame);
             return Err(Reply::Errno(Errno::Efault));
         }
@@ -256,7 +258,8 @@ impl<S: Sink> Core<'_, S> {
                     Err(errno) => Reply::Errno(errno),
                 });
             }
-            if attachment.dynamic && !fenced {
+            // What is pinned does not move, and needs no fence for that (dma_buf_pin).
+            if attachment.dynamic && attachment.pins == 0 && !fenced {
                 let owner = self.state.frames[frame.index()].owner;
                 self.hazard(Hazard {
                     kind: HazardKind::UnfencedAccess,

@@ -22,6 +22,8 @@ struct Names<'a> {
     order: [u8; 256],
     next: [u8; 3],
     fixed: bool,
+    /// Whether it matters what free frames hold.
+    shown: bool,
 }
 
 const fn placement_index(placement: Placement) -> usize {
@@ -39,7 +41,8 @@ impl<'a> Names<'a> {
             next[placement_index(*placement)] = FrameId::at(index).0;
         }
         let fixed = world.host.bus == Bus::Offset || world.huge_entries();
-        Self { world, name: [NONE; 256], order: [NONE; 256], next, fixed }
+        let shown = fixed || world.fills_in_cache();
+        Self { world, name: [NONE; 256], order: [NONE; 256], next, fixed, shown }
     }
 
     #[inline]
@@ -164,7 +167,11 @@ fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
     }
     name_leaked(state, names);
     let rest = &mut rest[..count];
-    rest.sort_unstable_by_key(|index| (state.frames[usize::from(*index)].rank, *index));
+    rest.sort_unstable_by_key(|index| {
+        let frame = &state.frames[usize::from(*index)];
+        let held = (frame.value, frame.cached, frame.dirty, frame.cache_value);
+        (frame.rank, held, *index)
+    });
     let mut unmentioned = [false; 256];
     for index in rest {
         unmentioned[usize::from(*index)] = true;
@@ -174,8 +181,8 @@ fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
         let index = usize::from(names.order[name]);
         let frame = &state.frames[index];
         // Nobody can see what a free frame holds that nothing refers to, unless the bus has an
-        // offset.
-        let visible = !unmentioned[index] || frame.rank == 0 || names.fixed;
+        // offset, or the next owner finds it.
+        let visible = !unmentioned[index] || frame.rank == 0 || names.shown;
         let (value, cache) = if visible { (frame.value, frame.cache_value) } else { (0, 0) };
         let flags = u8::from(frame.cached && visible) | u8::from(frame.dirty && visible) << 1;
         let (kind, owner) = owner_bytes(frame.owner);

@@ -13,7 +13,7 @@
 use super::core::{Core, zapped_pages};
 use super::objects::{EMPTY_PAGE, Life, Owner, Page, Slot};
 use super::rules::{
-    ExporterStep, MoveNotify, OnDmaBufPin, OnForeignPin, PagePool, Placement, Recycle,
+    Blocks, ExporterStep, MoveNotify, OnDmaBufPin, OnForeignPin, PagePool, Placement, Recycle,
 };
 use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Job, Reply, Sink, Via};
 use crate::units::{ActorId, AttachmentId, BufId, FrameId, PageId, SgId, VmaId};
@@ -366,8 +366,10 @@ impl<S: Sink> Core<'_, S> {
             self.cost(Cost::AttributeChanges, 1);
             self.cost(Cost::TlbFlushes, 1);
         }
-        let counted =
-            rules.recycle == Recycle::Allocator && self.world.placement(frame) != Placement::Vram;
+        let tail = rules.blocks == Blocks::NonCompound && self.world.page(buf, 0) != Some(page);
+        let counted = rules.recycle == Recycle::Allocator
+            && self.world.placement(frame) != Placement::Vram
+            && !tail;
         if counted && self.state.references(frame) > 0 {
             self.state.frames[frame.index()].owner = Owner::Orphan;
             self.emit(Effect::FrameOrphaned(frame));
@@ -435,13 +437,19 @@ impl<S: Sink> Core<'_, S> {
         {
             return Reply::Errno(errno);
         }
-        if !self.state.allocate(self.world, buf) {
+        let cached = self.world.exporter_of(buf).fills_in_cache();
+        if !self.state.allocate(self.world, buf, cached) {
             return Reply::Errno(Errno::Enomem);
         }
         let mut changes = 0;
         for page in self.world.pages(buf) {
             let frame = self.state.pages[page.index()].frame;
-            self.emit(Effect::FrameFilled(frame, Owner::Page(page), self.world.buf(buf).fill));
+            let fill = self.world.buf(buf).fill;
+            self.emit(if cached {
+                Effect::FrameFilledInCache(frame, Owner::Page(page), fill)
+            } else {
+                Effect::FrameFilled(frame, Owner::Page(page), fill)
+            });
             if !self.state.frames[frame.index()].write_combined {
                 self.state.frames[frame.index()].write_combined = true;
                 changes += 1;

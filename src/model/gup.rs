@@ -16,12 +16,13 @@
 //! (`follow_page_pte`: `is_zero_pfn`). FOLL_GET takes a reference, FOLL_PIN a pin: unsharing and
 //! the copy at fork are for the second alone.
 //!
-//! **Differs from Linux**: one page a call; no hwpoison, no userfaultfd.
+//! **Differs from Linux**: a plain huge entry over memory without struct pages is refused by the fast
+//! path, which would look at a page that is not there; one page a call; no hwpoison, no userfaultfd.
 
 use super::core::Core;
 use super::cpu::Want;
 use super::objects::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
-use super::rules::{FrameVector, GupFast, MmapKind, Placement, YesNo};
+use super::rules::{FollowPfn, FrameVector, GupFast, MmapKind, Placement, YesNo};
 use super::step::{Effect, Errno, Foll, Reply, Signal, Sink, Step};
 use crate::units::{FrameId, ImporterId, PinId, PteId, VmaId};
 
@@ -34,6 +35,7 @@ impl<S: Sink> Core<'_, S> {
             && entry.mapped & (1 << page) != 0
             && pte.present()
             && !pte.special
+            && self.world.has_page(pte.frame)
             && (!foll.write || pte.write)
             && !self.must_unshare(&entry, &pte, foll)
             && !self.must_migrate(pte.frame, foll)
@@ -71,7 +73,8 @@ impl<S: Sink> Core<'_, S> {
         if foll.write && !pte.write && !forced {
             return self.fault_for_gup(vma, page, want, &efault);
         }
-        if pte.special && pte.frame != self.world.zero {
+        let no_page = pte.special || !self.world.has_page(pte.frame);
+        if no_page && pte.frame != self.world.zero {
             // vm_normal_page() is NULL.
             return self.fail(&efault, Errno::Efault);
         }
@@ -226,7 +229,7 @@ impl<S: Sink> Core<'_, S> {
         }
         let entry = self.state.vmas[vma.index()];
         let Some(id) = self.world.pte(vma, page) else { return self.fail(&refused, Errno::Einval) };
-        if self.world.host.follow_pfn == YesNo::No
+        if self.world.host.follow_pfn == FollowPfn::No
             || entry.mapped & (1 << page) == 0
             || !(entry.kind == VmaKind::Pfnmap || self.world.is_vm_io(&entry))
         {
@@ -236,6 +239,9 @@ impl<S: Sink> Core<'_, S> {
         if !pte.present() {
             let want = if write { Want::Write } else { Want::Read };
             return self.fault_for_gup(vma, page, want, &refused);
+        }
+        if self.world.host.follow_pfn == FollowPfn::NoPage && self.normal_page(&entry, &pte) {
+            return self.fail(&refused, Errno::Einval);
         }
         if write && !pte.write {
             return self.fail(&refused, Errno::Efault);
@@ -330,6 +336,12 @@ impl<S: Sink> Core<'_, S> {
     /// The target of a device access, for which a private page may have none of its own yet.
     pub(super) fn pin_target(&self, pin: PinId) -> Target {
         self.state.pins[pin.index()].target
+    }
+
+    /// `vm_normal_page` of a shared mapping: without a special bit VM_PFNMAP alone tells.
+    fn normal_page(&self, vma: &Vma, pte: &Pte) -> bool {
+        let bit = self.world.host.pte_special.yes();
+        !pte.special && self.world.has_page(pte.frame) && (bit || vma.kind != VmaKind::Pfnmap)
     }
 
     /// `check_vma_flags`.

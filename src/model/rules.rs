@@ -124,6 +124,48 @@ rule! {
         /// offset off `vm_pgoff`, and the reverse map is made after mmap (`drm_gem_shmem_mmap`,
         /// drivers/gpu/drm/drm_gem_shmem_helper.c, before 5.12; `mmap_region`, mm/mmap.c).
         WrongPgoff = "wrong-pgoff",
+        /// A range that begins at `vma->vm_start`: an address where an offset into the file is asked for
+        /// (`unmap_mapping_range`, include/linux/mm.h; NVIDIA/gdrcopy issue 54), and so none of the buffer.
+        VmStart = "vm-start",
+    }
+}
+
+rule! {
+    /// Which page of the buffer the exporter's fault handler shows.
+    ///
+    /// Source: measured on vgem of 6.12, mapped at an offset; `drm_gem_shmem_fault`
+    /// (drivers/gpu/drm/drm_gem_shmem_helper.c) counts from `vma->vm_start`, for DRM nodes are mapped whole.
+    FaultPage {
+        /// The one behind the mapping's offset.
+        AtOffset = "at-offset",
+        /// Counted from the start of the VMA, whatever its offset is.
+        FromStart = "from-start",
+    }
+}
+
+rule! {
+    /// How the exporter's pages were allocated, which matters where they go back to the page allocator.
+    ///
+    /// Source: PFNMAP thread, comment 20; `__free_pages` (mm/page_alloc.c, 6.12): of a block without
+    /// `__GFP_COMP` the first page's references count, and the rest is freed.
+    Blocks {
+        /// One by one.
+        Order0 = "order-0",
+        /// As one block that is not compound: a reference to any page but the first holds nothing, and
+        /// `vm_insert_page` refuses such a page (its count is 0).
+        NonCompound = "non-compound",
+    }
+}
+
+rule! {
+    /// What becomes of the bytes that an allocation of an incoherent buffer fills it with.
+    ///
+    /// Source: CVE-2023-4272 (Mali): pages zeroed through the cache and given to the GPU unflushed.
+    AllocFill {
+        /// They are in memory (`dma_sync_sgtable_for_device`).
+        Cleaned = "cleaned",
+        /// They are in the CPU's cache; memory holds what its last owner left.
+        Cached = "cached",
     }
 }
 
@@ -214,14 +256,17 @@ rule! {
 }
 
 rule! {
-    /// How memory type reservations are made for a pfn mapping (cost only).
+    /// How the memory types of pfn mappings are looked up (cost only). `remap_pfn_range` asks once for
+    /// a range, whatever the rule.
     ///
-    /// Source: PFNMAP thread, comment 2 ("linear walk of the resource tree for every vm_insert_pfn").
+    /// Source: PFNMAP thread, comments 2 and 3; `track_pfn_insert` and `lookup_memtype`
+    /// (arch/x86/mm/pat/memtype.c, 6.12): a walk of the resource tree, which is as long whatever is
+    /// mapped. `vmf_insert_mixed` pays it as `vmf_insert_pfn` does since 87744ab3832b (4.9).
     PatReserve {
-        /// One linear walk of the reservations for every pfn inserted.
+        /// A look-up for every pfn inserted.
         PerPfn = "per-pfn",
-        /// One reservation for the whole mapping (i915's `io_mapping`).
-        PerMapping = "per-mapping",
+        /// None: the driver reserved all of its aperture when it was loaded (i915's `io_mapping`).
+        IoMapping = "io-mapping",
     }
 }
 
@@ -240,6 +285,10 @@ rules! {
             cow: Cow = Reject, "cow";
             /// Lock in the fault handler.
             fault: FaultLock = Locked, "fault";
+            /// Which page a fault shows.
+            fault_page: FaultPage = AtOffset, "fault-page";
+            /// VM_DONTCOPY: fork leaves the mapping out (`dup_mmap`, kernel/fork.c).
+            vm_dontcopy: YesNo = No, "vm-dontcopy";
             /// What a zap reaches.
             zap: ZapReach = AddressSpace, "zap";
             /// Page pins.
@@ -248,6 +297,10 @@ rules! {
             on_dma_buf_pin: OnDmaBufPin = Honour, "on-dma-buf-pin";
             /// Where frames go.
             recycle: Recycle = Pool, "recycle";
+            /// How pages were allocated.
+            blocks: Blocks = Order0, "blocks";
+            /// What an allocation leaves in the cache.
+            alloc: AllocFill = Cleaned, "alloc";
             /// CPU caches.
             coherency: Coherency = Coherent, "coherency";
             /// START of DMA_BUF_IOCTL_SYNC.
@@ -259,7 +312,7 @@ rules! {
             /// Page pool (cost).
             page_pool: PagePool = Yes, "page-pool";
             /// Memory type reservations (cost).
-            pat: PatReserve = PerMapping, "pat";
+            pat: PatReserve = IoMapping, "pat";
         }
         steps {
             /// The ordered steps of a move.
@@ -269,6 +322,13 @@ rules! {
             /// The ordered steps of a revocation.
             revoke_steps = [Lock, Mark, Notify, Zap, Wait, Unlock, WaitUnmap, Flush, Free], "revoke";
         }
+    }
+}
+
+impl ExporterRules {
+    /// Whether an allocation's bytes stay in the CPU's cache.
+    pub(super) fn fills_in_cache(&self) -> bool {
+        self.alloc == AllocFill::Cached && self.coherency == Coherency::Incoherent
     }
 }
 
@@ -417,6 +477,34 @@ rule! {
     }
 }
 
+rule! {
+    /// Which mappings `follow_pfn` takes.
+    ///
+    /// Source: \[PULL\] topic/iomem-mmap-vs-gup, Linus Torvalds ("keep follow_pfn(), but limit it to the
+    /// 'not vm_normal_page()' case, and return error for some real page mapping").
+    FollowPfn {
+        /// All of VM_IO and VM_PFNMAP.
+        Yes = "yes",
+        /// Of those the ones where `vm_normal_page` finds no page.
+        NoPage = "no-page",
+        /// There is no such function (removed by 6.12; `follow_pfnmap_start` replaces it).
+        No = "no",
+    }
+}
+
+rule! {
+    /// When the IOMMU forgets an address that was unmapped.
+    ///
+    /// Source: `iommu.strict`, Documentation/admin-guide/kernel-parameters.txt; `iommu_dma_unmap_sg`,
+    /// drivers/iommu/dma-iommu.c (6.12). CVE-2022-0330 (i915) is the same of a GPU's own TLB.
+    IotlbFlush {
+        /// Before the unmap returns.
+        Strict = "strict",
+        /// Later: until then the device still reaches what was there.
+        Lazy = "lazy",
+    }
+}
+
 rules! {
     /// The rules of the host: architecture and core kernel.
     HostRules, HOST_RULES {
@@ -425,8 +513,13 @@ rules! {
             pte_special: YesNo = Yes, "pte-special";
             /// Whether a driver's own page is left to the slow path of get_user_pages.
             gup_fast: GupFast = Mapped, "gup-fast";
-            /// Whether `follow_pfn` exists (removed by 6.12; `follow_pfnmap_start` replaces it).
-            follow_pfn: YesNo = Yes, "follow-pfn";
+            /// What `follow_pfn` takes, if it exists.
+            follow_pfn: FollowPfn = Yes, "follow-pfn";
+            /// Whether video memory has struct pages: reserved RAM has, the BAR of a device has not
+            /// (`pfn_valid`), unless it is ZONE_DEVICE.
+            vram_pages: YesNo = Yes, "vram-pages";
+            /// When an IOMMU (rule `bus`) forgets what was unmapped.
+            iotlb_flush: IotlbFlush = Strict, "iotlb-flush";
             /// What a bare pfn means on the bus.
             bus: Bus = Identity, "bus";
             /// Read-only FOLL_PIN pins unshare first what a later write would copy away: an anonymous

@@ -103,14 +103,15 @@ impl State {
         };
         for index in 0..world.bufs.len() {
             if world.bufs[index].allocated {
-                state.allocate(world, BufId::at(index));
+                state.allocate(world, BufId::at(index), false);
             }
         }
         state
     }
 
-    /// Give `buf` frames and its fill value; false, and nothing changed, when there are too few.
-    pub(super) fn allocate(&mut self, world: &World, buf: BufId) -> bool {
+    /// Give `buf` frames and its fill value, which stays in the CPU's cache if `cached`; false, and
+    /// nothing changed, when there are too few.
+    pub(super) fn allocate(&mut self, world: &World, buf: BufId, cached: bool) -> bool {
         let decl = world.buf(buf);
         if self.free_frames(world, decl.placement) < usize::from(decl.pages) {
             return false;
@@ -119,7 +120,12 @@ impl State {
             let Some(frame) = self.take_frame(world, decl.placement, Owner::Page(page)) else {
                 return false;
             };
-            self.frames[frame.index()].value = decl.fill;
+            let entry = &mut self.frames[frame.index()];
+            if cached {
+                (entry.cached, entry.dirty, entry.cache_value) = (true, true, decl.fill);
+            } else {
+                entry.value = decl.fill;
+            }
             self.pages[page.index()] = Page { frame, ghost: decl.fill, ..EMPTY_PAGE };
         }
         let entry = &mut self.bufs[buf.index()];

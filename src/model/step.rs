@@ -464,7 +464,7 @@ rule! {
         TlbFlushes = "tlb-flushes",
         /// Pages whose caching attribute was changed.
         AttributeChanges = "attribute-changes",
-        /// Entries looked at in memory type reservations.
+        /// Memory types looked up or reserved.
         PatSteps = "pat-steps",
         /// Page table entries zapped.
         ZappedPtes = "zapped-ptes",
@@ -488,6 +488,8 @@ pub enum Effect {
     },
     /// A fault was served for the page and this entry installed.
     Faulted(VmaId, u8, Pte),
+    /// A frame was given to this owner and filled through the CPU's cache, which keeps the value.
+    FrameFilledInCache(FrameId, Owner, u8),
     /// This entry was removed.
     Zapped(VmaId, u8, Pte),
     /// A private page got a frame of its own, a copy of `from` (none: zeros).

@@ -434,6 +434,20 @@ impl World {
         }
     }
 
+    /// Whether the exporter sets VM_DONTCOPY on its mappings.
+    #[must_use]
+    pub fn is_dontcopy(&self, vma: &Vma) -> bool {
+        vma.buf.is_some()
+            && !matches!(vma.reach, Reach::Shadow | Reach::SgTable)
+            && self.exporter_of(vma.buf).vm_dontcopy.yes()
+    }
+
+    /// Whether a frame has a struct page (`pfn_valid`).
+    #[must_use]
+    pub fn has_page(&self, frame: FrameId) -> bool {
+        self.host.vram_pages.yes() || self.placement(frame) != Placement::Vram
+    }
+
     /// Whether some buffer may be mapped by huge entries, or asks for one range: where a frame lies
     /// matters then.
     pub(super) fn huge_entries(&self) -> bool {
@@ -445,6 +459,12 @@ impl World {
 
     pub(super) fn buf_ids(&self) -> impl Iterator<Item = BufId> + use<> {
         (0..self.bufs.len()).map(BufId::at)
+    }
+
+    /// Whether an allocation may leave in memory what the frame's last owner wrote: what a free frame
+    /// holds matters then.
+    pub(super) fn fills_in_cache(&self) -> bool {
+        (0..self.bufs.len()).any(|buf| self.exporter_of(BufId::at(buf)).fills_in_cache())
     }
 
     pub(super) fn vma_ids(&self) -> impl Iterator<Item = VmaId> + use<> {

@@ -28,12 +28,15 @@ const COST_RULES: [&str; 2] = ["page-pool", "pat"];
 
 /// Values that are proposed only where the file itself tries them: half measures, the way of an
 /// exporter whose buffers never move, or memory of another kind, whose users expect something else.
-const UNASKED: [(&str, &str); 9] = [
+const UNASKED: [(&str, &str); 12] = [
     ("mmap", "pfnmap-unmarked"),
     ("mmap", "remap-pfn-range"),
     ("mmap", "shmem"),
     ("vm-io", "yes"),
     ("zap", "vma-pointer"),
+    ("fault-page", "from-start"),
+    ("vram-pages", "no"),
+    ("alloc", "cached"),
     ("mmap", "keep-file"),
     ("mmap", "wrong-pgoff"),
     ("mmap", "shadow"),

@@ -48,10 +48,15 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// Whether the observation is what the file expects; none where it expects nothing.
+    /// Whether the observation, and the costs where the file says any, are what it expects; none
+    /// where it expects nothing.
     #[must_use]
     pub fn as_expected(&self, scenario: &Scenario) -> Option<bool> {
-        scenario.expected.map(|expected| self.observation == Some(expected))
+        let costs = scenario
+            .expected_costs
+            .iter()
+            .all(|(cost, expected)| self.costs.contains(&(*cost, *expected, *expected)));
+        scenario.expected.map(|expected| self.observation == Some(expected) && costs)
     }
 }
 

@@ -114,12 +114,15 @@ pub fn cells(answer: &Answer<'_>) -> Vec<Cell> {
 /// `  costs: tlb-flushes 2, pat-steps 3 to 5`, a line, or nothing for a test that counts none.
 #[must_use]
 pub fn costs(answer: &Answer<'_>) -> String {
+    let wanted = |cost: Cost| {
+        let of = |(of, _): &&(Cost, u64)| *of == cost;
+        answer.scenario.expected_costs.iter().find(of).map(|(_, wanted)| *wanted)
+    };
     let cost = |(cost, least, most): &(Cost, u64, u64)| {
-        if least == most {
-            format!("{} {least}", cost.word())
-        } else {
-            format!("{} {least} to {most}", cost.word())
-        }
+        let most_text = if least == most { String::new() } else { format!(" to {most}") };
+        let differs = wanted(*cost).filter(|wanted| (wanted, wanted) != (least, most));
+        let expected = differs.map(|wanted| format!(" (expected {wanted})")).unwrap_or_default();
+        format!("{} {least}{most_text}{expected}", cost.word())
     };
     let costs: Vec<String> = answer.judgement.costs.iter().map(cost).collect();
     if costs.is_empty() { String::new() } else { format!("  costs: {}\n", costs.join(", ")) }

@@ -1,7 +1,7 @@
 //! The bundled litmus tests, one file each under `litmus/`, in the order of their rows.
 //!
 //! Rows A are get_user_pages against a buffer mapping, B CPU mappings, C device access, D FOLL_FORCE
-//! and read-only pins, E costs, F rules for fences. `litmus/README.md` is the index, a paragraph a
+//! and read-only pins, E costs, F rules for fences, G reports from the field. `litmus/README.md` is the index, a paragraph a
 //! test.
 
 /// A litmus test that comes with driftheap.
@@ -32,6 +32,7 @@ macro_rules! bundled {
 pub const TESTS: &[Bundled] = bundled![
     "A1" "insert-page-and-move",
     "A2" "ttm-insert-mixed",
+    "A2" "bar-has-no-pages",
     "A3" "ttm-huge-gup-fast",
     "A4" "ttm-huge-special",
     "A5" "ttm-direct-io",
@@ -44,6 +45,7 @@ pub const TESTS: &[Bundled] = bundled![
     "A11" "pfnmap-by-hand",
     "A12" "drm-node-mmap",
     "A13" "huge-needs-contiguity",
+    "A14" "high-order-tail",
     "A15" "system-heap-insert-page",
     "B1" "ttm-map-private",
     "B2" "importer-mmap-address-space",
@@ -59,6 +61,8 @@ pub const TESTS: &[Bundled] = bundled![
     "B9" "one-vma-pointer",
     "B10" "sigbus-after-purge",
     "B10" "sigbus-inherited",
+    "B11" "fault-from-start",
+    "B12" "unflushed-zeros",
     "B13" "private-by-remap",
     "C1" "vb2-userptr-follow-pfn",
     "C2" "vb2-userptr-pin",
@@ -71,6 +75,9 @@ pub const TESTS: &[Bundled] = bundled![
     "C9" "move-notify-order",
     "C10" "revoke-steps",
     "C11" "m2m1shot-bare-pfns",
+    "C12" "follow-pfn-without-page",
+    "C15" "iotlb-flush",
+    "C18" "revoke-pinned",
     "D1" "frame-vector-foll-force",
     "D2" "read-only-pin-cow",
     "D2" "anon-read-pin",
@@ -88,7 +95,11 @@ pub const TESTS: &[Bundled] = bundled![
     "G2" "bookkeep-fence",
     "G2" "bookkeep-reader",
     "G4" "sync-direction",
+    "G6" "mali-read-only-pin",
+    "G7" "gdrcopy-zap",
     "G8" "reference-then-fork",
+    "G9" "reuse-under-read-fence",
+    "G9" "freed-while-mapped",
 ];
 
 /// The test of this name, or the first of this row.

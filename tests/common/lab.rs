@@ -60,6 +60,25 @@ pub(crate) fn explore(scenario: &Scenario) -> Exploration<Outcome> {
     explore_on(scenario, Reduction::Full, 1)
 }
 
+/// The last file of A goes while its move has the lock, and the move finds no frames: whoever unlocks
+/// looks for what else refers to A.
+pub(crate) const A_MOVE_THAT_FAILS: &str = "DMABUF a-move-that-fails
+exporter heap {}
+importer cam {}
+memory { vram = 1; system = 0 }
+buffer A { exporter = heap }
+P0 device importer cam {
+    attach t = A dynamic
+    attached: map s = t
+}
+P1 exporter heap { move A -> system }
+P2 application {
+    await attached
+    close A
+}
+exists (hazard any)
+";
+
 /// Buffer B is given the frame that A's move gave up before it copied: A's flush writes B's cache
 /// line back.
 pub(crate) const FLUSH_OF_A_FRAME_GIVEN_AWAY: &str = "DMABUF flush-of-a-frame-given-away

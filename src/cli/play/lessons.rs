@@ -26,6 +26,7 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "A buffer whose memory is gone answers SIGBUS, and nothing else.",
             ),
             ("sigbus-inherited", "A child that is forked after that gets the SIGBUS, too."),
+            ("freed-while-mapped", "Memory that is given back while a process is in it."),
             (
                 "panfrost-purge",
                 "What the order of a purge rests on: without the zap the CPU is in somebody else's memory.",
@@ -66,6 +67,7 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "ttm-insert-mixed",
                 "VM_MIXEDMAP refuses pins where entries have a special bit; VM_IO beside it everywhere.",
             ),
+            ("bar-has-no-pages", "What has no struct page can't be pinned at all."),
             ("pfnmap-by-hand", "The flag alone is not enough: the fast path looks at the entry."),
             (
                 "ttm-huge-gup-fast",
@@ -73,6 +75,10 @@ pub(super) const CHAPTERS: &[Chapter] = &[
             ),
             ("ttm-huge-special", "A huge entry with a mark does not."),
             ("huge-needs-contiguity", "A huge entry needs frames that lie together."),
+            (
+                "high-order-tail",
+                "A pin of a page in the middle of a block may hold nothing at all.",
+            ),
             (
                 "shmem-helper-insert-pfn",
                 "What a helper gained when it began to insert pfns instead of pages.",
@@ -90,6 +96,14 @@ pub(super) const CHAPTERS: &[Chapter] = &[
             (
                 "importer-mmap-address-space",
                 "Entries under another address_space are out of the zap's reach.",
+            ),
+            (
+                "fault-from-start",
+                "A fault handler that ignores the mapping's offset shows another page.",
+            ),
+            (
+                "gdrcopy-zap",
+                "A zap over an address instead of an offset; a child without the mapping.",
             ),
             (
                 "importer-mmap-pgoff",
@@ -135,6 +149,11 @@ pub(super) const CHAPTERS: &[Chapter] = &[
             ("notifier-on-cow", "A copy on write has to call the notifiers as a zap does."),
             ("notifier-at-fork", "So has fork, which takes write permission away."),
             ("frame-vector-mixed", "One user range, half ordinary memory, half a buffer."),
+            (
+                "follow-pfn-without-page",
+                "Bare pfns where there is no page: what moves is what that allows.",
+            ),
+            ("iotlb-flush", "An address that the IOMMU forgets late."),
             ("m2m1shot-bare-pfns", "Bare pfns do not keep a buffer alive."),
             ("pfn-as-bus-address", "A pfn is not a bus address, even if nothing ever moves."),
             (
@@ -165,6 +184,8 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "fence-needs-resv",
                 "Waiting with the lock held for a fence that needs the lock is a deadlock.",
             ),
+            ("reuse-under-read-fence", "Memory is used again while a reader's fence is pending."),
+            ("revoke-pinned", "A pinned importer is told, and stops or goes on."),
             ("revoke-steps", "Revocation is safe with all of its steps, and with none left out."),
         ],
     },
@@ -177,6 +198,7 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "A device reads old memory while the new value is in the CPU's cache.",
             ),
             ("sync-start-only", "START is no substitute for an END that was forgotten."),
+            ("unflushed-zeros", "Zeros in the cache, and the last owner's bytes in memory."),
             ("sync-direction", "begin and end the wrong way round."),
         ],
     },
@@ -199,6 +221,10 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "frame-vector-foll-force",
                 "Three ways to ask for memory for output, against every mapping.",
             ),
+            (
+                "mali-read-only-pin",
+                "A write through a read-only pin changes the file for everybody.",
+            ),
             ("write-through-read-pin", "A device that writes through a pin taken for reading."),
         ],
     },
@@ -206,7 +232,7 @@ pub(super) const CHAPTERS: &[Chapter] = &[
         title: "What it costs",
         lessons: &[
             ("page-pool-cost", "TLB flushes with and without a page pool, counted."),
-            ("pat-walk-cost", "Memory type reservations looked at one by one, or once."),
+            ("pat-walk-cost", "Memory types looked up one by one, once a range, or never."),
         ],
     },
 ];

@@ -364,7 +364,10 @@ impl<'a> Race<'a> {
     }
 
     fn effect(&mut self, event: &Event, step: &Step, effect: &Effect) -> Result<(), Halt> {
-        if let Effect::FrameFilled(frame, ..) | Effect::FrameReserved(frame, _) = *effect {
+        if let Effect::FrameFilled(frame, ..)
+        | Effect::FrameFilledInCache(frame, ..)
+        | Effect::FrameReserved(frame, _) = *effect
+        {
             let stray = self.stray(frame);
             self.in_free.extend(stray);
             self.freed[frame.index()] = None;
@@ -372,7 +375,8 @@ impl<'a> Race<'a> {
         match *effect {
             // These have happened.
             Effect::Loaded(..) | Effect::Stored(..) | Effect::DmaFinished(..) => return Ok(()),
-            Effect::FrameFilled(_, Owner::Page(page), value) => {
+            Effect::FrameFilled(_, Owner::Page(page), value)
+            | Effect::FrameFilledInCache(_, Owner::Page(page), value) => {
                 let now = Instant::now();
                 self.accesses.writes.retain(|write| write.page != page);
                 self.accesses.writes.push(Access { page, value, start: now, end: now });

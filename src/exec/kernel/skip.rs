@@ -5,8 +5,8 @@ use super::super::plan::Steps;
 use super::super::team::ACTORS_MAX;
 use super::huge::Layout;
 use crate::model::{
-    Bus, Coherency, GupFast, HostRules, Huge, ImporterMmap, MmapCheck, MmapKind, Placement, Step,
-    YesNo, ZapReach,
+    Blocks, Bus, Coherency, FaultPage, FollowPfn, GupFast, HostRules, Huge, ImporterMmap,
+    IotlbFlush, MmapCheck, MmapKind, Placement, Step, YesNo, ZapReach,
 };
 use crate::question::scenario::{Replay, Scenario};
 use crate::units::{BufId, FrameId};
@@ -52,7 +52,10 @@ pub(super) fn other_host(scenario: &Scenario, schedule: &[u8], replay: &Replay) 
 fn others(host: &HostRules) -> String {
     let rules = [
         (host.pte_special == YesNo::No, "pte-special = no"),
-        (host.follow_pfn == YesNo::No, "follow-pfn = no"),
+        (host.follow_pfn == FollowPfn::No, "follow-pfn = no"),
+        (host.follow_pfn == FollowPfn::NoPage, "follow-pfn = no-page"),
+        (host.vram_pages == YesNo::No, "vram-pages = no"),
+        (host.iotlb_flush == IotlbFlush::Lazy, "iotlb-flush = lazy"),
         (host.bus != Bus::Identity, "bus"),
         (host.longterm_unshare == YesNo::No, "longterm-unshare = no"),
         (host.longterm_migrate == YesNo::No, "longterm-migrate = no"),
@@ -75,6 +78,13 @@ fn exporters(scenario: &Scenario) -> Result<(), Skip> {
             return Err(Skip::new(
                 "the model is wrong: 6.12 pins a huge entry of VM_MIXEDMAP that is marked special",
             ));
+        }
+        if rules.zap == ZapReach::VmStart
+            || rules.fault_page != FaultPage::AtOffset
+            || rules.vm_dontcopy.yes()
+            || rules.blocks != Blocks::Order0
+        {
+            return Err(Skip::new("the laboratory's exporter has no such rule"));
         }
         if rules.zap == ZapReach::WrongPgoff {
             return Err(Skip::new("the laboratory's mmap keeps the offset that its zap looks for"));

@@ -1,6 +1,7 @@
 //! The final condition and the counters behind it.
 
 use super::super::NESTING_MAX;
+use super::super::ast::Count;
 use super::super::cond::{
     Atom, AtomKind, Cond, Condition, Counter, Failure, HazardKind, Outcome, Quantifier,
     RegisterValue, Relation,
@@ -156,13 +157,19 @@ impl Parser<'_> {
         Ok(Outcome::Failure(self.choice(what, &words, Failure::from_word)?))
     }
 
-    /// `count (COUNTER, ...)`
-    pub(super) fn count(&mut self) -> Result<Vec<Counter>> {
+    /// `count (COUNTER [= N], ...)`
+    pub(super) fn count(&mut self) -> Result<Vec<Count>> {
         self.advance();
         self.expect(Kind::Open(Bracket::Round), "`(`")?;
         let mut counters = Vec::new();
         loop {
-            counters.push(self.choice("a counter", Counter::WORDS, Counter::from_word)?);
+            let counter = self.choice("a counter", Counter::WORDS, Counter::from_word)?;
+            let expected = if self.eat(Kind::Equal) {
+                Some(self.small("a number", 0, u8::MAX)?)
+            } else {
+                None
+            };
+            counters.push(Count { counter, expected });
             if !self.eat(Kind::Comma) {
                 break;
             }

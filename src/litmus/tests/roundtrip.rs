@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::super::ast::{
-    AttachMode, Buffer, BufferState, Exporter, FenceUsage, Frames, GupFlags, Importer, Name, Op,
-    Place, Placement, Process, ProcessRef, Protection, Role, Rule, RuleValue, Sharing, Statement,
-    SyncAccess, SyncPhase, Variant, Verdict,
+    AttachMode, Buffer, BufferState, Count, Exporter, FenceUsage, Frames, GupFlags, Importer, Name,
+    Op, Place, Placement, Process, ProcessRef, Protection, Role, Rule, RuleValue, Sharing,
+    Statement, SyncAccess, SyncPhase, Variant, Verdict,
 };
 use super::super::cond::{
     Atom, AtomKind, Cond, Condition, Counter, Failure, HazardKind, Outcome, Quantifier,
@@ -322,7 +322,8 @@ fn variant() -> impl Strategy<Value = Variant> {
         Role::Hardware,
     ]);
     let processes = (vec(statement(), 0..20), roles, vec(device_op(), 0..4));
-    let end = (word(Quantifier::ALL), cond(), vec(word(Counter::ALL), 0..3));
+    let end =
+        (word(Quantifier::ALL), cond(), vec((word(Counter::ALL), option::of(any::<u8>())), 0..3));
     let expected = option::of(word(Verdict::ALL));
     (drivers, memory, buffers, processes, end, expected).prop_map(
         |(
@@ -367,7 +368,10 @@ fn variant() -> impl Strategy<Value = Variant> {
                     process(2, role, device),
                 ],
                 condition: Condition { quantifier, body, span },
-                counts,
+                counts: counts
+                    .into_iter()
+                    .map(|(counter, expected)| Count { counter, expected })
+                    .collect(),
             }
         },
     )

@@ -277,7 +277,9 @@ impl<'a> Lowering<'a> {
             slots: vec![Content::Empty; self.slots.len()],
         };
         let footprints = programs.iter().map(|program| footprints(&self.world, program)).collect();
-        let counts = self.variant.counts.clone();
+        let counts = self.variant.counts.iter().map(|count| count.counter).collect();
+        let expected = |count: &ast::Count| Some((count.counter, count.expected?.into()));
+        let expected_costs = self.variant.counts.iter().filter_map(expected).collect();
         let steps = steps(&programs);
         let contents = Contents::new(&self.world, &steps);
         let uses = |program| content_uses(&self.world, &contents, &steps, program);
@@ -293,6 +295,7 @@ impl<'a> Lowering<'a> {
             programs,
             condition: self.variant.condition.clone(),
             counts,
+            expected_costs,
             slots: self.slots,
             looked_at,
             footprints,

@@ -41,6 +41,8 @@ pub struct Scenario {
     pub condition: Condition,
     /// The costs that are to be counted.
     pub counts: Vec<Cost>,
+    /// What every schedule is to cost.
+    pub expected_costs: Vec<(Cost, u64)>,
     pub(super) slots: Vec<String>,
     pub(super) bufs: Vec<crate::units::BufId>,
     pub(super) looked_at: Vec<(crate::units::PageId, String)>,

@@ -20,7 +20,8 @@ impl Teller<'_> {
     /// `B[0] is vram:0`: the frames that were handed out.
     pub(super) fn filled(self, event: &Event) -> String {
         let filled = event.effects.iter().filter_map(|effect| match *effect {
-            Effect::FrameFilled(frame, Owner::Page(page), _) => {
+            Effect::FrameFilled(frame, Owner::Page(page), _)
+            | Effect::FrameFilledInCache(frame, Owner::Page(page), _) => {
                 let page = self.scenario.names.page(&self.scenario.world, page);
                 Some(format!("{page} is {}", self.frame(frame)))
             }

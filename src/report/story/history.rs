@@ -266,6 +266,7 @@ impl Teller<'_> {
                 ZapReach::AddressSpace => return None,
                 ZapReach::VmaPointer => format!("the driver's one VMA pointer is not {name}"),
                 ZapReach::WrongRange => "its range begins a page too late".to_owned(),
+                ZapReach::VmStart => "its range begins at an address, not at an offset".to_owned(),
                 ZapReach::WrongPgoff => format!("{name} is not at the buffer's fake offset"),
             },
         };
@@ -344,6 +345,9 @@ impl Teller<'_> {
             }
             Effect::FrameOrphaned(frame) => (frame == subject.reached)
                 .then(|| format!("frame {} put; page references remain", self.frame(frame))),
+            Effect::FrameFilledInCache(frame, ..) => (frame == subject.reached).then(|| {
+                format!("frame {} allocated and filled in the CPU's cache", self.frame(frame))
+            }),
             Effect::FrameFilled(frame, owner, _) => (frame == subject.reached).then(|| {
                 let owner = match owner {
                     Owner::Page(page) => self.page(page),

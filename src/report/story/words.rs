@@ -3,8 +3,8 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "each line is about a few of the effects")]
 
 use crate::model::{
-    Cost, Dir, Effect, ExporterStep, Handle, Job, Life, MmapKind, Pte, Reach, Reply, Slot, State,
-    Step, SyncForward, Vma, VmaKind, YesNo,
+    Cost, Dir, Effect, ExporterStep, FollowPfn, Handle, Job, Life, MmapKind, Pte, Reach, Reply,
+    Slot, State, Step, SyncForward, Vma, VmaKind, YesNo,
 };
 use crate::question::scenario::{Action, Event, Scenario};
 use crate::units::{BufId, FrameId, ImporterId, PinId, SgId, VmaId};
@@ -161,10 +161,13 @@ impl<'a> Teller<'a> {
                 let entry = &before.vmas[vma.index()];
                 Some(if entry.mapped & (1 << page) == 0 {
                     "no VMA".to_owned()
-                } else if self.scenario.world.host.follow_pfn == YesNo::No {
+                } else if self.scenario.world.host.follow_pfn == FollowPfn::No {
                     "no follow_pfn in this kernel".to_owned()
                 } else if entry.kind == VmaKind::Pfnmap || self.scenario.world.is_vm_io(entry) {
-                    return None;
+                    if self.scenario.world.host.follow_pfn == FollowPfn::Yes {
+                        return None;
+                    }
+                    "vm_normal_page finds a page".to_owned()
                 } else {
                     "neither VM_IO nor VM_PFNMAP".to_owned()
                 })

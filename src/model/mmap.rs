@@ -1,0 +1,224 @@
+//! mmap, munmap, mremap, and what an exporter, an importer and the core say to them.
+//!
+//! Kernel counterparts: `mm/mmap.c`, `mm/mremap.c`, `dma_buf_mmap` (drivers/dma-buf/dma-buf.c) and
+//! `drm_gem_mmap` (drivers/gpu/drm/drm_gem.c), read from 6.12.
+
+use super::core::Core;
+use super::objects::{EMPTY_VMA, Life, Owner, Pte, Reach, Slot, Target, Vma, VmaKind};
+use super::rules::{Cow, ImporterMmap, MmapCheck, MmapKind, PatReserve, Placement};
+use super::step::{Cost, Effect, Errno, Mmap, Reply, Sink};
+use crate::units::{BufId, PteId, VmaId};
+
+impl<S: Sink> Core<'_, S> {
+    pub(super) fn mmap(&mut self, mmap: &Mmap) -> Reply {
+        let pages = self.world.vma_pages(mmap.vma);
+        let mapped = u8::try_from((1u16 << pages) - 1).unwrap_or(u8::MAX);
+        let mut entry = Vma {
+            mapped,
+            buf: mmap.buf,
+            offset: mmap.offset,
+            shared: mmap.shared,
+            read: mmap.read,
+            write: mmap.write,
+            ..EMPTY_VMA
+        };
+        if self.state.vmas[mmap.vma.index()].mapped != 0 {
+            return Reply::Errno(Errno::Einval);
+        }
+        if mmap.buf.is_some()
+            && let Err(errno) = self.mmap_buf(mmap, pages, &mut entry)
+        {
+            return Reply::Errno(errno);
+        }
+        self.state.vmas[mmap.vma.index()] = entry;
+        self.emit(Effect::VmaMapped(mmap.vma));
+        if self.remapped(&entry) {
+            for page in 0..pages {
+                let behind = self.buffer_page(mmap.vma, page);
+                if let Some(frame) = behind.and_then(|behind| self.ensure_frame(mmap.buf, behind)) {
+                    self.install(mmap.vma, page, frame, entry.write && entry.shared);
+                }
+            }
+        }
+        Reply::Done
+    }
+
+    /// Whether all entries are made at mmap and none by a fault.
+    pub(super) fn remapped(&self, entry: &Vma) -> bool {
+        match entry.reach {
+            Reach::Shadow | Reach::Anon => false,
+            Reach::SgTable => true,
+            Reach::Exporter | Reach::WrongPgoff | Reach::Importer => {
+                self.world.exporter_of(entry.buf).mmap == MmapKind::RemapPfnRange
+            }
+        }
+    }
+
+    /// Whether one range of pfns covers what is mapped.
+    fn one_range(&self, mmap: &Mmap, pages: u8) -> bool {
+        let frame = |index| {
+            let page = self.world.page(mmap.buf, mmap.offset + index)?;
+            Some(self.state.pages[page.index()].frame).filter(|frame| frame.is_some())
+        };
+        frame(0).is_some_and(|first| {
+            (0..pages).all(|index| {
+                frame(index).is_some_and(|frame| {
+                    frame.index() == first.index() + usize::from(index)
+                        && self.world.placement(frame) == self.world.placement(first)
+                })
+            })
+        })
+    }
+
+    /// The exporter's (or the importer's) mmap.
+    fn mmap_buf(&mut self, mmap: &Mmap, pages: u8, entry: &mut Vma) -> Result<(), Errno> {
+        let rules = self.world.exporter_of(mmap.buf);
+        let life = self.state.bufs[mmap.buf.index()].life;
+        if matches!(life, Life::Unallocated | Life::Released | Life::Revoked | Life::Quiesced) {
+            return Err(Errno::Enodev);
+        }
+        if usize::from(mmap.offset) + usize::from(pages)
+            > usize::from(self.world.buf(mmap.buf).pages)
+        {
+            return Err(Errno::Einval);
+        }
+        entry.kind = match rules.mmap {
+            MmapKind::Pfnmap | MmapKind::RemapPfnRange | MmapKind::PfnmapUnmarked => {
+                VmaKind::Pfnmap
+            }
+            MmapKind::MixedmapInsertPfn | MmapKind::MixedmapInsertPage => VmaKind::Mixedmap,
+            MmapKind::Shmem => VmaKind::Normal,
+        };
+        entry.reach = Reach::Exporter;
+        if mmap.via.is_some() {
+            match self.world.importer(mmap.via).mmap {
+                ImporterMmap::Redirect => {}
+                ImporterMmap::KeepFile => entry.reach = Reach::Importer,
+                ImporterMmap::WrongPgoff => entry.reach = Reach::WrongPgoff,
+                ImporterMmap::Forbid => return Err(Errno::Einval),
+                ImporterMmap::Shadow => {
+                    entry.reach = Reach::Shadow;
+                    entry.kind = VmaKind::Normal;
+                    return self.shadow(mmap.buf);
+                }
+                ImporterMmap::Bypass => {
+                    entry.reach = Reach::SgTable;
+                    entry.kind = VmaKind::Normal;
+                    return if life == Life::Live { Ok(()) } else { Err(Errno::Enodev) };
+                }
+            }
+        }
+        let refused = !mmap.shared && rules.cow == Cow::Reject
+            || rules.mmap == MmapKind::RemapPfnRange
+                && (life != Life::Live || !mmap.shared && !self.one_range(mmap, pages));
+        self.mmap_check(mmap, !refused && entry.kind == VmaKind::Pfnmap, !refused)?;
+        if refused {
+            return Err(Errno::Einval);
+        }
+        if rules.mmap == MmapKind::RemapPfnRange && rules.pat == PatReserve::PerPfn {
+            let ranges = if self.one_range(mmap, pages) { 1 } else { pages.into() };
+            self.cost(Cost::PatSteps, ranges);
+        }
+        self.state.bufs[mmap.buf.index()].vma_pointer = mmap.vma;
+        Ok(())
+    }
+
+    /// The check that the patch adds behind `dmabuf->ops->mmap()`: it looks at the VMA whatever that
+    /// answered, and an exporter that refuses leaves no flag there. `drm_gem_mmap` has no such check.
+    fn mmap_check(&mut self, mmap: &Mmap, pfnmap: bool, mapped: bool) -> Result<(), Errno> {
+        if mmap.node || pfnmap {
+            return Ok(());
+        }
+        match self.world.host.dma_buf_mmap_check {
+            MmapCheck::Refuse if mapped => return Err(Errno::Einval),
+            MmapCheck::Off | MmapCheck::Refuse => {}
+            MmapCheck::Warn => {
+                self.state.warned = true;
+                self.emit(Effect::Warned("WARN_ON(!(vma->vm_flags & VM_PFNMAP))"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Backing of the importer's own, allocated at the first mmap.
+    fn shadow(&mut self, buf: BufId) -> Result<(), Errno> {
+        for page in self.world.pages(buf) {
+            if self.state.pages[page.index()].shadow.is_none() {
+                let frame = self
+                    .state
+                    .take_frame(self.world, Placement::System, Owner::Shadow(page))
+                    .ok_or(Errno::Enomem)?;
+                self.state.frames[frame.index()].value = 0;
+                self.state.pages[page.index()].shadow = frame;
+                self.emit(Effect::FrameFilled(frame, Owner::Shadow(page), 0));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn munmap(&mut self, vma: VmaId, pages: u8) -> Reply {
+        let entry = self.state.vmas[vma.index()];
+        let gone = entry.mapped & pages;
+        if gone == 0 {
+            return Reply::Skipped;
+        }
+        for page in 0..self.world.vma_pages(vma) {
+            // A huge entry of pfns does not split: all of it goes, and the rest faults again
+            // (__split_huge_pmd_locked, mm/huge_memory.c, 6.12).
+            let pte = self.world.pte(vma, page).map(|id| self.state.ptes[id.index()]);
+            if gone & (1 << page) != 0 || pte.is_some_and(|pte| pte.huge) {
+                self.zap_pte(vma, page);
+            }
+        }
+        if entry.buf.is_some() && self.state.bufs[entry.buf.index()].vma_pointer == vma {
+            // A driver with one pointer forgets it in vm_ops->close, which a part's end calls too.
+            self.state.bufs[entry.buf.index()].vma_pointer = VmaId::NONE;
+        }
+        self.state.vmas[vma.index()].mapped &= !gone;
+        if self.state.vmas[vma.index()].mapped == 0 {
+            self.state.vmas[vma.index()] = EMPTY_VMA;
+        }
+        self.emit(Effect::VmaUnmapped(vma, gone));
+        self.maybe_release(entry.buf);
+        Reply::Done
+    }
+
+    pub(super) fn mremap(&mut self, to: VmaId, from: VmaId) -> Reply {
+        if self.state.vmas[from.index()].mapped == 0
+            || self.state.vmas[to.index()].mapped != 0
+            || self.world.vma_pages(to) < self.world.vma_pages(from)
+        {
+            return Reply::Errno(Errno::Efault);
+        }
+        self.state.vmas[to.index()] = self.state.vmas[from.index()];
+        self.state.vmas[from.index()] = EMPTY_VMA;
+        for page in 0..self.world.vma_pages(from) {
+            if let (Some(new), Some(old)) = (self.world.pte(to, page), self.world.pte(from, page)) {
+                self.notify_mmu(old);
+                self.state.ptes[new.index()] = self.state.ptes[old.index()];
+                self.state.ptes[old.index()] = Pte::ABSENT;
+                self.follow_mremap(old, new);
+            }
+        }
+        self.emit(Effect::VmaMoved { to, from });
+        Reply::Done
+    }
+
+    /// Pins stay on the page, which is now at another address; who has a notifier watches the old one.
+    fn follow_mremap(&mut self, old: PteId, new: PteId) {
+        for pin in &mut self.state.pins {
+            if pin.pte == old && pin.slot != Slot::Invalid {
+                pin.pte = new;
+            }
+            if pin.target == Target::Va(old) {
+                pin.target = Target::Va(new);
+            }
+        }
+        // Whoever ends a DMA declares all VMAs, and whoever begins one through a pin declares the pin.
+        for dma in self.state.dmas.unnoted_mut() {
+            if dma.target == Target::Va(old) {
+                dma.target = Target::Va(new);
+            }
+        }
+    }
+}
