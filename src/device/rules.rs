@@ -362,7 +362,7 @@ mod tests {
         check(
             "x,move=[lock zip]",
             "rule `move` does not take `zip`; it takes: lock, notify, zap, wait, check-pins, \
-             flush, reserve, copy, rebind, free, mark, wait-unmap, unlock",
+             flush, reserve, fence, copy, signal, rebind, free, mark, wait-unmap, unlock",
         );
         check(
             "x,mmap=foo",

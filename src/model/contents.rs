@@ -143,11 +143,12 @@ impl Contents {
         values.dedup();
         let private = world.zero.is_some() || world.vmas.iter().any(|vma| vma.private);
         // What a free frame holds is read, or a page is shown in another's place, or given away under
-        // a reference.
+        // a reference, or copied after it was rebound.
         let understood = |rules: &ExporterRules| {
             !rules.fills_in_cache()
                 && rules.fault_page == FaultPage::AtOffset
                 && rules.blocks == Blocks::Order0
+                && !rules.copies_late()
         };
         let known = !private
             && world.exporters.iter().all(understood)

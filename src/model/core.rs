@@ -2,7 +2,10 @@
 
 use super::objects::{Life, Slot};
 use super::policy::{Admission, Request};
-use super::rules::{ExporterStep, FaultLock, Notifier, Placement, SyncForward, Usage, WaitFor};
+use super::rules::{
+    ExporterStep, FaultLock, FaultWait, KernelFence, Notifier, Placement, SyncForward, Usage,
+    WaitFor,
+};
 use super::state::State;
 use super::step::{Access, Dir, Effect, Errno, Handle, Hazard, Job, Reply, Sink, Step};
 use super::world::World;
@@ -57,7 +60,9 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
         Step::Map(sg) => {
             let attachment = &state.attachments[world.attachment_of(sg).index()];
             attachment.slot != Slot::None
-                && (attachment.slot != Slot::Held || view.lock_free(attachment.buf))
+                && (attachment.slot != Slot::Held
+                    || view.lock_free(attachment.buf)
+                        && (attachment.dynamic || !state.bufs[attachment.buf.index()].moving))
         }
         Step::Unmap(sg) => state.sgs[sg.index()] != Slot::None && view.sg_lock_free(sg),
         Step::Validate { sg, .. } => state.sgs[sg.index()] != Slot::None && view.sg_lock_free(sg),
@@ -257,11 +262,15 @@ impl View<'_> {
     fn fault_blocked(&self, vma: VmaId, page: u8) -> bool {
         let entry = &self.state.vmas[vma.index()];
         let Some(pte) = self.world.pte(vma, page) else { return false };
-        entry.mapped & (1 << page) != 0
+        let faults = entry.mapped & (1 << page) != 0
             && entry.buf.is_some()
-            && !self.state.ptes[pte.index()].present()
-            && self.world.exporter_of(entry.buf).fault == FaultLock::Locked
-            && !self.lock_free(entry.buf)
+            && !self.state.ptes[pte.index()].present();
+        faults && {
+            let rules = self.world.exporter_of(entry.buf);
+            rules.fault == FaultLock::Locked && !self.lock_free(entry.buf)
+                || rules.fault_wait == FaultWait::Kernel
+                    && self.state.bufs[entry.buf.index()].moving
+        }
     }
 
     /// Whether a notifier that waits for its device holds up the zapping of these pages.
@@ -295,6 +304,7 @@ impl View<'_> {
                     Slot::Held | Slot::Failed | Slot::Dropped => true,
                 }
             }
+            Handle::Sg(sg) if dir != Dir::Prefetch && self.copy_under_way(sg) => false,
             Handle::Sg(sg) => match self.state.sgs[sg.index()] {
                 Slot::None => false,
                 Slot::Invalid if dir != Dir::Prefetch => {
@@ -305,6 +315,16 @@ impl View<'_> {
                 Slot::Held | Slot::Taking | Slot::Invalid | Slot::Failed | Slot::Dropped => true,
             },
         }
+    }
+
+    /// Whether a job through `sg` waits for the KERNEL fence of a copy.
+    fn copy_under_way(&self, sg: SgId) -> bool {
+        let id = self.world.attachment_of(sg);
+        let attachment = &self.state.attachments[id.index()];
+        attachment.slot == Slot::Held
+            && attachment.dynamic
+            && self.world.importer_of(id).kernel_fence == KernelFence::Waits
+            && self.state.bufs[attachment.buf.index()].moving
     }
 
     /// Whether a write, or an unsharing, has to wait before it may copy what is mapped there: a
@@ -362,7 +382,9 @@ impl View<'_> {
             | ExporterStep::CheckPins
             | ExporterStep::Flush
             | ExporterStep::Reserve
+            | ExporterStep::Fence
             | ExporterStep::Copy
+            | ExporterStep::Signal
             | ExporterStep::Rebind
             | ExporterStep::Free
             | ExporterStep::Mark

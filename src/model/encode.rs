@@ -78,7 +78,8 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>, ends: &mut Vec<us
         let places = placement_index(buf.placement) | placement_index(buf.dest) << 2;
         let places = u8::try_from(places).unwrap_or(NONE);
         out.extend_from_slice(&[life | places << 4, buf.lock.0, buf.pins, buf.fds]);
-        out.extend_from_slice(&[buf.vma_pointer.0, buf.begun.into()]);
+        let flags = u8::from(buf.begun) | u8::from(buf.moving) << 1;
+        out.extend_from_slice(&[buf.vma_pointer.0, flags]);
     }
     ends.push(out.len());
     for page in &state.pages {
@@ -268,7 +269,7 @@ impl Reader<'_> {
 pub fn decode<'a>(world: &World, bytes: &'a [u8], state: &mut State) -> &'a [u8] {
     let mut reader = Reader { bytes };
     for buf in &mut state.bufs {
-        let [head, lock, pins, fds, vma_pointer, begun] = reader.bytes();
+        let [head, lock, pins, fds, vma_pointer, flags] = reader.bytes();
         *buf = DmaBuf {
             life: life_of(head & 15),
             lock: ActorId(lock),
@@ -277,7 +278,8 @@ pub fn decode<'a>(world: &World, bytes: &'a [u8], state: &mut State) -> &'a [u8]
             placement: placement_of(head >> 4 & 3),
             dest: placement_of(head >> 6),
             vma_pointer: VmaId(vma_pointer),
-            begun: begun != 0,
+            begun: flags & 1 != 0,
+            moving: flags & 2 != 0,
         };
     }
     for page in &mut state.pages {

@@ -39,7 +39,9 @@ impl<S: Sink> Core<'_, S> {
             ExporterStep::CheckPins => return self.check_pins(buf),
             ExporterStep::Flush => self.flush(buf),
             ExporterStep::Reserve => return self.reserve(buf, job),
+            ExporterStep::Fence => self.state.bufs[buf.index()].moving = true,
             ExporterStep::Copy => self.copy(buf, page),
+            ExporterStep::Signal => self.copied(buf),
             ExporterStep::Rebind => self.rebind(buf),
             ExporterStep::Free => {
                 self.quiesce(buf, job);
@@ -80,6 +82,7 @@ impl<S: Sink> Core<'_, S> {
                 self.emit(Effect::FrameFreed(next));
             }
         }
+        self.copied(buf);
         self.unlock(buf);
     }
 
@@ -259,6 +262,60 @@ impl<S: Sink> Core<'_, S> {
             self.state.frames[entry.next.index()].value = value;
             self.emit(Effect::FrameCopied { from: entry.frame, to: entry.next });
             self.check_copy(buf, page, entry.frame, value);
+        } else if entry.next.is_none() && entry.old.is_some() {
+            self.copy_late(page, entry.old, entry.frame);
+        }
+    }
+
+    /// A copy that runs while the buffer is its new frames already: what was written there before is
+    /// overwritten.
+    fn copy_late(&mut self, page: PageId, old: FrameId, new: FrameId) {
+        let owner = |frame: FrameId| self.state.frames.get(frame.index()).map(|frame| frame.owner);
+        if owner(old) != Some(Owner::Retired(page)) || owner(new) != Some(Owner::Page(page)) {
+            return;
+        }
+        let value = self.state.frames[old.index()].value;
+        self.state.frames[new.index()].value = value;
+        self.emit(Effect::FrameCopied { from: old, to: new });
+        let dirty = self.state.frames[old.index()].dirty;
+        self.check_filled(
+            page,
+            new,
+            if dirty { HazardKind::Incoherent } else { HazardKind::LostWrite },
+        );
+    }
+
+    /// The fence of a copy signals: whoever waited for it takes the new frames for filled.
+    fn copied(&mut self, buf: BufId) {
+        if !self.state.bufs[buf.index()].moving {
+            return;
+        }
+        self.state.bufs[buf.index()].moving = false;
+        for page in self.world.pages(buf) {
+            let frame = self.state.pages[page.index()].frame;
+            if frame.is_some() && self.state.frames[frame.index()].owner == Owner::Page(page) {
+                self.check_filled(page, frame, HazardKind::LostWrite);
+            }
+        }
+    }
+
+    /// A page of a live buffer holds what it should, or the CPU's cache line of it does.
+    fn check_filled(&mut self, page: PageId, frame: FrameId, kind: HazardKind) {
+        let expected = self.state.pages[page.index()].ghost;
+        let entry = self.state.frames[frame.index()];
+        let holds = entry.value == expected || entry.cached && entry.cache_value == expected;
+        let target = super::Target::Page(page);
+        if !holds && self.alive(target) {
+            self.hazard(Hazard {
+                kind,
+                actor: self.actor,
+                via: Via::Exporter(self.world.buf_of(page)),
+                target: Some(target),
+                frame,
+                owner: entry.owner,
+                value: Some(entry.value),
+                expected: Some(expected),
+            });
         }
     }
 
@@ -291,7 +348,8 @@ impl<S: Sink> Core<'_, S> {
         let own = self.state.frames.get(old.index());
         let own = own.filter(|old| old.owner == Owner::Retired(page));
         let (before, dirty) = own.map_or((expected, false), |old| (old.cpu_value(), old.dirty));
-        if value != expected && before == expected {
+        let moving = self.state.bufs[self.world.buf_of(page).index()].moving;
+        if value != expected && before == expected && !moving {
             self.hazard(Hazard {
                 kind: if dirty { HazardKind::Incoherent } else { HazardKind::LostWrite },
                 actor: self.actor,

@@ -353,7 +353,8 @@ fn exporter(world: &World, buf: BufId, step: ExporterStep, job: Job) -> Objects 
     // A revocation is complete after its wait: the buffer's life changes.
     let completes = if job == Job::Revoke { own } else { 0 };
     match step {
-        ExporterStep::Lock | ExporterStep::Mark => of(0, own),
+        ExporterStep::Lock | ExporterStep::Mark | ExporterStep::Fence => of(0, own),
+        ExporterStep::Signal => of(MEMORY, own),
         ExporterStep::Unlock => of(0, own).union(unlocked(world, buf)),
         ExporterStep::Notify => of(ATTACHMENTS.all(), SGS.all()),
         ExporterStep::Zap => {
@@ -362,7 +363,7 @@ fn exporter(world: &World, buf: BufId, step: ExporterStep, job: Job) -> Objects 
             let frames = if private || counted { FREE | MEMORY } else { 0 };
             of(own | PINS.all(), VMAS.all() | notified(world) | frames)
         }
-        ExporterStep::Wait => of(FENCES.all(), completes),
+        ExporterStep::Wait => of(FENCES.all() | own, completes),
         ExporterStep::WaitUnmap => of(SGS.all() | ATTACHMENTS.all(), completes),
         // Both may fail, and unlock then.
         ExporterStep::CheckPins => {

@@ -113,6 +113,8 @@ pub struct DmaBuf {
     pub vma_pointer: VmaId,
     /// Whether `begin_cpu_access` was called before (rule `begin = map`).
     pub begun: bool,
+    /// Whether the KERNEL fence of a copy that runs by itself is unsignalled.
+    pub moving: bool,
 }
 
 /// Which kind of VMA the exporter made.
@@ -355,6 +357,7 @@ pub(super) const fn unallocated(placement: Placement) -> DmaBuf {
         dest: placement,
         vma_pointer: VmaId::NONE,
         begun: false,
+        moving: false,
     }
 }
 

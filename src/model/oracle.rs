@@ -159,6 +159,13 @@ impl<S: Sink> Core<'_, S> {
         if differs && (entry.dirty || (entry.cached && entry.cache_value != entry.value)) {
             return Some(HazardKind::Incoherent);
         }
+        if let Target::Page(page) = target
+            && differs
+            && self.state.bufs[self.world.buf_of(page).index()].moving
+        {
+            // Read before the copy was there.
+            return Some(HazardKind::StaleRead);
+        }
         let diverged = match target {
             Target::Page(page) => self.state.pages[page.index()].private_newer,
             Target::Va(pte) => self.state.ptes[pte.index()].buffer_newer,

@@ -32,8 +32,14 @@ rule! {
         Flush = "flush",
         /// Take frames at the destination, ENOMEM when there are none.
         Reserve = "reserve",
-        /// Copy every page to its new frame, one page a step.
+        /// Put a KERNEL fence into the `dma_resv` for a copy that runs by itself
+        /// (`ttm_bo_move_accel_cleanup`, drivers/gpu/drm/ttm/ttm_bo_util.c, 6.12).
+        Fence = "fence",
+        /// Copy every page to its new frame, one page a step. Behind `rebind` it is a copy that runs while
+        /// the buffer is its new frames already.
         Copy = "copy",
+        /// The copy is done, its KERNEL fence signals.
+        Signal = "signal",
         /// From here on the buffer *is* its new frames.
         Rebind = "rebind",
         /// Give the old frames back as the rule `recycle` says.
@@ -105,6 +111,18 @@ rule! {
         Locked = "locked",
         /// A fault can put back an entry that a running move has just zapped.
         Unlocked = "unlocked",
+    }
+}
+
+rule! {
+    /// What the fault handler waits for, beside the lock.
+    ///
+    /// Source: `ttm_bo_vm_fault_idle` (drivers/gpu/drm/ttm/ttm_bo_vm.c, 6.12).
+    FaultWait {
+        /// KERNEL fences: a copy that is under way.
+        Kernel = "kernel",
+        /// Nothing.
+        Nothing = "nothing",
     }
 }
 
@@ -285,6 +303,8 @@ rules! {
             cow: Cow = Reject, "cow";
             /// Lock in the fault handler.
             fault: FaultLock = Locked, "fault";
+            /// Fences that the fault handler waits for.
+            fault_wait: FaultWait = Kernel, "fault-wait";
             /// Which page a fault shows.
             fault_page: FaultPage = AtOffset, "fault-page";
             /// VM_DONTCOPY: fork leaves the mapping out (`dup_mmap`, kernel/fork.c).
@@ -326,6 +346,17 @@ rules! {
 }
 
 impl ExporterRules {
+    /// Whether a move of its own may go on copying when the buffer is its new frames already.
+    #[must_use]
+    pub fn copies_late(&self) -> bool {
+        [&self.move_steps, &self.purge_steps, &self.revoke_steps].iter().any(|steps| {
+            let at = |step| steps.iter().position(|other| *other == step);
+            let rebind = at(ExporterStep::Rebind);
+            steps.contains(&ExporterStep::Fence)
+                || rebind.is_some_and(|rebind| steps[rebind..].contains(&ExporterStep::Copy))
+        })
+    }
+
     /// Whether an allocation's bytes stay in the CPU's cache.
     pub(super) fn fills_in_cache(&self) -> bool {
         self.alloc == AllocFill::Cached && self.coherency == Coherency::Incoherent
@@ -362,6 +393,20 @@ rule! {
         /// Stops using its sg_table for new work and maps again under the lock.
         Handled = "handled",
         /// Goes on with the addresses it has.
+        Ignored = "ignored",
+    }
+}
+
+rule! {
+    /// What a dynamic importer's jobs do about KERNEL fences. `dma_buf_map_attachment` waits for static
+    /// ones.
+    ///
+    /// Source: `DMA_RESV_USAGE_KERNEL`, include/linux/dma-resv.h (6.12): "Drivers *always* must wait for
+    /// those fences before accessing the resource".
+    KernelFence {
+        /// They begin when the fences have signalled.
+        Waits = "waits",
+        /// They begin.
         Ignored = "ignored",
     }
 }
@@ -412,6 +457,8 @@ rules! {
             mmap: ImporterMmap = Redirect, "mmap";
             /// Reaction to a move.
             move_notify: MoveNotify = Handled, "move-notify";
+            /// KERNEL fences.
+            kernel_fence: KernelFence = Waits, "kernel-fence";
             /// Reaction to changes of the user's page tables.
             notifier: Notifier = None, "notifier";
             /// CPU access brackets.

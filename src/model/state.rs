@@ -201,7 +201,8 @@ impl State {
     pub fn fence_pending(&self, buf: BufId, usage: Usage) -> bool {
         let pending =
             |fence: &Fence| fence.slot == Slot::Held && fence.buf == buf && fence.usage <= usage;
-        self.fences.iter().any(pending)
+        // A copy's fence is a KERNEL one, which everybody waits for.
+        self.bufs[buf.index()].moving || self.fences.iter().any(pending)
     }
 
     /// References to `buf` that keep it alive: fds, VMAs, attachments, and that of whoever holds its
@@ -222,7 +223,9 @@ impl State {
     #[must_use]
     pub fn ghost_matches_memory(&self, world: &World) -> bool {
         self.pages.iter().enumerate().all(|(index, page)| {
-            let live = self.bufs[world.page_bufs[index].index()].life == Life::Live;
+            let buf = &self.bufs[world.page_bufs[index].index()];
+            // What a copy is still to fill holds nothing yet.
+            let live = buf.life == Life::Live && !buf.moving;
             !live || page.frame.is_none() || {
                 let frame = &self.frames[page.frame.index()];
                 if frame.owner != Owner::Page(PageId::at(index)) {

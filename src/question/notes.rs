@@ -214,14 +214,13 @@ fn unread(variant: &Variant, mut note: impl FnMut(&Rule, String)) {
             }
             if let RuleValue::Steps(steps) = &rule.value {
                 let at = |word: &str| steps.iter().position(|step| step.as_str() == word);
-                if let (Some(copy), Some(rebind)) = (at("copy"), at("rebind"))
+                if let (Some(copy), Some(rebind), Some(free)) =
+                    (at("copy"), at("rebind"), at("free"))
                     && copy > rebind
+                    && copy > free
                 {
-                    let why = "copies the new frames onto themselves";
-                    note(
-                        rule,
-                        format!("`copy` after `rebind` in `{name}` {why}: it has no effect"),
-                    );
+                    let why = "finds no old frames";
+                    note(rule, format!("`copy` after `free` in `{name}` {why}: it has no effect"));
                 }
             }
             let unread = match name {
@@ -313,7 +312,7 @@ exists (hazard stale-read)
     fn what_has_no_effect_is_named_with_its_line() {
         let text = "DMABUF t
 exporter heap {
-    move = [lock zap reserve rebind copy free unlock]
+    move = [lock zap reserve rebind free copy unlock]
     purge = [mark]
 }
 importer cam { move-notify = handled }
@@ -325,7 +324,7 @@ exists (P1:r9 = 7)
         let notes =
             of(&text.replace("attach t = A", "attach t = A; map s = t; dma_read r9 = s[0]"));
         let has = |line: u32, what: &str| notes.iter().any(|n| n.0 == line && n.1.contains(what));
-        assert!(has(3, "`copy` after `rebind`"), "{notes:?}");
+        assert!(has(3, "`copy` after `free`"), "{notes:?}");
         assert!(has(4, "`purge` has no effect"), "{notes:?}");
         assert!(has(6, "`move-notify` has no effect"), "{notes:?}");
     }

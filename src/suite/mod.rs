@@ -77,6 +77,7 @@ pub const TESTS: &[Bundled] = bundled![
     "C11" "m2m1shot-bare-pfns",
     "C12" "follow-pfn-without-page",
     "C15" "iotlb-flush",
+    "C16" "move-behind-fence",
     "C18" "revoke-pinned",
     "D1" "frame-vector-foll-force",
     "D2" "read-only-pin-cow",

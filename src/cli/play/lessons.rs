@@ -185,6 +185,10 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "Waiting with the lock held for a fence that needs the lock is a deadlock.",
             ),
             ("reuse-under-read-fence", "Memory is used again while a reader's fence is pending."),
+            (
+                "move-behind-fence",
+                "A copy that runs by itself: whoever does not wait for its fence reads zeros.",
+            ),
             ("revoke-pinned", "A pinned importer is told, and stops or goes on."),
             ("revoke-steps", "Revocation is safe with all of its steps, and with none left out."),
         ],

@@ -256,7 +256,11 @@ impl Run<'_> {
                 JobError::UnmapTimeout(self.patience.fence),
             ),
             ExporterStep::CheckPins => self.quick(|parts, run| run.check_pins(parts)),
-            ExporterStep::Zap | ExporterStep::Flush => Ok(()),
+            // A move's copy is done before anybody can look.
+            ExporterStep::Zap
+            | ExporterStep::Flush
+            | ExporterStep::Fence
+            | ExporterStep::Signal => Ok(()),
             ExporterStep::Reserve => self.quick(|parts, _| match job {
                 Job::Move(to) => Ok(parts.bus.frames.reserve(buffer, to)?),
                 Job::Purge | Job::Revoke => Ok(()),

@@ -83,6 +83,7 @@ fn exporters(scenario: &Scenario) -> Result<(), Skip> {
             || rules.fault_page != FaultPage::AtOffset
             || rules.vm_dontcopy.yes()
             || rules.blocks != Blocks::Order0
+            || rules.copies_late()
         {
             return Err(Skip::new("the laboratory's exporter has no such rule"));
         }

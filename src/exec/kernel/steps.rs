@@ -410,7 +410,12 @@ impl Bench<'_> {
                 self.lab(actor, Op::Mark, Call { flags, ..call }, Expect::Done)?;
             }
             ExporterStep::Free => self.forget_pages(before, event, buf)?,
-            ExporterStep::Flush | ExporterStep::Unlock | ExporterStep::Lock => {}
+            // Moves that copy by themselves are skipped.
+            ExporterStep::Flush
+            | ExporterStep::Fence
+            | ExporterStep::Signal
+            | ExporterStep::Unlock
+            | ExporterStep::Lock => {}
         }
         if event.reply != Reply::Done {
             self.forget_pages(before, event, buf)?;

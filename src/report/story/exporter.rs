@@ -90,6 +90,8 @@ impl Teller<'_> {
                 format!("rebind: {}", rebound.collect::<Vec<_>>().join(", "))
             }
             ExporterStep::Free => self.freed(event),
+            ExporterStep::Fence => "a KERNEL fence for the copy".to_owned(),
+            ExporterStep::Signal => "the copy is done, its fence signals".to_owned(),
             ExporterStep::Mark => format!("mark {}", self.buf(buf)),
         };
         format!("{}: {what}", job_word(job))
