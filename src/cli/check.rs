@@ -271,7 +271,7 @@ fn table(jobs: &[Job<'_>], ask: Ask, out: &Out) -> anyhow::Result<Table> {
         table.push(kernel::column());
     }
     if ask.style == Style::Table && !out.quiet && !jobs.is_empty() {
-        out.text(&table.header())?;
+        out.prose(&table.header())?;
     }
     Ok(table)
 }
@@ -324,12 +324,12 @@ fn summarise(
     out: &Out,
 ) -> anyhow::Result<()> {
     let gap = if style == Style::Table { "\n" } else { "" };
-    out.text(&format!("{gap}{}", totals.summary(out.paint)))?;
+    out.prose(&format!("{gap}{}", totals.summary(out.paint)))?;
     if let Some(reality) = reality {
-        out.text(&reality.totals.summary(out.paint))?;
+        out.prose(&reality.totals.summary(out.paint))?;
     }
     if let Some(third) = third {
-        out.text(&third.totals.summary(&third.release, out.paint))?;
+        out.prose(&third.totals.summary(&third.release, out.paint))?;
     }
     Ok(())
 }
@@ -500,17 +500,20 @@ impl Printer<'_> {
                 format!("{}\n", verdicts::block(&answer, &job.loaded.file, self.out.paint))
             }
         };
-        self.out.text(&text)?;
+        match self.style {
+            Style::Json => self.out.text(&text)?,
+            Style::Table | Style::Blocks => self.out.prose(&text)?,
+        }
         if let (Second::Said(Real { difference: Some(difference), .. }), true) =
             (real, self.style != Style::Json)
         {
-            self.out.text(&format!("  {}: {difference}\n", answer.name()))?;
+            self.out.prose(&format!("  {}: {difference}\n", answer.name()))?;
         }
         if let (Some(difference), true) = (difference, self.style != Style::Json) {
-            self.out.text(&format!("  {}: {}", answer.name(), difference.text()))?;
+            self.out.prose(&format!("  {}: {}", answer.name(), difference.text()))?;
         }
         if let (Style::Table, Some(stop)) = (self.style, &judgement.exploration.stopped) {
-            self.out.text(&format!("  {}: {stop}\n", answer.name()))?;
+            self.out.prose(&format!("  {}: {stop}\n", answer.name()))?;
         }
         Ok((mark, answer.vacuous(), judgement.exploration.states))
     }

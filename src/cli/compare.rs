@@ -79,7 +79,7 @@ pub(crate) fn run(args: &CompareArgs, out: &Out) -> anyhow::Result<Exit> {
     if args.json {
         out.text(&as_json(&kernel, &reference, &columns))?;
     } else {
-        out.text(&as_text(&kernel, &reference, &columns, args.verbose))?;
+        out.prose(&as_text(&kernel, &reference, &columns, args.verbose))?;
     }
     args.formats.write(&cases(&reference, &columns))?;
     let unexplained = |line: &Line| line.outcome == Outcome::Unexplained;

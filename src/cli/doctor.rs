@@ -35,8 +35,10 @@ pub(crate) fn run(args: &DoctorArgs, out: &Out) -> anyhow::Result<Exit> {
     let probes = probe::all();
     let width = probes.iter().map(|probe| probe.name.len()).max().unwrap_or(0);
     for probe in &probes {
-        let text = if args.json { json::line(&line(probe)) } else { describe(probe, width) };
-        out.text(&text)?;
+        match args.json {
+            true => out.text(&json::line(&line(probe)))?,
+            false => out.prose(&describe(probe, width))?,
+        }
     }
     Ok(Exit::Good)
 }

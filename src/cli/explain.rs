@@ -162,7 +162,7 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
     }
     out.clear_status();
     if !args.json {
-        out.text(&story.render(out.paint, out.columns()))?;
+        out.prose(&story.render(out.paint, out.columns()))?;
     }
     let kernel = if args.kernel {
         out.status("asking a real kernel ...");
@@ -176,7 +176,7 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
     if args.json {
         out.text(&json::line(&Told { story: &story, kernel: kernel.as_ref() }))?;
     } else if let Some(kernel) = &kernel {
-        out.text(&kernel::below_story(kernel, out.paint))?;
+        out.prose(&kernel::below_story(kernel, out.paint))?;
     }
     let differs = kernel.is_some_and(|kernel| kernel.difference.is_some());
     Ok(if differs { Exit::Differs } else { Exit::Good })

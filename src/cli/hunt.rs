@@ -138,7 +138,10 @@ pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
     if let Some(path) = &args.save {
         std::fs::write(path, &line).with_context(|| format!("can't write {}", path.display()))?;
     }
-    out.text(&if args.json { line } else { describe(&scenario, &histogram, &loaded.word) })?;
+    match args.json {
+        true => out.text(&line)?,
+        false => out.prose(&describe(&scenario, &histogram, &loaded.word))?,
+    }
     Ok(if histogram.explained() { Exit::Good } else { Exit::Differs })
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn run(args: &ListArgs, out: &Out) -> anyhow::Result<Exit> {
             out.text(&json::line(&list::ListedJson::new(&loaded.test)))?;
         }
     } else {
-        out.text(&list::list(loaded.iter().map(|loaded| &loaded.test), out.paint))?;
+        out.prose(&list::list(loaded.iter().map(|loaded| &loaded.test), out.paint))?;
         if !out.quiet {
             out.text("\nNext: driftheap explain NAME, driftheap check NAME -v\n")?;
         }

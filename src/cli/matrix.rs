@@ -83,7 +83,10 @@ pub(crate) fn run(args: &MatrixArgs, out: &Out) -> anyhow::Result<Exit> {
                         if args.markdown { matrix.markdown() } else { matrix.render(out.paint) };
                     format!("{gap}{table}")
                 };
-                out.text(&text)?;
+                match (args.json, args.markdown) {
+                    (false, false) => out.prose(&text)?,
+                    _ => out.text(&text)?,
+                }
             }
             Err(error) => {
                 out.clear_status();
@@ -96,7 +99,7 @@ pub(crate) fn run(args: &MatrixArgs, out: &Out) -> anyhow::Result<Exit> {
         match GupTable::new(&tests, &search) {
             Ok(None) => {}
             Ok(Some(table)) if args.json => out.text(&json::line(&table))?,
-            Ok(Some(table)) => out.text(&format!("\n{}", table.render(out.paint)))?,
+            Ok(Some(table)) => out.prose(&format!("\n{}", table.render(out.paint)))?,
             Err(error) => {
                 out.error(&format!("the get_user_pages table: {error}"));
                 exit = exit.max(Exit::Differs);

@@ -65,13 +65,13 @@ pub(crate) fn rules(args: &RulesArgs, out: &Out) -> anyhow::Result<Exit> {
         return lines(&found, out);
     }
     if list {
-        out.text(&reference::rule_list(&found, out.paint))?;
+        out.prose(&reference::rule_list(&found, out.paint))?;
         if !out.quiet {
-            out.text("\nNext: driftheap rules RULE, driftheap statement, driftheap new NAME\n")?;
+            out.prose("\nNext: driftheap rules RULE, driftheap statement, driftheap new NAME\n")?;
         }
     } else {
         let text = |rule: &RuleEntry| reference::rule_text(rule, out.paint, out.columns());
-        out.text(&found.iter().map(text).collect::<Vec<_>>().join("\n"))?;
+        out.prose(&found.iter().map(text).collect::<Vec<_>>().join("\n"))?;
     }
     Ok(Exit::Good)
 }
@@ -93,16 +93,16 @@ pub(crate) fn statement(args: &StatementArgs, out: &Out) -> anyhow::Result<Exit>
         return lines(&found, out);
     }
     if args.word.is_none() {
-        out.text(&reference::statement_list(&found, out.paint))?;
+        out.prose(&reference::statement_list(&found, out.paint))?;
         if !out.quiet {
-            out.text("\nNext: driftheap statement WORD, driftheap rules, driftheap new NAME\n")?;
+            out.prose("\nNext: driftheap statement WORD, driftheap rules, driftheap new NAME\n")?;
         }
         return Ok(Exit::Good);
     }
     let text = |entry: &StatementEntry| reference::statement_text(entry, out.paint, out.columns());
-    out.text(&found.iter().map(text).collect::<Vec<_>>().join("\n"))?;
+    out.prose(&found.iter().map(text).collect::<Vec<_>>().join("\n"))?;
     if !out.quiet {
-        out.text(&format!("\n{}", reference::LETTERS))?;
+        out.prose(&format!("\n{}", reference::LETTERS))?;
     }
     Ok(Exit::Good)
 }

@@ -158,9 +158,9 @@ pub(crate) fn run(args: &ReplayArgs, out: &Out) -> anyhow::Result<Exit> {
             continue;
         }
         if let Some(schedule) = &args.schedule {
-            out.text(&steps(&loaded, scenario, schedule)?)?;
+            out.prose(&steps(&loaded, scenario, schedule)?)?;
         }
-        out.text(&describe(&line, &loaded.word))?;
+        out.prose(&describe(&line, &loaded.word))?;
     }
     Ok(exit)
 }
@@ -201,9 +201,9 @@ fn in_kernel(
             continue;
         }
         if let Some(schedule) = &args.schedule {
-            out.text(&steps(loaded, scenario, schedule)?)?;
+            out.prose(&steps(loaded, scenario, schedule)?)?;
         }
-        out.text(&kernel::replayed(&full_name(test, variant), kernel, out.paint))?;
+        out.prose(&kernel::replayed(&full_name(test, variant), kernel, out.paint))?;
     }
     Ok(exit)
 }

@@ -20,11 +20,13 @@ pub enum Tone {
     Strong,
 }
 
-/// Whether to colour.
+/// How text may look where it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Paint {
     /// Escape sequences, or none at all.
     pub colour: bool,
+    /// Columns of the terminal; none where it goes to no terminal.
+    pub room: Option<usize>,
 }
 
 impl Paint {
@@ -111,8 +113,8 @@ mod tests {
 
     #[test]
     fn colour_only_when_asked() {
-        let plain = Paint { colour: false };
-        let colour = Paint { colour: true };
+        let plain = Paint::default();
+        let colour = Paint { colour: true, room: None };
         assert_eq!(plain.paint(Tone::Bad, "x"), "x");
         assert_eq!(colour.paint(Tone::Plain, "x"), "x");
         let painted = colour.paint(Tone::Bad, "x");
