@@ -7,8 +7,10 @@ use driftheap::suite::TESTS;
 use exec_common::{executor, judged, options, scenarios};
 
 /// Variants that end in a BUG_ON, which can't be tried.
-const SKIPPED: [&str; 2] =
-    ["ttm-map-private/allow/pfnmap/diverged-cow", "ttm-map-private/allow/pfnmap/kernel-bug"];
+const SKIPPED: [&str; 2] = [
+    "ttm-map-private/special-bit/allow/pfnmap/diverged-cow",
+    "ttm-map-private/special-bit/allow/pfnmap/kernel-bug",
+];
 
 /// Replays the whole suite; what was skipped and why, and the number of variants.
 fn replay_suite(executor: &mut Executor, sample: usize) -> (Vec<(String, String)>, usize) {
@@ -54,9 +56,9 @@ fn real_memory_agrees_with_the_model() {
 
 /// What is hidden, a word of the reason, and how many variants can't do without.
 const WITHOUT: [(Hidden, &str, std::ops::Range<usize>); 3] = [
-    (Hidden { userfaultfd: true, io_uring: false, memfd_secret: false }, "BUG_ON", 9..10),
-    (Hidden { userfaultfd: false, io_uring: true, memfd_secret: false }, "io_uring", 20..120),
-    (Hidden { userfaultfd: false, io_uring: false, memfd_secret: true }, "memfd_secret", 5..60),
+    (Hidden { userfaultfd: true, io_uring: false, memfd_secret: false }, "BUG_ON", 12..13),
+    (Hidden { userfaultfd: false, io_uring: true, memfd_secret: false }, "io_uring", 20..220),
+    (Hidden { userfaultfd: false, io_uring: false, memfd_secret: true }, "memfd_secret", 5..110),
 ];
 
 #[test]

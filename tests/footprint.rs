@@ -132,7 +132,7 @@ fn steps_stay_within_their_declarations_and_every_declared_object_counts() {
     let fails = lab::variant(lab::A_MOVE_THAT_FAILS, "-");
     let suite = lab::bundled().chain([flush, fails]);
     let suite: usize = suite.map(|test| check(&test, SUITE_STATES, &mut found)).sum();
-    let random = random_tests(asked("DRIFTHEAP_WORLDS", 500), &mut found);
+    let random = random_tests(asked("DRIFTHEAP_WORLDS", 900), &mut found);
     println!(
         "{suite} states of the suite, {random} of random tests, {} mutations",
         found.caught.len()
@@ -188,10 +188,10 @@ const MUTATIONS: &[(&str, &str)] = &[
     ("Signal", "buf fence memory"),
     ("Store", "buf free memory pin vma"),
     ("Submit", "attachment buf fence vma"),
-    ("SyncEnd", "buf memory"),
-    ("SyncStart", "buf fence memory"),
+    ("SyncEnd", "attachment buf memory sg"),
+    ("SyncStart", "attachment buf fence memory sg"),
     ("Unlock", "attachment buf free memory vma"),
-    ("Unmap", "attachment buf sg"),
+    ("Unmap", "attachment buf free memory sg"),
     ("Unpin", "free memory pin vma"),
     ("Validate", "attachment buf fence memory sg"),
     ("Wait", "buf fence"),

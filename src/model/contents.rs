@@ -152,6 +152,7 @@ impl Contents {
         };
         let known = !private
             && world.exporters.iter().all(understood)
+            && !world.bounces()
             && steps.are_understood()
             && world.policies.iter().all(Option::is_none)
             && world.host.bus != Bus::Offset

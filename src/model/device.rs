@@ -14,10 +14,10 @@
 //! of its steps; signalling takes no lock and is one step.
 
 use super::core::Core;
-use super::objects::{Attachment, Dma, Fence, Life, Slot, Target};
-use super::rules::{Bus, CpuSync, IotlbFlush, SyncForward, Usage};
+use super::objects::{Attachment, Dma, Fence, Life, Owner, Slot, Target};
+use super::rules::{Bus, CpuSync, IotlbFlush, Placement, SyncForward, Usage};
 use super::step::{Access, Dir, Effect, Errno, Handle, Hazard, HazardKind, Reply, Sink, Step, Via};
-use crate::units::{AttachmentId, BufId, FenceId, FrameId, ImporterId, PinId, SgId, VmaId};
+use crate::units::{AttachmentId, BufId, FenceId, FrameId, ImporterId, PageId, PinId, SgId, VmaId};
 
 impl<S: Sink> Core<'_, S> {
     pub(super) fn attach(
@@ -74,18 +74,96 @@ impl<S: Sink> Core<'_, S> {
     /// Fill an sg_table with the addresses of now.
     fn fill_sg(&mut self, sg: SgId, buf: BufId) -> bool {
         let first = self.world.sgs[sg.index()].first;
+        let bounces = self.bounces(sg);
+        if bounces
+            && self.state.free_frames(self.world, Placement::System) < self.world.pages(buf).count()
+        {
+            return false;
+        }
         for (index, page) in self.world.pages(buf).enumerate() {
             let Some(frame) = self.ensure_frame(buf, page) else { return false };
-            self.state.sg_frames[first + index] = frame;
+            let reached = if bounces { self.bounce_page(page, frame) } else { Some(frame) };
+            let Some(reached) = reached else { return false };
+            self.state.sg_frames[first + index] = reached;
         }
         self.state.sgs[sg.index()] = Slot::Held;
         self.emit(Effect::SgMapped(sg));
         true
     }
 
+    /// Whether the device behind `sg` reaches bounce pages.
+    fn bounces(&self, sg: SgId) -> bool {
+        let id = self.world.attachment_of(sg);
+        !self.state.attachments[id.index()].dynamic && self.world.importer_of(id).bounce.yes()
+    }
+
+    /// `swiotlb_map`: a bounce page with what `frame` holds.
+    fn bounce_page(&mut self, page: PageId, frame: FrameId) -> Option<FrameId> {
+        let owner = Owner::Bounce(page);
+        let bounce = self.state.take_frame(self.world, Placement::System, owner)?;
+        let value = self.state.frames[frame.index()].value;
+        self.state.frames[bounce.index()].value = value;
+        self.emit(Effect::FrameFilled(bounce, owner, value));
+        Some(bounce)
+    }
+
+    /// `swiotlb_bounce`: copy between a page and the bounce page of a mapped `sg`, to the device or back.
+    fn bounce(&mut self, sg: SgId, index: usize, page: PageId, to_device: bool) {
+        let home = self.state.pages[page.index()].frame;
+        let bounce = self.state.sg_frames[self.world.sgs[sg.index()].first + index];
+        if home.is_none()
+            || bounce.is_none()
+            || self.state.frames[bounce.index()].owner != Owner::Bounce(page)
+        {
+            return;
+        }
+        let (from, to) = if to_device { (home, bounce) } else { (bounce, home) };
+        let before = self.state.frames[to.index()].value;
+        let value = self.state.frames[from.index()].value;
+        self.state.frames[to.index()].value = value;
+        self.emit(Effect::FrameCopied { from, to });
+        if before == self.state.pages[page.index()].ghost {
+            self.check_filled(page, home, HazardKind::Incoherent);
+        }
+    }
+
+    /// `dma_sync_sgtable_for_device` or `_for_cpu`, of every mapped attachment that bounces.
+    fn bounce_all(&mut self, buf: BufId, to_device: bool) {
+        for sg in (0..self.state.sgs.len()).map(SgId::at) {
+            let attachment = self.world.attachment_of(sg);
+            let ours = self.world.importer_of(attachment).bounce.yes()
+                && self.state.sg_mapped(sg)
+                && self.state.attachments[attachment.index()].buf == buf;
+            if ours {
+                for (index, page) in self.world.pages(buf).enumerate() {
+                    self.bounce(sg, index, page, to_device);
+                }
+            }
+        }
+    }
+
+    /// Unmapping copies back and gives the bounce pages back.
+    fn unbounce(&mut self, sg: SgId) {
+        let id = self.world.attachment_of(sg);
+        let buf = self.state.attachments[id.index()].buf;
+        let first = self.world.sgs[sg.index()].first;
+        for (index, page) in self.world.pages(buf).enumerate() {
+            self.bounce(sg, index, page, false);
+            let bounce = self.state.sg_frames[first + index];
+            let own = self.state.frames.get(bounce.index());
+            if own.is_some_and(|own| own.owner == Owner::Bounce(page)) {
+                self.state.push_free(self.world, bounce);
+                self.emit(Effect::FrameFreed(bounce));
+            }
+        }
+    }
+
     pub(super) fn unmap(&mut self, sg: SgId) -> Reply {
         if !self.state.sg_mapped(sg) {
             return Reply::Skipped;
+        }
+        if self.bounces(sg) {
+            self.unbounce(sg);
         }
         self.state.sgs[sg.index()] = Slot::Dropped;
         let id = self.world.attachment_of(sg);
@@ -341,6 +419,20 @@ impl<S: Sink> Core<'_, S> {
 
     /// What `begin_cpu_access` or `end_cpu_access` does to the buffer's cache lines.
     fn cpu_sync(&mut self, buf: BufId, access: Access, rule: CpuSync, first: bool) {
+        let (to_device, to_cpu) = match rule {
+            CpuSync::Clean => (access.write, false),
+            CpuSync::Invalidate => (false, access.read),
+            CpuSync::Map => (first && access.write, !first && access.read),
+            CpuSync::Nothing => (false, false),
+        };
+        self.cache_sync(buf, access, rule, first);
+        if to_device || to_cpu {
+            self.bounce_all(buf, to_device);
+        }
+    }
+
+    /// The CPU's cache lines alone.
+    fn cache_sync(&mut self, buf: BufId, access: Access, rule: CpuSync, first: bool) {
         let (clean, invalidate) = match rule {
             CpuSync::Clean => (true, false),
             CpuSync::Invalidate => (false, true),

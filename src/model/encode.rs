@@ -238,6 +238,7 @@ const fn owner_bytes(owner: Owner) -> (u8, u8) {
         Owner::Anon => (5, 0),
         Owner::Orphan => (6, 0),
         Owner::Zero => (7, 0),
+        Owner::Bounce(page) => (8, page.0),
     }
 }
 
@@ -462,6 +463,7 @@ const fn owner_of(kind: u8, page: u8) -> Owner {
         4 => Owner::Shadow(page),
         5 => Owner::Anon,
         7 => Owner::Zero,
+        8 => Owner::Bounce(page),
         _ => Owner::Orphan,
     }
 }

@@ -300,10 +300,12 @@ impl<S: Sink> Core<'_, S> {
     }
 
     /// A page of a live buffer holds what it should, or the CPU's cache line of it does.
-    fn check_filled(&mut self, page: PageId, frame: FrameId, kind: HazardKind) {
+    pub(super) fn check_filled(&mut self, page: PageId, frame: FrameId, kind: HazardKind) {
         let expected = self.state.pages[page.index()].ghost;
         let entry = self.state.frames[frame.index()];
-        let holds = entry.value == expected || entry.cached && entry.cache_value == expected;
+        let holds = entry.value == expected
+            || entry.cached && entry.cache_value == expected
+            || self.state.bounced(page).any(|bounce| bounce.value == expected);
         let target = super::Target::Page(page);
         if !holds && self.alive(target) {
             self.hazard(Hazard {
@@ -348,8 +350,8 @@ impl<S: Sink> Core<'_, S> {
         let own = self.state.frames.get(old.index());
         let own = own.filter(|old| old.owner == Owner::Retired(page));
         let (before, dirty) = own.map_or((expected, false), |old| (old.cpu_value(), old.dirty));
-        let moving = self.state.bufs[self.world.buf_of(page).index()].moving;
-        if value != expected && before == expected && !moving {
+        let pending = self.state.copy_pending(self.world, page);
+        if value != expected && before == expected && !pending {
             self.hazard(Hazard {
                 kind: if dirty { HazardKind::Incoherent } else { HazardKind::LostWrite },
                 actor: self.actor,
@@ -371,7 +373,13 @@ impl<S: Sink> Core<'_, S> {
         for page in self.world.pages(buf) {
             let entry = self.state.pages[page.index()];
             if entry.old.is_some() {
+                let late = self.state.copy_pending(self.world, page);
                 self.state.pages[page.index()].old = FrameId::NONE;
+                let own = self.state.frames.get(entry.frame.index());
+                if late && own.is_some_and(|own| own.owner == Owner::Page(page)) {
+                    // From here on nothing will fill it any more.
+                    self.check_filled(page, entry.frame, HazardKind::LostWrite);
+                }
                 self.put_frame(buf, page, entry.old);
             } else if entry.next.is_some()
                 && entry.frame.is_some()
@@ -404,6 +412,13 @@ impl<S: Sink> Core<'_, S> {
             self.state.pages[page.index()].shadow = FrameId::NONE;
             if shadow.is_some() {
                 self.put_frame(buf, page, shadow);
+            }
+        }
+        for page in self.world.pages(buf) {
+            for frame in &mut self.state.frames {
+                if frame.owner == Owner::Bounce(page) {
+                    frame.owner = Owner::Orphan;
+                }
             }
         }
         self.state.bufs[buf.index()].life = Life::Released;

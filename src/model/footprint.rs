@@ -118,9 +118,9 @@ pub fn objects(world: &World, step: &Step) -> Objects {
         Step::SyncStart { buf, .. } => {
             let mapped =
                 if world.exporter_of(buf).begin == CpuSync::Map { BUFS.one(buf.0) } else { 0 };
-            of(FENCES.all() | BUFS.all(), MEMORY | mapped)
+            of(FENCES.all() | BUFS.all() | bounce_tables(world), MEMORY | mapped)
         }
-        Step::SyncEnd { .. } => of(BUFS.all(), MEMORY),
+        Step::SyncEnd { .. } => of(BUFS.all() | bounce_tables(world), MEMORY),
         Step::Exporter { buf, step, job, .. } => exporter(world, buf, step, job),
         Step::Alloc(buf) => of(
             PINS.all(),
@@ -195,7 +195,8 @@ fn device(world: &World, step: &Step) -> Objects {
         Step::Detach(_) => of(release_reads(), ATTACHMENTS.all() | BUFS.all() | FREE | MEMORY),
         Step::Map(sg) | Step::Unmap(sg) => {
             let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
-            of(MEMORY, attachment | SGS.one(sg.0) | BUFS.all() | FREE | refilled(world))
+            let filled = refilled(world) | bounced(world);
+            of(MEMORY, attachment | SGS.one(sg.0) | BUFS.all() | FREE | filled)
         }
         Step::Validate { fence, sg } => {
             let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
@@ -322,6 +323,16 @@ pub(super) fn refills(world: &World, buf: BufId) -> bool {
         })
     };
     unmarked(&rules.purge_steps) || unmarked(&rules.revoke_steps)
+}
+
+/// What mapping and unmapping write where devices reach bounce pages.
+fn bounced(world: &World) -> u128 {
+    if world.bounces() { MEMORY } else { 0 }
+}
+
+/// Where SYNC finds the bounce pages.
+fn bounce_tables(world: &World) -> u128 {
+    if world.bounces() { SGS.all() | ATTACHMENTS.all() } else { 0 }
 }
 
 /// What mapping an sg_table writes beside it, where a buffer may have to be filled again.

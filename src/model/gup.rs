@@ -155,6 +155,7 @@ impl<S: Sink> Core<'_, S> {
             | Owner::Reserved(_)
             | Owner::Retired(_)
             | Owner::Shadow(_)
+            | Owner::Bounce(_)
             | Owner::Orphan
             | Owner::Zero => false,
         }

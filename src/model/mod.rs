@@ -50,6 +50,7 @@ mod exporter;
 mod footprint;
 mod forget;
 mod gup;
+mod importer_rules;
 mod mmap;
 mod objects;
 mod oracle;

@@ -18,6 +18,8 @@ pub enum Owner {
     Retired(PageId),
     /// The importer's own backing for an imported page.
     Shadow(PageId),
+    /// What a device reaches instead of this page: a bounce page of its attachment.
+    Bounce(PageId),
     /// Anonymous memory of some process.
     Anon,
     /// Given back while page references remained; freed with the last of them.

@@ -68,8 +68,9 @@ impl<S: Sink> Core<'_, S> {
     /// Whether `frame` is where `target` is now.
     fn is_current(&self, frame: FrameId, target: Target) -> bool {
         let is_page = |page: PageId| {
-            self.state.pages[page.index()].frame == frame
-                && self.state.frames[frame.index()].owner == Owner::Page(page)
+            let owner = self.state.frames[frame.index()].owner;
+            owner == Owner::Bounce(page)
+                || self.state.pages[page.index()].frame == frame && owner == Owner::Page(page)
         };
         match target {
             Target::Page(page) => is_page(page),
@@ -156,12 +157,16 @@ impl<S: Sink> Core<'_, S> {
     /// A read of the right frame that is wrong all the same.
     fn disagreement(&self, frame: FrameId, target: Target, differs: bool) -> Option<HazardKind> {
         let entry = &self.state.frames[frame.index()];
+        let bounced = |page| self.state.bounced(page).next().is_some();
+        if differs && matches!(target, Target::Page(page) if bounced(page)) {
+            return Some(HazardKind::Incoherent);
+        }
         if differs && (entry.dirty || (entry.cached && entry.cache_value != entry.value)) {
             return Some(HazardKind::Incoherent);
         }
         if let Target::Page(page) = target
             && differs
-            && self.state.bufs[self.world.buf_of(page).index()].moving
+            && self.state.copy_pending(self.world, page)
         {
             // Read before the copy was there.
             return Some(HazardKind::StaleRead);
@@ -257,13 +262,19 @@ impl<S: Sink> Core<'_, S> {
         };
         match owner {
             Owner::Free => Some(Elsewhere::Nobody),
-            Owner::Page(page) | Owner::Reserved(page) | Owner::Shadow(page) if !same(page) => {
+            Owner::Page(page)
+            | Owner::Reserved(page)
+            | Owner::Shadow(page)
+            | Owner::Bounce(page)
+                if !same(page) =>
+            {
                 Some(Elsewhere::Other)
             }
             Owner::Anon if matches!(target, Target::Page(_)) => Some(Elsewhere::Other),
             Owner::Page(_)
             | Owner::Reserved(_)
             | Owner::Shadow(_)
+            | Owner::Bounce(_)
             | Owner::Retired(_)
             | Owner::Anon
             | Owner::Zero

@@ -7,6 +7,7 @@
 //! **Differs from Linux**: a real driver has no such switches; each value is what one
 //! driver or one posted patch did.
 
+pub use super::importer_rules::*;
 use super::rule::{RuleSpec, RuleText, RuleValues, rule, rules};
 pub use super::terms::{Placement, Usage, WaitFor};
 
@@ -360,113 +361,6 @@ impl ExporterRules {
     /// Whether an allocation's bytes stay in the CPU's cache.
     pub(super) fn fills_in_cache(&self) -> bool {
         self.alloc == AllocFill::Cached && self.coherency == Coherency::Incoherent
-    }
-}
-
-rule! {
-    /// What mmap through the importer's own file does.
-    ///
-    /// Source: vgem thread: Christian König and Daniel Vetter on `address_space` and `vm_pgoff`.
-    ImporterMmap {
-        /// `dma_buf_mmap`: `vma_set_file` to the dma-buf, right offset.
-        Redirect = "redirect",
-        /// Forwarded without changing `vm_file`: the VMA hangs off the importer's `address_space`.
-        KeepFile = "keep-file",
-        /// Right file, but `vm_pgoff` no longer holds the fake offset that the zap looks for.
-        WrongPgoff = "wrong-pgoff",
-        /// The importer allocated backing of its own for the imported buffer (vgem before the patch).
-        Shadow = "shadow",
-        /// The importer's own fault handler shows the pages of its sg_table, as they were when it
-        /// imported the buffer: ordinary, counted entries under its own file, which no zap of the exporter
-        /// reaches (`vgem_gem_fault` and `vgem_mmap`, drivers/gpu/drm/vgem/vgem_drv.c, 5.8).
-        Bypass = "bypass",
-        /// EINVAL.
-        Forbid = "forbid",
-    }
-}
-
-rule! {
-    /// What a dynamic importer does in `move_notify`.
-    ///
-    /// Source: `struct dma_buf_attach_ops`, include/linux/dma-buf.h.
-    MoveNotify {
-        /// Stops using its sg_table for new work and maps again under the lock.
-        Handled = "handled",
-        /// Goes on with the addresses it has.
-        Ignored = "ignored",
-    }
-}
-
-rule! {
-    /// What a dynamic importer's jobs do about KERNEL fences. `dma_buf_map_attachment` waits for static
-    /// ones.
-    ///
-    /// Source: `DMA_RESV_USAGE_KERNEL`, include/linux/dma-resv.h (6.12): "Drivers *always* must wait for
-    /// those fences before accessing the resource".
-    KernelFence {
-        /// They begin when the fences have signalled.
-        Waits = "waits",
-        /// They begin.
-        Ignored = "ignored",
-    }
-}
-
-rule! {
-    /// What a userptr importer registers on the user's range.
-    ///
-    /// Source: \[PULL\] topic/iomem-mmap-vs-gup; `struct mmu_interval_notifier`.
-    Notifier {
-        /// Nothing: the pinned model of vb2.
-        None = "none",
-        /// An mmu notifier that invalidates and returns although the device is still busy.
-        NoWait = "no-wait",
-        /// An mmu notifier that invalidates and waits for the device.
-        Wait = "wait",
-    }
-}
-
-rule! {
-    /// Whether the importer's SYNC ioctl reaches the exporter.
-    ///
-    /// Source: vgem thread ("many drivers don't forward the cache coherency calls").
-    SyncForward {
-        /// `dma_buf_begin_cpu_access` is called.
-        Forwarded = "forwarded",
-        /// It is not.
-        Dropped = "dropped",
-    }
-}
-
-rule! {
-    /// A `frame_vector` whose range is part ordinary pages, part pfns.
-    ///
-    /// Source: \[PULL\] topic/iomem-mmap-vs-gup, Linus Torvalds on `got_ref` and `is_pfns`.
-    FrameVector {
-        /// The mixed case answers EFAULT.
-        RefuseMixed = "refuse-mixed",
-        /// Pages for one part, bare pfns for the other.
-        Mixed = "mixed",
-    }
-}
-
-rules! {
-    /// The rules of one importer.
-    ImporterRules, IMPORTER_RULES {
-        words {
-            /// mmap through the importer.
-            mmap: ImporterMmap = Redirect, "mmap";
-            /// Reaction to a move.
-            move_notify: MoveNotify = Handled, "move-notify";
-            /// KERNEL fences.
-            kernel_fence: KernelFence = Waits, "kernel-fence";
-            /// Reaction to changes of the user's page tables.
-            notifier: Notifier = None, "notifier";
-            /// CPU access brackets.
-            sync: SyncForward = Forwarded, "sync";
-            /// Mixed user ranges.
-            frame_vector: FrameVector = RefuseMixed, "frame-vector";
-        }
-        steps {}
     }
 }
 

@@ -223,17 +223,30 @@ impl State {
     #[must_use]
     pub fn ghost_matches_memory(&self, world: &World) -> bool {
         self.pages.iter().enumerate().all(|(index, page)| {
-            let buf = &self.bufs[world.page_bufs[index].index()];
+            let live = self.bufs[world.page_bufs[index].index()].life == Life::Live;
             // What a copy is still to fill holds nothing yet.
-            let live = buf.life == Life::Live && !buf.moving;
-            !live || page.frame.is_none() || {
+            !live || self.copy_pending(world, PageId::at(index)) || page.frame.is_none() || {
                 let frame = &self.frames[page.frame.index()];
                 if frame.owner != Owner::Page(PageId::at(index)) {
                     return true;
                 }
-                frame.value == page.ghost || frame.cached && frame.cache_value == page.ghost
+                frame.value == page.ghost
+                    || frame.cached && frame.cache_value == page.ghost
+                    || self.bounced(PageId::at(index)).any(|frame| frame.value == page.ghost)
             }
         })
+    }
+
+    /// Whether a copy that runs by itself is still to fill `page`, with a fence or without.
+    pub(super) fn copy_pending(&self, world: &World, page: PageId) -> bool {
+        let buf = world.buf_of(page);
+        self.bufs[buf.index()].moving
+            || self.pages[page.index()].old.is_some() && world.exporter_of(buf).copies_late()
+    }
+
+    /// The bounce pages that devices reach instead of `page`.
+    pub(super) fn bounced(&self, page: PageId) -> impl Iterator<Item = &Frame> {
+        self.frames.iter().filter(move |frame| frame.owner == Owner::Bounce(page))
     }
 
     pub(super) fn fence_mut(&mut self, fence: FenceId) -> &mut Fence {

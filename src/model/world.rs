@@ -467,6 +467,11 @@ impl World {
         (0..self.bufs.len()).any(|buf| self.exporter_of(BufId::at(buf)).fills_in_cache())
     }
 
+    /// Whether some device reaches bounce pages.
+    pub(crate) fn bounces(&self) -> bool {
+        self.importers.iter().any(|importer| importer.bounce.yes())
+    }
+
     pub(super) fn vma_ids(&self) -> impl Iterator<Item = VmaId> + use<> {
         (0..self.vmas.len()).map(VmaId::at)
     }

@@ -159,6 +159,9 @@ impl Histogram {
 pub fn supports(executor: &Executor, scenario: &Scenario) -> Result<(), Skip> {
     executor.supports(scenario)?;
     let not = |what: &str| Err(Skip::cure(format!("not supported by hunt: {what}"), "use replay"));
+    if scenario.world.bounces() {
+        return not("bounce pages, which SYNC copies step by step");
+    }
     for buf in (0..scenario.world.bufs()).map(BufId::at) {
         if scenario.world.exporter_of(buf).coherency == Coherency::Incoherent {
             return not("an incoherent buffer, whose cache is emulated step by step");

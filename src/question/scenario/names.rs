@@ -86,6 +86,7 @@ impl Names {
             Owner::Reserved(page) => format!("destination of {}", self.page(world, page)),
             Owner::Retired(page) => format!("old {}", self.page(world, page)),
             Owner::Shadow(page) => format!("importer's shadow of {}", self.page(world, page)),
+            Owner::Bounce(page) => format!("a bounce page of {}", self.page(world, page)),
             Owner::Anon => "anonymous memory".to_owned(),
             Owner::Orphan => "orphan".to_owned(),
             Owner::Zero => "the zero page".to_owned(),

@@ -296,6 +296,7 @@ impl Eye<'_> {
             Owner::Reserved(of) => (format!("new {}", page(of)), Look::Passing(world.buf_of(of))),
             Owner::Retired(of) => (format!("old {}", page(of)), Look::Passing(world.buf_of(of))),
             Owner::Shadow(of) => (format!("shadow {}", page(of)), Look::Passing(world.buf_of(of))),
+            Owner::Bounce(of) => (format!("bounce {}", page(of)), Look::Passing(world.buf_of(of))),
             Owner::Anon => ("anon".to_owned(), Look::Other),
             Owner::Orphan => ("orphan".to_owned(), Look::Other),
             Owner::Zero => ("zero page".to_owned(), Look::Other),

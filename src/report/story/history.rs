@@ -355,6 +355,7 @@ impl Teller<'_> {
                     | Owner::Reserved(_)
                     | Owner::Retired(_)
                     | Owner::Shadow(_)
+                    | Owner::Bounce(_)
                     | Owner::Anon
                     | Owner::Zero
                     | Owner::Orphan => self.scenario.names.owner(&self.scenario.world, owner),

@@ -27,6 +27,7 @@ impl Teller<'_> {
             Owner::Reserved(owner) => format!("new {}", page(owner)),
             Owner::Retired(owner) => format!("old {}", page(owner)),
             Owner::Shadow(owner) => format!("shadow {}", page(owner)),
+            Owner::Bounce(owner) => format!("bounce {}", page(owner)),
             Owner::Anon => "anon".to_owned(),
             Owner::Orphan => "orphan".to_owned(),
             Owner::Zero => "zeros".to_owned(),

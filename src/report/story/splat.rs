@@ -166,6 +166,7 @@ impl Teller<'_> {
                     self.page(page)
                 )
             }
+            Owner::Bounce(page) => format!("which is a bounce page of {}", self.page(page)),
             Owner::Anon => "which is anonymous memory of a process".to_owned(),
             Owner::Zero => "which is everybody's page of zeros".to_owned(),
             Owner::Orphan => "which was given back and lives by page references alone".to_owned(),
