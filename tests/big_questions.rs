@@ -1,8 +1,14 @@
 //! Questions too big for the time or the memory there is: what was seen is said.
 
+#[path = "common/lab.rs"]
+mod lab;
+
 use std::io::Write;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use driftheap::litmus::ast::Verdict;
+use driftheap::question::verdict::{Search, judge};
 
 /// Two writers of eight pages, a device and a move. Whoever asks what pages hold in the end makes it
 /// millions of states.
@@ -78,6 +84,7 @@ fn the_memory_limit_is_said() {
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("over the limit of 32 MiB"), "{said}");
+    assert!(said.contains("every schedule of up to "), "{said}");
     let output = check(&too_big(), &["--memory", "much"]).wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
 }
@@ -96,4 +103,87 @@ fn an_interrupt_prints_what_was_seen() {
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("interrupted with more to visit"), "{said}");
+}
+
+#[test]
+fn the_first_schedule_that_shows_it_is_as_short_as_any() {
+    let first = Search { first: true, ..Search::default() };
+    let (mut all, mut some) = (0, 0);
+    for scenario in lab::bundled() {
+        let title = lab::title(&scenario);
+        let judged = judge(&scenario, &Search::default(), &mut |_| ()).expect("it is judged");
+        let found = judge(&scenario, &first, &mut |_| ()).expect("it is judged");
+        let length = |schedule: Option<Vec<u8>>| schedule.map(|schedule| schedule.len());
+        assert_eq!(length(judged.shortest), length(found.shortest.clone()), "{title}");
+        let never = judged.observation == Some(Verdict::Never);
+        assert_eq!(found.shortest.is_none(), never, "{title}");
+        assert!(found.observation.is_none() || found.observation == judged.observation, "{title}");
+        assert!(!found.refutes(&scenario), "{title}: all are as their files expect");
+        all += judged.exploration.states;
+        some += found.exploration.states;
+    }
+    assert!(some < all, "{some} of {all} states");
+}
+
+fn driftheap(directory: &std::path::Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_driftheap"));
+    command.args(args).current_dir(directory).output().expect("driftheap starts")
+}
+
+#[test]
+fn what_stops_at_the_first_schedule_says_so() {
+    let here = std::path::Path::new(".");
+    let output = driftheap(here, &["check", "--replay", "off", "--first", "revoke-steps"]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("stopped at the first schedule that shows it"), "{said}");
+    assert!(
+        said.contains("6 shown to happen, as expected, 1 as expected")
+            || said.contains("1 as expected, 6 shown to happen, as expected"),
+        "{said}"
+    );
+    // And a Never that it refutes.
+    let question = question(
+        "; move = [lock notify zap check-pins reserve copy rebind wait free unlock]",
+        "hazard lost-write",
+    );
+    let question = question.replacen("DMABUF big\n", "DMABUF big\n(* Result: Never *)\n", 1);
+    let output = check(&question, &["--first"]).wait_with_output().expect("it ends");
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("DIFFERS"), "{said}");
+}
+
+/// Two processes, and what they printed put together, is what one would have printed.
+#[test]
+fn shards_are_merged_to_the_report_of_one_run() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let run = |args: &[&str]| driftheap(directory.path(), args);
+    let shard = |number: u8| {
+        let shard = format!("{number}/2");
+        let file = directory.path().join(format!("{number}.json"));
+        let file = std::fs::File::create(file).expect("a file");
+        Command::new(env!("CARGO_BIN_EXE_driftheap"))
+            .args(["check", "--json", "--replay", "off", "--shard", &shard])
+            .stdout(file)
+            .spawn()
+            .expect("driftheap starts")
+    };
+    for mut child in [shard(1), shard(2)] {
+        assert!(child.wait().expect("it ends").success());
+    }
+    let merged = run(&["merge", "2.json", "1.json", "--junit", "merged.xml"]);
+    let whole = run(&["check", "--replay", "off", "--junit", "whole.xml"]);
+    assert!(text(&merged) == text(&whole), "merged:\n{}\nwhole:\n{}", text(&merged), text(&whole));
+    assert_eq!(merged.status.code(), Some(0));
+    let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).expect("a file");
+    assert_eq!(read("merged.xml"), read("whole.xml"));
+
+    let half = run(&["merge", "1.json"]);
+    assert_eq!(half.status.code(), Some(2), "{}", text(&half));
+    assert!(text(&half).contains("answers are missing: of shard 2/2"), "{}", text(&half));
+    let twice = run(&["merge", "1.json", "2.json", "1.json"]);
+    assert!(text(&twice).contains("is answered twice"), "{}", text(&twice));
+    let none = run(&["check", "--shard", "3/2"]);
+    assert_eq!(none.status.code(), Some(2), "{}", text(&none));
 }

@@ -13,6 +13,7 @@ use driftheap::question::verdict::{JudgeError, Judgement, Search, judge_until};
 use driftheap::report::formats::{Case, Ending};
 use driftheap::report::json::{self, VariantJson};
 use driftheap::report::kernel::{self, Kernel, KernelTotals};
+use driftheap::report::merged::Shard;
 use driftheap::report::real::{self, Real};
 use driftheap::report::verdicts::{self, Mark, Totals};
 use driftheap::report::{Answer, Table};
@@ -90,6 +91,14 @@ pub(crate) struct CheckArgs {
     #[arg(long, conflicts_with = "verbose")]
     kernel: bool,
 
+    /// Stop each search at the first schedule that shows what is asked: `shown`, with its length
+    #[arg(long, conflicts_with = "reduce")]
+    first: bool,
+
+    /// Answer the K-th of N parts of all variants; `driftheap merge` puts the parts together
+    #[arg(long, value_name = "K/N", value_parser = part)]
+    shard: Option<(usize, usize)>,
+
     /// Follow representatives only (partial-order reduction): the same answers, fewer states
     #[arg(long)]
     reduce: bool,
@@ -110,6 +119,16 @@ struct Ask {
     style: Style,
     replay: Replay,
     kernel: bool,
+    shard: Option<(usize, usize)>,
+}
+
+/// `K/N`.
+fn part(text: &str) -> Result<(usize, usize), String> {
+    let numbers = text.split_once('/').map(|(k, n)| (k.parse().ok(), n.parse().ok()));
+    match numbers {
+        Some((Some(k), Some(n))) if (1..=n).contains(&k) => Ok((k, n)),
+        _ => Err(format!("`{text}` is no part: write K/N, as 1/4 to 4/4 for four parts")),
+    }
 }
 
 /// How answers are printed.
@@ -128,9 +147,9 @@ pub(crate) fn run(args: &CheckArgs, out: &Out) -> anyhow::Result<Exit> {
         (true, false) => Style::Blocks,
         (false, false) => Style::Table,
     };
-    let search = args.search.search(args.reduce);
+    let search = Search { first: args.first, ..args.search.search(args.reduce) };
     let cases = &mut Vec::new();
-    let ask = Ask { style, replay: args.replay, kernel: args.kernel };
+    let ask = Ask { style, replay: args.replay, kernel: args.kernel, shard: args.shard };
     let (_, exit) = check(&loaded, &search, ask, cases, out)?;
     args.formats.write(cases)?;
     Ok(if bad { Exit::Input } else { exit })
@@ -141,7 +160,7 @@ pub(crate) fn suite(out: &Out) -> anyhow::Result<Exit> {
     let (loaded, bad) = input::bundled(out);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let search = Search { threads, ..Search::default() };
-    let ask = Ask { style: Style::Table, replay: Replay::default(), kernel: false };
+    let ask = Ask { style: Style::Table, replay: Replay::default(), kernel: false, shard: None };
     let (totals, exit) = check(&loaded, &search, ask, &mut Vec::new(), out)?;
     if !out.quiet && totals.good() {
         out.text(
@@ -163,6 +182,7 @@ struct Job<'a> {
     loaded: &'a Loaded,
     variant: &'a Variant,
     scenario: Scenario,
+    shard: Option<Shard>,
 }
 
 /// A job a variant; what can't be asked is said, and is bad input.
@@ -173,7 +193,12 @@ fn jobs<'a>(all: &'a [Loaded], out: &Out) -> (Vec<Job<'a>>, Totals, Exit) {
             Ok(scenarios) => {
                 totals.tests += 1;
                 let variants = loaded.test.variants.iter().zip(scenarios);
-                jobs.extend(variants.map(|(variant, scenario)| Job { loaded, variant, scenario }));
+                jobs.extend(variants.map(|(variant, scenario)| Job {
+                    loaded,
+                    variant,
+                    scenario,
+                    shard: None,
+                }));
             }
             Err(diagnostics) => {
                 input::diagnose(&diagnostics, out);
@@ -184,6 +209,20 @@ fn jobs<'a>(all: &'a [Loaded], out: &Out) -> (Vec<Job<'a>>, Totals, Exit) {
     (jobs, totals, exit)
 }
 
+/// Keeps every `of`-th job, and returns of how many tests these are.
+fn choose(jobs: &mut Vec<Job<'_>>, (number, of): (usize, usize)) -> usize {
+    let all = jobs.len();
+    let mut index = 0;
+    jobs.retain_mut(|job| {
+        index += 1;
+        job.shard = Some(Shard { number, of, job: index, jobs: all });
+        (index - 1) % of == number - 1
+    });
+    let mut tests: Vec<&str> = jobs.iter().map(|job| job.loaded.file.as_str()).collect();
+    tests.dedup();
+    tests.len()
+}
+
 fn check(
     all: &[Loaded],
     search: &Search,
@@ -192,7 +231,11 @@ fn check(
     out: &Out,
 ) -> anyhow::Result<(Totals, Exit)> {
     let style = ask.style;
-    let (jobs, mut totals, mut exit) = jobs(all, out);
+    let (mut jobs, mut totals, mut exit) = jobs(all, out);
+    if let Some(part) = ask.shard {
+        totals.tests = choose(&mut jobs, part);
+    }
+    let jobs = jobs;
     let mut reality = Reality::new(ask.replay);
     let table = table(&jobs, ask, out)?;
     // Variants in parallel while there are enough of them; else threads within a variant.
@@ -406,7 +449,7 @@ fn case(job: &Job<'_>, mark: Mark, result: &Judged, second: &Second) -> Case {
                 word(scenario.expected),
                 word(judgement.observation)
             );
-            if let Some(stop) = &judgement.exploration.stopped {
+            if let Some(stop) = judgement.exploration.stopped_text() {
                 said.push_str(&format!(" ({stop})"));
             }
             said
@@ -459,7 +502,8 @@ impl Printer<'_> {
                 let (name, variant) = (&scenario.test, &scenario.variant);
                 let row = match self.style {
                     Style::Json => {
-                        json::failed_line(name, variant, test.row.as_deref(), &error.to_string())
+                        let row = test.row.as_deref();
+                        json::failed_line(name, variant, row, &error.to_string(), job.shard)
                     }
                     Style::Table | Style::Blocks => {
                         self.table.row(&verdicts::failed_cells(name, variant, scenario.expected))
@@ -475,7 +519,7 @@ impl Printer<'_> {
         let difference = kernel.and_then(|kernel| kernel.difference.as_ref());
         let text = match self.style {
             Style::Json => {
-                let mut line = VariantJson::new(&answer);
+                let mut line = VariantJson::new(&answer).with_shard(job.shard);
                 if let Second::Said(real) = real {
                     line = line.with_real(real);
                 }
@@ -512,7 +556,7 @@ impl Printer<'_> {
         if let (Some(difference), true) = (difference, self.style != Style::Json) {
             self.out.prose(&format!("  {}: {}", answer.name(), difference.text()))?;
         }
-        if let (Style::Table, Some(stop)) = (self.style, &judgement.exploration.stopped) {
+        if let (Style::Table, Some(stop)) = (self.style, judgement.exploration.stopped_text()) {
             self.out.prose(&format!("  {}: {stop}\n", answer.name()))?;
         }
         Ok((mark, answer.vacuous(), judgement.exploration.states))

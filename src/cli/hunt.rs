@@ -103,7 +103,8 @@ struct Line {
 
 pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
     let Some((loaded, scenarios)) = one::load(&args.test, out)? else { return Ok(Exit::Input) };
-    let search = args.search.search(false);
+    // Which outcomes there are is all that a hunt asks the model.
+    let search = args.search.search(true);
     let (scenario, judgement) = one::telling(scenarios, args.variant.as_deref(), &search)?;
     let program = std::env::current_exe().context("this program can't find itself")?;
     // Before the executor starts, whose processes are not to die of a Ctrl-C either.

@@ -19,6 +19,7 @@ mod list;
 mod matrix;
 mod measure;
 mod memory;
+mod merge;
 mod misuse;
 mod new;
 mod one;
@@ -131,6 +132,7 @@ enum Verb {
     Step(step::StepArgs),
     Replay(replay::ReplayArgs),
     Hunt(hunt::HuntArgs),
+    Merge(merge::MergeArgs),
     Matrix(matrix::MatrixArgs),
     Report(report::ReportArgs),
     Play(play::PlayArgs),
@@ -175,7 +177,7 @@ impl SearchArgs {
         let memory_bytes_max = self.memory.unwrap_or_else(memory::half_of_free);
         let limits = Limits { states_max: self.states, memory_bytes_max, ..Limits::default() };
         let reduction = if reduce { Reduction::Persistent } else { Reduction::Live };
-        Search { limits, reduction, threads: self.threads() }
+        Search { limits, reduction, threads: self.threads(), first: false }
     }
 }
 
@@ -225,6 +227,7 @@ fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
         Some(Verb::Replay(args)) => replay::run(&args, out),
         Some(Verb::Hunt(args)) => hunt::run(&args, out),
         Some(Verb::Doctor(args)) => doctor::run(&args, out),
+        Some(Verb::Merge(args)) => merge::run(&args, out),
         Some(Verb::Matrix(args)) => matrix::run(&args, out),
         Some(Verb::Report(args)) => report::run(&args, out),
         Some(Verb::Play(args)) => play::run(&args, out),

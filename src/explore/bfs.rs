@@ -227,18 +227,23 @@ impl<O: Ord> Graph<O> {
 }
 
 /// What a search is told beside the machine.
-pub(super) struct Orders<'o> {
+pub(super) struct Orders<'o, O> {
     pub(super) limits: Limits,
     pub(super) threads: usize,
     /// Stop once one of these watched bits has been seen.
     pub(super) until: u32,
+    /// Stop once an outcome of which this holds has been seen.
+    pub(super) wanted: &'o dyn Fn(&O) -> bool,
     /// Report after each so many states.
     pub(super) every: u64,
     pub(super) progress: &'o mut dyn FnMut(Progress) -> ControlFlow<()>,
 }
 
 /// Explores the machine until nothing is left or a limit is reached.
-pub(super) fn search<M: Machine>(space: &Space<'_, M>, orders: Orders<'_>) -> Graph<M::Outcome> {
+pub(super) fn search<M: Machine>(
+    space: &Space<'_, M>,
+    orders: Orders<'_, M::Outcome>,
+) -> Graph<M::Outcome> {
     let mut graph = Graph::new(space.shard_bits);
     add_initial(space, &mut graph);
     let mut scratch = space.scratch();
@@ -290,9 +295,12 @@ pub(super) fn search<M: Machine>(space: &Space<'_, M>, orders: Orders<'_>) -> Gr
 fn is_over<M: Machine>(
     space: &Space<'_, M>,
     graph: &mut Graph<M::Outcome>,
-    orders: &Orders<'_>,
+    orders: &Orders<'_, M::Outcome>,
 ) -> bool {
-    if graph.watched.keys().any(|bit| orders.until >> bit & 1 != 0) {
+    let is_found = graph.watched.keys().any(|bit| orders.until >> bit & 1 != 0)
+        || graph.outcomes.keys().any(orders.wanted);
+    if is_found {
+        graph.stopped = (graph.expanded() < graph.order.len()).then_some(Stop::Found);
         return true;
     }
     let bytes = occupied_bytes(space, graph);

@@ -65,13 +65,32 @@ impl<'m, M: Machine> Explorer<'m, M> {
         every_states: u64,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Exploration<M::Outcome>, ExploreError> {
+        self.explore_until(0, &|_| false, every_states, progress)
+    }
+
+    /// As [`explore_with_progress`](Self::explore_with_progress), but stops once it has seen a state
+    /// with one of the watched `bits`, or an outcome that is `wanted`. The schedules to these are as
+    /// short as any, since all that are shorter have been looked at; numbers of schedules are lower
+    /// bounds. Nothing of that is sure of a search by [`Reduction::Persistent`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`explore`](Self::explore).
+    pub fn explore_until(
+        &self,
+        bits: u32,
+        wanted: &dyn Fn(&M::Outcome) -> bool,
+        every_states: u64,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Exploration<M::Outcome>, ExploreError> {
         self.check_actors()?;
         let watch = |state: &M::State| self.machine.watch(state);
         let space = Space::new(self.machine, self.reduction, &watch, shard_bits(self.threads));
         let orders = Orders {
             limits: self.limits,
             threads: self.threads,
-            until: 0,
+            until: bits,
+            wanted,
             every: every_states.max(1),
             progress,
         };
@@ -97,6 +116,7 @@ impl<'m, M: Machine> Explorer<'m, M> {
             limits: self.limits,
             threads: self.threads,
             until: 1,
+            wanted: &|_| false,
             every: u64::MAX,
             progress: &mut |_| ControlFlow::Continue(()),
         };

@@ -51,6 +51,8 @@ pub enum Stop {
     },
     /// Whoever was told of the progress asked for an end.
     Asked,
+    /// What was looked for has been found.
+    Found,
 }
 
 impl fmt::Display for Stop {
@@ -68,6 +70,10 @@ impl fmt::Display for Stop {
                  a smaller question",
                 bytes >> 20,
                 bytes_max >> 20
+            ),
+            Self::Found => f.write_str(
+                "stopped at the first schedule that shows it: how many there are, and whether others \
+                 end otherwise, was not asked",
             ),
             Self::Asked => f.write_str(
                 "interrupted with more to visit: outcomes may be missing; what was seen can happen",
@@ -139,6 +145,17 @@ pub struct Exploration<O> {
 }
 
 impl<O> Exploration<O> {
+    /// Why it ended early, and what it has seen by then: nothing of a complete search.
+    #[must_use]
+    pub fn stopped_text(&self) -> Option<String> {
+        let stop = self.stopped?;
+        let seen = match (self.reduction, self.depth_max) {
+            (Reduction::Persistent, _) | (_, 0) => String::new(),
+            (_, steps) => format!("; every schedule of up to {steps} steps was followed"),
+        };
+        Some(format!("{stop}{seen}"))
+    }
+
     /// Whether [`schedules`](Self::schedules) are the exact numbers of all interleavings.
     #[must_use]
     pub fn counts_every_schedule(&self) -> bool {

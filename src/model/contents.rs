@@ -28,6 +28,8 @@ use crate::units::PageId;
 
 /// The most classes, and the most values: a bit each.
 const BITS: usize = 64;
+/// The place of a value that no step writes.
+const NO_BIT: u8 = 64;
 /// The most values in a state that can be named; with those that are written they fit a byte.
 const NAMES_MAX: usize = 64;
 
@@ -36,8 +38,9 @@ const NAMES_MAX: usize = 64;
 pub struct Contents {
     /// By page.
     classes: Vec<u8>,
-    /// Values that some step writes.
+    /// Values that some step writes, and by value its place among them.
     values: Vec<u8>,
+    bits: [u8; 256],
     /// Placements of which a frame may be given back and taken again, a bit each.
     recycled: u8,
     /// Whether values and reads can be told at all.
@@ -171,7 +174,11 @@ impl Contents {
             && world.pins.iter().all(|pin| pin.notifier == Notifier::None)
             && !steps.any(moves);
         let devices = known && !closed;
-        let mut contents = Self { classes, values, recycled: 0, known, entries, devices };
+        let mut bits = [NO_BIT; 256];
+        for (bit, value) in (0..NO_BIT).zip(&values) {
+            bits[usize::from(*value)] = bit;
+        }
+        let mut contents = Self { classes, values, bits, recycled: 0, known, entries, devices };
         if known {
             for placement in [Placement::Vram, Placement::System, Placement::Cma] {
                 if steps.recycles(world, bit(placement)) {
@@ -218,8 +225,10 @@ impl Contents {
     }
 
     /// Whether `value` is among those that `written` has a bit for.
+    #[inline]
     pub(super) fn is_written(&self, value: u8, written: u64) -> bool {
-        self.values.binary_search(&value).is_ok_and(|index| written & 1 << index != 0)
+        let index = self.bits[usize::from(value)];
+        index < NO_BIT && written & 1 << index != 0
     }
 
     /// What `step` does with contents; `observed` when somebody asks for the value that it reads.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::scenario::{Outcome, Replay, ReplayError, Scenario};
-use crate::explore::{Exploration, ExploreError, Explorer, Limits, Progress, Reduction};
+use crate::explore::{Exploration, ExploreError, Explorer, Limits, Progress, Reduction, Stop};
 use crate::litmus::ast::Verdict;
 use crate::litmus::cond::{AtomKind, Cond};
 use crate::model::{Cost, HazardKind};
@@ -18,11 +18,13 @@ pub struct Search {
     pub reduction: Reduction,
     /// Threads to use where that pays.
     pub threads: usize,
+    /// Stop at the first schedule that shows what is asked.
+    pub first: bool,
 }
 
 impl Default for Search {
     fn default() -> Self {
-        Self { limits: Limits::default(), reduction: Reduction::Live, threads: 1 }
+        Self { limits: Limits::default(), reduction: Reduction::Live, threads: 1, first: false }
     }
 }
 
@@ -48,6 +50,21 @@ pub struct Judgement {
 }
 
 impl Judgement {
+    /// Whether all that is known is that what is asked can happen: the search was to stop there, or had
+    /// to.
+    #[must_use]
+    pub const fn is_shown(&self) -> bool {
+        self.observation.is_none()
+            && self.shortest.is_some()
+            && matches!(self.exploration.stopped, Some(Stop::Found))
+    }
+
+    /// Whether it can happen, though the file says Never: that is known however little was searched.
+    #[must_use]
+    pub fn refutes(&self, scenario: &Scenario) -> bool {
+        self.is_shown() && scenario.expected == Some(Verdict::Never)
+    }
+
     /// Whether the observation, and the costs where the file says any, are what it expects; none
     /// where it expects nothing.
     #[must_use]
@@ -97,7 +114,11 @@ pub fn judge_until(
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Judgement, JudgeError> {
     let explorer = Explorer::new(scenario, search.limits, search.reduction, search.threads);
-    let exploration = explorer.explore_with_progress(1 << 16, progress)?;
+    let mut asked = 0;
+    let hazards_only = hazards_only(&scenario.condition.body, &mut asked);
+    let bits = if search.first && hazards_only { u32::from(asked) } else { 0 };
+    let wanted = |outcome: &Outcome| search.first && scenario.holds(outcome);
+    let exploration = explorer.explore_until(bits, &wanted, 1 << 16, progress)?;
     let (mut positive, mut negative) = (0u128, 0u128);
     let (mut holds_seen, mut fails_seen) = (false, false);
     for (outcome, stats) in &exploration.outcomes {

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Answer;
 use super::kernel::Kernel;
+use super::merged::Shard;
 use super::real::Real;
 
 /// A variant's answer as it is serialised. Numbers are exact.
@@ -41,6 +42,8 @@ pub struct VariantJson<'a> {
     difference: Option<&'a str>,
     /// What a real kernel said; null when it was not asked for.
     kernel: Option<&'a Kernel>,
+    /// Which part of a run of several machines this is; null when it is all.
+    shard: Option<Shard>,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,7 +87,10 @@ impl<'a> VariantJson<'a> {
             row: test.row.as_deref(),
             expected: scenario.expected.map(|verdict| verdict.word()),
             observation: judgement.observation.map(|verdict| verdict.word()),
-            as_expected: judgement.observation.and_then(|_| judgement.as_expected(scenario)),
+            as_expected: match judgement.observation {
+                Some(_) => judgement.as_expected(scenario),
+                None => judgement.refutes(scenario).then_some(false),
+            },
             positive: judgement.positive,
             negative: judgement.negative,
             states: exploration.states,
@@ -103,12 +109,13 @@ impl<'a> VariantJson<'a> {
             notes: notes.iter().map(|n| NoteJson { line: n.line, note: &n.text }).collect(),
             vacuous: answer.vacuous(),
             complete: exploration.complete,
-            stopped: exploration.stopped.map(|stop| stop.to_string()),
+            stopped: exploration.stopped_text(),
             replayed: None,
             agreed: None,
             skipped: None,
             difference: None,
             kernel: None,
+            shard: None,
         }
     }
 
@@ -130,6 +137,12 @@ impl<'a> VariantJson<'a> {
         Self { kernel: Some(kernel), ..self }
     }
 
+    /// As an answer of one of several runs.
+    #[must_use]
+    pub fn with_shard(self, shard: Option<Shard>) -> Self {
+        Self { shard, ..self }
+    }
+
     /// One line, with its newline.
     #[must_use]
     pub fn line(&self) -> String {
@@ -139,7 +152,13 @@ impl<'a> VariantJson<'a> {
 
 /// A variant that could not be explored, as one line.
 #[must_use]
-pub fn failed_line(test: &str, variant: &str, row: Option<&str>, error: &str) -> String {
+pub fn failed_line(
+    test: &str,
+    variant: &str,
+    row: Option<&str>,
+    error: &str,
+    shard: Option<Shard>,
+) -> String {
     #[derive(Serialize)]
     struct Failed<'a> {
         test: &'a str,
@@ -147,8 +166,9 @@ pub fn failed_line(test: &str, variant: &str, row: Option<&str>, error: &str) ->
         row: Option<&'a str>,
         observation: Option<&'a str>,
         error: &'a str,
+        shard: Option<Shard>,
     }
-    line(&Failed { test, variant, row, observation: None, error })
+    line(&Failed { test, variant, row, observation: None, error, shard })
 }
 
 /// Any value as one line, with its newline.

@@ -6,6 +6,7 @@
 //! | `table` | columns that line up, row by row |
 //! | `verdicts` | the line of a variant, the herd-like block, the summary |
 //! | `json` | one object a variant |
+//! | `merged` | the lines of several runs, put together |
 //! | `story` | a schedule step by step, with a KASAN-like splat for each hazard |
 //! | `real` | what real memory said, next to the model |
 //! | `matrix` | rules by outcomes |
@@ -31,6 +32,7 @@ pub mod json;
 pub mod kernel;
 pub mod list;
 pub mod matrix;
+pub mod merged;
 pub mod page;
 mod paint;
 pub mod picture;

@@ -18,6 +18,9 @@ pub enum Mark {
     Differs,
     /// The search stopped before the answer was known.
     Unknown,
+    /// It was to stop at the first schedule that shows what is asked, and the file expects that there
+    /// is one.
+    Shown,
     /// The file expects nothing.
     Unjudged,
     /// It could not be explored.
@@ -29,6 +32,11 @@ impl Mark {
     #[must_use]
     pub fn of(answer: &Answer<'_>) -> Self {
         match (answer.judgement.observation, answer.scenario.expected) {
+            (None, expected) if answer.judgement.is_shown() => match expected {
+                Some(Verdict::Never) => Self::Differs,
+                Some(Verdict::Sometimes | Verdict::Always) => Self::Shown,
+                None => Self::Unjudged,
+            },
             (None, _) => Self::Unknown,
             (Some(_), None) => Self::Unjudged,
             (Some(observed), Some(expected)) if observed == expected => Self::AsExpected,
@@ -39,7 +47,7 @@ impl Mark {
     /// Whether the command fails for its sake.
     #[must_use]
     pub const fn fails(self) -> bool {
-        !matches!(self, Self::AsExpected | Self::Unjudged)
+        !matches!(self, Self::AsExpected | Self::Unjudged | Self::Shown)
     }
 
     /// The word in the last column.
@@ -50,6 +58,7 @@ impl Mark {
             Self::Differs => "DIFFERS",
             Self::Unknown => "UNKNOWN",
             Self::Unjudged => "-",
+            Self::Shown => "shown",
             Self::Failed => "FAILED",
         }
     }
@@ -59,9 +68,18 @@ impl Mark {
             Self::AsExpected => Tone::Good,
             Self::Differs | Self::Failed => Tone::Bad,
             Self::Unknown => Tone::Warn,
-            Self::Unjudged => Tone::Dim,
+            Self::Unjudged | Self::Shown => Tone::Dim,
         }
     }
+
+    pub(super) fn cell(self) -> Cell {
+        Cell::toned(self.word(), self.tone())
+    }
+}
+
+/// What is observed where the search ended before the answer was known.
+pub(super) const fn without_answer(is_shown: bool) -> &'static str {
+    if is_shown { "shown" } else { "unknown" }
 }
 
 fn verdict(verdict: Option<Verdict>) -> String {
@@ -75,8 +93,13 @@ pub fn table<'a>(tests: impl IntoIterator<Item = &'a Test>, paint: Paint) -> Tab
     for test in tests {
         names.extend(test.variants.iter().map(|v| full_name(test.name.as_str(), &v.name)));
     }
+    named_table(names.iter().map(String::as_str), paint)
+}
+
+/// The table of variants of these names.
+pub(super) fn named_table<'a>(names: impl IntoIterator<Item = &'a str>, paint: Paint) -> Table {
     let columns = vec![
-        Column::new("test/variant", Align::Left).fit(names.iter().map(String::as_str)),
+        Column::new("test/variant", Align::Left).fit(names),
         Column::new("expected", Align::Left).at_least(9),
         Column::new("observed", Align::Left).at_least(9),
         Column::new("states", Align::Right).at_least(8),
@@ -97,7 +120,7 @@ pub fn cells(answer: &Answer<'_>) -> Vec<Cell> {
             Cell::toned(format!("{}*", observed.word()), Tone::Warn)
         }
         Some(observed) => Cell::new(observed.word()),
-        None => Cell::toned("unknown", Tone::Warn),
+        None => Cell::toned(without_answer(judgement.is_shown()), Tone::Warn),
     };
     let shortest = judgement.shortest.as_ref();
     vec![
@@ -107,16 +130,20 @@ pub fn cells(answer: &Answer<'_>) -> Vec<Cell> {
         Cell::new(compact(u128::from(judgement.exploration.states))),
         Cell::new(compact(judgement.exploration.schedules)),
         shortest.map_or_else(|| Cell::toned("-", Tone::Dim), |s| Cell::new(s.len().to_string())),
-        Cell::toned(mark.word(), mark.tone()),
+        mark.cell(),
     ]
 }
 
 /// `  costs: tlb-flushes 2, pat-steps 3 to 5`, a line, or nothing for a test that counts none.
 #[must_use]
 pub fn costs(answer: &Answer<'_>) -> String {
+    costs_line(&answer.judgement.costs, &answer.scenario.expected_costs)
+}
+
+pub(super) fn costs_line(costs: &[(Cost, u64, u64)], expected: &[(Cost, u64)]) -> String {
     let wanted = |cost: Cost| {
         let of = |(of, _): &&(Cost, u64)| *of == cost;
-        answer.scenario.expected_costs.iter().find(of).map(|(_, wanted)| *wanted)
+        expected.iter().find(of).map(|(_, wanted)| *wanted)
     };
     let cost = |(cost, least, most): &(Cost, u64, u64)| {
         let most_text = if least == most { String::new() } else { format!(" to {most}") };
@@ -124,7 +151,7 @@ pub fn costs(answer: &Answer<'_>) -> String {
         let expected = differs.map(|wanted| format!(" (expected {wanted})")).unwrap_or_default();
         format!("{} {least}{most_text}{expected}", cost.word())
     };
-    let costs: Vec<String> = answer.judgement.costs.iter().map(cost).collect();
+    let costs: Vec<String> = costs.iter().map(cost).collect();
     if costs.is_empty() { String::new() } else { format!("  costs: {}\n", costs.join(", ")) }
 }
 
@@ -150,7 +177,7 @@ pub fn failed_cells(test: &str, variant: &str, expected: Option<Verdict>) -> Vec
         none(),
         none(),
         none(),
-        Cell::toned(mark.word(), mark.tone()),
+        mark.cell(),
     ]
 }
 
@@ -190,7 +217,8 @@ pub fn block(answer: &Answer<'_>, file: &str, paint: Paint) -> String {
     }
     line(format!("Positive: {} Negative: {}", judgement.positive, judgement.negative));
     line(format!("Condition {}", scenario.condition));
-    let observation = judgement.observation.map_or("Unknown", Verdict::word);
+    let unknown = if judgement.is_shown() { "Shown" } else { "Unknown" };
+    let observation = judgement.observation.map_or(unknown, Verdict::word);
     line(format!("Observation {name} {observation} {} {}", judgement.positive, judgement.negative));
     for (kind, schedule) in &judgement.hazards {
         line(format!("Hazard {kind} first after {}", plural(schedule.len(), "step")));
@@ -202,7 +230,7 @@ pub fn block(answer: &Answer<'_>, file: &str, paint: Paint) -> String {
         let what = if note.vacuous { "Vacuous" } else { "Note" };
         line(format!("{what} {file}:{}: {}", note.line, note.text));
     }
-    if let Some(stop) = &exploration.stopped {
+    if let Some(stop) = exploration.stopped_text() {
         line(paint.paint(Tone::Warn, &format!("Incomplete: {stop}")));
     }
     let mark = Mark::of(answer);
@@ -224,6 +252,8 @@ pub struct Totals {
     pub differ: usize,
     /// Of these, unknown because a limit was reached.
     pub unknown: usize,
+    /// Of these, of which the first schedule was found that shows what is asked, as expected.
+    pub shown: usize,
     /// Of these, that expect nothing.
     pub unjudged: usize,
     /// Of these, that could not be explored.
@@ -243,6 +273,7 @@ impl Totals {
             Mark::AsExpected => &mut self.as_expected,
             Mark::Differs => &mut self.differ,
             Mark::Unknown => &mut self.unknown,
+            Mark::Shown => &mut self.shown,
             Mark::Unjudged => &mut self.unjudged,
             Mark::Failed => &mut self.failed,
         } += 1;
@@ -265,6 +296,7 @@ impl Totals {
             (self.unknown, "unknown (a limit was reached)", Tone::Warn),
             (self.failed, "could not be explored", Tone::Bad),
             (self.as_expected, "as expected", Tone::Good),
+            (self.shown, "shown to happen, as expected", Tone::Good),
             (self.unjudged, "without an expected result", Tone::Plain),
         ] {
             let all = count == self.variants && count > 1;

@@ -153,7 +153,7 @@ impl Allowed {
             memory_bytes_max: MEMORY_BYTES_MAX,
             ..Limits::default()
         };
-        Search { limits, reduction: Reduction::Live, threads: 1 }
+        Search { limits, reduction: Reduction::Live, threads: 1, first: false }
     }
 
     /// Whether it was cut off by somebody.

@@ -1,15 +1,17 @@
 //! Names for values that stand for nothing but themselves.
 
-use super::{ContentUse, Contents, NAMES_MAX};
+use super::{BITS, ContentUse, Contents, NAMES_MAX};
 use crate::model::state::State;
 use crate::units::FrameId;
 
 /// Gives the values of one state names that do not depend on which they were.
 pub(in crate::model) struct Renaming<'a> {
     contents: &'a Contents,
-    left: &'a [&'a ContentUse],
     reads: u64,
     observed: u64,
+    /// By class, the values that are still to be written, and the last name given.
+    written: [u64; BITS],
+    last: [u8; BITS],
     /// Class, value, and its name.
     given: [(u8, u8, u8); NAMES_MAX],
     count: usize,
@@ -17,42 +19,47 @@ pub(in crate::model) struct Renaming<'a> {
 }
 
 impl<'a> Renaming<'a> {
-    pub(in crate::model) fn new(contents: &'a Contents, left: &'a [&'a ContentUse]) -> Self {
-        let (reads, observed) =
-            left.iter().fold((0, 0), |(r, o), left| (r | left.reads, o | left.observed));
-        Self {
+    pub(in crate::model) fn new(contents: &'a Contents, left: &[&ContentUse]) -> Self {
+        let mut found = Self {
             contents,
-            left,
-            reads,
-            observed,
+            reads: 0,
+            observed: 0,
+            written: [0; BITS],
+            last: [0; BITS],
             given: [(0, 0, 0); NAMES_MAX],
             count: 0,
             done: [false; 256],
+        };
+        let classes = contents.classes.len();
+        for left in left {
+            found.reads |= left.reads;
+            found.observed |= left.observed;
+            for (all, more) in found.written[..classes].iter_mut().zip(&left.writes) {
+                *all |= more;
+            }
         }
+        found
     }
 
+    #[inline]
     pub(in crate::model) fn name(&mut self, class: u8, value: u8) -> u8 {
         if self.reads & 1 << class == 0 {
             return 0;
         }
-        if self.observed & 1 << class != 0 {
-            return value;
-        }
-        let written = self
-            .left
-            .iter()
-            .fold(0, |set, left| set | left.writes.get(usize::from(class)).copied().unwrap_or(0));
-        if self.contents.is_written(value, written) {
+        let at = usize::from(class);
+        let written = self.written[at];
+        if self.observed & 1 << class != 0 || self.contents.is_written(value, written) {
             return value;
         }
         let given = &self.given[..self.count];
         if let Some((.., name)) = given.iter().find(|given| (given.0, given.1) == (class, value)) {
             return *name;
         }
-        let last = given.iter().rev().find(|given| given.0 == class).map_or(0, |given| given.2);
         let free = |name: &u8| !self.contents.is_written(*name, written);
-        let name = (last.saturating_add(1)..=u8::MAX).find(free);
+        let name = (self.last[at].saturating_add(1)..=u8::MAX).find(free);
+        // There are names enough: `Contents::new` sees to it.
         let (Some(name), true) = (name, self.count < self.given.len()) else { return value };
+        self.last[at] = name;
         self.given[self.count] = (class, value, name);
         self.count += 1;
         name
