@@ -76,6 +76,20 @@ fn a_flush_depends_on_the_life_of_another_buffer() {
     check(&lab::variant(text, "-"), text);
 }
 
+/// A move that takes no lock goes on with a buffer that is not there: its page has no frame to copy, so
+/// that the zeros it reserved are compared.
+#[test]
+fn what_is_reserved_for_a_page_without_a_frame_is_looked_at() {
+    let text = "DMABUF unallocated
+exporter heap { move = [reserve copy rebind free] }
+buffer A { exporter = heap; state = unallocated }
+P0 application { mmap v = A shared rw }
+P1 exporter heap { move A -> system }
+exists (hazard any)
+";
+    check(&lab::variant(text, "-"), text);
+}
+
 /// So many random tests, from this seed on: `DRIFTHEAP_WORLDS=10000 DRIFTHEAP_SEED=7 cargo test`.
 fn asked(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)

@@ -251,7 +251,7 @@ impl Contents {
         found.looks = Steps(steps).looks(world, step);
         if let Step::Exporter { step: ExporterStep::Copy, buf, page, .. } = *step
             && let Some(id) = world.page(buf, page)
-            && Steps(steps).copied_over(buf, page, self.recycled)
+            && Steps(steps).copied_over(world, buf, page, self.recycled)
         {
             found.looks.copies.add(id.index());
         }

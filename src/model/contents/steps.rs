@@ -262,8 +262,9 @@ impl Steps<'_> {
         match *step {
             Step::Mmap(mmap) if shadows(world, step) => world.pages(mmap.buf).collect(),
             Step::Exporter { step: ExporterStep::Reserve, buf, .. } => {
-                let seen =
-                    |page: &PageId| !self.copied_over(buf, world.page_index(*page), recycled);
+                let seen = |page: &PageId| {
+                    !self.copied_over(world, buf, world.page_index(*page), recycled)
+                };
                 world.pages(buf).filter(seen).collect()
             }
             _ => Vec::new(),
@@ -271,9 +272,14 @@ impl Steps<'_> {
     }
 
     /// Whether the zeros that `reserve` leaves for a page are always copied over before anybody
-    /// looks: the one move that there is copies the page before it rebinds the buffer, and nobody knows
-    /// the frame from before.
-    pub(super) fn copied_over(&self, buf: BufId, page: u8, recycled: u8) -> bool {
+    /// looks: the one move that there is copies the page before it rebinds the buffer, nobody knows the
+    /// frame from before, and nothing else takes the page's frame away.
+    pub(super) fn copied_over(&self, world: &World, buf: BufId, page: u8, recycled: u8) -> bool {
+        // A page without a frame is not copied.
+        let decl = world.buf(buf);
+        if !decl.allocated || decl.closed {
+            return false;
+        }
         let mut copied = None;
         let mut owner = None;
         for (actor, _, step) in self.0 {
@@ -281,7 +287,7 @@ impl Steps<'_> {
             if of != buf {
                 continue;
             }
-            if matches!(job, Job::Move(dest) if recycled & bit(dest) != 0) {
+            if !matches!(job, Job::Move(dest) if recycled & bit(dest) == 0) {
                 return false;
             }
             let is_ours = *owner.get_or_insert(*actor) == *actor;
