@@ -30,7 +30,6 @@ fn check(scenario: &Scenario, text: &str) -> [u64; 3] {
     assert_eq!(lengths(&full), lengths(&reduced), "{title}\n{text}");
     assert_eq!(full.deadlock_states == 0, reduced.deadlock_states == 0, "{title}\n{text}");
     let states = [full.states, live.states, reduced.states];
-    assert!(states.is_sorted_by(|a, b| a >= b), "{states:?}: {title}\n{text}");
     assert!(reduced.schedules <= full.schedules);
     states
 }
@@ -115,6 +114,7 @@ fn random_tests_have_the_same_outcomes() {
     }
     let [full, live, reduced] = counts;
     println!("random tests: {full} states, {live} live, {reduced} with reduction");
+    assert!(reduced < live && live < full);
 }
 
 /// A test that forgets too much, or knows too little of what a step touches.

@@ -60,7 +60,7 @@ pub(crate) fn run(args: &MergeArgs, out: &Out) -> anyhow::Result<Exit> {
     let merged = Merged::new(texts).map_err(anyhow::Error::msg)?;
     args.formats.write(&merged.cases())?;
     if !(out.quiet && merged.good()) {
-        out.text(&merged.text(out.paint))?;
+        out.prose(&merged.text(out.paint))?;
     }
     Ok(if merged.good() { Exit::Good } else { Exit::Differs })
 }
