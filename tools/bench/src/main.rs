@@ -1,12 +1,13 @@
 //! Times the explorer against stateright's breadth-first checker, and against itself.
 //!
-//! Prints one line per machine. Every comparison is a ratio of times measured in the same run on
+//! Prints one line per machine, then the suite, big questions by size and against pan. Every comparison is a ratio of times measured in the same run on
 //! the same machine, the least of several rounds that alternate between the contestants.
 //!
 //! ```text
 //! cargo run --release --manifest-path tools/bench/Cargo.toml [-- ROUNDS [MACHINE]]
 //! ```
 
+mod big;
 mod compare;
 mod litmus;
 mod spin;
@@ -28,16 +29,16 @@ fn main() -> ExitCode {
     };
     let only = std::env::args().nth(2);
     println!("{}", header());
-    let litmus = [
+    let tests = [
         ("litmus move-2", include_str!("../../spin/move-2.litmus")),
         ("litmus move-3", include_str!("../../spin/move-3.litmus")),
         ("litmus crowd", include_str!("../crowd.litmus")),
     ];
-    for (name, text) in litmus {
+    for (name, text) in tests {
         if only.as_ref().is_some_and(|only| only != name) {
             continue;
         }
-        let line = question::scenario(name, text)
+        let line = litmus::scenario(name, text)
             .and_then(|scenario| compare(name, &scenario, rounds, true));
         match line {
             Ok(line) => println!("{line}"),
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
         }
     }
     if only.is_none() {
-        let against = question::scenario("litmus crowd", include_str!("../crowd.litmus"))
+        let against = litmus::scenario("litmus crowd", include_str!("../crowd.litmus"))
             .and_then(|scenario| spin::line(&scenario, rounds));
         match against {
             Ok(Some(line)) => println!("{line}"),
@@ -58,6 +59,13 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         }
+    }
+    if only.is_none()
+        && let Err(message) =
+            big::suite().and_then(|()| big::growth()).and_then(|()| big::against_pan())
+    {
+        eprintln!("{message}");
+        return ExitCode::FAILURE;
     }
     let machines = [
         ("workload-4x3", workload(4, 3)),

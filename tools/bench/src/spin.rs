@@ -39,19 +39,44 @@ pub(crate) fn line<M: Machine>(machine: &M, rounds: usize) -> Result<Option<Stri
 }
 
 fn pan_states_per_second() -> Result<f64, String> {
+    let pan = pan("move", &["-DN=3"], false, "")?;
+    Ok(pan.states as f64 / pan.seconds)
+}
+
+/// What pan said of a model.
+pub(crate) struct Pan {
+    pub(crate) states: u64,
+    pub(crate) seconds: f64,
+}
+
+/// Runs pan on one of the models in `tools/spin`.
+pub(crate) fn pan(
+    model: &str,
+    defines: &[&str],
+    reduce: bool,
+    cflags: &str,
+) -> Result<Pan, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../spin/run");
-    let output = Command::new(&script)
-        .arg("-DN=3")
-        .output()
-        .map_err(|error| format!("{}: {error}", script.display()))?;
+    let mut command = Command::new(&script);
+    command.args(defines).env("SPIN_MODEL", model).env("SPIN_CFLAGS", cflags);
+    if reduce {
+        command.env("SPIN_REDUCE", "1");
+    }
+    let output = command.output().map_err(|error| format!("{}: {error}", script.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let mut words = text.split_whitespace();
-    words
-        .by_ref()
-        .find(|word| *word == "states/s")
-        .and_then(|_| words.next())
-        .and_then(|number| number.parse().ok())
-        .ok_or_else(|| {
-            format!("{} said: {text}{}", script.display(), String::from_utf8_lossy(&output.stderr))
-        })
+    let number = |name: &str| {
+        let mut words = text.split_whitespace();
+        words.find(|word| *word == name).and_then(|_| words.next()?.parse::<f64>().ok())
+    };
+    match (number("states"), number("seconds")) {
+        (Some(states), Some(seconds)) => {
+            // pan's clock has hundredths.
+            Ok(Pan { states: states as u64, seconds: seconds.max(0.01) })
+        }
+        _ => Err(format!(
+            "{} said: {text}{}",
+            script.display(),
+            String::from_utf8_lossy(&output.stderr)
+        )),
+    }
 }
