@@ -110,6 +110,41 @@ fn a_failed_exec_loses_nothing() {
     }
 }
 
+/// A process of several threads that executes a program while they map: nobody is killed for it, and
+/// nobody waits for ever.
+#[test]
+fn threads_that_map_do_not_hold_up_an_exec() {
+    let Some(stage) = live_stage() else { return };
+    let Some(program) = compile(stage.path(), "exec_threads", &[]) else { return };
+    for user in users() {
+        for seed in ["1", "2"] {
+            let program = [program.to_str().unwrap(), "20"];
+            let output = run(stage.path(), user, &["--chaos", seed], &program);
+            let text = text(&output);
+            assert!(output.status.success() && text.contains("ok\n"), "{user:?}: {text}");
+        }
+    }
+}
+
+/// What has pinned its pages goes on with them, whatever userfaultfd traps: it is waited for.
+#[test]
+fn direct_io_and_remote_writes_arrive() {
+    let Some(stage) = live_stage() else { return };
+    let Some(program) = compile(stage.path(), "direct", &[]) else { return };
+    for user in users() {
+        let file = stage.path().join(format!("file-{user:?}"));
+        let program = [program.to_str().unwrap(), "1", file.to_str().unwrap()];
+        let output = run(stage.path(), user, &["--chaos", "1,kinds=move"], &program);
+        let text = text(&output);
+        if output.status.code() == Some(77) {
+            eprintln!("SKIP: {text}");
+            continue;
+        }
+        assert!(output.status.success() && text.contains(" 0 lost"), "{user:?}: {text}");
+        assert!(figure(&text, " pages") > 0, "{user:?}: {text}");
+    }
+}
+
 /// As process 1 the guardian is a child of ours, and what the process that executed us has started
 /// is so too: neither is waited for.
 #[test]

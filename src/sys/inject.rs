@@ -125,7 +125,7 @@ impl Seized {
     fn attach(tid: i32, options: Options) -> Result<Self, InjectError> {
         let pid = Pid::from_raw(tid);
         let options = options | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
-        match ptrace::seize(pid, options) {
+        match super::reaper::seize(pid, options) {
             Ok(()) => Ok(Self { pid, kept: false }),
             Err(nix::errno::Errno::EPERM) if super::trace::is_ours(tid) => {
                 Ok(Self { pid, kept: true })
@@ -248,9 +248,12 @@ impl Stopped {
         let mut signal = None;
         loop {
             ptrace::syscall(self.pid, signal).map_err(InjectError::of)?;
-            let status = wait(self.pid, deadline).inspect_err(|_| {
-                // It must not go on with our registers, whenever that would be.
-                let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
+            let status = wait(self.pid, deadline).inspect_err(|&error| {
+                // It must not go on with our registers, whenever that would be. A thread that has
+                // ended, as the others do when one of them executes a program, does not.
+                if error != InjectError::Gone {
+                    let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
+                }
             })?;
             if matches!(status, WaitStatus::PtraceSyscall(_)) {
                 return Ok(());

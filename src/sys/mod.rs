@@ -107,6 +107,7 @@ pub mod pin;
 pub mod probe;
 pub mod process;
 pub(crate) mod raw;
+mod reaper;
 pub mod seccomp;
 pub mod secret;
 pub mod store;

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use super::arch::CALL_BYTES;
 pub use super::arch::Registers;
+use super::reaper::Ended;
 
 /// Longest wait for a thread that was asked for something.
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -92,7 +93,7 @@ pub fn attach(tid: i32, follow: Follow) -> Result<(), Errno> {
     if follow.die_with_us {
         options |= Options::PTRACE_O_EXITKILL;
     }
-    ptrace::seize(Pid::from_raw(tid), options).map_err(errno)
+    super::reaper::seize(Pid::from_raw(tid), options).map_err(errno)
 }
 
 /// Whether this process traces a thread already.
@@ -244,6 +245,11 @@ fn change(tid: i32, status: i32) -> Change {
 /// # Errors
 /// ECHILD: there is nobody to wait for.
 pub fn wait_any(block: bool) -> Result<Option<(i32, Change)>, Errno> {
+    if let Some(Ended { id, code, status }) = super::reaper::take() {
+        let exited = code == libc::CLD_EXITED;
+        let change = if exited { Change::Exited(status) } else { Change::Killed(status) };
+        return Ok(Some((id, change)));
+    }
     let flags = libc::__WALL | if block { 0 } else { libc::WNOHANG };
     loop {
         let mut status = 0;

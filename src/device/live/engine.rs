@@ -397,10 +397,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Where address spaces that trap user mode only map the buffer.
-    pub fn untrapped_for_the_kernel(&self, id: BufferId) -> Vec<std::ops::Range<u64>> {
+    /// Where the buffer is mapped so that a call of the kernel's to there must not be under way in a
+    /// move: in address spaces that trap user mode only, and for a call that pins its pages, in all.
+    pub fn disturbed_by_a_move(&self, id: BufferId, pins: bool) -> Vec<std::ops::Range<u64>> {
         let Some(held) = self.buffers.get(&id) else { return Vec::new() };
-        let spaces = self.spaces.iter().filter(|space| !space.traps_kernel);
+        let spaces = self.spaces.iter().filter(|space| pins || !space.traps_kernel);
         let areas = spaces.flat_map(|space| &space.areas).filter(|a| a.inode == held.inode);
         areas.map(|area| area.start..area.start + area.len_bytes).collect()
     }

@@ -10,6 +10,9 @@
 //!   call, in /proc/TID/syscall, or, where that says `running`, by a stop, which a thread makes
 //!   only outside of the kernel.
 //! * While a move waits for a buffer, further calls on it are held back.
+//! * A userfaultfd that traps the kernel, which takes privilege, lets it wait for a page instead. It
+//!   does not help a call that has pinned its pages and goes on with them: direct I/O,
+//!   process_vm_readv and process_vm_writev (get_user_pages), ioctls. Those are waited for there too.
 //!
 //! **Not seen**: io_uring and Linux AIO, sendmmsg and recvmmsg, the addresses that a program insists
 //! on with MAP_FIXED. They may get EFAULT, or where a copy is cut off, a short count.
@@ -28,12 +31,21 @@ const GRACE_NS: u64 = 2_000_000;
 /// Most elements of an iovec (UIO_MAXIOV).
 const IOVECS_MAX: u64 = 1024;
 
+/// What a call may copy to or from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Aims {
+    /// Addresses in the region.
+    pub(super) addrs: Vec<u64>,
+    /// Whether it may pin its pages.
+    pub(super) pins: bool,
+}
+
 /// A call that was let go.
 #[derive(Clone, Debug)]
 struct Flight {
     call: Call,
     since_ns: u64,
-    pointers: Vec<u64>,
+    aims: Aims,
 }
 
 /// Calls in flight, by thread.
@@ -77,6 +89,43 @@ fn in_region(addr: u64) -> bool {
     REGION.contains(&addr)
 }
 
+/// Calls that copy to or from a file, whose pages they pin where it was opened with O_DIRECT.
+const FILE_IO: [i64; 10] = [
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+];
+
+/// What a call may copy to or from, as far as it is in the region.
+pub(super) fn aims(call: &Call) -> Aims {
+    let addrs = pointers(call);
+    let pins = !addrs.is_empty() && pins(call);
+    Aims { addrs, pins }
+}
+
+fn pins(call: &Call) -> bool {
+    match call.nr {
+        libc::SYS_process_vm_readv | libc::SYS_process_vm_writev | libc::SYS_ioctl => true,
+        nr if FILE_IO.contains(&nr) => is_direct(call.tid, super::int(call.args[0])),
+        _ => false,
+    }
+}
+
+/// Whether a file is open for direct I/O; one that can't be looked at may be.
+fn is_direct(tid: i32, fd: i32) -> bool {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/{tid}/fdinfo/{fd}")) else { return true };
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+    flags.is_none_or(|flags| flags & libc::O_DIRECT != 0)
+}
+
 /// The addresses in the region that a call may copy to or from.
 pub(super) fn pointers(call: &Call) -> Vec<u64> {
     if ABOUT_ADDRESSES.contains(&call.nr) {
@@ -118,21 +167,17 @@ impl Flights {
     }
 
     /// The call is let go.
-    pub(super) fn depart(&mut self, call: Call, pointers: Vec<u64>) {
-        if !pointers.is_empty() {
-            self.flights.insert(call.tid, Flight { call, since_ns: now_ns(), pointers });
+    pub(super) fn depart(&mut self, call: Call, aims: Aims) {
+        if !aims.addrs.is_empty() {
+            self.flights.insert(call.tid, Flight { call, since_ns: now_ns(), aims });
         }
     }
 
-    /// A thread whose call may still copy to or from memory at one of `ranges`. Threads that are
-    /// found outside of their calls are forgotten.
-    pub(super) fn busy(&mut self, holds: impl Fn(u64) -> bool) -> Option<i32> {
-        let concerned: Vec<i32> = self
-            .flights
-            .iter()
-            .filter(|(_, flight)| flight.pointers.iter().any(|&addr| holds(addr)))
-            .map(|(&tid, _)| tid)
-            .collect();
+    /// A thread whose call may still copy to or from memory that `concerns`. Threads that are found
+    /// outside of their calls are forgotten.
+    pub(super) fn busy(&mut self, concerns: impl Fn(&Aims) -> bool) -> Option<i32> {
+        let concerned = self.flights.iter().filter(|(_, flight)| concerns(&flight.aims));
+        let concerned: Vec<i32> = concerned.map(|(&tid, _)| tid).collect();
         for tid in concerned {
             if self.flights.get(&tid).is_some_and(is_flying) {
                 return Some(tid);
@@ -239,12 +284,38 @@ mod tests {
     }
 
     #[test]
+    fn calls_that_pin_are_told_from_those_that_copy() {
+        let inside = REGION.start;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let fd =
+            |file: &std::fs::File| u64::try_from(std::os::fd::AsRawFd::as_raw_fd(file)).unwrap();
+        let read = |fd| aims(&call(libc::SYS_pread64, [fd, inside, 9, 0, 0, 0]));
+        assert_eq!(read(fd(file.as_file())), Aims { addrs: vec![inside], pins: false });
+        assert!(read(u64::from(u16::MAX)).pins, "it can't be looked at");
+        let direct = std::os::unix::fs::OpenOptionsExt::custom_flags(
+            std::fs::OpenOptions::new().read(true),
+            libc::O_DIRECT,
+        )
+        .open(file.path());
+        // Not every file system has it.
+        if let Ok(direct) = direct {
+            assert!(read(fd(&direct)).pins);
+        }
+        let iov = [inside, 8];
+        let remote = call(libc::SYS_process_vm_writev, [1, 0, 0, iov.as_ptr() as u64, 1, 0]);
+        assert_eq!(aims(&remote), Aims { addrs: vec![inside], pins: true });
+        assert!(!aims(&call(libc::SYS_ioctl, [1, 2, 3, 0, 0, 0])).pins, "it aims elsewhere");
+    }
+
+    #[test]
     fn a_flight_ends_with_the_next_call() {
         let mut flights = Flights::default();
         let inside = REGION.start;
+        let aims = Aims { addrs: vec![inside], pins: false };
+        let here = |aims: &Aims| aims.addrs == [inside];
         let read = Call { tid: i32::MAX, ..call(libc::SYS_read, [0, inside, 9, 0, 0, 0]) };
-        flights.depart(read, vec![inside]);
-        assert_eq!(flights.busy(|addr| addr == inside), None, "no such thread");
+        flights.depart(read, aims.clone());
+        assert_eq!(flights.busy(here), None, "no such thread");
         // A thread that runs may be in its call, and this one can't be stopped to make sure: nobody
         // can trace a thread of his own process.
         let stop = AtomicBool::new(false);
@@ -257,16 +328,16 @@ mod tests {
                 }
             });
             let tid = receiver.recv().unwrap();
-            flights.depart(Call { tid, ..read }, vec![inside]);
+            flights.depart(Call { tid, ..read }, aims.clone());
             // Until it has left the send.
             let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-            while flights.busy(|addr| addr == inside).is_none() {
+            while flights.busy(here).is_none() {
                 assert!(std::time::Instant::now() < deadline, "it runs, for all we know");
-                flights.depart(Call { tid, ..read }, vec![inside]);
+                flights.depart(Call { tid, ..read }, aims.clone());
             }
-            assert_eq!(flights.busy(|addr| addr != inside), None, "another buffer");
+            assert_eq!(flights.busy(|aims: &Aims| !here(aims)), None, "another buffer");
             flights.landed(tid);
-            assert_eq!(flights.busy(|addr| addr == inside), None);
+            assert_eq!(flights.busy(here), None);
             stop.store(true, Relaxed);
         });
     }

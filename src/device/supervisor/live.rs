@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
-use super::flights::Flights;
+use super::flights::{Aims, Flights};
 use super::{Shared, Supervisor, lock, now_ns};
 use crate::device::live::job::JobError;
 use crate::device::live::mover::SetupError;
@@ -98,7 +98,7 @@ pub(super) struct Live {
     /// What could not be done because of one.
     wanted: Option<Wanted>,
     /// Calls on the wanted buffer that are held back meanwhile.
-    held: Vec<(Call, Vec<u64>)>,
+    held: Vec<(Call, Aims)>,
     chaos: Option<Chaos>,
     wake: OwnedFd,
     next_sweep_ns: u64,
@@ -166,14 +166,8 @@ impl Live {
         if self.ignore_calls {
             return None;
         }
-        let ranges = self.engine.untrapped_for_the_kernel(id);
-        self.flights.busy(|addr| ranges.iter().any(|range| range.contains(&addr)))
-    }
-
-    /// Whether one of these addresses may be the buffer's.
-    fn maps_any(&self, id: BufferId, addrs: &[u64]) -> bool {
-        let ranges = self.engine.untrapped_for_the_kernel(id);
-        addrs.iter().any(|addr| ranges.iter().any(|range| range.contains(addr)))
+        let Self { engine, flights, .. } = self;
+        flights.busy(|aims| concerns(engine, id, aims))
     }
 
     fn take_wakes(&self) {
@@ -191,6 +185,15 @@ impl Live {
             }
         }
     }
+}
+
+/// Whether a call may copy to or from the buffer in a way that a move would disturb.
+fn concerns(engine: &Engine, id: BufferId, aims: &Aims) -> bool {
+    if aims.addrs.is_empty() {
+        return false;
+    }
+    let ranges = engine.disturbed_by_a_move(id, aims.pins);
+    aims.addrs.iter().any(|addr| ranges.iter().any(|range| range.contains(addr)))
 }
 
 /// Answers an order. Whoever gave it may have lost patience.
@@ -252,14 +255,14 @@ impl Supervisor {
             drop(self.listener.resume(call.id));
             return;
         };
-        let pointers = super::flights::pointers(&call);
+        let aims = super::flights::aims(&call);
         if let Some(wanted) = &live.wanted
-            && live.maps_any(wanted.id, &pointers)
+            && concerns(&live.engine, wanted.id, &aims)
         {
-            live.held.push((call, pointers));
+            live.held.push((call, aims));
             return;
         }
-        live.flights.depart(call, pointers);
+        live.flights.depart(call, aims);
         drop(self.listener.resume(call.id));
     }
 
@@ -275,8 +278,8 @@ impl Supervisor {
             live.wanted = Some(wanted);
             return;
         }
-        for (call, pointers) in std::mem::take(&mut live.held) {
-            live.flights.depart(call, pointers);
+        for (call, aims) in std::mem::take(&mut live.held) {
+            live.flights.depart(call, aims);
             drop(self.listener.resume(call.id));
         }
         if let Some((order, ino)) = wanted.order {
