@@ -82,8 +82,10 @@ fn reap() -> Option<Ended> {
     }
     // SAFETY: zeroed before, and any bytes are a valid siginfo_t.
     let info = unsafe { info.assume_init() };
-    // SAFETY: waitid fills in these fields, or leaves them zero.
-    let (id, status) = unsafe { (info.si_pid(), info.si_status()) };
+    // SAFETY: waitid fills in this field, or leaves it zero.
+    let id = unsafe { info.si_pid() };
+    // SAFETY: the same.
+    let status = unsafe { info.si_status() };
     (id != 0).then_some(Ended { id, code: info.si_code, status })
 }
 
