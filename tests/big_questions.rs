@@ -159,25 +159,33 @@ fn what_stops_at_the_first_schedule_says_so() {
 fn shards_are_merged_to_the_report_of_one_run() {
     let directory = tempfile::tempdir().expect("a directory");
     let run = |args: &[&str]| driftheap(directory.path(), args);
-    let shard = |number: u8| {
+    let shard = |number: u8, more: &[&str]| {
         let shard = format!("{number}/2");
         let file = directory.path().join(format!("{number}.json"));
         let file = std::fs::File::create(file).expect("a file");
         Command::new(env!("CARGO_BIN_EXE_driftheap"))
             .args(["check", "--json", "--replay", "off", "--shard", &shard])
+            .args(more)
             .stdout(file)
             .spawn()
             .expect("driftheap starts")
     };
-    for mut child in [shard(1), shard(2)] {
-        assert!(child.wait().expect("it ends").success());
-    }
-    let merged = run(&["merge", "2.json", "1.json", "--junit", "merged.xml"]);
-    let whole = run(&["check", "--replay", "off", "--junit", "whole.xml"]);
-    assert!(text(&merged) == text(&whole), "merged:\n{}\nwhole:\n{}", text(&merged), text(&whole));
-    assert_eq!(merged.status.code(), Some(0));
     let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).expect("a file");
-    assert_eq!(read("merged.xml"), read("whole.xml"));
+    for more in [&["--first"][..], &[]] {
+        for mut child in [shard(1, more), shard(2, more)] {
+            assert!(child.wait().expect("it ends").success());
+        }
+        let merged = run(&["merge", "2.json", "1.json", "--junit", "merged.xml"]);
+        let mut whole = vec!["check", "--replay", "off", "--junit", "whole.xml"];
+        whole.extend(more);
+        let whole = run(&whole);
+        let (merged_text, whole_text) = (text(&merged), text(&whole));
+        assert!(merged_text == whole_text, "merged:\n{merged_text}\nwhole:\n{whole_text}");
+        assert_eq!(merged.status.code(), Some(0));
+        if more.is_empty() {
+            assert_eq!(read("merged.xml"), read("whole.xml"));
+        }
+    }
 
     let half = run(&["merge", "1.json"]);
     assert_eq!(half.status.code(), Some(2), "{}", text(&half));

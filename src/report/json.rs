@@ -18,6 +18,8 @@ pub struct VariantJson<'a> {
     expected: Option<&'static str>,
     observation: Option<&'static str>,
     as_expected: Option<bool>,
+    /// Whether the search was to stop at the first schedule that shows what is asked, and did.
+    shown: bool,
     positive: u128,
     negative: u128,
     states: u64,
@@ -91,6 +93,7 @@ impl<'a> VariantJson<'a> {
                 Some(_) => judgement.as_expected(scenario),
                 None => judgement.refutes(scenario).then_some(false),
             },
+            shown: judgement.is_shown(),
             positive: judgement.positive,
             negative: judgement.negative,
             states: exploration.states,

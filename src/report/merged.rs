@@ -36,6 +36,8 @@ pub struct Line {
     #[serde(default)]
     as_expected: Option<bool>,
     #[serde(default)]
+    shown: bool,
+    #[serde(default)]
     states: u64,
     #[serde(default)]
     schedules: u128,
@@ -195,8 +197,9 @@ impl Line {
             _ if self.error.is_some() => Mark::Failed,
             (_, _, Some(false)) => Mark::Differs,
             (_, _, Some(true)) => Mark::AsExpected,
-            (None, ..) => Mark::Unknown,
-            (Some(_), _, None) => Mark::Unjudged,
+            (None, Some(_), None) if self.shown => Mark::Shown,
+            (None, ..) if !self.shown => Mark::Unknown,
+            (_, _, None) => Mark::Unjudged,
         }
     }
 
@@ -213,7 +216,7 @@ impl Line {
             Some(word) if self.vacuous => Cell::toned(format!("{word}*"), Tone::Warn),
             Some(word) => Cell::new(word),
             None if self.error.is_some() => none(),
-            None => Cell::toned(verdicts::without_answer(self.shortest.is_some()), Tone::Warn),
+            None => Cell::toned(verdicts::without_answer(self.shown), Tone::Warn),
         };
         let shortest = self.shortest.as_ref().map(|schedule| schedule.len().to_string());
         let mut cells = vec![
@@ -312,5 +315,7 @@ mod tests {
         let unknown =
             good.replace("\"observation\":\"Never\",\"as_expected\":true", "\"observation\":null");
         assert!(!is_good(&unknown));
+        assert!(!is_good(&unknown.replace("\"states\"", "\"shortest\":[0],\"states\"")));
+        assert!(is_good(&unknown.replace("\"states\"", "\"shown\":true,\"states\"")));
     }
 }
