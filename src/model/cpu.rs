@@ -199,7 +199,7 @@ impl<S: Sink> Core<'_, S> {
                 if entry.mapped & (1 << index) == 0 || frame.is_none() {
                     continue;
                 }
-                let special = rules.huge == Huge::Special;
+                let special = rules.huge != Huge::Plain;
                 self.set_pte(vma, index, Pte { frame, write, special, huge: true, ..Pte::ABSENT });
             }
             return;

@@ -22,7 +22,7 @@
 use super::core::Core;
 use super::cpu::Want;
 use super::objects::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
-use super::rules::{FollowPfn, FrameVector, GupFast, MmapKind, Placement, YesNo};
+use super::rules::{FollowPfn, FrameVector, GupFast, Huge, MmapKind, Placement, YesNo};
 use super::step::{Effect, Errno, Foll, Reply, Signal, Sink, Step};
 use crate::units::{FrameId, ImporterId, PinId, PteId, VmaId};
 
@@ -73,7 +73,8 @@ impl<S: Sink> Core<'_, S> {
         if foll.write && !pte.write && !forced {
             return self.fault_for_gup(vma, page, want, &efault);
         }
-        let no_page = pte.special || !self.world.has_page(pte.frame);
+        let unmarked = pte.huge && self.slow_takes_marked(&entry);
+        let no_page = pte.special && !unmarked || !self.world.has_page(pte.frame);
         if no_page && pte.frame != self.world.zero {
             // vm_normal_page() is NULL.
             return self.fail(&efault, Errno::Efault);
@@ -337,6 +338,13 @@ impl<S: Sink> Core<'_, S> {
     /// The target of a device access, for which a private page may have none of its own yet.
     pub(super) fn pin_target(&self, pin: PinId) -> Target {
         self.state.pins[pin.index()].target
+    }
+
+    /// `follow_huge_pmd` does not look at `pmd_special`.
+    fn slow_takes_marked(&self, vma: &Vma) -> bool {
+        vma.buf.is_some()
+            && self.world.host.pte_special.yes()
+            && self.world.exporter_of(vma.buf).huge == Huge::Special
     }
 
     /// `vm_normal_page` of a shared mapping: without a special bit VM_PFNMAP alone tells.

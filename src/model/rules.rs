@@ -86,8 +86,13 @@ rule! {
         None = "none",
         /// A huge PMD with no mark: `gup_fast` takes it, whatever the VMA says.
         Plain = "plain",
-        /// A huge PMD marked special (devmap without pagemap then, `pmd_special` now).
+        /// A huge PMD marked special (`pmd_special`, 6.12): the fast path refuses it. The slow path refuses
+        /// VM_IO and VM_PFNMAP, never looks at the mark, and takes what else there is (`follow_huge_pmd`,
+        /// mm/gup.c, 6.12; measured).
         Special = "special",
+        /// A huge PMD that is devmap, with no page map behind it, as the thread tried (PFN_DEV | PFN_MAP,
+        /// comment 21): `get_dev_pagemap` finds nothing, and both paths refuse it.
+        Devmap = "devmap",
     }
 }
 

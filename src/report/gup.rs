@@ -31,7 +31,12 @@ impl Mapping {
         match self.huge {
             Huge::None if self.vm_io => format!("{} + VM_IO", self.mmap),
             Huge::None => self.mmap.word().to_owned(),
-            Huge::Plain | Huge::Special => format!("{} + {} huge PMD", self.mmap, self.huge),
+            Huge::Plain | Huge::Special | Huge::Devmap if self.vm_io => {
+                format!("{} + VM_IO + {} huge PMD", self.mmap, self.huge)
+            }
+            Huge::Plain | Huge::Special | Huge::Devmap => {
+                format!("{} + {} huge PMD", self.mmap, self.huge)
+            }
         }
     }
 

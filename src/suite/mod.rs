@@ -32,7 +32,6 @@ macro_rules! bundled {
 pub const TESTS: &[Bundled] = bundled![
     "A1" "insert-page-and-move",
     "A2" "ttm-insert-mixed",
-    "A2" "bar-has-no-pages",
     "A3" "ttm-huge-gup-fast",
     "A4" "ttm-huge-special",
     "A5" "ttm-direct-io",
@@ -47,6 +46,7 @@ pub const TESTS: &[Bundled] = bundled![
     "A13" "huge-needs-contiguity",
     "A14" "high-order-tail",
     "A15" "system-heap-insert-page",
+    "A16" "bar-has-no-pages",
     "B1" "ttm-map-private",
     "B2" "importer-mmap-address-space",
     "B2" "importer-mmap-pgoff",

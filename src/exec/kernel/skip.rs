@@ -77,10 +77,8 @@ fn exporters(scenario: &Scenario) -> Result<(), Skip> {
         if rules.coherency == Coherency::Incoherent {
             return Err(Skip::new("x86 has no incoherent caches"));
         }
-        if rules.huge == Huge::Special && rules.mmap == MmapKind::MixedmapInsertPfn {
-            return Err(Skip::new(
-                "the model is wrong: 6.12 pins a huge entry of VM_MIXEDMAP that is marked special",
-            ));
+        if rules.huge == Huge::Devmap {
+            return Err(Skip::new("6.12 has pmd_special, and no devmap entry without a page map"));
         }
         if rules.zap == ZapReach::VmStart
             || rules.fault_page != FaultPage::AtOffset
