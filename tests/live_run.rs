@@ -117,11 +117,12 @@ fn threads_that_map_do_not_hold_up_an_exec() {
     let Some(stage) = live_stage() else { return };
     let Some(program) = compile(stage.path(), "exec_threads", &[]) else { return };
     for user in users() {
-        for seed in ["1", "2"] {
+        for options in [&["--chaos", "1"][..], &["--chaos", "2", "--misuse"]] {
             let program = [program.to_str().unwrap(), "20"];
-            let output = run(stage.path(), user, &["--chaos", seed], &program);
+            let output = run(stage.path(), user, options, &program);
             let text = text(&output);
-            assert!(output.status.success() && text.contains("ok\n"), "{user:?}: {text}");
+            let good = output.status.success() && text.contains("ok\n");
+            assert!(good, "{user:?} {options:?}: {text}");
         }
     }
 }

@@ -3,13 +3,14 @@
 //! A thread that executes a program holds `cred_guard_mutex` until every other thread of its process
 //! is gone (`de_thread` in fs/exec.c), and one that is traced is not gone before its tracer has reaped
 //! it. `ptrace_attach` takes the same mutex. A tracer that attaches to a second thread meanwhile
-//! would never get to reap the first. So while [`seize`] takes long, another thread reaps; what it
-//! finds waits for [`take`].
+//! would never get to reap the first. So while [`seize`] takes long, another thread waits in its place;
+//! what it finds, ends and stops, is kept for [`take`].
 //!
-//! **Lock**: `STATE` guards when the attaching began and what was reaped. It is held over one wait
-//! that does not block, so that nothing is reaped once [`seize`] has returned.
-#![allow(unsafe_code, reason = "waitid(2) with __WALL")]
+//! **Lock**: `STATE` guards when the attaching began and what was found. It is held over one wait that
+//! does not block, so that nobody else waits once [`seize`] has returned.
+#![allow(unsafe_code, reason = "waitpid(2) with __WALL")]
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,21 +20,14 @@ use nix::unistd::Pid;
 /// How long attaching may take before somebody is reaped for it.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// What a reaped process or thread ended with: `si_code` and `si_status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ended {
-    pub(super) id: i32,
-    pub(super) code: i32,
-    pub(super) status: i32,
-}
-
 #[derive(Debug)]
 struct State {
     since: Option<Instant>,
-    reaped: Vec<Ended>,
+    /// Ids and wait statuses.
+    found: VecDeque<(i32, i32)>,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { since: None, reaped: Vec::new() });
+static STATE: Mutex<State> = Mutex::new(State { since: None, found: VecDeque::new() });
 static STARTED: Once = Once::new();
 
 fn state() -> MutexGuard<'static, State> {
@@ -55,10 +49,9 @@ pub(super) fn seize(pid: Pid, options: Options) -> nix::Result<()> {
     result
 }
 
-/// One that was reaped while somebody was attached to.
-pub(super) fn take() -> Option<Ended> {
-    let mut state = state();
-    (!state.reaped.is_empty()).then(|| state.reaped.remove(0))
+/// What was found while somebody was attached to: an id and a wait status, the oldest first.
+pub(super) fn take() -> Option<(i32, i32)> {
+    state().found.pop_front()
 }
 
 fn watch() {
@@ -66,27 +59,20 @@ fn watch() {
         std::thread::sleep(PATIENCE);
         let mut state = state();
         while state.since.is_some_and(|since| since.elapsed() >= PATIENCE) {
-            let Some(ended) = reap() else { break };
-            state.reaped.push(ended);
+            let Some(found) = look() else { break };
+            state.found.push_back(found);
         }
     }
 }
 
-/// A child or traced thread that has ended, whichever thread of ours traces it.
-fn reap() -> Option<Ended> {
-    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-    let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL;
-    // SAFETY: waitid writes one siginfo_t.
-    if unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) } != 0 {
-        return None;
-    }
-    // SAFETY: zeroed before, and any bytes are a valid siginfo_t.
-    let info = unsafe { info.assume_init() };
-    // SAFETY: waitid fills in this field, or leaves it zero.
-    let id = unsafe { info.si_pid() };
-    // SAFETY: the same.
-    let status = unsafe { info.si_status() };
-    (id != 0).then_some(Ended { id, code: info.si_code, status })
+/// A child or traced thread that has ended or stopped, whichever thread of ours traces it. There is no
+/// way to ask for the ends alone: a traced thread's stops are told whatever the options say
+/// (`wait_task_stopped` in kernel/exit.c).
+fn look() -> Option<(i32, i32)> {
+    let mut status = 0;
+    // SAFETY: waitpid writes one int.
+    let id = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
+    (id > 0).then_some((id, status))
 }
 
 #[cfg(test)]

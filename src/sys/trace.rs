@@ -21,7 +21,6 @@ use rustix::io::Errno;
 
 use super::arch::CALL_BYTES;
 pub use super::arch::Registers;
-use super::reaper::Ended;
 
 /// Longest wait for a thread that was asked for something.
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -245,10 +244,8 @@ fn change(tid: i32, status: i32) -> Change {
 /// # Errors
 /// ECHILD: there is nobody to wait for.
 pub fn wait_any(block: bool) -> Result<Option<(i32, Change)>, Errno> {
-    if let Some(Ended { id, code, status }) = super::reaper::take() {
-        let exited = code == libc::CLD_EXITED;
-        let change = if exited { Change::Exited(status) } else { Change::Killed(status) };
-        return Ok(Some((id, change)));
+    if let Some((tid, status)) = super::reaper::take() {
+        return Ok(Some((tid, change(tid, status))));
     }
     let flags = libc::__WALL | if block { 0 } else { libc::WNOHANG };
     loop {
