@@ -271,3 +271,41 @@ fn programs_under_qemu_user() {
     assert!(told.contains("qemu-arm (process ") && told.contains("under qemu-user"), "{told}");
     assert!(told.contains(", 1 program not watched"), "{told}");
 }
+
+/// A /proc of another pid namespace names other processes: nothing that it says may be believed.
+#[test]
+fn a_proc_of_another_namespace_is_refused() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["-pfUr"]).arg(stage.path().join("driftheap")).args(["run", "--", "true"]);
+    let output = bounded(command);
+    let told = text(&output);
+    if told.starts_with("unshare: ") {
+        eprintln!("SKIP: {told}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(125), "{told}");
+    assert!(told.contains("/proc is not this pid namespace's"), "{told}");
+}
+
+/// A program's limit for files does not bound its buffers, and ends nobody.
+#[test]
+fn a_file_limit_is_no_limit_of_buffers() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let Some(client) = compile(stage.path(), &["-O1"]) else { return };
+    let mut command = Command::new("sh");
+    let line = format!(
+        "ulimit -S -f 1 && exec {} run -q -- {}",
+        stage.path().join("driftheap").display(),
+        client.display()
+    );
+    command.arg("-c").arg(line);
+    let output = bounded(command);
+    assert!(output.status.success(), "{}", text(&output));
+}

@@ -243,17 +243,7 @@ fn check(
     let inner = Search { threads: (threads / jobs.len().max(1)).max(1), ..*search };
     let so_far = SoFar::new();
     let interrupt = Interrupt::hold_back()?;
-    let work = |job: &Job<'_>| {
-        let mut last = None;
-        let judgement = judge_until(&job.scenario, &inner, &mut |progress| {
-            so_far.add(last.replace(progress), progress);
-            if interrupt.came() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        so_far.forget(last);
-        let text = &job.loaded.text;
-        let notes = notes(job.variant, text, &job.scenario, &judgement, &inner);
-        Ok((judgement, notes))
-    };
+    let work = |job: &Job<'_>| answer(job, &inner, &so_far, &interrupt);
     let notes = all.len() <= NOTED_TESTS_MAX;
     let printer = Printer { style, notes, table, out };
     let mut count = |mark: Mark, vacuous: bool, states: u64, fails: bool| {
@@ -267,7 +257,9 @@ fn check(
     let mut held: Vec<(Judged, Second)> = Vec::new();
     let done = |index: usize, result: Judged| {
         out.clear_status();
-        let real = printer.replay(&jobs[index], &result, reality.as_mut());
+        // Whoever wants to see what there is waits for no more replays.
+        let reality = reality.as_mut().filter(|_| !interrupt.came());
+        let real = printer.replay(&jobs[index], &result, reality);
         if ask.kernel {
             held.push((result, real));
             return anyhow::Ok(());
@@ -297,11 +289,34 @@ fn check(
         let differs = kernel.is_some_and(|kernel| kernel.difference.is_some());
         count(mark, vacuous, states, real.fails() || differs);
     }
+    if interrupt.came() {
+        exit = exit.max(Exit::Differs);
+    }
     let all_good = jobs.is_empty() || out.quiet && totals.good();
     if style != Style::Json && !all_good {
         summarise(&totals, reality.as_ref(), third.as_ref(), style, out)?;
     }
     Ok((totals, exit))
+}
+
+/// One variant's answer, as far as it comes before an interrupt.
+fn answer(
+    job: &Job<'_>,
+    search: &Search,
+    so_far: &SoFar,
+    interrupt: &Interrupt,
+) -> Result<(Judgement, Vec<Note>), JudgeError> {
+    let mut last = None;
+    // One schedule that shows it does not make it Always.
+    let first = search.first && job.scenario.expected != Some(Verdict::Always);
+    let search = Search { first, ..*search };
+    let judgement = judge_until(&job.scenario, &search, &mut |progress| {
+        so_far.add(last.replace(progress), progress);
+        if interrupt.came() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    so_far.forget(last);
+    let notes = notes(job.variant, &job.loaded.text, &job.scenario, &judgement, &search);
+    Ok((judgement, notes))
 }
 
 /// The table, its header printed where there will be one.

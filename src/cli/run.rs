@@ -158,8 +158,9 @@ pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
             let misused = reports.iter().any(|report| fail_on.contains(report.kind));
             for device in &exit.idle_devices {
                 out.error(&format!(
-                    "the device {device} had nothing to do: the program never had such a buffer; \
-                     name it with DMA_BUF_SET_NAME_B, or count as #INDEX"
+                    "the device {device} had nothing to do: the program never had such a buffer, or \
+                     ended before the device looked for it; name the buffer with \
+                     DMA_BUF_SET_NAME_B, count as #INDEX, or give a shorter every="
                 ));
             }
             match end_like(&exit) {

@@ -107,6 +107,9 @@ impl Merged {
                 return Err(format!("{} is answered twice", line.name()));
             }
         }
+        if lines.is_empty() {
+            return Err("there is no answer in these files: did the runs fail?".to_owned());
+        }
         order(&mut lines)?;
         Ok(Self { lines })
     }
@@ -155,6 +158,9 @@ impl Merged {
     }
 }
 
+/// Most missing answers whose shards are named.
+const NAMED_MAX: usize = 1_000_000;
+
 /// Puts the lines of shards in the order of their variants, and misses none.
 fn order(lines: &mut [Line]) -> Result<(), String> {
     let shards: Vec<Shard> = lines.iter().filter_map(|line| line.shard).collect();
@@ -169,8 +175,21 @@ fn order(lines: &mut [Line]) -> Result<(), String> {
             first.of, first.jobs, other.of, other.jobs
         ));
     }
+    let belongs = |one: &&Shard| {
+        (1..=one.jobs).contains(&one.job) && one.number == (one.job - 1) % one.of.max(1) + 1
+    };
+    if let Some(other) = shards.iter().find(|one| !belongs(one)) {
+        return Err(format!(
+            "variant {} of {} is not one of shard {}/{}",
+            other.job, other.jobs, other.number, other.of
+        ));
+    }
     lines.sort_by_key(|line| line.shard.map(|shard| shard.job));
     let there: BTreeSet<usize> = shards.iter().map(|shard| shard.job).collect();
+    if first.jobs - there.len() > NAMED_MAX {
+        let missing = first.jobs - there.len();
+        return Err(format!("{missing} of {} answers are missing", first.jobs));
+    }
     let missing: Vec<usize> = (1..=first.jobs).filter(|job| !there.contains(job)).collect();
     if !missing.is_empty() {
         let of = |job: &usize| (job - 1) % first.of.max(1) + 1;
@@ -301,6 +320,11 @@ mod tests {
         assert_eq!(error(&[&one, &two, &three, &two]), "t/v2 is answered twice");
         assert!(error(&[&one, &two.replace("\"jobs\":3", "\"jobs\":4")]).contains("different"));
         assert!(error(&["{}"]).starts_with("f:1: no line of"));
+        assert!(error(&["", "\n"]).contains("no answer in these files"));
+        let wrong = one.replace("\"number\":1", "\"number\":7");
+        assert_eq!(error(&[&wrong, &two, &three]), "variant 1 of 3 is not one of shard 7/2");
+        let many = one.replace("\"jobs\":3", &format!("\"jobs\":{}", usize::MAX));
+        assert!(error(&[&many]).ends_with("answers are missing"));
     }
 
     #[test]

@@ -84,6 +84,8 @@ fn become_program(
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     // SAFETY: as above; the supervisor ignores SIGIO, which its leases may raise.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_DFL) };
+    // SAFETY: as above; the supervisor ignores SIGXFSZ.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
     let listener = match seccomp::install(program) {
         Ok(listener) => listener,
         Err(error) => return report(socket, &error),
@@ -126,6 +128,12 @@ fn receive_listener(socket: &OwnedFd, pid: i32) -> io::Result<OwnedFd> {
         4 => Err(io::Error::from_raw_os_error(word(0))),
         _ => Err(io::Error::other("the child died before it had installed its filter")),
     }
+}
+
+/// Makes a write beyond RLIMIT_FSIZE an error (EFBIG) and not the end of this process.
+pub fn ignore_file_limit() {
+    // SAFETY: sets a disposition that involves no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Ends this process by `signal`, so that whoever waits for it sees what the program died of. No

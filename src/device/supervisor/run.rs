@@ -88,6 +88,12 @@ pub enum RunError {
     /// Buffers can't move here.
     #[error("buffers can't move here: {0}")]
     Live(#[from] crate::device::live::mover::SetupError),
+    /// /proc shows another pid namespace, so that processes can't be looked up in it.
+    #[error(
+        "/proc is not this pid namespace's: the program's processes can't be looked up in it; mount \
+         one (unshare --mount-proc, or mount -t proc proc /proc)"
+    )]
+    Proc,
     /// The program is for another kind of machine.
     #[error(
         "can't run `{program}`: it is {kind}, and driftheap serves {bits}-bit programs for \
@@ -143,21 +149,14 @@ const FORWARDED: [Signal; 6] = [
 /// # Errors
 /// The program could not be started; see [`RunError`].
 pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<Exit, RunError> {
-    let page = rustix::param::page_size();
-    if page != 4096 {
-        return Err(RunError::PageSize(page));
-    }
-    if let Some((program, kind)) =
-        config.argv.first().and_then(|arg| Some(arg).zip(foreign_file(arg)))
-    {
-        return Err(RunError::Foreign { program: program.to_string_lossy().into_owned(), kind });
-    }
+    look_before(&config)?;
     let cookie = new_cookie();
     let live = config.live.as_ref().map(|live| Live::new(live, cookie)).transpose()?;
     let (live, orders) = live.unzip();
     let program = calls(&config, live.as_ref(), cookie);
     raise_limit(rustix::process::Resource::Memlock);
     crate::sys::backing::ignore_lease_breaks();
+    crate::sys::supervise::ignore_file_limit();
     let mut device = Device::new(config.heaps, config.limits);
     if live.is_some() && make_movable(&mut device) > 0 && !config.quiet {
         super::say!(
@@ -180,6 +179,8 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     let child = spawn(&config.argv, &program, &old_mask).map_err(RunError::Spawn)?;
     let Child { pid, listener, exec_status } = child;
     raise_limit(rustix::process::Resource::Nofile);
+    // A buffer is no file of the program's: its limit is not ours.
+    raise_limit(rustix::process::Resource::Fsize);
     listener.wake_synchronously();
     started(&shared);
     let devices = devices::start(config.devices, &shared).map_err(RunError::Setup)?;
@@ -212,6 +213,29 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     files.sweep(device);
     let misuse = watch.take().filter(|_| config.watch).map(Watch::into_log);
     Ok(Exit { status, stats: device.stats, misuse, idle_devices })
+}
+
+/// What has to be so before anything is started.
+fn look_before(config: &Config) -> Result<(), RunError> {
+    let page = rustix::param::page_size();
+    if page != 4096 {
+        return Err(RunError::PageSize(page));
+    }
+    if let Some((program, kind)) =
+        config.argv.first().and_then(|arg| Some(arg).zip(foreign_file(arg)))
+    {
+        return Err(RunError::Foreign { program: program.to_string_lossy().into_owned(), kind });
+    }
+    if !proc_is_ours() {
+        return Err(RunError::Proc);
+    }
+    Ok(())
+}
+
+/// Whether /proc/PID names the processes that we call so.
+fn proc_is_ours() -> bool {
+    let own = std::fs::read_link("/proc/self").unwrap_or_default();
+    own.as_os_str() == std::process::id().to_string().as_str()
 }
 
 /// The system calls that are handed over.
