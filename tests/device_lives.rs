@@ -158,4 +158,5 @@ fn pfnmap_can_be_required() {
     let text = text(&output);
     assert!(!output.status.success(), "{text}");
     assert!(text.contains("ALLOC answers ENOMEM, by --require-pfnmap"), "{text}");
+    assert!(text.contains(" 0 buffers, 0 bytes, 1 ioctls (1 failed)"), "{text}");
 }

@@ -307,6 +307,18 @@ impl Device {
         }
     }
 
+    /// An ioctl's object could not be delivered: the ioctl has failed after all.
+    pub fn fail(&mut self, object: Object) {
+        self.stats.ioctl_errors += 1;
+        if let Object::Buffer(id) = object
+            && let Some(buffer) = self.buffers.get(&id)
+        {
+            self.stats.buffers = self.stats.buffers.saturating_sub(1);
+            self.stats.bytes = self.stats.bytes.saturating_sub(buffer.size_bytes);
+        }
+        self.abandon(object);
+    }
+
     /// The last reference to the object's file is gone (`dma_buf_release`, `sync_file_release`).
     pub fn release(&mut self, object: Object) {
         if let Object::Buffer(id) = object

@@ -183,7 +183,7 @@ impl Supervisor {
 
     fn abandon(&self, object: Object, errno: Errno) -> Answer {
         let mut shared = lock(&self.shared);
-        shared.device.abandon(object);
+        shared.device.fail(object);
         shared.files.forget(object);
         Answer::Fail(errno)
     }
