@@ -14,7 +14,7 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use super::arch::{self, AUDIT_ARCH, ForeignCalls};
+use super::arch::{self, AUDIT_ARCH, ForeignCalls, X32_SYSCALL_BIT};
 
 /// What a rule asks of one argument's low 32 bits: after masking, it is one of the values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,9 +48,6 @@ pub struct Filter {
     /// What an ioctl of a program of another kind is asked, to be handed over with its opens.
     foreign: Option<ArgTest>,
 }
-
-/// Of the x32 ABI's calls; no other architecture's number is as large.
-const X32_SYSCALL_BIT: u32 = 0x4000_0000;
 
 const LOAD: u16 = 0x20;
 const AND: u16 = 0x54;

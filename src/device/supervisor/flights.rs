@@ -56,7 +56,7 @@ pub(super) struct Flights {
 
 /// Adds the calls with pointers into the region to a filter.
 pub(super) fn add_rules(filter: &mut Filter) {
-    for nr in WITH_IOVECS.iter().chain(&WITH_MESSAGES) {
+    for nr in FILE_IOVECS.iter().chain(&OTHER_IOVECS).chain(&WITH_MESSAGES) {
         filter.always(*nr);
     }
     let upper = |addr: u64| u32::try_from(addr >> 32).unwrap_or(u32::MAX);
@@ -64,19 +64,23 @@ pub(super) fn add_rules(filter: &mut Filter) {
     filter.pointers(!(size - 1), upper(REGION.start));
 }
 
-/// Calls with an iovec in argument 1 and its length in argument 2, and process_vm_* with another
-/// after it.
-const WITH_IOVECS: [i64; 9] = [
+/// Calls that copy between a file and an iovec, which is argument 1, its length argument 2.
+const FILE_IOVECS: [i64; 6] = [
     libc::SYS_readv,
     libc::SYS_writev,
     libc::SYS_preadv,
     libc::SYS_pwritev,
     libc::SYS_preadv2,
     libc::SYS_pwritev2,
-    libc::SYS_vmsplice,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
 ];
+
+/// Other calls with an iovec there, and process_vm_* with another after it.
+const OTHER_IOVECS: [i64; 3] =
+    [libc::SYS_vmsplice, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev];
+
+/// Calls that copy between a file and one piece of memory.
+const FILE_PIECES: [i64; 4] =
+    [libc::SYS_read, libc::SYS_write, libc::SYS_pread64, libc::SYS_pwrite64];
 
 /// Calls with a struct msghdr in argument 1.
 const WITH_MESSAGES: [i64; 2] = [libc::SYS_sendmsg, libc::SYS_recvmsg];
@@ -89,20 +93,6 @@ fn in_region(addr: u64) -> bool {
     REGION.contains(&addr)
 }
 
-/// Calls that copy to or from a file, whose pages they pin where it was opened with O_DIRECT.
-const FILE_IO: [i64; 10] = [
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_pread64,
-    libc::SYS_pwrite64,
-    libc::SYS_readv,
-    libc::SYS_writev,
-    libc::SYS_preadv,
-    libc::SYS_pwritev,
-    libc::SYS_preadv2,
-    libc::SYS_pwritev2,
-];
-
 /// What a call may copy to or from, as far as it is in the region.
 pub(super) fn aims(call: &Call) -> Aims {
     let addrs = pointers(call);
@@ -110,10 +100,14 @@ pub(super) fn aims(call: &Call) -> Aims {
     Aims { addrs, pins }
 }
 
+/// Whether a call may pin its pages: copies between a file and memory do so where the file was opened
+/// with O_DIRECT.
 fn pins(call: &Call) -> bool {
     match call.nr {
         libc::SYS_process_vm_readv | libc::SYS_process_vm_writev | libc::SYS_ioctl => true,
-        nr if FILE_IO.contains(&nr) => is_direct(call.tid, super::int(call.args[0])),
+        nr if FILE_PIECES.contains(&nr) || FILE_IOVECS.contains(&nr) => {
+            is_direct(call.tid, super::int(call.args[0]))
+        }
         _ => false,
     }
 }
@@ -133,7 +127,7 @@ pub(super) fn pointers(call: &Call) -> Vec<u64> {
     }
     let [_, a1, a2, a3, a4, _] = call.args;
     let mut found: Vec<u64> = call.args.into_iter().filter(|&arg| in_region(arg)).collect();
-    if WITH_IOVECS.contains(&call.nr) {
+    if FILE_IOVECS.contains(&call.nr) || OTHER_IOVECS.contains(&call.nr) {
         found.extend(bases(call.tid, a1, a2));
     }
     if call.nr == libc::SYS_process_vm_readv || call.nr == libc::SYS_process_vm_writev {

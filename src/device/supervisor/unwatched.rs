@@ -6,7 +6,7 @@
 //!   (linux-user/ioctls.h), and those of dma-heap, udmabuf and dma-buf are not among them.
 //! - A file for another machine, given to `run` itself, does not start at all ([`foreign_file`]).
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::Read as _;
@@ -23,11 +23,11 @@ const NAMED_MAX: usize = 16;
 
 /// The programs that were told of.
 #[derive(Debug, Default)]
-pub(super) struct Unwatched(BTreeMap<PathBuf, &'static str>);
+pub(super) struct Unwatched(BTreeSet<PathBuf>);
 
 /// Why a call is not one that the device answers; `None` if it is.
 fn foreign(call: &Call) -> Option<&'static str> {
-    let is_x32 = arch::foreign::X32.is_some() && call.nr >= 0x4000_0000;
+    let is_x32 = arch::foreign::X32.is_some() && call.nr >= i64::from(arch::X32_SYSCALL_BIT);
     match call.arch {
         arch::AUDIT_ARCH if is_x32 => Some("an x32 program"),
         arch::AUDIT_ARCH => None,
@@ -50,34 +50,44 @@ impl Supervisor {
             _ => self.node(call, int(a0), a1).is_some(),
         };
         if uses_us {
-            self.not_watched(call.tid, kind, "build it for this machine's own 64-bit programs");
+            let exe = exe(call.tid).unwrap_or_default();
+            self.not_watched(
+                exe,
+                call.tid,
+                kind,
+                "build it for this machine's own 64-bit programs",
+            );
         }
         Some(Answer::Native)
     }
 
     /// Says so if the program that opens the device runs under qemu-user.
     pub(super) fn tell_emulated(&mut self, tid: i32) {
-        let Ok(exe) = std::fs::read_link(format!("/proc/{tid}/exe")) else { return };
+        let Ok(exe) = exe(tid) else { return };
         if is_qemu_user(&exe) {
             let remedy = "qemu passes on only the ioctls that it knows, and none of dma-heap's: \
                           run driftheap in a machine of that architecture, or build the program \
                           for this one";
-            self.not_watched(tid, "a program under qemu-user", remedy);
+            self.not_watched(exe, tid, "a program under qemu-user", remedy);
         }
     }
 
-    fn not_watched(&mut self, tid: i32, kind: &'static str, remedy: &str) {
-        let exe = std::fs::read_link(format!("/proc/{tid}/exe")).unwrap_or_default();
+    fn not_watched(&mut self, exe: PathBuf, tid: i32, kind: &str, remedy: &str) {
+        let name = printed(&exe.to_string_lossy());
         let known = &mut self.unwatched.0;
-        if known.insert(exe.clone(), kind).is_some() {
+        if !known.insert(exe) {
             return;
         }
         lock(&self.shared).device.stats.unwatched += 1;
         if known.len() <= NAMED_MAX && !self.quiet {
-            let name = printed(&exe.to_string_lossy());
             say!("driftheap: {name} (process {tid}) is {kind}: it is not watched; {remedy}");
         }
     }
+}
+
+/// The program that a thread executes.
+fn exe(tid: i32) -> std::io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/{tid}/exe"))
 }
 
 /// `qemu-arm`, `qemu-aarch64-static` and the like; not `qemu-system-arm`, which is a machine.
@@ -117,7 +127,7 @@ fn is_qemu_user(exe: &Path) -> bool {
 pub(super) fn foreign_file(program: &CStr) -> Option<String> {
     let mut head = [0; HEAD_BYTES];
     File::open(resolve(program)?).ok()?.read_exact(&mut head).ok()?;
-    kind_of(&head).filter(|kind| *kind != native()).map(|(bits, machine)| {
+    kind_of(&head).filter(|kind| *kind != (64, arch::ELF_MACHINE)).map(|(bits, machine)| {
         let name = MACHINES.iter().find(|(number, _)| *number == machine);
         let name =
             name.map_or_else(|| format!("machine {machine}"), |(_, name)| (*name).to_owned());
@@ -150,16 +160,6 @@ fn kind_of(head: &[u8; HEAD_BYTES]) -> Option<(u8, u16)> {
     let machine = [head[18], head[19]];
     let little = rest[1] == object::elf::ELFDATA2LSB.0;
     Some((bits, if little { u16::from_le_bytes(machine) } else { u16::from_be_bytes(machine) }))
-}
-
-/// The kind of this program itself.
-fn native() -> (u8, u16) {
-    let machine = if cfg!(target_arch = "aarch64") {
-        object::elf::EM_AARCH64.0
-    } else {
-        object::elf::EM_X86_64.0
-    };
-    (64, machine)
 }
 
 /// The file that execvp(3) would execute.

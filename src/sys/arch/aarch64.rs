@@ -12,6 +12,9 @@ pub const NAME: &str = "aarch64";
 /// AUDIT_ARCH_AARCH64 (`<linux/audit.h>`).
 pub const AUDIT_ARCH: u32 = 0xc000_00b7;
 
+/// `e_machine` of its ELF files.
+pub const ELF_MACHINE: u16 = object::elf::EM_AARCH64.0;
+
 /// `svc #0`.
 pub const CALL_INSTRUCTION: &[u8] = &[0x01, 0x00, 0x00, 0xd4];
 

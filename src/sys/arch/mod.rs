@@ -26,12 +26,15 @@ use x86_64 as this;
 compile_error!("driftheap knows x86-64 and aarch64: add this architecture in src/sys/arch");
 
 pub use this::{
-    AUDIT_ARCH, CALL_INSTRUCTION, DWARF_FRAME, DWARF_RETURN, DWARF_STACK, NAME, O_LARGEFILE,
-    RETURN_IS_SAVED, Registers, follows_a_call, foreign, legacy,
+    AUDIT_ARCH, CALL_INSTRUCTION, DWARF_FRAME, DWARF_RETURN, DWARF_STACK, ELF_MACHINE, NAME,
+    O_LARGEFILE, RETURN_IS_SAVED, Registers, follows_a_call, foreign, legacy,
 };
 pub(super) use this::{
     copy, end_access, fetch_add_u64, load_u8, load_u64, pc_of_context, sites, store_u8, store_u64,
 };
+
+/// Of the x32 ABI's calls; no other architecture's number is as large.
+pub const X32_SYSCALL_BIT: u32 = 0x4000_0000;
 
 /// Numbers of the calls by which a program of another kind would use a device.
 #[derive(Clone, Copy, Debug)]

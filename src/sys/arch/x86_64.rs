@@ -12,6 +12,9 @@ pub const NAME: &str = "x86_64";
 /// AUDIT_ARCH_X86_64 (`<linux/audit.h>`).
 pub const AUDIT_ARCH: u32 = 0xc000_003e;
 
+/// `e_machine` of its ELF files.
+pub const ELF_MACHINE: u16 = object::elf::EM_X86_64.0;
+
 /// `syscall`.
 pub const CALL_INSTRUCTION: &[u8] = &[0x0f, 0x05];
 
@@ -39,7 +42,7 @@ pub mod foreign {
     /// open, openat, openat2 and ioctl of i386 (arch/x86/entry/syscalls/syscall_32.tbl).
     pub const COMPAT: super::super::ForeignCalls =
         super::super::ForeignCalls { open: 5, openat: 295, openat2: 437, ioctl: 54 };
-    const X32_SYSCALL_BIT: u32 = 0x4000_0000;
+    use super::super::X32_SYSCALL_BIT;
     /// The same of the x32 ABI (arch/x86/entry/syscalls/syscall_64.tbl), whose AUDIT_ARCH is the
     /// 64-bit programs' own.
     pub const X32: Option<super::super::ForeignCalls> = Some(super::super::ForeignCalls {
