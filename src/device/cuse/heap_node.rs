@@ -178,7 +178,7 @@ impl NodeState {
         let number = match self.make_handle(call.file, object) {
             Ok(number) => number,
             Err(errno) => {
-                self.device.abandon(object);
+                self.device.fail(object);
                 return Answer::Fail(errno);
             }
         };

@@ -199,7 +199,7 @@ impl Served {
             Action::Install(install) => match self.install(node, handle, &install) {
                 Ok(bytes) => Ok(bytes),
                 Err(errno) => {
-                    self.device.abandon(install.object);
+                    self.device.fail(install.object);
                     Err(errno)
                 }
             },

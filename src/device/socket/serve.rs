@@ -242,7 +242,7 @@ impl Session<'_> {
             };
             self.install(state, buffer).inspect_err(|_| {
                 state.memory.release(buffer);
-                state.device.abandon(Object::Buffer(buffer));
+                state.device.fail(Object::Buffer(buffer));
             })?
         };
         // Its frames may have been somebody's before.
