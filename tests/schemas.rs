@@ -3,11 +3,17 @@
 //! The checker knows the words of JSON Schema that the schemas use; another word fails the test, so
 //! that nothing is passed over.
 
+mod device_kit;
+
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use device_kit::{User, available, bounded, stage, text};
 
 use serde_json::Value;
 
-fn run(arguments: &[&str], directory: &std::path::Path) -> String {
+fn run(arguments: &[&str], directory: &Path) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_driftheap"))
         .args(arguments)
         .current_dir(directory)
@@ -20,7 +26,7 @@ fn run(arguments: &[&str], directory: &std::path::Path) -> String {
 }
 
 fn schema(verb: &str) -> Value {
-    let text = run(&["schema", verb], std::path::Path::new("."));
+    let text = run(&["schema", verb], Path::new("."));
     serde_json::from_str(&text).expect("JSON")
 }
 
@@ -135,10 +141,10 @@ fn every_line_is_as_its_schema_says() {
         ("statement", &[&["statement", "--json"]]),
     ];
     let listed = run(&["schema"], place.path());
-    assert_eq!(
-        listed.lines().collect::<Vec<_>>(),
-        cases.iter().map(|(verb, _)| *verb).collect::<Vec<_>>()
-    );
+    let known: Vec<&str> = cases.iter().map(|(verb, _)| *verb).collect();
+    // Those of a device are asked below.
+    let of_devices = |verb: &&str| !["ctl", "run"].contains(verb);
+    assert_eq!(listed.lines().filter(of_devices).collect::<Vec<_>>(), known);
     for (verb, commands) in cases {
         let schema = schema(verb);
         let mut lines = 0;
@@ -151,6 +157,75 @@ fn every_line_is_as_its_schema_says() {
         }
         assert!(lines > 0 || *verb == "hunt", "{verb}: nothing was printed");
     }
+}
+
+/// Each line of a file as the schema of `verb` says; what they are, by the words of `kind`.
+fn checked(verb: &str, file: &Path, kind: impl Fn(&Value) -> String) -> BTreeSet<String> {
+    let schema = schema(verb);
+    let lines = std::fs::read_to_string(file).expect("written");
+    let mut kinds = BTreeSet::new();
+    for line in lines.lines() {
+        let value: Value = serde_json::from_str(line).expect("an object a line");
+        assert_eq!(wrong(&schema, &value, verb), None, "{line}");
+        kinds.insert(kind(&value));
+    }
+    kinds
+}
+
+/// What `ctl --json` says of a running device, and the file of `run --misuse-json`.
+#[test]
+fn every_line_of_a_device_is_as_its_schema_says() {
+    let stage = stage();
+    let has_cc = Command::new("cc").arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !has_cc || !available(stage.path()) {
+        eprintln!("SKIP: no device here, or no C compiler");
+        return;
+    }
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (name, source) in [
+        ("player", "tools/examples/player.c"),
+        ("private", "tests/clients/misuse/private.c"),
+        ("bracket", "tests/clients/misuse/bracket.c"),
+    ] {
+        let mut command = Command::new("cc");
+        command.args(["-g", "-DBUGGY", "-o"]).arg(stage.path().join(name));
+        let output = bounded({
+            command.arg(checkout.join(source));
+            command
+        });
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    let ask = "./player 2 & sleep 1; ask() { ./driftheap ctl \"$@\" --json --socket sock >> ctl.json; }; \
+         ask list; ask info; ask stats; ask info 1; ask zap 1; ask move \
+         \"$(./driftheap ctl list --socket sock | awk 'NR == 2 { print $1 }')\"; ask trace; wait; true";
+    let runs: [(&[&str], &[&str]); 3] = [
+        (
+            &["--live", "--device", "camera,writes=frame,notify=ignored", "--control", "sock"],
+            &["sh", "-c", ask],
+        ),
+        (&[], &["./private"]),
+        (&["--check-access", "exhaustive"], &["./bracket"]),
+    ];
+    let mut acts = BTreeSet::new();
+    for (options, program) in runs {
+        let options = [&["-q", "--misuse-json", "misuse.json"], options].concat();
+        let told = text(&device_kit::run(stage.path(), User::Own, &options, program));
+        let first = |of: &Value| of.as_object().and_then(|act| act.keys().next().cloned());
+        let seen = checked("run", &stage.path().join("misuse.json"), |report| {
+            first(&report["act"]).expect("an act")
+        });
+        assert!(!seen.is_empty(), "{program:?}: no report: {told}");
+        acts.extend(seen);
+    }
+    for act in ["access", "address", "dma", "exit"] {
+        assert!(acts.contains(act), "{act}: {acts:?}");
+    }
+    let answers = checked("ctl", &stage.path().join("ctl.json"), |answer| {
+        let known = ["backing", "ioctls", "event", "outcome"];
+        known.into_iter().find(|word| answer.get(word).is_some()).unwrap_or("?").to_owned()
+    });
+    let all = ["backing", "event", "ioctls", "outcome"].map(str::to_owned);
+    assert_eq!(answers, BTreeSet::from(all));
 }
 
 /// The checker finds what is wrong, and a schema is not satisfied by anything.

@@ -10,6 +10,7 @@ use super::out::Out;
 const SCHEMAS: &[(&str, &str)] = &[
     ("check", include_str!("schema/check.json")),
     ("compare", include_str!("schema/compare.json")),
+    ("ctl", include_str!("schema/ctl.json")),
     ("doctor", include_str!("schema/doctor.json")),
     ("explain", include_str!("schema/explain.json")),
     ("hunt", include_str!("schema/hunt.json")),
@@ -18,13 +19,14 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("new", include_str!("schema/new.json")),
     ("replay", include_str!("schema/replay.json")),
     ("rules", include_str!("schema/rules.json")),
+    ("run", include_str!("schema/run.json")),
     ("statement", include_str!("schema/statement.json")),
 ];
 
 /// Print the JSON schema of a line that a verb prints with --json
 ///
-/// Without VERB it lists the verbs that have one. The schemas are of the draft 2020-12. Of `ctl` and of
-/// `run --misuse-json` there is none: what they print is in the README of the device.
+/// Without VERB it lists the verbs that have one. The schemas are of the draft 2020-12. That of `run` is
+/// of a line of --misuse-json; that of `merge` is the one of `check`.
 ///
 /// Examples:
 ///   driftheap schema
