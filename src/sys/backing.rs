@@ -125,11 +125,11 @@ pub fn ignore_lease_breaks() {
 /// Brand of an open file that stands for one opened with O_PATH.
 pub const BRAND_PATH: u8 = 34;
 
-/// Brands that [`brand`] can leave: real-time signal numbers.
-pub const BRANDS: std::ops::RangeInclusive<u8> = 35..=64;
+/// Brand of a udmabuf whose file is its memfd, opened anew.
+pub const BRAND_UDMABUF: u8 = 35;
 
-/// Brands one open file of an inode that has several: a udmabuf shares its inode with the memfd
-/// that it is made of. F_SETSIG is kept per open file and has no effect without O_ASYNC.
+/// Brands one open file of an inode that has several, with a real-time signal's number: a udmabuf
+/// shares its inode with the memfd that it is made of. F_SETSIG is kept per open file and has no effect without O_ASYNC.
 ///
 /// # Errors
 /// EINVAL: `brand` is no signal number.

@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -54,6 +55,12 @@ static volatile char *map(int fd, int first, int pages) {
     return at == MAP_FAILED ? 0 : at;
 }
 
+static ino_t inode_of(int fd) {
+    struct stat stat;
+    NEED(!fstat(fd, &stat));
+    return stat.st_ino;
+}
+
 /* Several udmabufs of one memfd, with offsets and from several memfds. */
 static void udmabufs(void) {
     enum { MANY = 40 };
@@ -66,6 +73,10 @@ static void udmabufs(void) {
         own_a[i * PAGE] = (char)(i + 1);
         NEED((many[i] = udmabuf_of(device, a, 0, MANY)) >= 0);
     }
+    /* Each is a file of its own. */
+    for (int i = 0; i < MANY; i++)
+        for (int j = 0; j < i; j++)
+            NEED(inode_of(many[i]) != inode_of(many[j]));
     for (int i = 0; i < 4; i++)
         own_b[i * PAGE] = (char)(100 + i);
     char path[64];
@@ -145,17 +156,20 @@ static void soak(long rounds) {
     }
 }
 
-/* A closed timeline lets its waiters go, with an error. */
+/* A closed timeline lets its waiters go at once, with an error. */
 static void timeline(void) {
-    int sw = open("/sys/kernel/debug/sync/sw_sync", O_RDWR);
-    struct fence arg = { .value = 1 };
-    NEED(sw >= 0 && !ioctl(sw, CREATE_FENCE, &arg));
-    struct pollfd wait = { arg.fence, POLLIN, 0 };
-    NEED(poll(&wait, 1, 0) == 0);
-    NEED(!close(sw));
-    NEED(poll(&wait, 1, 60000) == 1 && wait.revents == POLLIN);
-    struct { char name[32]; int32_t status; uint32_t flags, num, pad; uint64_t info; } info = { .num = 0 };
-    NEED(!ioctl(arg.fence, _IOWR('>', 4, info), &info) && info.status == -ENOENT);
+    for (int round = 0; round < 300; round++) {
+        int sw = open("/sys/kernel/debug/sync/sw_sync", O_RDWR);
+        struct fence arg = { .value = 1 };
+        NEED(sw >= 0 && !ioctl(sw, CREATE_FENCE, &arg));
+        struct pollfd wait = { arg.fence, POLLIN, 0 };
+        NEED(poll(&wait, 1, 0) == 0);
+        NEED(!close(sw));
+        NEED(poll(&wait, 1, 0) == 1 && wait.revents == POLLIN);
+        struct { char name[32]; int32_t status; uint32_t flags, num, pad; uint64_t info; } info = { .num = 0 };
+        NEED(!ioctl(arg.fence, _IOWR('>', 4, info), &info) && info.status == -ENOENT);
+        NEED(!close(arg.fence));
+    }
 }
 
 /* Allocates and closes, however few descriptors there are. */

@@ -95,8 +95,8 @@ impl Files {
         if let Some(&object) = self.objects.get(&(inode, 0)) {
             return Some(object);
         }
-        self.objects.range((inode, 1)..=(inode, u8::MAX)).next()?;
-        self.objects.get(&(inode, backing::brand_of(fd))).copied()
+        let &object = self.objects.get(&(inode, backing::BRAND_UDMABUF))?;
+        (backing::brand_of(fd) == backing::BRAND_UDMABUF).then_some(object)
     }
 
     /// Which object a mapping of this inode belongs to. A udmabuf's mapping can't be told from one
@@ -202,9 +202,9 @@ impl Files {
         Ok((file, whole, inode))
     }
 
-    /// The file of a new udmabuf. Of a memfd from its first byte on it is the memfd, opened anew and
-    /// branded; of anything else an empty file, in whose place the pieces are mapped
-    /// (`scatter`).
+    /// The file of a new udmabuf. The first one of a memfd from its first byte on is the memfd,
+    /// opened anew and branded; any other is an empty file, in whose place the pieces are mapped
+    /// (`scatter`). So no two buffers share an inode.
     ///
     /// # Errors
     /// EMFILE: the supervisor is out of descriptors. EBADFD: a piece's memfd is not among these.
@@ -220,10 +220,11 @@ impl Files {
         };
         if let [piece] = pieces.as_slice()
             && piece.offset == 0
-            && let Some(brand) = self.free_brand(piece.inode)
+            && !self.objects.contains_key(&(piece.inode, backing::BRAND_UDMABUF))
         {
             let memfd = memfds.get(&piece.inode).ok_or(Errno::BADFD)?;
             let file = backing::reopen(memfd.as_fd(), OFlags::RDWR).map_err(to_errno)?;
+            let brand = backing::BRAND_UDMABUF;
             backing::brand(file.as_fd(), brand).map_err(to_errno)?;
             let inode = self.register(file.as_fd(), object, true, brand)?;
             return Ok((file, inode));
@@ -236,11 +237,6 @@ impl Files {
             self.scattered.remove(id);
         }
         Ok((file, inode?))
-    }
-
-    /// A brand that no open file of ours with this inode has.
-    fn free_brand(&self, inode: Inode) -> Option<u8> {
-        backing::BRANDS.clone().find(|&brand| !self.objects.contains_key(&(inode, brand)))
     }
 
     /// The file of a new sync file, a pipe of one page. One that has signalled is open for both

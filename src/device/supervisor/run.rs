@@ -308,12 +308,14 @@ impl Supervisor {
             {
                 failed = exec_error(&status);
             }
-            if ready.call {
-                self.serve();
-            }
+            // Before the call: who closes a timeline and looks at its fence next sees that it has
+            // signalled.
             if ready.timeline {
                 self.end_timelines();
                 self.refresh_epolls();
+            }
+            if ready.call {
+                self.serve();
             }
             if !self.pending.is_empty() {
                 self.look_at_pending();
@@ -335,6 +337,8 @@ impl Supervisor {
     }
 
     fn wait(&self, signals: &SignalFd, exec_status: Option<&OwnedFd>) -> Ready {
+        // The listener first: the kernel looks at them in this order, so that what was closed
+        // before a call is seen with it.
         let mut fds = vec![
             PollFd::new(&self.listener, PollFlags::IN),
             PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
