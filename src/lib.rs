@@ -3,6 +3,7 @@
 //! Modules, downward imports only (`tests/layers.rs` checks it):
 //!
 //! ```text
+//! terminal                          what may be shown on one
 //! units -> uapi                     ids, page arithmetic; kernel structs, ioctl numbers
 //! model                             PURE: the state machine and the oracle
 //! explore                           all interleavings of any machine
@@ -27,5 +28,6 @@ pub mod question;
 pub mod report;
 pub mod suite;
 pub mod sys;
+pub mod terminal;
 pub mod uapi;
 pub mod units;

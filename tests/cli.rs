@@ -177,6 +177,8 @@ fn a_full_disk_is_no_panic() {
     let output = output.stdin(Stdio::null()).stdout(full()).output().expect("driftheap starts");
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("can't write to standard output"), "{}", stderr(&output));
+    let help = driftheap(&["check", "--help"]).stdout(full()).status().expect("driftheap starts");
+    assert_eq!(help.code(), Some(2));
     for arguments in [&["check", "mistakes.litmus"][..], &["run", "--", "true"], &["ctl", "list"]] {
         let status = driftheap(arguments).stdin(Stdio::null()).stderr(full()).status();
         let code = status.expect("driftheap starts").code();
@@ -188,11 +190,14 @@ fn a_full_disk_is_no_panic() {
 fn what_is_no_litmus_file_is_said_and_ends() {
     let dir = tempfile::tempdir().expect("a directory");
     let at = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
+    // A terminal would obey the name.
+    std::fs::write(at("a\u{1b}[31m.litmus"), "DMABUF").expect("written");
     std::fs::write(at("cr.litmus"), "DMABUF x\rP0 device { }\rexists (true)\r").expect("written");
     let pipe = at("pipe");
     nix::unistd::mkfifo(pipe.as_str(), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     for (input, why) in [
         (at("cr.litmus"), "cr.litmus:1: a carriage return that ends no line"),
+        (at("a\u{1b}[31m.litmus"), "/a\\u{1b}[31m.litmus:1:7"),
         ("/dev/zero".to_owned(), "/dev/zero: longer than 1024 KiB"),
         (pipe, "nobody wrote into it in 10 s"),
         ("A1-Z9".to_owned(), "a range goes from one row to a later one; rows are A1 "),
@@ -201,6 +206,15 @@ fn what_is_no_litmus_file_is_said_and_ends() {
         let output = run(&["check", &input]);
         assert_eq!(output.status.code(), Some(2), "{input}");
         assert!(stderr(&output).contains(why), "{input}: {}", stderr(&output));
+    }
+    for (arguments, why) in [
+        (&["check", "--memory", "0"][..], "a search takes 16M at least"),
+        (&["ctl", "move", "x"], "`x` is not an inode"),
+        (&["ctl", "list", "7"], "`driftheap ctl info 7` shows one"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(why), "{arguments:?}: {}", stderr(&output));
     }
     for schedule in ["abc", "0,,1", "0,999", ""] {
         let output = run(&["replay", "A1", "--schedule", schedule]);

@@ -115,7 +115,9 @@ fn an_interrupted_hunt_leaves_no_process() {
         let actors = children(pid);
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
         kill_process(raw, signal).expect("our own child");
-        hunt.wait().expect("it ends");
+        let status = hunt.wait().expect("it ends");
+        // Whoever sent SIGTERM is not told that all was well.
+        assert_eq!(status.code(), (signal == Signal::TERM).then_some(143), "{status}");
         let gone = |pid: &u32| {
             // Ended, and nobody's any more but the reaper's.
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

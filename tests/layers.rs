@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 /// What each layer may import. A layer that does not exist yet is allowed for.
 const LAYERS: &[(&str, &[&str])] = &[
     ("units", &[]),
+    ("terminal", &[]),
     ("uapi", &["units"]),
     ("model", &["units"]),
     ("explore", &[]),
@@ -17,10 +18,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("suite", &[]),
     ("sys", &["uapi", "units"]),
     ("exec", &["litmus", "question", "model", "sys", "units", "uapi", "explore"]),
-    ("device", &["exec", "model", "sys", "uapi", "units"]),
+    ("device", &["exec", "model", "sys", "terminal", "uapi", "units"]),
     ("client", &["device", "sys", "uapi", "units"]),
     ("conformance", &["uapi", "sys"]),
-    ("report", &["explore", "litmus", "question", "model", "suite", "units"]),
+    ("report", &["explore", "litmus", "question", "model", "suite", "terminal", "units"]),
 ];
 
 const LINES_MAX: usize = 600;

@@ -15,7 +15,7 @@ use driftheap::report::json::{self, VariantJson};
 use driftheap::report::kernel::{self, Kernel, KernelTotals};
 use driftheap::report::merged::Shard;
 use driftheap::report::real::{self, Real};
-use driftheap::report::verdicts::{self, Mark, Totals};
+use driftheap::report::verdicts::{self, Mark, Totals, without_answer};
 use driftheap::report::{Answer, Table};
 
 use super::formats::Formats;
@@ -24,7 +24,7 @@ use super::interrupt::Interrupt;
 use super::kernel::Question;
 use super::out::{Out, is_broken_pipe};
 use super::real::{Reality, Replay};
-use super::{BROKEN_PIPE, Exit, SearchArgs, pool};
+use super::{BROKEN_PIPE, Exit, SearchArgs, pool, shard};
 
 /// Answer the questions of litmus files
 ///
@@ -79,7 +79,8 @@ pub(crate) struct CheckArgs {
     /// (null or the reason), difference (null or both sides), kernel (null, or release, replayed,
     /// agreed, compared, skipped, difference (null, or schedule, step, what, model, real, again,
     /// console), bug (null or its report)), notes (line, note), vacuous (a Never that rests on what
-    /// did not happen).
+    /// did not happen), shown (with --first: a schedule shows it), shard (null, or number, of, job,
+    /// jobs, asked). All of it: driftheap schema check.
     #[arg(long)]
     json: bool,
 
@@ -96,7 +97,7 @@ pub(crate) struct CheckArgs {
     first: bool,
 
     /// Answer the K-th of N parts of all variants; `driftheap merge` puts the parts together
-    #[arg(long, value_name = "K/N", value_parser = part)]
+    #[arg(long, value_name = "K/N", value_parser = shard::part)]
     shard: Option<(usize, usize)>,
 
     /// Follow representatives only (partial-order reduction): the same answers, fewer states
@@ -120,15 +121,6 @@ struct Ask {
     replay: Replay,
     kernel: bool,
     shard: Option<(usize, usize)>,
-}
-
-/// `K/N`.
-fn part(text: &str) -> Result<(usize, usize), String> {
-    let numbers = text.split_once('/').map(|(k, n)| (k.parse().ok(), n.parse().ok()));
-    match numbers {
-        Some((Some(k), Some(n))) if (1..=n).contains(&k) => Ok((k, n)),
-        _ => Err(format!("`{text}` is no part: write K/N, as 1/4 to 4/4 for four parts")),
-    }
 }
 
 /// How answers are printed.
@@ -210,12 +202,17 @@ fn jobs<'a>(all: &'a [Loaded], out: &Out) -> (Vec<Job<'a>>, Totals, Exit) {
 }
 
 /// Keeps every `of`-th job, and returns of how many tests these are.
-fn choose(jobs: &mut Vec<Job<'_>>, (number, of): (usize, usize)) -> usize {
+fn choose(
+    jobs: &mut Vec<Job<'_>>,
+    (number, of): (usize, usize),
+    how: &impl std::fmt::Debug,
+) -> usize {
     let all = jobs.len();
+    let asked = shard::asked(jobs.iter().map(|job| job.loaded.text.as_str()), how);
     let mut index = 0;
     jobs.retain_mut(|job| {
         index += 1;
-        job.shard = Some(Shard { number, of, job: index, jobs: all });
+        job.shard = Some(Shard { number, of, job: index, jobs: all, asked });
         (index - 1) % of == number - 1
     });
     let mut tests: Vec<&str> = jobs.iter().map(|job| job.loaded.file.as_str()).collect();
@@ -233,7 +230,8 @@ fn check(
     let style = ask.style;
     let (mut jobs, mut totals, mut exit) = jobs(all, out);
     if let Some(part) = ask.shard {
-        totals.tests = choose(&mut jobs, part);
+        let how = (search.reduction, search.first, ask.replay, ask.kernel);
+        totals.tests = choose(&mut jobs, part, &how);
     }
     let jobs = jobs;
     let mut reality = Reality::new(ask.replay);
@@ -458,11 +456,11 @@ fn case(job: &Job<'_>, mark: Mark, result: &Judged, second: &Second) -> Case {
     let said = match result {
         Err(error) => error.to_string(),
         Ok((judgement, _)) => {
-            let word = |verdict: Option<Verdict>| verdict.map_or("-", Verdict::word);
+            let none = without_answer(judgement.is_shown());
             let mut said = format!(
                 "expected {}, observed {}",
-                word(scenario.expected),
-                word(judgement.observation)
+                scenario.expected.map_or("-", Verdict::word),
+                judgement.observation.map_or(none, Verdict::word)
             );
             if let Some(stop) = judgement.exploration.stopped_text() {
                 said.push_str(&format!(" ({stop})"));

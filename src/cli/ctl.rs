@@ -35,6 +35,7 @@ pub(crate) struct CtlArgs {
     /// What to show
     verb: Verb,
     /// Inode of one buffer, from `list`
+    #[arg(value_parser = inode)]
     ino: Option<u64>,
     /// The device's control socket [default: that of the only running device]
     #[arg(long, value_name = "PATH")]
@@ -47,11 +48,20 @@ pub(crate) struct CtlArgs {
 /// Longest wait for a device that does not answer, in seconds.
 const ANSWER_SECONDS_MAX: u64 = 15;
 
+fn inode(text: &str) -> Result<u64, String> {
+    let error =
+        |_| format!("`{text}` is not an inode: `driftheap ctl list` shows those of the buffers");
+    text.parse().map_err(error)
+}
+
 pub(crate) fn run(args: &CtlArgs, out: &Out) -> anyhow::Result<Exit> {
     if args.verb.is_of_one_buffer() && args.ino.is_none() {
         let word =
             args.verb.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
         bail!("say which buffer: `driftheap ctl {word} INO`, with INO from `driftheap ctl list`");
+    }
+    if let (Verb::List | Verb::Stats | Verb::Trace, Some(ino)) = (args.verb, args.ino) {
+        bail!("this is about all buffers: `driftheap ctl info {ino}` shows one");
     }
     let path = match &args.socket {
         Some(path) => path.clone(),

@@ -101,6 +101,9 @@ struct Line {
     schedule: String,
 }
 
+/// What a shell makes of a program that SIGTERM ended.
+const TERMINATED: u8 = 143;
+
 pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
     let Some((loaded, scenarios)) = one::load(&args.test, out)? else { return Ok(Exit::Input) };
     // Which outcomes there are is all that a hunt asks the model.
@@ -142,6 +145,9 @@ pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
     match args.json {
         true => out.text(&line)?,
         false => out.prose(&describe(&scenario, &histogram, &loaded.word))?,
+    }
+    if interrupt.ends() {
+        return Ok(Exit::Program(TERMINATED));
     }
     Ok(if histogram.explained() { Exit::Good } else { Exit::Differs })
 }

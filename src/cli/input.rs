@@ -10,6 +10,7 @@ use driftheap::litmus::rules::ModelRules;
 use driftheap::litmus::{FILE_BYTES_MAX, parse};
 use driftheap::question::scenario::{LowerError, Scenario};
 use driftheap::suite;
+use driftheap::terminal::printed;
 
 use super::out::Out;
 
@@ -72,13 +73,14 @@ fn unknown(name: &str) -> String {
         .min();
     let hint = match nearest {
         _ if suite::is_range(name) => {
-            let rows: Vec<&str> = suite::TESTS.iter().map(|test| test.row).collect();
+            let mut rows: Vec<&str> = suite::TESTS.iter().map(|test| test.row).collect();
+            rows.dedup();
             format!("a range goes from one row to a later one; rows are {}", rows.join(" "))
         }
         Some((_, candidate)) => format!("did you mean `{candidate}`?"),
         None => "`driftheap list` lists the bundled tests".to_owned(),
     };
-    format!("`{name}` is neither a file nor a bundled test; {hint}")
+    format!("`{}` is neither a file nor a bundled test; {hint}", printed(name))
 }
 
 fn decode(name: &str, bytes: Vec<u8>) -> Result<String, String> {
@@ -138,14 +140,14 @@ fn open(path: &Path) -> std::io::Result<std::fs::File> {
 
 /// The text of a file, if it is one that a person can have written.
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
-    let name = path.display().to_string();
+    let name = printed(&path.display().to_string());
     let bytes =
         open(path).and_then(read_some).map_err(|error| format!("can't read {name}: {error}"))?;
     decode(&name, bytes)
 }
 
 fn file(path: &Path) -> Result<Text, String> {
-    let file = path.display().to_string();
+    let file = printed(&path.display().to_string());
     Ok(Text { text: read_text(path)?, file, path: Some(path.to_owned()) })
 }
 
@@ -159,7 +161,7 @@ fn quoted(word: &str) -> String {
 }
 
 fn directory(path: &Path) -> Vec<Result<Text, String>> {
-    let name = path.display();
+    let name = printed(&path.display().to_string());
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) => return vec![Err(format!("can't read {name}: {error}"))],

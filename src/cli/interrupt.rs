@@ -1,6 +1,6 @@
 //! Ctrl-C as a wish to see what there is.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -11,7 +11,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 pub(crate) struct Interrupt {
     signals: SigSet,
     came: SignalFd,
-    has_come: AtomicBool,
+    /// Its number; 0 before one has come.
+    signal: AtomicI32,
 }
 
 impl Interrupt {
@@ -24,20 +25,27 @@ impl Interrupt {
             .context("can't watch for Ctrl-C")?;
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)
             .context("can't hold Ctrl-C back")?;
-        Ok(Self { signals, came, has_come: AtomicBool::new(false) })
+        Ok(Self { signals, came, signal: AtomicI32::new(0) })
     }
 
     /// Whether one has come; the next one is then not held back in this thread.
     pub(crate) fn came(&self) -> bool {
-        if !self.has_come.load(Ordering::Relaxed) && matches!(self.came.read_signal(), Ok(Some(_)))
+        if self.signal.load(Ordering::Relaxed) == 0
+            && let Ok(Some(signal)) = self.came.read_signal()
         {
-            self.has_come.store(true, Ordering::Relaxed);
+            let number = i32::try_from(signal.ssi_signo).unwrap_or(Signal::SIGINT as i32);
+            self.signal.store(number, Ordering::Relaxed);
         }
-        let has_come = self.has_come.load(Ordering::Relaxed);
+        let has_come = self.signal.load(Ordering::Relaxed) != 0;
         if has_come {
             let _as_ever = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&self.signals), None);
         }
         has_come
+    }
+
+    /// Whether somebody wants the program to end (SIGTERM), not to see what there is.
+    pub(crate) fn ends(&self) -> bool {
+        self.signal.load(Ordering::Relaxed) == Signal::SIGTERM as i32
     }
 }
 

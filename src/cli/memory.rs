@@ -5,6 +5,15 @@ const BYTES_MIN: u64 = 16 << 20;
 /// Where the machine does not say what is free.
 const BYTES_UNKNOWN: u64 = 4 << 30;
 
+/// The value of `--memory`.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let bytes = driftheap::device::rules::parse_size(text).map_err(|error| error.to_string())?;
+    if bytes < BYTES_MIN {
+        return Err(format!("a search takes {}M at least", BYTES_MIN >> 20));
+    }
+    Ok(bytes)
+}
+
 /// Half of what is free now: of the machine, or of the control group where that is less.
 pub(super) fn half_of_free() -> u64 {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));

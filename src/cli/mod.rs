@@ -36,6 +36,7 @@ mod schema;
 mod serve;
 mod serve_cuse;
 mod serve_socket;
+mod shard;
 mod step;
 mod vm;
 
@@ -159,7 +160,7 @@ pub(crate) struct SearchArgs {
     states: u32,
 
     /// Give up a variant that needs more memory, as 512M or 4G [default: half of what is free]
-    #[arg(long, value_name = "SIZE", value_parser = driftheap::device::rules::parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = memory::size)]
     memory: Option<u64>,
 
     /// Use N threads [default: one per processor]
@@ -202,9 +203,14 @@ pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are "errors" too, with status 0. A closed pipe is not worth a word.
-            let _closed = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            // Help and version are "errors" too, with status 0.
+            let printed = error.print();
+            return match printed.map_err(anyhow::Error::from) {
+                Ok(()) => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+                // Who has read enough of it has closed the pipe.
+                Err(closed) if is_broken_pipe(&closed) => ExitCode::SUCCESS,
+                Err(_) => Exit::Input.code(),
+            };
         }
     };
     let out = Out::new(&cli.global);

@@ -8,6 +8,7 @@ use driftheap::question::prevent::preventions;
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::{Judgement, Search, judge};
 use driftheap::report::page::{self, Entry, Shown};
+use driftheap::report::plural;
 use driftheap::report::real::Real;
 use driftheap::report::story::Prevented;
 use driftheap::report::{Answer, full_name};
@@ -108,10 +109,10 @@ pub(crate) fn run(args: &ReportArgs, out: &Out) -> anyhow::Result<Exit> {
         let open = if one { args.output.clone() } else { args.output.join("index.html") };
         let kib = bytes.div_ceil(1024);
         out.text(&format!(
-            "{}: {} tests, {count} {}, {kib} KiB\n",
+            "{}: {}, {}, {kib} KiB\n",
             open.display(),
-            entries.len(),
-            if count == 1 { "page" } else { "pages" }
+            plural(entries.len(), "test"),
+            plural(count, "page")
         ))?;
     }
     Ok(exit)

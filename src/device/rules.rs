@@ -87,11 +87,18 @@ pub struct HeapConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeapError {
     /// The name is empty or would leave /dev/dma_heap.
-    #[error("`{0}` is no heap name: use letters, digits, `_`, `-`, `.` and `,`")]
+    #[error(
+        "`{0}` is not a heap name: use letters, digits, `_`, `-`, `.` and single commas between them"
+    )]
     Name(String),
     /// The size is not a number with a unit.
-    #[error("`{0}` is no size: write bytes, or a number followed by K, M or G")]
+    #[error("`{0}` is not a size: write bytes, or a number followed by K, M, G or T")]
     Size(String),
+    /// The size is 0.
+    #[error(
+        "a heap of 0 bytes has no room for a buffer: leave the size out for one without a limit"
+    )]
+    NoSpace,
     /// A part is not `rule=value`.
     #[error("`{0}` is no rule: write rule=value, for example mmap=pfnmap")]
     Syntax(String),
@@ -195,7 +202,8 @@ impl HeapConfig {
     fn named(name: &str) -> Result<Self, HeapError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ',');
         let dots = name.chars().all(|c| c == '.');
-        if name.is_empty() || dots || name.len() > NAME_MAX || !name.chars().all(allowed) {
+        let has_empty_part = name.split(',').any(str::is_empty);
+        if has_empty_part || dots || name.len() > NAME_MAX || !name.chars().all(allowed) {
             return Err(HeapError::Name(name.to_owned()));
         }
         Ok(Self::new(name))
@@ -232,7 +240,7 @@ impl FromStr for HeapConfig {
         let head = &text[..rules_at];
         let (name, size) = head.split_once(':').map_or((head, None), |(n, s)| (n, Some(s)));
         let mut heap = Self::named(name)?;
-        heap.size_bytes = size.map(parse_size).transpose()?;
+        heap.size_bytes = size.map(heap_size).transpose()?;
         for part in parts {
             let (rule, value) =
                 part.split_once('=').ok_or_else(|| HeapError::Syntax(part.to_owned()))?;
@@ -242,22 +250,31 @@ impl FromStr for HeapConfig {
     }
 }
 
-/// Parses bytes, or a number followed by K, M or G (powers of 1024).
+/// A heap that never has a page is a mistake.
+fn heap_size(text: &str) -> Result<u64, HeapError> {
+    match parse_size(text)? {
+        0 => Err(HeapError::NoSpace),
+        bytes => Ok(bytes),
+    }
+}
+
+/// Parses bytes, or a number followed by K, M, G or T (powers of 1024).
 ///
 /// # Errors
 /// The text is no number, has another unit, or does not fit 64 bits.
 pub fn parse_size(text: &str) -> Result<u64, HeapError> {
     let error = || HeapError::Size(text.to_owned());
-    let digits = text.trim_end_matches(['K', 'M', 'G', 'k', 'm', 'g', 'i', 'B']);
+    let digits = text.trim_end_matches(['K', 'M', 'G', 'T', 'k', 'm', 'g', 't', 'i', 'B']);
     let shift = match text[digits.len()..].trim_end_matches('B').trim_end_matches('i') {
         "" if digits.len() == text.len() => 0,
         "K" | "k" => 10,
         "M" | "m" => 20,
         "G" | "g" => 30,
+        "T" | "t" => 40,
         _ => return Err(error()),
     };
     let number: u64 = digits.parse().map_err(|_| error())?;
-    number.checked_mul(1 << shift).ok_or_else(error)
+    number.checked_mul(1_u64 << shift).ok_or_else(error)
 }
 
 #[derive(Deserialize)]
@@ -293,7 +310,7 @@ pub fn heaps_from_toml(text: &str) -> Result<Vec<HeapConfig>, HeapError> {
         toml::from_str(text).map_err(|error| HeapError::Toml(error.to_string()))?;
     let heaps = file.heap.into_iter().map(|entry| {
         let mut heap = HeapConfig::named(&entry.name)?;
-        heap.size_bytes = entry.size.as_deref().map(parse_size).transpose()?;
+        heap.size_bytes = entry.size.as_deref().map(heap_size).transpose()?;
         let values = [
             entry.mmap,
             entry.cow,
@@ -348,11 +365,24 @@ mod tests {
         check("cma:64M", "cma Some(67108864) pfnmap reject");
         check("x:4KiB,mmap=mixedmap-insert-page", "x Some(4096) mixedmap-insert-page reject");
         check("x,cow=allow,mmap=shmem", "x None shmem allow");
-        check("x:4T", "`4T` is no size: write bytes, or a number followed by K, M or G");
+        check("x:4T", "x Some(4398046511104) pfnmap reject");
+        let error = |size| {
+            format!("`{size}` is not a size: write bytes, or a number followed by K, M, G or T")
+        };
+        check("x:4P", &error("4P"));
+        check("x:99999999999G", &error("99999999999G"));
         check(
-            "x:99999999999G",
-            "`99999999999G` is no size: write bytes, or a number followed by K, M or G",
+            "x:0",
+            "a heap of 0 bytes has no room for a buffer: leave the size out for one without a limit",
         );
+        let error = |name| {
+            format!(
+                "`{name}` is not a heap name: use letters, digits, `_`, `-`, `.` and single commas between them"
+            )
+        };
+        for name in ["system,", ",,", ",", "a,,b", "..", "a/b"] {
+            check(name, &error(name));
+        }
         check(
             "x,mmpa=pfnmap",
             "a running heap has no rule `mmpa` (did you mean `mmap`?); it has: mmap, cow, \
@@ -369,8 +399,6 @@ mod tests {
             "rule `mmap` does not take `foo`; it takes: pfnmap, mixedmap-insert-pfn, mixedmap-insert-page, shmem",
         );
         check("x,mmap", "`mmap` is no rule: write rule=value, for example mmap=pfnmap");
-        check("..", "`..` is no heap name: use letters, digits, `_`, `-`, `.` and `,`");
-        check("a/b", "`a/b` is no heap name: use letters, digits, `_`, `-`, `.` and `,`");
     }
 
     #[test]

@@ -14,14 +14,7 @@ use super::{Buffer, Device};
 /// FMODE bits that a dma-buf's file has besides the access mode.
 const FMODE_DMABUF: u32 = 0x000e_000c;
 
-/// A name that a program chose, without what a terminal would obey or what would fake a line.
-pub fn printed(name: &str) -> String {
-    let kept = |c: char| {
-        !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let escape = |c: char| if kept(c) { c.to_string() } else { c.escape_default().to_string() };
-    name.chars().map(escape).collect()
-}
+pub use crate::terminal::printed;
 
 impl Device {
     /// The bufinfo text; `holders` tells how many file descriptors refer to a buffer.

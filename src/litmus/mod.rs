@@ -192,21 +192,23 @@ pub fn parse(file_name: &str, text: &str, table: &dyn RuleTable) -> Result<Test,
     let tokens = lex::significant(&raw[at..]);
     let expansion = vary::Expansion::new(text, &tokens, &mut sink);
     let names: Vec<String> = (0..expansion.variants()).map(|i| expansion.name(i)).collect();
-    // After a mistake up to here the names of the variants, or the results, may be incomplete.
-    let expected = if sink.is_empty() {
-        header::expected(&header.results, &names, &mut sink)
-    } else {
-        vec![None; names.len()]
-    };
     let mut variants = Vec::with_capacity(names.len());
-    for (i, (variant, expected)) in names.iter().zip(expected).enumerate() {
+    for (i, variant) in names.iter().enumerate() {
         if sink.is_full() {
             break;
         }
         sink.in_variant(Some(i));
         let parsed = parse::variant(text, &expansion.tokens(i), table, &name, &mut sink);
         check::check(&parsed, &mut sink);
-        variants.push(ast::Variant { name: variant.clone(), expected, ..parsed.variant });
+        variants.push(ast::Variant { name: variant.clone(), ..parsed.variant });
+    }
+    // After a mistake the names of the variants, or the results, may be incomplete.
+    sink.in_variant(None);
+    if sink.is_empty() {
+        let expected = header::expected(&header.results, &names, &mut sink);
+        for (variant, expected) in variants.iter_mut().zip(expected) {
+            variant.expected = expected;
+        }
     }
     if !sink.is_empty() {
         return Err(sink.finish(&names));

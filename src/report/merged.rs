@@ -11,6 +11,7 @@ use super::real;
 use super::table::{Cell, Table};
 use super::verdicts::{self, Mark, Totals};
 use crate::model::Cost;
+use crate::terminal::printed;
 
 /// Which part of all variants a run was to answer, and which of them this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub struct Shard {
     pub job: usize,
     /// How many variants all runs have to answer.
     pub jobs: usize,
+    /// Digest of the questions and of how they were asked: the same in all runs.
+    pub asked: u32,
 }
 
 /// A line of `check --json`.
@@ -103,7 +106,8 @@ impl Merged {
         }
         let mut seen = BTreeSet::new();
         for line in &lines {
-            if !seen.insert((&line.test, &line.variant)) {
+            // Two files may have tests of one name; which variant of all it is tells them apart.
+            if !seen.insert((line.shard.map(|shard| shard.job), &line.test, &line.variant)) {
                 return Err(format!("{} is answered twice", line.name()));
             }
         }
@@ -175,6 +179,11 @@ fn order(lines: &mut [Line]) -> Result<(), String> {
             first.of, first.jobs, other.of, other.jobs
         ));
     }
+    if shards.iter().any(|one| one.asked != first.asked) {
+        return Err("these runs were asked different things: other files, another order of them, \
+                    other options of `check`, or another version of driftheap"
+            .to_owned());
+    }
     let belongs = |one: &&Shard| {
         (1..=one.jobs).contains(&one.job) && one.number == (one.job - 1) % one.of.max(1) + 1
     };
@@ -208,7 +217,7 @@ fn order(lines: &mut [Line]) -> Result<(), String> {
 
 impl Line {
     fn name(&self) -> String {
-        full_name(&self.test, &self.variant)
+        printed(&full_name(&self.test, &self.variant))
     }
 
     fn mark(&self) -> Mark {
@@ -271,9 +280,12 @@ impl Line {
 
     fn case(&self) -> Case {
         let word = |word: &Option<String>| word.clone().unwrap_or_else(|| "-".to_owned());
-        let said = self.error.clone().unwrap_or_else(|| {
-            format!("expected {}, observed {}", word(&self.expected), word(&self.observation))
-        });
+        let none = verdicts::without_answer(self.shown);
+        let observed = self.observation.as_deref().unwrap_or(none);
+        let said = self
+            .error
+            .clone()
+            .unwrap_or_else(|| format!("expected {}, observed {observed}", word(&self.expected)));
         let ending = match self.differences().next() {
             _ if self.mark().fails() => {
                 Ending::Fail(said, self.stopped.clone().unwrap_or_default())
@@ -295,7 +307,7 @@ mod tests {
 
     fn line(job: usize, shard: usize) -> String {
         format!(
-            r#"{{"test":"t","variant":"v{job}","expected":"Never","observation":"Never","as_expected":true,"states":2,"schedules":340282366920938463463374607431768211455,"shard":{{"number":{shard},"of":2,"job":{job},"jobs":3}}}}"#
+            r#"{{"test":"t","variant":"v{job}","expected":"Never","observation":"Never","as_expected":true,"states":2,"schedules":340282366920938463463374607431768211455,"shard":{{"number":{shard},"of":2,"job":{job},"jobs":3,"asked":7}}}}"#
         )
     }
 
@@ -319,12 +331,23 @@ mod tests {
         assert_eq!(error(&[&one, &three]), "1 of 3 answers are missing: of shard 2/2");
         assert_eq!(error(&[&one, &two, &three, &two]), "t/v2 is answered twice");
         assert!(error(&[&one, &two.replace("\"jobs\":3", "\"jobs\":4")]).contains("different"));
+        assert!(
+            error(&[&one, &two.replace("\"asked\":7", "\"asked\":8"), &three])
+                .contains("different")
+        );
         assert!(error(&["{}"]).starts_with("f:1: no line of"));
         assert!(error(&["", "\n"]).contains("no answer in these files"));
         let wrong = one.replace("\"number\":1", "\"number\":7");
         assert_eq!(error(&[&wrong, &two, &three]), "variant 1 of 3 is not one of shard 7/2");
         let many = one.replace("\"jobs\":3", &format!("\"jobs\":{}", usize::MAX));
         assert!(error(&[&many]).ends_with("answers are missing"));
+    }
+
+    #[test]
+    fn tests_of_one_name_in_two_files_are_two() {
+        let same = |job, shard| line(job, shard).replace(&format!("v{job}"), "v");
+        let text = [same(1, 1), same(2, 2), same(3, 1)].join("\n");
+        assert_eq!(Merged::new([("f", text.as_str())]).expect("all three").lines.len(), 3);
     }
 
     #[test]

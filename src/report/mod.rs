@@ -44,7 +44,7 @@ mod table;
 pub mod trace;
 pub mod verdicts;
 
-pub use paint::{Paint, Tone, compact};
+pub use paint::{Paint, Tone, compact, plural};
 pub use table::{Align, Cell, Column, Table};
 
 use crate::litmus::ast::Test;

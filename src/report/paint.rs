@@ -72,7 +72,8 @@ pub fn compact(number: u128) -> String {
 }
 
 /// `1 variant`, `2 variants`.
-pub(super) fn plural(count: usize, noun: &str) -> String {
+#[must_use]
+pub fn plural(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 

@@ -78,7 +78,8 @@ impl Mark {
 }
 
 /// What is observed where the search ended before the answer was known.
-pub(super) const fn without_answer(is_shown: bool) -> &'static str {
+#[must_use]
+pub const fn without_answer(is_shown: bool) -> &'static str {
     if is_shown { "shown" } else { "unknown" }
 }
 

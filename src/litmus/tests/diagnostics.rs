@@ -496,6 +496,11 @@ fn the_header_comment() {
             "2:49 `pfnmap` decides nothing: earlier patterns match first",
         ],
     );
+    // Of a mistake that takes the variants away, that one is told and not what follows from it.
+    check(
+        &file("Result: pfnmap Never, * Never").replace("vary(", "vayr("),
+        &["3:21 `vayr` is not a value of `mmap`"],
+    );
     check(&file("Result: pfnmap Never"), &["2:18 no result for variant `shmem`"]);
 }
 

@@ -1,0 +1,11 @@
+//! What may be shown on a terminal.
+
+/// A name that somebody else chose, without what a terminal would obey or what would fake a line.
+#[must_use]
+pub fn printed(name: &str) -> String {
+    let kept = |c: char| {
+        !c.is_control() && !matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let escape = |c: char| if kept(c) { c.to_string() } else { c.escape_default().to_string() };
+    name.chars().map(escape).collect()
+}
