@@ -1,7 +1,8 @@
 //! The pages in a browser: `tools/check.d/30-pages` runs this where there is Chromium with its driver.
 //!
 //! Spoken is WebDriver (a W3C recommendation), to a driver that is started here. A page of `report` is
-//! asked by `tools/pages/probe.js`, every page by `tools/pages/accessible.js`.
+//! asked by `tools/pages/probe.js`, every page by `tools/pages/accessible.js`, and by axe-core where
+//! `DRIFTHEAP_AXE` names its script.
 
 #[path = "common/http.rs"]
 mod http;
@@ -11,11 +12,19 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use http::{Server, exchange, request};
+use http::{Server, address, exchange, request};
 use serde_json::{Value, json};
 
 const PROBE: &str = include_str!("../tools/pages/probe.js");
 const ACCESSIBLE: &str = include_str!("../tools/pages/accessible.js");
+
+/// Runs every rule of axe-core on the page; a text a violation.
+const ASK_AXE: &str = "
+    const done = arguments[0];
+    axe.run(document, { resultTypes: ['violations'] }).then((told) => done(told.violations.flatMap((one) =>
+        one.nodes.map((node) => `axe ${one.id} (${one.impact}): ${one.help}: ${node.target}: ${node.html.slice(0, 200)}`))),
+        (error) => done([`axe: ${error}`]));
+";
 
 /// How long a page may take to show what it shall.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,6 +34,8 @@ struct Browser {
     driver: Child,
     host: String,
     session: String,
+    /// The script of axe-core.
+    axe: Option<String>,
     _profile: tempfile::TempDir,
 }
 
@@ -61,7 +72,9 @@ impl Browser {
             "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" },
         } } });
         let host = format!("127.0.0.1:{port}");
-        let mut browser = Self { driver, host, session: String::new(), _profile: profile };
+        let axe = std::env::var_os("DRIFTHEAP_AXE")
+            .map(|path| std::fs::read_to_string(path).expect("the script of axe-core"));
+        let mut browser = Self { driver, host, session: String::new(), axe, _profile: profile };
         let told = browser.post("/session", &wanted);
         let session = told["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {told}"));
         browser.session = format!("/session/{session}");
@@ -130,8 +143,19 @@ impl Browser {
             let wrong = self.run(ACCESSIBLE);
             let wrong = wrong.as_array().unwrap_or_else(|| panic!("{what}: {wrong}"));
             found.extend(wrong.iter().map(|one| format!("{what}, dark {dark}: {one}")));
+            found.extend(self.violations().iter().map(|one| format!("{what}, dark {dark}: {one}")));
         }
         found
+    }
+
+    /// What axe-core finds in the page as it is now.
+    fn violations(&self) -> Vec<Value> {
+        let Some(axe) = &self.axe else { return Vec::new() };
+        if self.run("return typeof axe === 'undefined'") == json!(true) {
+            self.run(axe);
+        }
+        let told = self.command("execute/async", &json!({ "script": ASK_AXE, "args": [] }));
+        told.as_array().unwrap_or_else(|| panic!("axe: {told}")).clone()
     }
 }
 
@@ -187,6 +211,89 @@ fn every_page_of_the_report_is_stepped_through() {
     );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(steps > 2000 && hazards > 100);
+}
+
+/// What keeps somebody from using a page is found.
+#[test]
+#[ignore = "needs chromium and chromium-driver; tools/check.d/30-pages runs it"]
+fn a_barrier_is_found() {
+    let place = tempfile::tempdir().expect("a directory");
+    let page = place.path().join("page.html");
+    let text =
+        "<!doctype html><html lang=en><title>A page</title><main><h1>A page</h1><button></button>";
+    std::fs::write(&page, text).expect("written");
+    let browser = Browser::start();
+    browser.open(&format!("file://{}", page.display()));
+    let found = browser.barriers("a button without a name").join("\n");
+    assert!(found.contains("no name: button"), "{found}");
+    assert!(browser.axe.is_none() || found.contains("axe button-name"), "{found}");
+}
+
+/// The cells and arrows in the document are those that were told last.
+const LIVE_PROBE: &str = "
+    const { shown } = globalThis.driftheap, wrong = [];
+    const all = (selector) => [...document.querySelectorAll(`.drawing ${selector}`)];
+    const same = (what, one, other) => { if (one.join() !== other.join()) wrong.push(`${what}: ${one} and ${other}`); };
+    same('cells', all('.cell').map((cell) => cell.dataset.owner), shown.cells.map((cell) => cell.owner));
+    same('arrows', all('.arrow').map((one) => `${one.dataset.slot} ${one.dataset.to} ${one.dataset.stale}`),
+        shown.arrows.map((one) => `${shown.slots[one.slot][2]} ${shown.places[one.to]} ${one.stale}`));
+    same('red', [all('.arrow.red').length], [shown.hazards.length]);
+    return wrong;
+";
+
+/// A device that runs is looked at, held still, and a buffer of it is moved by a button.
+#[test]
+#[ignore = "needs chromium and chromium-driver; tools/check.d/30-pages runs it"]
+fn a_running_device_is_looked_at() {
+    let place = tempfile::tempdir().expect("a directory");
+    let player = place.path().join("player");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/examples/player.c");
+    let built = Command::new("cc").arg("-o").arg(&player).arg(source).status();
+    assert!(built.expect("a C compiler").success());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_driftheap"))
+        .args(["run", "-q", "--web-control", "--live", "--misuse"])
+        .args(["--device", "camera,writes=frame,notify=ignored", "--"])
+        .arg(&player)
+        .arg("600")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("driftheap starts");
+    let mut words = BufReader::new(child.stderr.take().expect("its words"));
+    let (port, token) = address(&mut words);
+    let browser = Browser::start();
+    let mut wrong = Vec::new();
+    browser.width(1280);
+    browser.open(&format!("http://127.0.0.1:{port}/?token={token}"));
+    let arrows = "document.querySelectorAll('.drawing .arrow').length";
+    browser.wait(&format!("{arrows} >= 3"));
+    assert_eq!(browser.run(LIVE_PROBE), json!([]));
+    browser.run("document.querySelector('[data-verb=evict]').click()");
+    browser.wait("document.querySelector('.done').textContent.includes('pages have new memory')");
+    browser.wait("document.querySelector('.drawing .arrow.red')");
+    browser.wait("document.querySelector('.findings details')");
+    browser.run("document.querySelector('.findings details').open = true");
+    browser.run("document.querySelector('.inwords').open = true");
+    browser.run("document.querySelector('.hold').click()");
+    assert_eq!(browser.run(LIVE_PROBE), json!([]));
+    let said = browser.run("return document.querySelector('.words').textContent");
+    assert!(said.as_str().is_some_and(|text| text.contains("stale")), "{said}");
+    for width in [1280, 390] {
+        browser.width(width);
+        wrong.extend(browser.barriers(&format!("a running device at {width}")));
+    }
+    browser.run("document.querySelector('.hold').click()");
+    browser.run("document.querySelector('[data-verb=revoke]').click()");
+    // It is done, or refused with the reason: the device has a fence on it now and then.
+    let done = "document.querySelector('.done').textContent";
+    browser.wait(&format!("{done}.includes('revoke') && !{done}.endsWith('...')"));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("killed");
+    browser.wait("document.querySelector('.state').textContent.includes('has ended')");
+    assert_eq!(browser.errors(), Vec::<String>::new());
+    let _status = child.wait();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// A person edits, errs, mends, flips a rule, steps to the hazard, asks real memory.

@@ -16,6 +16,7 @@ mod input;
 mod interrupt;
 mod kernel;
 mod list;
+mod live;
 mod matrix;
 mod measure;
 mod memory;
@@ -39,6 +40,7 @@ mod serve_socket;
 mod shard;
 mod step;
 mod vm;
+mod web;
 
 use std::ffi::OsStr;
 use std::path::Path;

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
-use driftheap::device::control::answer_supervised;
+use driftheap::device::control::{Answerer, answer_supervised};
 use driftheap::device::live::emulate::DeviceSpec;
 use driftheap::device::live::mover::Step;
 use driftheap::device::live::{ChaosConfig, Sabotage};
+use driftheap::device::look::Look;
 use driftheap::device::misuse::guard::Mode;
 use driftheap::device::misuse::{Kinds, Log};
 use driftheap::device::rules::{distinct, heaps_from_toml, parse_size};
@@ -19,6 +20,7 @@ use driftheap::device::supervisor::{self, CheckConfig, Config, Exit as Ran, Leve
 use driftheap::device::{HeapConfig, Limits, Stats};
 
 use super::ctl::serve_control;
+use super::live::{Listening, Web, WebArgs};
 use super::{Exit, out::Out};
 
 /// Run a program that sees /dev/dma_heap and /dev/udmabuf, whether or not the host has them.
@@ -88,6 +90,8 @@ pub(crate) struct RunArgs {
     /// Where `driftheap ctl` finds this device [default: a directory of yours, see `ctl`].
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    #[command(flatten)]
+    web: WebArgs,
     /// Report misuse of buffers, with the source line where the program was built with -g.
     ///
     /// KASAN-like reports on stderr: private mappings, SYNC brackets that do not balance, pins
@@ -206,6 +210,7 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     };
     let watch = watch || mode != Mode::Off;
     let files = files.open()?;
+    let listening = args.web.listen("driftheap run --web")?;
     let emulates = args.record.is_some() || !args.devices.is_empty();
     let argv = args.command.into_iter().map(|arg| CString::new(arg.into_vec()));
     let config = Config {
@@ -224,14 +229,19 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     };
     let mut control = None;
     let mut kept = None;
+    let mut web = None;
     let ran = supervisor::run(config, |shared| {
         kept = Some(Arc::clone(shared));
         let asked = Arc::clone(shared);
-        let answerer = move |query: &_| answer_supervised(query, &asked);
-        control = serve_control(args.control.clone(), Arc::new(answerer), out);
+        let answerer: Arc<Answerer> = Arc::new(move |query| answer_supervised(query, &asked));
+        control = serve_control(args.control.clone(), Arc::clone(&answerer), out);
+        web = listening.map(|listening| serve_web(listening, shared, answerer, out));
     });
     drop(control);
     let ran = ran?;
+    if let Some(web) = web {
+        web?.end(ran.misuse.as_ref().map_or(&[], Log::reports));
+    }
     if let Some(log) = &ran.misuse {
         files.write(log)?;
     }
@@ -239,6 +249,24 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
         report_devices(&shared, args.record.as_deref(), out)?;
     }
     Ok(ran)
+}
+
+fn serve_web(
+    listening: Listening,
+    shared: &Arc<Mutex<supervisor::Shared>>,
+    answerer: Arc<Answerer>,
+    out: &Out,
+) -> anyhow::Result<Web> {
+    let seen = Arc::clone(shared);
+    let looker = move |known, thorough| {
+        let shared = &mut *supervisor::lock(&seen);
+        if thorough {
+            shared.files.sweep(&mut shared.device);
+        }
+        let bus = shared.program_bus.as_ref().map(|program| &program.bus);
+        Look::at(&shared.device, bus, shared.watch.as_ref(), known)
+    };
+    listening.serve(Box::new(looker), answerer, out)
 }
 
 /// What the emulated devices hit, and the recording.

@@ -9,15 +9,17 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use driftheap::device::control::answer_served;
+use driftheap::device::control::{Answerer, answer_served};
 use driftheap::device::fuse::{DeviceFs, Served, Zapper};
 use driftheap::device::live::emulate::DeviceSpec;
+use driftheap::device::look::Look;
 use driftheap::device::rules::parse_size;
 use driftheap::device::{Device, HeapConfig, Limits};
 use fuser::{MountOption, Session, SessionACL};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::ctl::serve_control;
+use super::live::WebArgs;
 use super::{Exit, out::Out, run::heaps};
 
 /// Serve heaps to several programs at once: as files of a mount, as a device node, or by a socket.
@@ -81,6 +83,8 @@ pub(crate) struct ServeArgs {
     /// Where `driftheap ctl` finds this device [default: a directory of yours]
     #[arg(long, value_name = "PATH")]
     pub(super) control: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) web: WebArgs,
     /// Unmount when standard input ends: the watcher that a killed server leaves behind
     #[arg(long, hide = true, requires = "mount")]
     unmount_at_eof: bool,
@@ -113,19 +117,33 @@ fn serve_mount(dir: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
     // Before any thread starts, so that all of them inherit it.
     let signals = end_signals();
     signals.thread_block().context("can't block signals")?;
+    let listening = args.web.listen("driftheap serve --web")?;
     let mut watcher = watcher(dir)?;
     let mounted = mount(dir, Arc::clone(&served), args.allow_other)?;
     let zapper = Zapper(mounted.notifier());
     let answered = Arc::clone(&served);
-    let answerer = move |query: &_| answer_served(query, &answered, &zapper);
-    let control = serve_control(args.control, Arc::new(answerer), out);
+    let answerer: Arc<Answerer> = Arc::new(move |query| answer_served(query, &answered, &zapper));
+    let control = serve_control(args.control, Arc::clone(&answerer), out);
     if !out.quiet {
         out.text(&format!("serving at {}\n", dir.display()))?;
     }
     let session = mounted.spawn().context("can't start the file system's thread")?;
+    let seen = Arc::clone(&served);
+    let dev = rustix::fs::stat(dir).map_or(0, |stat| stat.st_dev);
+    let looker = move |known, _| {
+        let mut look = Look::at(&driftheap::device::fuse::lock(&seen).device, None, None, known);
+        // The device knows no number of the mount, and whoever has a file of it open does.
+        look.buffers.iter_mut().for_each(|buffer| buffer.inode.dev = dev);
+        look
+    };
+    let web = listening.map(|listening| listening.serve(Box::new(looker), answerer, out));
+    let web = web.transpose()?;
     // The mount may also go by somebody else's umount, which ends the thread.
     wait(&signals, || session.guard.is_finished());
     drop(control);
+    if let Some(web) = web {
+        web.end(&[]);
+    }
     unmount(dir);
     if let Some(stdin) = &mut watcher.stdin {
         // It may be gone already; then there is nothing to tell.

@@ -4,8 +4,9 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, bail};
-use driftheap::device::control::answer_node;
+use driftheap::device::control::{Answerer, answer_node};
 use driftheap::device::cuse::{End, HandleSocket, HeapNode, Name, Node, NodeState, Roots, lock};
+use driftheap::device::look::Look;
 use driftheap::device::supervisor::now_ns;
 use driftheap::device::{Device, HeapConfig, Limits};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -26,6 +27,7 @@ pub(super) fn run(name: &str, args: ServeArgs, out: &Out) -> anyhow::Result<Exit
     // Before any thread starts, so that all of them inherit it.
     let signals = end_signals();
     signals.thread_block().context("can't block signals")?;
+    let listening = args.web.listen("driftheap serve --web")?;
     let stop = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).context("no signalfd")?;
     let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).context("no eventfd")?;
     let node = HeapNode::new(Arc::clone(&state), now_ns);
@@ -33,8 +35,12 @@ pub(super) fn run(name: &str, args: ServeArgs, out: &Out) -> anyhow::Result<Exit
     let _handles = HandleSocket::serve(&name, Arc::clone(&state))
         .with_context(|| format!("can't listen on @driftheap/{name}, which gives out memory"))?;
     let asked = Arc::clone(&state);
-    let answerer = move |query: &_| answer_node(query, &asked);
-    let control = serve_control(args.control, Arc::new(answerer), out);
+    let answerer: Arc<Answerer> = Arc::new(move |query| answer_node(query, &asked));
+    let control = serve_control(args.control, Arc::clone(&answerer), out);
+    let seen = Arc::clone(&state);
+    let looker = move |known, _| Look::at(&lock(&seen).device, None, None, known);
+    let web = listening.map(|listening| listening.serve(Box::new(looker), answerer, out));
+    let web = web.transpose()?;
     if let Some(number) = node.node_to_make() {
         let (major, minor) = number.split_once(':').unwrap_or((number, ""));
         out.note(&format!(
@@ -47,6 +53,9 @@ pub(super) fn run(name: &str, args: ServeArgs, out: &Out) -> anyhow::Result<Exit
     }
     let end = node.serve(stop.as_fd(), wake.as_fd());
     drop(control);
+    if let Some(web) = web {
+        web.end(&[]);
+    }
     if !out.quiet {
         let stats = lock(&state).device.stats;
         out.note(&format!(

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use driftheap::device::Limits;
-use driftheap::device::control::answer_socket;
+use driftheap::device::control::{Answerer, answer_socket};
 use driftheap::device::live::emulate::Running;
 use driftheap::device::live::findings::Finding;
 use driftheap::device::live::job::Patience;
+use driftheap::device::look::Look;
 use driftheap::device::socket::{Config, Exporter};
 use driftheap::device::supervisor::now_ns;
 
@@ -29,6 +30,7 @@ pub(super) fn run(path: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exi
     // Before any thread starts, so that all of them inherit it.
     let signals = end_signals();
     signals.thread_block().context("can't block signals")?;
+    let listening = args.web.listen("driftheap serve --web")?;
     let exporter = Exporter::new(config)?;
     clear_stale(path, out);
     exporter.serve(path)?;
@@ -39,8 +41,12 @@ pub(super) fn run(path: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exi
         devices.push(running.context("can't start an emulated device's thread")?);
     }
     let asked = Arc::clone(&exporter);
-    let answerer = move |query: &_| answer_socket(query, &asked);
-    let control = serve_control(args.control, Arc::new(answerer), out);
+    let answerer: Arc<Answerer> = Arc::new(move |query| answer_socket(query, &asked));
+    let control = serve_control(args.control, Arc::clone(&answerer), out);
+    let seen = Arc::clone(&exporter);
+    let looker = move |known, _| seen.look(|device, bus| Look::at(device, Some(bus), None, known));
+    let web = listening.map(|listening| listening.serve(Box::new(looker), answerer, out));
+    let web = web.transpose()?;
     if !out.quiet {
         out.text(&format!("serving at {}\n", path.display()))?;
     }
@@ -51,6 +57,9 @@ pub(super) fn run(path: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exi
     });
     drop(control);
     drop(devices);
+    if let Some(web) = web {
+        web.end(&[]);
+    }
     tell(&exporter, told, out);
     let summary = exporter.look(|device, bus| {
         if !out.quiet {

@@ -41,6 +41,7 @@ pub mod fuse;
 pub mod heap;
 pub mod ioctl;
 pub mod live;
+pub mod look;
 pub mod misuse;
 pub mod path;
 pub mod rules;

@@ -11,15 +11,34 @@ pub const TRACE_EVENTS_MAX: usize = 4096;
 
 /// One event, put into words only when somebody reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Event {
-    name: &'static str,
-    pid: i32,
-    now_ns: u64,
+pub struct Event {
+    /// The tracepoint: `dma_buf_export`.
+    pub name: &'static str,
+    /// Who acted.
+    pub pid: i32,
+    /// When.
+    pub now_ns: u64,
     exp_name: String,
     size_bytes: u64,
-    ino: u64,
+    /// The buffer.
+    pub ino: u64,
     /// First page and number of pages, where an event is about some only.
-    pages: Option<(u64, u64)>,
+    pub pages: Option<(u64, u64)>,
+}
+
+impl Event {
+    /// The kernel's line. ftrace prints `<...>` for a command that it did not record, and neither do
+    /// we.
+    pub fn line(&self) -> String {
+        let (seconds, micros) = (self.now_ns / 1_000_000_000, self.now_ns / 1000 % 1_000_000);
+        let pages = self
+            .pages
+            .map_or_else(String::new, |(first, pages)| format!(" first={first} pages={pages}"));
+        format!(
+            "{:>16}-{:<7} [000] ..... {seconds:5}.{micros:06}: {}: exp_name={} size={} ino={}{pages}",
+            "<...>", self.pid, self.name, self.exp_name, self.size_bytes, self.ino
+        )
+    }
 }
 
 /// A bounded log.
@@ -64,19 +83,16 @@ impl Trace {
         });
     }
 
-    /// The lines, oldest first. ftrace prints `<...>` for a command that it did not record, and
-    /// neither do we.
+    /// The lines, oldest first.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
-        self.events.iter().map(|event| {
-            let (seconds, micros) = (event.now_ns / 1_000_000_000, event.now_ns / 1000 % 1_000_000);
-            let pages = event.pages.map_or_else(String::new, |(first, pages)| {
-                format!(" first={first} pages={pages}")
-            });
-            format!(
-                "{:>16}-{:<7} [000] ..... {seconds:5}.{micros:06}: {}: exp_name={} size={} ino={}{pages}",
-                "<...>", event.pid, event.name, event.exp_name, event.size_bytes, event.ino
-            )
-        })
+        self.events.iter().map(Event::line)
+    }
+
+    /// The events from number `first` on, counted from the start; those that were dropped are not
+    /// among them.
+    pub fn since(&self, first: u64) -> impl Iterator<Item = (u64, &Event)> {
+        let skip = usize::try_from(first.saturating_sub(self.dropped)).unwrap_or(usize::MAX);
+        (self.dropped..).zip(&self.events).skip(skip)
     }
 
     /// How many events were dropped.

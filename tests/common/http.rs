@@ -1,6 +1,7 @@
 //! HTTP as it is written, and a server of `driftheap play`.
+#![allow(dead_code, reason = "each test file uses a part")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -52,6 +53,20 @@ fn is_whole(bytes: &[u8]) -> bool {
     length.is_some_and(|length| bytes.len() >= end + 4 + length)
 }
 
+/// The port and the token of the address that is printed.
+pub(crate) fn address(mut lines: impl BufRead) -> (u16, String) {
+    let mut all = String::new();
+    loop {
+        let before = all.len();
+        assert!(lines.read_line(&mut all).expect("a line") > 0, "no address: {all}");
+        let Some((_, rest)) = all[before..].trim().split_once("http://127.0.0.1:") else {
+            continue;
+        };
+        let (port, token) = rest.split_once("/?token=").expect("a token");
+        return (port.parse().expect("a port"), token.to_owned());
+    }
+}
+
 /// A server, ended when this is dropped.
 pub(crate) struct Server {
     pub(crate) child: Child,
@@ -69,12 +84,8 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .expect("driftheap starts");
-        let mut line = String::new();
         let stdout = child.stdout.take().expect("its output");
-        BufReader::new(stdout).read_line(&mut line).expect("the address");
-        let rest = line.trim().strip_prefix("http://127.0.0.1:").expect("an address");
-        let (port, token) = rest.split_once("/?token=").expect("a token");
-        let (port, token) = (port.parse().expect("a port"), token.to_owned());
+        let (port, token) = address(BufReader::new(stdout));
         Self { child, port, token }
     }
 

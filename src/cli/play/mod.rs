@@ -2,7 +2,6 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `guard` | who may ask: Host, Origin, token |
 //! | `desk` | how many questions there are at once, and how one is cut off |
 //! | `answer` | a text to diagnostics or verdicts and a drawing |
 //! | `real` | a text to what real memory says, bit by bit |
@@ -12,18 +11,16 @@
 //! # Invariants
 //! - Nothing that comes by HTTP names a file: what can be read are the bundled tests and the file of the
 //!   command line, as it was when the server began.
-//! - Every request but none is guarded: the guard is a layer around all routes.
+//! - Who may ask is decided as in [`web`](super::web).
 //! - A question ends when its limit is reached, when its client asks for it, and when nobody is left
 //!   who waits for its answer.
 
 mod answer;
 mod desk;
-mod guard;
 mod lessons;
 mod page;
 mod real;
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,13 +28,12 @@ use anyhow::{Context, bail};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::routing::{get, post};
 use clap::Args;
 use driftheap::device::supervisor::net::caught;
 use driftheap::suite;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,6 +41,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Exit;
 use super::input;
 use super::out::Out;
+use super::web::{self, Refusal, Reply, json, read};
 use answer::Ask;
 use desk::{Desk, Stopper};
 
@@ -90,8 +87,6 @@ pub(crate) struct PlayArgs {
 /// What all requests share.
 #[derive(Debug)]
 struct Shared {
-    token: String,
-    port: u16,
     /// The name and the text to begin with.
     first: (String, String),
     /// This program, of which the processes on real memory are copies.
@@ -139,21 +134,18 @@ async fn serve(
     program: PathBuf,
     out: &Out,
 ) -> anyhow::Result<()> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("can't listen on {address}; --port 0 takes a port that is free")
-    })?;
-    let port = listener.local_addr().context("can't tell the port")?.port();
-    let token = guard::token().context("can't get a random token")?;
+    let (listener, gate) = web::listen(port, "driftheap play")?;
+    let listener = TcpListener::from_std(listener).context("can't listen")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't watch for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't watch for SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("can't watch for SIGHUP")?;
-    out.text(&format!("http://127.0.0.1:{port}/?token={token}\n"))?;
+    out.text(&format!("{}\n", gate.address()))?;
     if !out.quiet {
         out.note("Open this address in a browser on this machine. Ctrl-C ends it.\n");
     }
-    let shared = Arc::new(Shared { token, port, first, program, desk: Desk::new() });
-    let server = axum::serve(listener, router(Arc::clone(&shared)));
+    let shared = Arc::new(Shared { first, program, desk: Desk::new() });
+    let routes = web::guarded(router(Arc::clone(&shared)), &Arc::new(gate));
+    let server = axum::serve(listener, routes);
     tokio::select! {
         ended = server.into_future() => ended.context("the server ended")?,
         _ = interrupt.recv() => {}
@@ -165,7 +157,6 @@ async fn serve(
 }
 
 fn router(shared: Arc<Shared>) -> Router {
-    let guard = axum::middleware::from_fn_with_state(Arc::clone(&shared), guard::check);
     Router::new()
         .route("/", get(document))
         .route("/lesson", post(lesson))
@@ -175,38 +166,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/hunt", post(hunt))
         .route("/cancel", post(cancel))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(guard)
         .with_state(shared)
-}
-
-/// What went wrong, for a person.
-fn refuse(status: StatusCode, why: impl Into<String>) -> Response {
-    let text = serde_json::json!({ "error": why.into() }).to_string();
-    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
-}
-
-fn json(value: &impl Serialize) -> Response {
-    match serde_json::to_string(value) {
-        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
-        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-    }
-}
-
-/// A request that is not answered, and why.
-struct Refusal(StatusCode, String);
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        refuse(self.0, self.1)
-    }
-}
-
-type Reply = Result<Response, Refusal>;
-
-/// A body as what it has to be.
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
-    let why = |error| format!("the request is not understood: {error}");
-    serde_json::from_slice(body).map_err(|error| Refusal(StatusCode::BAD_REQUEST, why(error)))
 }
 
 /// A question that is short enough.
@@ -220,10 +180,7 @@ fn ask(body: &Bytes) -> Result<Ask, Refusal> {
 }
 
 async fn document(State(shared): Server) -> Response {
-    match guard::token() {
-        Ok(nonce) => page::response(&shared.first, &nonce),
-        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-    }
+    page::response(&shared.first)
 }
 
 #[derive(Deserialize)]

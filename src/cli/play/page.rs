@@ -1,57 +1,34 @@
 //! The document: an editor, the lessons, and a place for the answer.
 
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use driftheap::report::page::{SCRIPT, STYLE};
 use driftheap::report::reference;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
+use super::super::web::{Page, document, refuse};
 use super::lessons::CHAPTERS;
-use super::refuse;
 
 const PLAY_STYLE: &str = include_str!("play.css");
 const PLAY_SCRIPT: &str = include_str!("play.js");
 
-/// The document. `nonce` marks what is ours: nothing else may run, whatever a question contains.
-pub(super) fn response(first: &(String, String), nonce: &str) -> Response {
-    let policy = format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
-         connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'"
-    );
+pub(super) fn response((file, text): &(String, String)) -> Response {
     let Ok(rules) = serde_json::to_string(&reference::rules()) else {
         return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the rules can't be told");
     };
-    let text = document(first, nonce, &rules.replace('<', "\\u003c")).into_string();
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, policy.as_str()),
-    ];
-    (headers, text).into_response()
-}
-
-fn document((file, text): &(String, String), nonce: &str, rules: &str) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                link rel="icon" href="data:,";
-                title { "Play - driftheap" }
-                style nonce=(nonce) { (PreEscaped(STYLE)) (PreEscaped(PLAY_STYLE)) }
-            }
-            body.playing {
-                header { h1 { "A heap whose buffers move" } }
-                (lessons())
-                main { (editor(file, text)) section.answer aria-label="The answer" {} }
-                script.rules type="application/json" nonce=(nonce) { (PreEscaped(rules)) }
-                script nonce=(nonce) { (PreEscaped(SCRIPT)) }
-                script nonce=(nonce) { (PreEscaped(PLAY_SCRIPT)) }
-            }
-        }
-    }
+    let page = Page {
+        title: "Play",
+        class: "playing",
+        styles: &[STYLE, PLAY_STYLE],
+        scripts: &[SCRIPT, PLAY_SCRIPT],
+        data: &[("rules", &rules)],
+    };
+    let body = html! {
+        header { h1 { "A heap whose buffers move" } }
+        (lessons())
+        main { (editor(file, text)) section.answer aria-label="The answer" {} }
+    };
+    document(&page, &body)
 }
 
 fn lessons() -> Markup {

@@ -17,10 +17,11 @@ use serde_json::json;
 use tokio::sync::mpsc::{Sender, channel};
 
 use super::super::input::parsed;
+use super::super::web::Refusal;
 use super::super::{hunt as hunt_verb, replay as replay_verb};
+use super::Shared;
 use super::answer::{Ask, FILE};
 use super::desk::{Allowed, Stopper, Ticket};
-use super::{Refusal, Shared};
 
 /// Which question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -151,6 +151,11 @@ impl Bus {
         self.own.0.as_fd()
     }
 
+    /// The page pins.
+    pub fn pins(&self) -> impl Iterator<Item = (PinId, &GupPin)> {
+        self.pins.iter().map(|(&id, pin)| (id, pin))
+    }
+
     /// Whether the buffer is live, purged or revoked.
     #[must_use]
     pub fn life(&self, buffer: BufferId) -> Life {

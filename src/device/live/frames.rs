@@ -241,6 +241,12 @@ impl Frames {
         self.get(frame).map(|entry| entry.owner)
     }
 
+    /// Where the frame is; none if there is no such frame.
+    #[must_use]
+    pub fn placement_of(&self, frame: FrameNo) -> Option<Placement> {
+        self.get(frame).map(|entry| entry.placement)
+    }
+
     /// Where its bytes are; none if there is no such frame.
     #[must_use]
     pub fn bytes(&self, frame: FrameNo) -> Option<Bytes> {

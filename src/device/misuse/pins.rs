@@ -115,6 +115,11 @@ impl Pins {
         self.pins.retain(|pin| !gone(pin));
     }
 
+    /// All of them, the oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Pin> {
+        self.pins.iter()
+    }
+
     /// Whether this pin is among them.
     pub fn has(&self, pin: &Pin) -> bool {
         self.pins.iter().any(|known| known.is_same(pin))

@@ -10,9 +10,11 @@
 
 mod axes;
 mod data;
+mod drawing;
 #[cfg(test)]
 mod tests;
 
+pub use drawing::Drawing;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::picture::Graph;
@@ -200,7 +202,7 @@ fn verdicts(variants: &[Shown<'_>]) -> Markup {
                 caption { "The answer to each variant: the model's, and what real memory said" }
                 thead { tr {
                     th scope="col" { "variant" } th scope="col" { "expected" }
-                    th scope="col" { "observed" } th scope="col" { "" }
+                    th scope="col" { "observed" } th scope="col" { "result" }
                     th scope="col" { "schedules" } th scope="col" { "states" }
                     th scope="col" { "hazards" } th scope="col" { "real memory" }
                 } }

@@ -78,11 +78,12 @@
       svg("path", { class: "head", d: `M${x2} ${y2}l-9 -4v8z` }));
   }
 
+  const atHand = (variant, line) => (line > 0 ? variant.source[line - 1].trim() : "(at its end)");
+
   function drawLane(variant, picture, lane, active) {
     const { layout, lanes, slots } = variant.data;
     const { y, height } = layout.lanes[lane];
-    const line = picture.hands[lane];
-    const text = line > 0 ? variant.source[line - 1].trim() : "(at its end)";
+    const text = picture.doing ? picture.doing[lane] : atHand(variant, picture.hands[lane]);
     const parts = [svg("g", { class: active ? "lane active" : "lane" },
       svg("rect", { x: 1, y, width: LANE_WIDTH - 1, height, rx: 5 }),
       svg("text", { x: 9, y: y + 16, "font-size": 13, "font-weight": "bold" }, cut(lanes[lane], STATEMENT_CHARS - 2)),
@@ -135,6 +136,19 @@
       drawing.append(svg("text", { class: "dim", x: 2, y: layout.notes[index], "font-size": 12 }, text));
     });
     return drawing;
+  }
+
+  // The picture as a list, for who can't see it.
+  function inWords(variant, picture, noun) {
+    const { slots, places, lanes } = variant.data;
+    const cells = picture.cells.map((cell, at) => element("li", {}, `${noun}${places[at]}: ${cell.owner}${cell.holds}`));
+    const arrows = picture.arrows.map((arrow) => {
+      const [lane, kind, name] = slots[arrow.slot];
+      const more = note(arrow) ? ` (${note(arrow)})` : "";
+      return element("li", {}, `${lanes[lane]}: ${kind} ${name} points at ${places[arrow.to]}, ${picture.cells[arrow.to].owner}${more}`);
+    });
+    const notes = picture.notes.map((text) => element("li", {}, text));
+    return element("ul", {}, ...cells, ...arrows, ...notes);
   }
 
   class Player {
@@ -327,19 +341,11 @@
     }
 
     words(picture) {
-      const { slots, places, lanes } = this.current.data;
-      const cells = picture.cells.map((cell, at) => element("li", {}, `frame ${places[at]}: ${cell.owner}${cell.holds}`));
-      const arrows = picture.arrows.map((arrow) => {
-        const [lane, kind, name] = slots[arrow.slot];
-        const more = note(arrow) ? ` (${note(arrow)})` : "";
-        return element("li", {}, `${lanes[lane]}: ${kind} ${name} points at ${places[arrow.to]}, ${picture.cells[arrow.to].owner}${more}`);
-      });
-      const notes = picture.notes.map((text) => element("li", {}, text));
-      this.parts.words.replaceChildren(element("ul", {}, ...cells, ...arrows, ...notes));
+      this.parts.words.replaceChildren(inWords(this.current, picture, "frame "));
     }
   }
 
-  globalThis.driftheap = { Player, element };
+  globalThis.driftheap = { Player, element, draw, inWords };
 
   // In a page of many tests, only what comes near the window is set up.
   const sections = [...document.querySelectorAll(".player")];

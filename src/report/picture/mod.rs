@@ -41,8 +41,8 @@ pub struct Slot {
     pub kind: &'static str,
     /// As the test calls it: `v[0]`, `p`, `s[1]`.
     pub name: String,
-    /// In the model.
-    pub way: Way,
+    /// In the model; none where the picture is of a running device.
+    pub way: Option<Way>,
 }
 
 /// Somebody who takes steps.
@@ -55,7 +55,7 @@ pub struct Lane {
 /// A frame that is somebody's at some time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// In the model.
+    /// In the model; [`FrameId::NONE`] where the picture is of a running device.
     pub frame: FrameId,
     /// `vram:0`.
     pub name: String,
@@ -137,7 +137,8 @@ impl Stage {
         let mut slots = slots(scenario);
         slots.retain(|slot| {
             let held = |state: &&ScenarioState| {
-                Eye { scenario, state: &state.model }.arrow(slot.way).is_some()
+                let eye = Eye { scenario, state: &state.model };
+                slot.way.is_some_and(|way| eye.arrow(way).is_some())
             };
             states.iter().any(held)
         });
@@ -161,7 +162,7 @@ impl Stage {
     pub fn picture(&self, scenario: &Scenario, state: &ScenarioState) -> Picture {
         let eye = Eye { scenario, state: &state.model };
         let arrows = self.slots.iter().enumerate().filter_map(|(slot, at)| {
-            let (frame, stale, note) = eye.arrow(at.way)?;
+            let (frame, stale, note) = eye.arrow(at.way?)?;
             let to = self.place(frame)?;
             Some(Arrow { slot, to, stale, note })
         });
@@ -194,7 +195,7 @@ impl Stage {
             Via::Device(Handle::Sg(sg), page) => Way::Sg(sg, page),
             Via::Exporter(_) | Via::Cache => return None,
         };
-        self.slots.iter().position(|slot| slot.way == way)
+        self.slots.iter().position(|slot| slot.way == Some(way))
     }
 }
 
@@ -210,7 +211,12 @@ fn slots(scenario: &Scenario) -> Vec<Slot> {
         let pte = PteId::at(index);
         let (vma, page) = world.vma_of(pte);
         let name = format!("{}[{page}]", names.vma(vma));
-        slots.push(Slot { lane: lane_of(world.mm_of(vma)), kind: "pte", name, way: Way::Pte(pte) });
+        slots.push(Slot {
+            lane: lane_of(world.mm_of(vma)),
+            kind: "pte",
+            name,
+            way: Some(Way::Pte(pte)),
+        });
     }
     for index in 0..model.pins.len() {
         let pin = PinId::at(index);
@@ -221,7 +227,7 @@ fn slots(scenario: &Scenario) -> Vec<Slot> {
         let gup = |step: &Step| matches!(*step, Step::GupSlow { pin: taken, .. } if taken == pin);
         let kind = if maker(scenario, gup).is_some() { "pin" } else { "pfn" };
         let lane = maker(scenario, takes).unwrap_or(0);
-        slots.push(Slot { lane, kind, name: names.pin(pin).to_owned(), way: Way::Pin(pin) });
+        slots.push(Slot { lane, kind, name: names.pin(pin).to_owned(), way: Some(Way::Pin(pin)) });
     }
     for index in 0..model.sgs.len() {
         let sg = SgId::at(index);
@@ -229,7 +235,7 @@ fn slots(scenario: &Scenario) -> Vec<Slot> {
         let lane = maker(scenario, maps).unwrap_or(0);
         for page in 0..pages_of(scenario, world.attachment_of(sg)) {
             let name = format!("{}[{page}]", names.sg(sg));
-            slots.push(Slot { lane, kind: "sg", name, way: Way::Sg(sg, page) });
+            slots.push(Slot { lane, kind: "sg", name, way: Some(Way::Sg(sg, page)) });
         }
     }
     for (lane, program) in scenario.programs.iter().enumerate() {
@@ -239,7 +245,7 @@ fn slots(scenario: &Scenario) -> Vec<Slot> {
                 lane,
                 kind: "dma",
                 name: "in flight".to_owned(),
-                way: Way::Dma(program.actor),
+                way: Some(Way::Dma(program.actor)),
             });
         }
     }

@@ -4,7 +4,6 @@
 //! machine. The token keeps other users out; Host keeps out names that were made to lead here (DNS
 //! rebinding); Origin keeps out pages of others, should they learn the token.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -13,27 +12,10 @@ use axum::middleware::Next;
 use axum::response::Response;
 use subtle::ConstantTimeEq as _;
 
-use super::{Shared, refuse};
-
-const TOKEN_BYTES: usize = 16;
+use super::{Gate, refuse};
 
 /// Where a script puts the token.
-pub(super) const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-driftheap-token");
-
-/// A word that nobody can guess: 128 random bits.
-pub(super) fn token() -> std::io::Result<String> {
-    let mut bytes = [0u8; TOKEN_BYTES];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        let flags = rustix::rand::GetRandomFlags::empty();
-        filled += rustix::rand::getrandom(&mut bytes[filled..], flags)?;
-    }
-    let mut text = String::with_capacity(2 * TOKEN_BYTES);
-    for byte in bytes {
-        let _never_fails = write!(text, "{byte:02x}");
-    }
-    Ok(text)
-}
+const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-driftheap-token");
 
 /// The names of this server.
 fn hosts(port: u16) -> [String; 2] {
@@ -41,12 +23,8 @@ fn hosts(port: u16) -> [String; 2] {
 }
 
 /// Passes on what may be answered.
-pub(super) async fn check(
-    State(shared): State<Arc<Shared>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let mut response = match wrong(&shared, &request) {
+pub(super) async fn check(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    let mut response = match wrong(&gate, &request) {
         Some(why) => refuse(StatusCode::FORBIDDEN, why),
         None => next.run(request).await,
     };
@@ -64,18 +42,21 @@ pub(super) async fn check(
 }
 
 /// Why a request is not answered.
-fn wrong(shared: &Shared, request: &Request) -> Option<&'static str> {
+fn wrong(gate: &Gate, request: &Request) -> Option<String> {
     let headers = request.headers();
-    let hosts = hosts(shared.port);
+    let verb = gate.verb;
+    let hosts = hosts(gate.port);
     let mut named = headers.get_all(header::HOST).iter();
     let known = |host: &HeaderValue| hosts.iter().any(|known| host == known.as_str());
     if !named.next().is_some_and(known) || named.next().is_some() {
-        return Some("the Host is not this server; open the address that `driftheap play` printed");
+        return Some(format!(
+            "the Host is not this server; open the address that `{verb}` printed"
+        ));
     }
     for origin in headers.get_all(header::ORIGIN) {
         let known = |host: &String| origin == format!("http://{host}").as_str();
         if !hosts.iter().any(known) {
-            return Some("a page of another origin may not ask here");
+            return Some("a page of another origin may not ask here".to_owned());
         }
     }
     let given = if request.method() == Method::GET {
@@ -84,10 +65,10 @@ fn wrong(shared: &Shared, request: &Request) -> Option<&'static str> {
         headers.get(TOKEN_HEADER).map(HeaderValue::as_bytes)
     };
     let given = given.unwrap_or_default();
-    if !bool::from(given.ct_eq(shared.token.as_bytes())) {
-        return Some(
-            "the token is missing or wrong; open the address that `driftheap play` printed, all of it",
-        );
+    if !bool::from(given.ct_eq(gate.token.as_bytes())) {
+        return Some(format!(
+            "the token is missing or wrong; open the address that `{verb}` printed, all of it"
+        ));
     }
     None
 }
@@ -99,13 +80,6 @@ fn query_token(query: &str) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tokens_are_long_and_never_the_same() {
-        let (one, two) = (token().unwrap(), token().unwrap());
-        assert!(one.len() == 32 && one.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        assert_ne!(one, two);
-    }
 
     #[test]
     fn a_token_is_found_wherever_it_stands() {
