@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use driftheap::device::cuse::{
     Answer, Backend, Call, Extent, HANDLE_FIRST, HandleSocket, HeapNode, Name, NodeState,
-    OPEN_HANDLE, OpenFile, Opener, lock, memory_of,
+    OPEN_HANDLE, OpenFile, Opener, memory_of,
 };
+use driftheap::device::transport::lock;
 use driftheap::device::{Device, HeapConfig, Limits};
 use driftheap::uapi::dma_heap::{ALLOC, AllocationData};
 use driftheap::uapi::{dma_buf, sync_file};

@@ -6,6 +6,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+#[path = "layers/arrows.rs"]
+mod arrows;
+
+use arrows::{Files, arrows, circles};
+
 /// What each layer may import. A layer that does not exist yet is allowed for.
 const LAYERS: &[(&str, &[&str])] = &[
     ("units", &[]),
@@ -22,6 +27,26 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("client", &["device", "sys", "uapi", "units"]),
     ("conformance", &["uapi", "sys"]),
     ("report", &["explore", "litmus", "question", "model", "suite", "terminal", "units"]),
+];
+
+/// The layers inside `src/device`, the lowest first, as files and folders in it: a layer imports
+/// those above it in this list. A transport that is added is named in the last one.
+const DEVICE: &[(&str, &[&str])] = &[
+    ("buffers", &["id", "fence", "rules", "stats", "buffer", "trace", "core", "text"]),
+    ("requests", &["request", "calls", "heap", "ioctl", "path", "sync_file", "udmabuf", "wire"]),
+    ("jobs", &["live"]),
+    ("misuse", &["misuse"]),
+    ("what transports share", &["transport", "holders", "runtime", "control", "look"]),
+    (TRANSPORTS, &["cuse", "fuse", "socket", "supervisor"]),
+];
+
+/// The layer whose members don't know each other.
+const TRANSPORTS: &str = "transports";
+
+/// The files whose names begin so may import each other in a circle, and why.
+const CIRCLES: &[(&str, &str)] = &[
+    ("supervisor/", "a handler is a method of the `Supervisor`, which dispatches calls to it"),
+    ("live/record", "the recorder keeps its history in windows, and a window holds its events"),
 ];
 
 const LINES_MAX: usize = 600;
@@ -193,6 +218,90 @@ fn imports_point_downward() {
     let bad: Vec<String> =
         under(&["src"], "rs").iter().flat_map(|(file, text)| bad_imports(file, text)).collect();
     assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+/// A file of `src/device` as [`DEVICE`] names it, and its layer.
+fn part_of_device(file: &str) -> Option<(&str, usize)> {
+    let name = file.strip_prefix("src/device/")?;
+    let part = name.split('/').next()?.trim_end_matches(".rs");
+    let layer = DEVICE.iter().position(|(_, parts)| parts.contains(&part))?;
+    Some((part, layer))
+}
+
+/// What is wrong with the imports inside `src/device`.
+fn bad_arrows(files: &Files) -> Vec<String> {
+    let arrows = arrows(files);
+    let mut bad = Vec::new();
+    for (from, to) in &arrows {
+        let (Some((part, layer)), Some((other, below))) =
+            (part_of_device(from), part_of_device(to))
+        else {
+            bad.push(format!("{from} -> {to}: a file that is in no layer of DEVICE"));
+            continue;
+        };
+        let siblings = layer == below && part != other && DEVICE[layer].0 == TRANSPORTS;
+        if below > layer || siblings {
+            let (layer, below) = (DEVICE[layer].0, DEVICE[below].0);
+            bad.push(format!("{from} -> {to}: `{layer}` must not import `{below}`"));
+        }
+    }
+    for circle in circles(&arrows) {
+        let within = |prefix: &str| {
+            circle.iter().all(|file| file.trim_start_matches("src/device/").starts_with(prefix))
+        };
+        if !CIRCLES.iter().any(|(prefix, _)| within(prefix)) {
+            bad.push(format!("a circle: {}", circle.into_iter().collect::<Vec<_>>().join(", ")));
+        }
+    }
+    bad
+}
+
+#[test]
+fn inside_the_device_imports_point_downward() {
+    let files = under(&["src/device"], "rs");
+    let files: Files = files.into_iter().filter(|(file, _)| !file.ends_with("/tests.rs")).collect();
+    let (modules, facade): (Files, Files) =
+        files.iter().cloned().partition(|(file, _)| file != "src/device/mod.rs");
+    for (file, _) in &modules {
+        assert!(part_of_device(file).is_some(), "{file} is in no layer of DEVICE");
+    }
+    assert!(!code(&facade[0].1).contains("fn "), "src/device/mod.rs re-exports, no more");
+    let bad = bad_arrows(&files);
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+#[test]
+fn an_upward_arrow_inside_the_device_is_found() {
+    let check = |files: &[(&str, &str)]| {
+        let facade = ("mod.rs", "pub use fence::Fence;\npub use live::Engine;");
+        let files = files.iter().chain([&facade]);
+        let named = files.map(|(file, text)| (format!("src/device/{file}"), (*text).to_owned()));
+        bad_arrows(&named.collect())
+    };
+    let engine = ("live/engine.rs", "use crate::device::Fence;");
+    let live = ("live/mod.rs", "pub mod engine;\npub use engine::Engine;");
+    assert_eq!(check(&[("fence.rs", "struct Fence;"), engine, live]), [""; 0]);
+    // Upward, by each way to write it; the circle that comes of it is another fault.
+    for text in [
+        "use super::live::Engine;",
+        "use super::Engine;",
+        "use crate::device::{live::{self, engine::Engine}};",
+        "fn f() { super::live::engine::g() }",
+    ] {
+        let bad = check(&[("fence.rs", text), engine, live]);
+        assert!(bad[0].contains("`buffers` must not import `jobs`"), "{bad:?}");
+    }
+    let upward = check(&[("fence.rs", "use super::control::Verb;"), ("control.rs", "")]);
+    assert_eq!(upward.len(), 1, "{upward:?}");
+    let fuse = ("fuse/mod.rs", "use super::cuse::lock;\nfn f() {}");
+    assert_eq!(check(&[fuse, ("cuse/mod.rs", "fn lock() {}")]).len(), 1);
+    let test = "struct Fence;\n#[cfg(test)]\nmod tests {\n use super::live::Engine;\n}";
+    assert_eq!(check(&[("fence.rs", test), engine, live]), [""; 0]);
+    let pair = [("live/a.rs", "use super::b::B;"), ("live/b.rs", "use super::a::A;")];
+    assert!(check(&pair)[0].starts_with("a circle: src/device/live/a.rs"));
+    let pair = [("supervisor/a.rs", "use super::b::B;"), ("supervisor/b.rs", "use super::a::A;")];
+    assert_eq!(check(&pair), [""; 0]);
+    assert_eq!(check(&[("new.rs", "use super::fence::F;"), ("fence.rs", "")]).len(), 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use driftheap::device::control::{
-    Answer, Answerer, Control, Head, Outcome, PACKET_BYTES_MAX, Query, Verb, default_path,
+    Answer, Control, Controlled, Head, Outcome, PACKET_BYTES_MAX, Query, Verb, default_path,
 };
 use driftheap::device::runtime;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &CtlArgs, out: &Out) -> anyhow::Result<Exit> {
 /// is said: the device goes on.
 pub(super) fn serve_control(
     asked: Option<PathBuf>,
-    answerer: Arc<Answerer>,
+    device: Arc<dyn Controlled>,
     out: &Out,
 ) -> Option<Control> {
     if let Some(path) = &asked {
@@ -102,7 +102,7 @@ pub(super) fn serve_control(
     }
     let named = asked.as_ref().map_or_else(String::new, |path| format!(" at {}", path.display()));
     let path = asked.map_or_else(default_path, Ok);
-    match path.and_then(|path| Control::serve(&path, answerer)) {
+    match path.and_then(|path| Control::serve(&path, device)) {
         Ok(control) => Some(control),
         Err(error) => {
             out.note(&format!(

@@ -7,6 +7,7 @@ mod check;
 mod compare;
 mod complete;
 mod ctl;
+mod device;
 mod doctor;
 mod explain;
 mod fmt;

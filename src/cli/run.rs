@@ -8,18 +8,19 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
-use driftheap::device::control::{Answerer, answer_supervised};
+use driftheap::device::Stats;
+use driftheap::device::control::Controlled;
 use driftheap::device::live::emulate::DeviceSpec;
 use driftheap::device::live::mover::Step;
 use driftheap::device::live::{ChaosConfig, Sabotage};
 use driftheap::device::look::Look;
 use driftheap::device::misuse::guard::Mode;
 use driftheap::device::misuse::{Kinds, Log};
-use driftheap::device::rules::{distinct, heaps_from_toml, parse_size};
 use driftheap::device::supervisor::{self, CheckConfig, Config, Exit as Ran, Level, LiveConfig};
-use driftheap::device::{HeapConfig, Limits, Stats};
+use driftheap::device::transport::lock;
 
 use super::ctl::serve_control;
+use super::device::DeviceArgs;
 use super::live::{Listening, Web, WebArgs};
 use super::{Exit, out::Out};
 
@@ -30,15 +31,8 @@ use super::{Exit, out::Out};
 /// program's own exit status.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
-    /// Heap to offer, may be repeated [default: system].
-    ///
-    /// Rules: mmap=pfnmap (default), mixedmap-insert-pfn, mixedmap-insert-page or shmem;
-    /// cow=reject (default) or allow. SIZE bounds the heap's buffers together, with K, M or G.
-    #[arg(long = "heap", value_name = "NAME[:SIZE][,RULE=VALUE]...")]
-    heaps: Vec<HeapConfig>,
-    /// TOML file of [[heap]] tables with name, size, mmap, cow.
-    #[arg(long, value_name = "FILE", conflicts_with = "heaps")]
-    heaps_file: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Answer every call that could tell a buffer from the file behind it.
     ///
     /// Traps read, write, fstat, fcntl, poll and their like too: exact, and slow for programs
@@ -81,15 +75,6 @@ pub(crate) struct RunArgs {
     /// Break the exporter on purpose, to test that it is noticed.
     #[arg(long, value_name = "HOW", hide = true, value_parser = sabotage)]
     sabotage: Option<Sabotage>,
-    /// Most bytes of all buffers; beyond it ALLOC answers ENOMEM.
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
-    max_bytes: u64,
-    /// Most buffers; beyond it ALLOC answers EMFILE.
-    #[arg(long, value_name = "N", default_value_t = 65_536)]
-    max_buffers: usize,
-    /// Where `driftheap ctl` finds this device [default: a directory of yours, see `ctl`].
-    #[arg(long, value_name = "PATH")]
-    control: Option<PathBuf>,
     #[command(flatten)]
     web: WebArgs,
     /// Report misuse of buffers, with the source line where the program was built with -g.
@@ -180,21 +165,6 @@ pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
     }
 }
 
-/// Heaps from the command line or the file; one called `system` if there is neither.
-pub(super) fn heaps(
-    listed: Vec<HeapConfig>,
-    file: Option<&PathBuf>,
-) -> anyhow::Result<Vec<HeapConfig>> {
-    if let Some(path) = file {
-        let text = super::input::read_text(path).map_err(anyhow::Error::msg)?;
-        return heaps_from_toml(&text).with_context(|| format!("in {}", path.display()));
-    }
-    if listed.is_empty() {
-        return Ok(vec![HeapConfig::new("system")]);
-    }
-    Ok(distinct(listed)?)
-}
-
 fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     let files = super::misuse::Files {
         json: args.misuse_json,
@@ -215,8 +185,8 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     let argv = args.command.into_iter().map(|arg| CString::new(arg.into_vec()));
     let config = Config {
         argv: argv.collect::<Result<_, _>>().context("an argument holds a NUL byte")?,
-        heaps: heaps(args.heaps, args.heaps_file.as_ref())?,
-        limits: Limits { bytes: args.max_bytes, buffers: args.max_buffers, ..Limits::default() },
+        heaps: args.device.heaps()?,
+        limits: args.device.limits(),
         live: (args.live || args.chaos.is_some() || emulates)
             .then(|| LiveConfig { chaos: args.chaos, sabotage: args.sabotage.unwrap_or_default() }),
         level: if args.strict { Level::Strict } else { Level::Needed },
@@ -232,10 +202,9 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     let mut web = None;
     let ran = supervisor::run(config, |shared| {
         kept = Some(Arc::clone(shared));
-        let asked = Arc::clone(shared);
-        let answerer: Arc<Answerer> = Arc::new(move |query| answer_supervised(query, &asked));
-        control = serve_control(args.control.clone(), Arc::clone(&answerer), out);
-        web = listening.map(|listening| serve_web(listening, shared, answerer, out));
+        let asked: Arc<dyn Controlled> = Arc::clone(shared) as Arc<_>;
+        control = serve_control(args.device.control.clone(), Arc::clone(&asked), out);
+        web = listening.map(|listening| serve_web(listening, shared, asked, out));
     });
     drop(control);
     let ran = ran?;
@@ -254,19 +223,19 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
 fn serve_web(
     listening: Listening,
     shared: &Arc<Mutex<supervisor::Shared>>,
-    answerer: Arc<Answerer>,
+    asked: Arc<dyn Controlled>,
     out: &Out,
 ) -> anyhow::Result<Web> {
     let seen = Arc::clone(shared);
     let looker = move |known, thorough| {
-        let shared = &mut *supervisor::lock(&seen);
+        let shared = &mut *lock(&seen);
         if thorough {
             shared.files.sweep(&mut shared.device);
         }
         let bus = shared.program_bus.as_ref().map(|program| &program.bus);
         Look::at(&shared.device, bus, shared.watch.as_ref(), known)
     };
-    listening.serve(Box::new(looker), answerer, out)
+    listening.serve(Box::new(looker), asked, out)
 }
 
 /// What the emulated devices hit, and the recording.
@@ -275,7 +244,7 @@ fn report_devices(
     record: Option<&Path>,
     out: &Out,
 ) -> anyhow::Result<()> {
-    let shared = supervisor::lock(shared);
+    let shared = lock(shared);
     let Some(program) = &shared.program_bus else { return Ok(()) };
     out.note(&program.bus.findings.text());
     let summary = program.bus.findings.summary();

@@ -9,18 +9,21 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use driftheap::device::control::{Answerer, answer_served};
+use driftheap::device::Device;
+use driftheap::device::control::Controlled;
+use driftheap::device::fuse::control::Mounted;
 use driftheap::device::fuse::{DeviceFs, Served, Zapper};
 use driftheap::device::live::emulate::DeviceSpec;
 use driftheap::device::look::Look;
 use driftheap::device::rules::parse_size;
-use driftheap::device::{Device, HeapConfig, Limits};
+use driftheap::device::transport::lock;
 use fuser::{MountOption, Session, SessionACL};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::ctl::serve_control;
+use super::device::DeviceArgs;
 use super::live::WebArgs;
-use super::{Exit, out::Out, run::heaps};
+use super::{Exit, out::Out};
 
 /// Serve heaps to several programs at once: as files of a mount, as a device node, or by a socket.
 ///
@@ -65,24 +68,11 @@ pub(crate) struct ServeArgs {
     /// Size of the carveout that buffers are allocated in (--socket only)
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     pub(super) vram: u64,
-    /// Heap to offer, may be repeated with --mount [default: system, or the node's name]
-    #[arg(long = "heap", value_name = "NAME[:SIZE]")]
-    pub(super) heaps: Vec<HeapConfig>,
-    /// TOML file of [[heap]] tables
-    #[arg(long, value_name = "FILE", conflicts_with = "heaps")]
-    pub(super) heaps_file: Option<PathBuf>,
-    /// Most bytes of all buffers; beyond it ALLOC answers ENOMEM
-    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
-    pub(super) max_bytes: u64,
-    /// Most buffers; beyond it ALLOC answers EMFILE
-    #[arg(long, value_name = "N", default_value_t = 65_536)]
-    pub(super) max_buffers: usize,
+    #[command(flatten)]
+    pub(super) device: DeviceArgs,
     /// Let every user open the files (root, or user_allow_other in /etc/fuse.conf)
     #[arg(long, requires = "mount")]
     allow_other: bool,
-    /// Where `driftheap ctl` finds this device [default: a directory of yours]
-    #[arg(long, value_name = "PATH")]
-    pub(super) control: Option<PathBuf>,
     #[command(flatten)]
     pub(super) web: WebArgs,
     /// Unmount when standard input ends: the watcher that a killed server leaves behind
@@ -111,8 +101,7 @@ pub(crate) fn run(mut args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
 fn serve_mount(dir: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
     check_fuse()?;
     check_directory(dir)?;
-    let limits = Limits { bytes: args.max_bytes, buffers: args.max_buffers, ..Limits::default() };
-    let device = Device::new(heaps(args.heaps, args.heaps_file.as_ref())?, limits);
+    let device = Device::new(args.device.heaps()?, args.device.limits());
     let served = Arc::new(Mutex::new(Served::new(device)));
     // Before any thread starts, so that all of them inherit it.
     let signals = end_signals();
@@ -121,9 +110,8 @@ fn serve_mount(dir: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
     let mut watcher = watcher(dir)?;
     let mounted = mount(dir, Arc::clone(&served), args.allow_other)?;
     let zapper = Zapper(mounted.notifier());
-    let answered = Arc::clone(&served);
-    let answerer: Arc<Answerer> = Arc::new(move |query| answer_served(query, &answered, &zapper));
-    let control = serve_control(args.control, Arc::clone(&answerer), out);
+    let asked: Arc<dyn Controlled> = Arc::new(Mounted { served: Arc::clone(&served), zapper });
+    let control = serve_control(args.device.control, Arc::clone(&asked), out);
     if !out.quiet {
         out.text(&format!("serving at {}\n", dir.display()))?;
     }
@@ -131,12 +119,12 @@ fn serve_mount(dir: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
     let seen = Arc::clone(&served);
     let dev = rustix::fs::stat(dir).map_or(0, |stat| stat.st_dev);
     let looker = move |known, _| {
-        let mut look = Look::at(&driftheap::device::fuse::lock(&seen).device, None, None, known);
+        let mut look = Look::at(&lock(&seen).device, None, None, known);
         // The device knows no number of the mount, and whoever has a file of it open does.
         look.buffers.iter_mut().for_each(|buffer| buffer.inode.dev = dev);
         look
     };
-    let web = listening.map(|listening| listening.serve(Box::new(looker), answerer, out));
+    let web = listening.map(|listening| listening.serve(Box::new(looker), asked, out));
     let web = web.transpose()?;
     // The mount may also go by somebody else's umount, which ends the thread.
     wait(&signals, || session.guard.is_finished());
@@ -152,7 +140,7 @@ fn serve_mount(dir: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
     drop(watcher.stdin.take());
     let _reaped = watcher.wait();
     if !out.quiet {
-        let stats = driftheap::device::fuse::lock(&served).device.stats;
+        let stats = lock(&served).device.stats;
         out.note(&format!(
             "driftheap: {} buffers, {} bytes, {} ioctls ({} failed)\n",
             stats.buffers, stats.bytes, stats.ioctls, stats.ioctl_errors

@@ -4,24 +4,24 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, bail};
-use driftheap::device::control::{Answerer, answer_node};
-use driftheap::device::cuse::{End, HandleSocket, HeapNode, Name, Node, NodeState, Roots, lock};
+use driftheap::device::control::Controlled;
+use driftheap::device::cuse::{End, HandleSocket, HeapNode, Name, Node, NodeState, Roots};
 use driftheap::device::look::Look;
-use driftheap::device::supervisor::now_ns;
-use driftheap::device::{Device, HeapConfig, Limits};
+use driftheap::device::transport::{lock, now_ns};
+use driftheap::device::{Device, HeapConfig};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::ctl::serve_control;
+use super::device::DeviceArgs;
 use super::serve::{ServeArgs, end_signals};
-use super::{Exit, out::Out, run::heaps};
+use super::{Exit, out::Out};
 
 /// Runs until a signal, or until the kernel takes the device away.
 pub(super) fn run(name: &str, args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
     let name = Name::new(name)?;
-    let heap = heap_of(&name, args.heaps, args.heaps_file.as_ref())?;
-    let limits = Limits { bytes: args.max_bytes, buffers: args.max_buffers, ..Limits::default() };
-    let device = Device::new(vec![heap.clone()], limits);
+    let heap = heap_of(&name, &args.device)?;
+    let device = Device::new(vec![heap.clone()], args.device.limits());
     let id = device.heap(&heap.name).context("a device without its heap")?;
     let state = Arc::new(Mutex::new(NodeState::new(device, id)));
     // Before any thread starts, so that all of them inherit it.
@@ -34,12 +34,11 @@ pub(super) fn run(name: &str, args: ServeArgs, out: &Out) -> anyhow::Result<Exit
     let mut node = Node::create(&name, node, &Roots::default())?;
     let _handles = HandleSocket::serve(&name, Arc::clone(&state))
         .with_context(|| format!("can't listen on @driftheap/{name}, which gives out memory"))?;
-    let asked = Arc::clone(&state);
-    let answerer: Arc<Answerer> = Arc::new(move |query| answer_node(query, &asked));
-    let control = serve_control(args.control, Arc::clone(&answerer), out);
+    let asked: Arc<dyn Controlled> = Arc::clone(&state) as Arc<_>;
+    let control = serve_control(args.device.control, Arc::clone(&asked), out);
     let seen = Arc::clone(&state);
     let looker = move |known, _| Look::at(&lock(&seen).device, None, None, known);
-    let web = listening.map(|listening| listening.serve(Box::new(looker), answerer, out));
+    let web = listening.map(|listening| listening.serve(Box::new(looker), asked, out));
     let web = web.transpose()?;
     if let Some(number) = node.node_to_make() {
         let (major, minor) = number.split_once(':').unwrap_or((number, ""));
@@ -70,16 +69,12 @@ pub(super) fn run(name: &str, args: ServeArgs, out: &Out) -> anyhow::Result<Exit
 }
 
 /// The one heap that a node is: called like the node unless it was named.
-fn heap_of(
-    name: &Name,
-    listed: Vec<HeapConfig>,
-    file: Option<&std::path::PathBuf>,
-) -> anyhow::Result<HeapConfig> {
-    if listed.is_empty() && file.is_none() {
+fn heap_of(name: &Name, args: &DeviceArgs) -> anyhow::Result<HeapConfig> {
+    if args.heaps.is_empty() && args.heaps_file.is_none() {
         let text = name.to_string();
         return Ok(HeapConfig::new(text.rsplit('/').next().unwrap_or(&text)));
     }
-    let mut heaps = heaps(listed, file)?;
+    let mut heaps = args.heaps()?;
     match (heaps.pop(), heaps.is_empty()) {
         (Some(heap), true) => Ok(heap),
         _ => bail!("a node is one heap: give one --heap, and start a server for each further node"),

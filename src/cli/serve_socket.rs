@@ -4,25 +4,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use driftheap::device::Limits;
-use driftheap::device::control::{Answerer, answer_socket};
+use driftheap::device::control::Controlled;
 use driftheap::device::live::emulate::Running;
 use driftheap::device::live::findings::Finding;
 use driftheap::device::live::job::Patience;
 use driftheap::device::look::Look;
 use driftheap::device::socket::{Config, Exporter};
-use driftheap::device::supervisor::now_ns;
+use driftheap::device::transport::now_ns;
 
 use super::ctl::{clear_stale, serve_control};
 use super::serve::{ServeArgs, end_signals, wait};
-use super::{Exit, out::Out, record, run::heaps};
+use super::{Exit, out::Out, record};
 
 /// Runs until a signal.
 pub(super) fn run(path: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exit> {
-    let limits = Limits { bytes: args.max_bytes, buffers: args.max_buffers, ..Limits::default() };
     let config = Config {
-        heaps: heaps(args.heaps, args.heaps_file.as_ref())?,
-        limits,
+        heaps: args.device.heaps()?,
+        limits: args.device.limits(),
         vram_pages: usize::try_from(args.vram / 4096).unwrap_or(usize::MAX),
         patience: Patience::default(),
         record: args.record.is_some(),
@@ -40,12 +38,11 @@ pub(super) fn run(path: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exi
         let running = Running::start(spec, Arc::clone(&exporter) as Arc<_>, number, now_ns);
         devices.push(running.context("can't start an emulated device's thread")?);
     }
-    let asked = Arc::clone(&exporter);
-    let answerer: Arc<Answerer> = Arc::new(move |query| answer_socket(query, &asked));
-    let control = serve_control(args.control, Arc::clone(&answerer), out);
+    let asked: Arc<dyn Controlled> = Arc::clone(&exporter) as Arc<_>;
+    let control = serve_control(args.device.control, Arc::clone(&asked), out);
     let seen = Arc::clone(&exporter);
     let looker = move |known, _| seen.look(|device, bus| Look::at(device, Some(bus), None, known));
-    let web = listening.map(|listening| listening.serve(Box::new(looker), answerer, out));
+    let web = listening.map(|listening| listening.serve(Box::new(looker), asked, out));
     let web = web.transpose()?;
     if !out.quiet {
         out.text(&format!("serving at {}\n", path.display()))?;

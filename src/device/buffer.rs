@@ -2,8 +2,9 @@
 
 use rustix::io::Errno;
 
-use super::fence::Resv;
-use super::{Cow, Device, HeapId};
+use super::fence::{Fences, Resv, Usage};
+use super::id::HeapId;
+use super::rules::Cow;
 use crate::uapi::PAGE_SIZE;
 
 /// Device and inode number of a file: how a transport recognises a buffer behind any descriptor,
@@ -27,6 +28,17 @@ pub enum Backing {
     Foreign,
 }
 
+/// A run of bytes of one memfd, as a part of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The memfd.
+    pub inode: Inode,
+    /// First byte in it.
+    pub offset: u64,
+    /// How many.
+    pub size_bytes: u64,
+}
+
 /// Who exported the buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exporter {
@@ -35,7 +47,7 @@ pub enum Exporter {
     /// /dev/udmabuf.
     Udmabuf {
         /// The memory it is made of, at least one piece, none of which continues the one before.
-        pieces: Vec<super::udmabuf::Piece>,
+        pieces: Vec<Piece>,
         /// Whether a CPU access was begun, before which END is EINVAL (`end_cpu_udmabuf`).
         mapped: bool,
     },
@@ -191,9 +203,8 @@ impl Buffer {
 
     /// Whether poll finds the buffer readable and writable: IN waits for the writers' fences, OUT
     /// for the readers' too (`dma_buf_poll`).
-    pub fn readiness(&self, device: &Device) -> (bool, bool) {
-        let idle =
-            |write| self.resv.pending(super::Usage::to_wait_for(write), device.fences()).is_empty();
+    pub fn readiness(&self, fences: &Fences) -> (bool, bool) {
+        let idle = |write| self.resv.pending(Usage::to_wait_for(write), fences).is_empty();
         (idle(false), idle(true))
     }
 }

@@ -10,22 +10,17 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 
-use super::cuse::NodeState;
-use super::fuse::{Served, Zapper};
+use super::holders::Holder;
 use super::live::Deed;
 use super::runtime;
-use super::socket::Exporter;
-use super::supervisor::holders::{Holder, holders};
-use super::supervisor::{Shared, lock};
 use super::text::printed;
 use super::{Backing, Buffer, BufferId, Device, Inode, Life, Placement};
-use crate::uapi::PAGE_SIZE;
 
 /// Most bytes of one packet.
 pub const PACKET_BYTES_MAX: usize = 16 * 1024;
@@ -127,9 +122,6 @@ struct EventView {
     event: String,
 }
 
-/// What answers queries.
-pub type Answerer = dyn Fn(&Query) -> Answer + Send + Sync;
-
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -196,11 +188,11 @@ impl Drop for Control {
 }
 
 impl Control {
-    /// Serves `answerer` at `path` from a thread of its own, until the process ends.
+    /// Serves queries about `device` at `path` from a thread of its own, until the process ends.
     ///
     /// # Errors
     /// The path exists already or can't be written, or no thread can be started.
-    pub fn serve(path: &Path, answerer: Arc<Answerer>) -> io::Result<Self> {
+    pub fn serve(path: &Path, device: Arc<dyn Controlled>) -> io::Result<Self> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let listener = {
@@ -213,187 +205,126 @@ impl Control {
         };
         std::thread::Builder::new()
             .name("control".into())
-            .spawn(move || runtime.block_on(accept(listener, answerer)))?;
+            .spawn(move || runtime.block_on(accept(listener, device)))?;
         Ok(Self { path: path.to_owned() })
     }
 }
 
-async fn accept(mut listener: UnixSeqpacketListener, answerer: Arc<Answerer>) {
+async fn accept(mut listener: UnixSeqpacketListener, device: Arc<dyn Controlled>) {
     let slots = Arc::new(tokio::sync::Semaphore::new(CLIENTS_MAX));
     while let Ok(client) = listener.accept().await {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let answerer = Arc::clone(&answerer);
+        let device = Arc::clone(&device);
         tokio::spawn(async move {
             // A client that is slow or gone concerns nobody else.
-            drop(tokio::time::timeout(CLIENT_TIME_MAX, client_served(client, &*answerer)).await);
+            drop(tokio::time::timeout(CLIENT_TIME_MAX, client_served(client, &*device)).await);
             drop(slot);
         });
     }
 }
 
-async fn client_served(client: UnixSeqpacket, answerer: &Answerer) -> io::Result<()> {
+async fn client_served(client: UnixSeqpacket, device: &dyn Controlled) -> io::Result<()> {
     let peer = client.peer_cred()?.uid();
     let trusted = peer == 0 || peer == rustix::process::geteuid().as_raw();
     let mut packet = vec![0; PACKET_BYTES_MAX];
     let len = client.recv(&mut packet).await?.bytes_read();
-    let answer = match serde_json::from_slice(&packet[..len]) {
+    let answered = match serde_json::from_slice(&packet[..len]) {
         _ if !trusted => Answer::refused("only its own user and root may ask"),
-        Ok(query) => answerer(&query).for_query(&query),
+        Ok(query) => answer(&query, device).for_query(&query),
         Err(error) => Answer::refused(&format!("not a query: {error}")),
     };
-    let head = Head { outcome: answer.outcome };
+    let head = Head { outcome: answered.outcome };
     client.send(&serde_json::to_vec(&head)?).await?;
-    for chunk in answer.text.as_bytes().chunks(PACKET_BYTES_MAX) {
+    for chunk in answered.text.as_bytes().chunks(PACKET_BYTES_MAX) {
         client.send(chunk).await?;
     }
     Ok(())
 }
 
-/// Answers one query about a supervised tree of programs.
-pub fn answer_supervised(query: &Query, shared: &Mutex<Shared>) -> Answer {
-    if let Some(deed) = query.verb.deed() {
-        return order(deed, query.ino, shared);
-    }
-    let inodes: Vec<Inode> = {
-        let shared = &mut *lock(shared);
-        shared.files.sweep(&mut shared.device);
-        shared.device.buffers().map(|(_, buffer)| buffer.inode).collect()
-    };
-    // The walk through /proc is long; the device goes on meanwhile.
-    let held = match query.verb {
-        Verb::List | Verb::Info => holders(&inodes),
-        Verb::Stats
-        | Verb::Trace
-        | Verb::Zap
-        | Verb::Move
-        | Verb::Evict
-        | Verb::Purge
-        | Verb::Revoke => BTreeMap::new(),
-    };
-    let shared = lock(shared);
-    match query.verb {
-        Verb::Zap => Answer::refused(
-            "can't zap: the buffers of `driftheap run` are the program's own files; \
-             `driftheap serve --mount` keeps buffers that can be zapped",
-        ),
-        Verb::Stats if !query.json => Answer::ok(
-            stats_text(&shared.device)
-                + &format!("pfnmap\tat most {} bytes\n", shared.files.secret_bytes_max),
-        ),
-        Verb::List
-        | Verb::Info
-        | Verb::Stats
-        | Verb::Trace
-        | Verb::Move
-        | Verb::Evict
-        | Verb::Purge
-        | Verb::Revoke => show(query, &shared.device, &held),
+/// Why a transport did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum NotDone {
+    /// There is no buffer with that inode.
+    #[error("there is no such buffer")]
+    Unknown,
+    /// It won't, or can't.
+    #[error(transparent)]
+    Refused(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl NotDone {
+    /// A refusal, with its reason.
+    pub fn refused(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Refused(why.into())
     }
 }
 
-/// Hands an order to the thread that owns the buffers and waits until it is done.
-fn order(deed: Deed, ino: Option<u64>, shared: &Mutex<Shared>) -> Answer {
-    let Some(ino) = ino else { return Answer::refused("say which buffer, by its inode") };
-    let receiver = {
-        let shared = &mut *lock(shared);
-        shared.files.sweep(&mut shared.device);
-        let known = shared.device.buffers().any(|(_, buffer)| buffer.inode.ino == ino);
-        let Some(orders) = &mut shared.orders else {
-            return Answer::refused(
-                "this device's buffers do not move: start it with `driftheap run --live` or \
-                 `--chaos`",
-            );
-        };
-        if !known {
-            return Answer::unknown(ino);
-        }
-        orders.give(deed, ino)
+/// What a transport does for `driftheap ctl`. Each implements it in a file of its own, `control.rs`.
+pub trait Controlled: Send + Sync {
+    /// Calls `f` with the device, from which what nobody holds any more is gone.
+    fn look(&self, f: &mut dyn FnMut(&Device));
+
+    /// Who holds these buffers, where that can be told.
+    fn holders(&self, _inodes: &[Inode]) -> BTreeMap<Inode, Vec<Holder>> {
+        BTreeMap::new()
+    }
+
+    /// Lines for `stats` beside those that every device has.
+    fn more_stats(&self) -> String {
+        String::new()
+    }
+
+    /// Drops a buffer's page table entries, in every process. Says what was done.
+    ///
+    /// # Errors
+    /// [`NotDone`].
+    fn zap(&self, ino: u64) -> Result<String, NotDone>;
+
+    /// Moves, evicts, purges or revokes a buffer. Says what was done.
+    ///
+    /// # Errors
+    /// [`NotDone`].
+    fn operate(&self, deed: Deed, ino: u64) -> Result<String, NotDone>;
+}
+
+/// Answers one query.
+pub fn answer(query: &Query, device: &dyn Controlled) -> Answer {
+    if !query.verb.is_of_one_buffer() {
+        return look(query, device);
+    }
+    let Some(ino) = query.ino else { return Answer::refused("say which buffer, by its inode") };
+    let done = match query.verb.deed() {
+        Some(deed) => device.operate(deed, ino),
+        None => device.zap(ino),
     };
-    match receiver.recv_timeout(CLIENT_TIME_MAX / 2) {
-        Ok(Ok(done)) => Answer::ok(done),
-        Ok(Err(why)) => Answer::refused(&why),
-        Err(_) => Answer::refused("the device did not get to it in time"),
+    match done {
+        Ok(text) => Answer::ok(text),
+        Err(NotDone::Unknown) => Answer::unknown(ino),
+        Err(NotDone::Refused(why)) => Answer::refused(&why.to_string()),
     }
 }
 
-/// Answers one query about a mount.
-pub fn answer_served(query: &Query, served: &Mutex<Served>, zapper: &Zapper) -> Answer {
-    let deed = query.verb.deed();
-    if deed.is_none() && query.verb != Verb::Zap {
-        return show(query, &super::fuse::lock(served).device, &BTreeMap::new());
+fn look(query: &Query, device: &dyn Controlled) -> Answer {
+    let mut held = BTreeMap::new();
+    if matches!(query.verb, Verb::List | Verb::Info) {
+        let mut inodes = Vec::new();
+        device.look(&mut |device| {
+            inodes = device.buffers().map(|(_, buffer)| buffer.inode).collect();
+        });
+        // The walk through /proc is long; the device goes on meanwhile.
+        held = device.holders(&inodes);
     }
-    let wanted = |(id, buffer): (BufferId, &Buffer)| {
-        (Some(buffer.inode.ino) == query.ino).then_some((id, buffer.size_bytes / PAGE_SIZE))
-    };
-    let found = super::fuse::lock(served).device.buffers().find_map(wanted);
-    let ino = query.ino.unwrap_or_default();
-    let Some((id, pages)) = found else { return Answer::unknown(ino) };
-    // What is gone for good is so before the last entry is dropped, and not read in again.
-    if let Some(life) = deed.and_then(Deed::ends) {
-        super::fuse::lock(served).kill(id, life);
+    let mut shown = Answer::ok("");
+    device.look(&mut |device| shown = show(query, device, &held));
+    if query.verb == Verb::Stats && !query.json {
+        shown.text += &device.more_stats();
     }
-    // ENOENT: nobody has a page of it.
-    let zapped = match zapper.zap(id) {
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-            return Answer::refused(&format!("can't zap: {error}"));
-        }
-        zapped => zapped.is_ok(),
-    };
-    match deed {
-        None if zapped => Answer::ok("zapped\n"),
-        None => Answer::refused("can't zap: nobody has it open"),
-        Some(deed) => Answer::ok(match deed.placement() {
-            None => format!("{} {ino}: its pages are gone\n", deed.word()),
-            Some(placement) => {
-                super::fuse::lock(served).device.moved(id, placement, 0, pages);
-                format!("{} {ino}: {pages} pages have new memory\n", deed.word())
-            }
-        }),
-    }
+    shown
 }
 
-/// Answers one query about a socket exporter.
-pub fn answer_socket(query: &Query, exporter: &Exporter) -> Answer {
-    use crate::model::{Job, Placement as To};
-    let Some(deed) = query.verb.deed() else {
-        if query.verb == Verb::Zap {
-            return Answer::refused("can't zap: every move zaps; see `driftheap ctl move`");
-        }
-        return exporter.look(|device, _| show(query, device, &BTreeMap::new()));
-    };
-    let wanted =
-        |(id, buffer): (BufferId, &Buffer)| (Some(buffer.inode.ino) == query.ino).then_some(id);
-    let Some(id) = exporter.look(|device, _| device.buffers().find_map(wanted)) else {
-        return Answer::unknown(query.ino.unwrap_or_default());
-    };
-    let job = match deed {
-        Deed::Move => Job::Move(To::Vram),
-        Deed::Evict => Job::Move(To::System),
-        Deed::Purge => Job::Purge,
-        Deed::Revoke => Job::Revoke,
-    };
-    match exporter.work(id, job) {
-        Ok(done) => Answer::ok(format!(
-            "{}: {} pages, {} importers told\n",
-            deed.word(),
-            done.pages,
-            done.notified
-        )),
-        Err(error) => Answer::refused(&error.to_string()),
-    }
-}
-
-/// Answers one query about a node.
-pub fn answer_node(query: &Query, state: &Mutex<NodeState>) -> Answer {
-    match query.verb {
-        Verb::List | Verb::Info | Verb::Stats | Verb::Trace => {
-            show(query, &super::cuse::lock(state).device, &BTreeMap::new())
-        }
-        Verb::Zap | Verb::Move | Verb::Evict | Verb::Purge | Verb::Revoke => Answer::refused(
-            "a node gives out its buffers' memory and keeps no hold on the mappings; \
-             `driftheap run` does, and `driftheap serve --mount` can zap",
-        ),
-    }
+/// The buffer with this inode.
+pub(super) fn buffer_of(device: &Device, ino: u64) -> Result<(BufferId, &Buffer), NotDone> {
+    device.buffers().find(|(_, buffer)| buffer.inode.ino == ino).ok_or(NotDone::Unknown)
 }
 
 /// What a device tells about itself.

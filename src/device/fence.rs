@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::FenceId;
+use super::id::FenceId;
 
 /// Why a fence is on a reservation object; a query for one level returns the lower ones too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -154,6 +154,20 @@ impl Resv {
     pub fn all(&self) -> impl Iterator<Item = FenceId> + '_ {
         self.fences.iter().map(|&(id, _)| id)
     }
+}
+
+/// A sync_file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncFile {
+    /// What SYNC_IOC_FILE_INFO answers as its name, without terminator.
+    pub name: Vec<u8>,
+    /// Its fences, at least one.
+    pub fences: Vec<FenceId>,
+}
+
+/// `timeline_fence_signaled`: values wrap, so the difference decides.
+pub(super) fn timeline_passed(value: u32, at: u32) -> bool {
+    value.wrapping_sub(at).cast_signed() >= 0
 }
 
 #[cfg(test)]

@@ -11,15 +11,20 @@ use rustix::io::Errno;
 
 use super::{
     Access, Action, Backing, Buffer, BufferId, Device, Exporter, FdAnswer, HeapId, Inode, Install,
-    Ioctl, Object, Write, ioctl,
+    Ioctl, Life, Object, Placement, Resv, Write,
 };
 use crate::uapi::{
-    IOC_READ, IOC_WRITE, PAGE_SIZE, dma_heap, dma_heap::AllocationData, ioc_dir, ioc_size,
+    IOC_READ, IOC_WRITE, PAGE_SIZE, dma_heap, dma_heap::AllocationData, ioc_dir, ioc_nr, ioc_size,
 };
+
+/// Whether the command's number is the heap's ALLOC, whatever its type letter and size.
+fn is_alloc(cmd: u32) -> bool {
+    ioc_nr(cmd) == 0
+}
 
 /// Bytes that the command makes the kernel copy in; 0 when it is not ALLOC.
 pub(super) fn copied_in(cmd: u32) -> u32 {
-    if ioctl::is_alloc(cmd) && ioc_dir(cmd) & IOC_WRITE != 0 { ioc_size(cmd) } else { 0 }
+    if is_alloc(cmd) && ioc_dir(cmd) & IOC_WRITE != 0 { ioc_size(cmd) } else { 0 }
 }
 
 /// Bytes that it makes the kernel copy back.
@@ -32,7 +37,7 @@ fn copied_out(cmd: u32) -> usize {
 
 impl Device {
     pub(super) fn heap_ioctl(&mut self, heap: HeapId, request: &Ioctl) -> Result<Action, Errno> {
-        if !ioctl::is_alloc(request.cmd) {
+        if !is_alloc(request.cmd) {
             return Err(Errno::INVAL);
         }
         let mut data = request.memory.first().cloned().unwrap_or_default();
@@ -87,32 +92,10 @@ impl Device {
             backing,
             inode: Inode::default(),
             pid,
-            placement: super::Placement::default(),
-            life: super::Life::default(),
-            resv: super::Resv::default(),
+            placement: Placement::default(),
+            life: Life::default(),
+            resv: Resv::default(),
             cow: config.cow,
         }))
-    }
-
-    /// Whether the device's quotas admit one more buffer of `size_bytes`.
-    ///
-    /// # Errors
-    /// EMFILE: too many buffers. ENOMEM: too many bytes.
-    pub(super) fn check_quota(&self, size_bytes: u64) -> Result<(), Errno> {
-        if self.buffers.len() >= self.limits.buffers {
-            return Err(Errno::MFILE);
-        }
-        if self.bytes().checked_add(size_bytes).is_none_or(|sum| sum > self.limits.bytes) {
-            return Err(Errno::NOMEM);
-        }
-        Ok(())
-    }
-
-    pub(super) fn insert_buffer(&mut self, buffer: Buffer) -> BufferId {
-        assert!(buffer.size_bytes > 0 && buffer.size_bytes.is_multiple_of(PAGE_SIZE));
-        let id = BufferId(self.take_id());
-        self.totals.add(&buffer);
-        self.buffers.insert(id, buffer);
-        id
     }
 }

@@ -1,166 +1,13 @@
-//! An ioctl as the device sees it: what it needs fetched, and what is to be done about it.
+//! Which ioctl is which: what each needs fetched, and who decides it.
 //!
 //! The dispatch follows `dma_heap_ioctl`, `dma_buf_ioctl`, `sync_file_ioctl`, `sw_sync_ioctl` and
 //! `udmabuf_ioctl`, with their order of checks.
 
 use rustix::io::Errno;
 
-use super::fence::Usage;
-use super::{BufferId, Device, FenceId, Inode, Object, TimelineId};
-use crate::uapi::{self, VFS_IOCTLS, dma_buf, ioc_nr, ioc_size, sw_sync, sync_file};
-
-/// What a file descriptor in a request turned out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileFact {
-    /// No open file.
-    Bad,
-    /// One of ours.
-    Ours(Object),
-    /// Someone's memfd.
-    Memfd {
-        /// F_GET_SEALS.
-        seals: u32,
-        /// Its size.
-        size_bytes: u64,
-        /// Its inode.
-        inode: Inode,
-    },
-    /// Anything else.
-    Other,
-}
-
-/// One ioctl with everything that was fetched for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ioctl {
-    /// The file it was made on.
-    pub object: Object,
-    /// The command.
-    pub cmd: u32,
-    /// The argument, usually a user address.
-    pub arg: u64,
-    /// Copies of user memory, in the order in which [`Device::wants`] asked.
-    pub memory: Vec<Vec<u8>>,
-    /// What the file descriptors named in `memory` are.
-    pub files: Option<Vec<FileFact>>,
-    /// Calling process.
-    pub pid: i32,
-    /// CLOCK_MONOTONIC when the request arrived.
-    pub now_ns: u64,
-}
-
-impl Ioctl {
-    /// A request with nothing fetched yet.
-    pub fn new(object: Object, cmd: u32, arg: u64) -> Self {
-        Self { object, cmd, arg, memory: Vec::new(), files: None, pid: 0, now_ns: 0 }
-    }
-
-    /// Adds a copy of user memory.
-    #[must_use]
-    pub fn with_memory(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.memory.push(bytes.into());
-        self
-    }
-
-    /// Adds what the named file descriptors are.
-    #[must_use]
-    pub fn with_files(mut self, files: Vec<FileFact>) -> Self {
-        self.files = Some(files);
-        self
-    }
-
-    /// The first piece of memory; EFAULT if the transport fetched none.
-    pub(super) fn payload(&self) -> Result<&[u8], Errno> {
-        self.memory.first().map(Vec::as_slice).ok_or(Errno::FAULT)
-    }
-
-    pub(super) fn files(&self) -> &[FileFact] {
-        self.files.as_deref().unwrap_or_default()
-    }
-}
-
-/// What a request needs before it can be decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// `len` bytes at `addr`; push them to [`Ioctl::memory`].
-    Memory {
-        /// User address.
-        addr: u64,
-        /// Bytes.
-        len: usize,
-    },
-    /// A C string at `addr` of at most `max` bytes, terminator included; push it without the
-    /// terminator, or `max` bytes if none was found.
-    Text {
-        /// User address.
-        addr: u64,
-        /// Most bytes to read.
-        max: usize,
-    },
-    /// What these file descriptors of the caller are; set `Ioctl::files`.
-    Files(Vec<i32>),
-}
-
-/// Bytes to put into the caller's memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Write {
-    /// User address.
-    pub addr: u64,
-    /// What goes there.
-    pub bytes: Vec<u8>,
-}
-
-/// A plain answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reply {
-    /// Return value.
-    pub value: i64,
-    /// Memory to write first; EFAULT if that fails.
-    pub writes: Vec<Write>,
-}
-
-/// How the caller learns the number of its new file descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FdAnswer {
-    /// As the return value.
-    Value,
-    /// In the argument structure, as four bytes at this offset, if the structure goes back at all.
-    Field(usize),
-}
-
-/// A file to install in the caller's table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Install {
-    /// The object behind it; it exists in the device already.
-    pub object: Object,
-    /// Close it on exec.
-    pub cloexec: bool,
-    /// The argument structure as it goes back; nothing is written if it is empty.
-    pub structure: Write,
-    /// Where the number goes.
-    pub answer: FdAnswer,
-}
-
-/// What the transport has to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Fail the call.
-    Fail(Errno),
-    /// Answer it.
-    Reply(Reply),
-    /// Install a file, then answer.
-    Install(Install),
-    /// Come back with the same request when all of these have signalled.
-    Wait(Vec<FenceId>),
-    /// Let the kernel answer: FIOCLEX and its like act on the descriptor, not on the file.
-    Native,
-}
-
-impl Action {
-    /// An answer of 0.
-    pub(super) fn done() -> Self {
-        Self::Reply(Reply::default())
-    }
-}
+use super::fence::{Usage, timeline_passed};
+use super::{Action, BufferId, Device, Exporter, Ioctl, Object, TimelineId, Want, heap, udmabuf};
+use crate::uapi::{self, VFS_IOCTLS, dma_buf, ioc_size, sw_sync, sync_file};
 
 impl Device {
     /// What has to be fetched before [`Device::ioctl`] can decide; `None` when nothing is.
@@ -171,7 +18,7 @@ impl Device {
                 .then_some(Want::Memory { addr: request.arg, len })
         };
         match (request.object, request.cmd) {
-            (Object::Heap(_), cmd) => plain(super::heap::copied_in(cmd)),
+            (Object::Heap(_), cmd) => plain(heap::copied_in(cmd)),
             (Object::Buffer(_), dma_buf::SYNC | dma_buf::EXPORT_SYNC_FILE)
             | (Object::SyncFile(_), sync_file::FILE_INFO | sync_file::SET_DEADLINE)
             | (Object::Timeline(_), sw_sync::CREATE_FENCE | sw_sync::INC) => {
@@ -189,7 +36,7 @@ impl Device {
                 let arg = sync_file::MergeData::from_bytes(request.payload().ok()?)?;
                 request.files.is_none().then_some(Want::Files(vec![arg.fd2]))
             }),
-            (Object::Udmabuf, _) => super::udmabuf::wants(request),
+            (Object::Udmabuf, _) => udmabuf::wants(request),
             (Object::Buffer(_) | Object::SyncFile(_) | Object::Timeline(_), _) => None,
         }
     }
@@ -243,7 +90,7 @@ impl Device {
             return Err(Errno::INVAL);
         }
         let buffer = self.buffers.get_mut(&id).ok_or(Errno::BADF)?;
-        if let super::Exporter::Udmabuf { mapped, .. } = &mut buffer.exporter {
+        if let Exporter::Udmabuf { mapped, .. } = &mut buffer.exporter {
             if arg.flags & dma_buf::SYNC_END != 0 && !*mapped {
                 return Err(Errno::INVAL);
             }
@@ -290,21 +137,11 @@ impl Device {
         let timeline = self.timelines.get_mut(&id).ok_or(Errno::BADF)?;
         timeline.value = timeline.value.wrapping_add(by);
         let value = timeline.value;
-        for (_, fence) in timeline.pending.extract_if(.., |(at, _)| passed(value, *at)) {
+        for (_, fence) in timeline.pending.extract_if(.., |(at, _)| timeline_passed(value, *at)) {
             self.fences.signal(fence, 1, now_ns);
         }
         Ok(())
     }
-}
-
-/// `timeline_fence_signaled`: values wrap, so the difference decides.
-pub(super) fn passed(value: u32, at: u32) -> bool {
-    value.wrapping_sub(at).cast_signed() >= 0
-}
-
-/// Whether the command's number is the heap's ALLOC, whatever its type letter and size.
-pub(super) fn is_alloc(cmd: u32) -> bool {
-    ioc_nr(cmd) == 0
 }
 
 const _: () = assert!(uapi::PAGE_SIZE.is_power_of_two());

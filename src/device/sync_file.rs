@@ -6,23 +6,14 @@
 
 use rustix::io::Errno;
 
-use super::fence::{Fence, FenceState, Usage};
+use super::fence::{Fence, FenceState, Usage, timeline_passed};
 use super::{
-    Action, BufferId, Device, FdAnswer, FenceId, FileFact, Install, Ioctl, Object, Reply,
-    SyncFileId, TimelineId, Write, ioctl,
+    Action, BufferId, Device, FdAnswer, FenceId, FileFact, Install, Ioctl, Object, Reply, SyncFile,
+    SyncFileId, TimelineId, Write,
 };
 use crate::uapi::dma_buf::{SYNC_RW, SYNC_WRITE, SyncFileArg};
 use crate::uapi::sw_sync::CreateFence;
 use crate::uapi::sync_file::{FILE_INFO, FenceInfo, FileInfo, MERGE, MergeData, SET_DEADLINE};
-
-/// A sync_file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyncFile {
-    /// What SYNC_IOC_FILE_INFO answers as its name, without terminator.
-    pub name: Vec<u8>,
-    /// Its fences, at least one.
-    pub fences: Vec<FenceId>,
-}
 
 /// A name as the ABI's 32-byte fields hold it: cut at 31 bytes, zero-filled.
 fn name_field(name: &[u8]) -> [u8; 32] {
@@ -189,7 +180,7 @@ impl Device {
         if timeline.pending.len() >= room {
             return Err(Errno::NOMEM);
         }
-        let signalled = ioctl::passed(timeline.value, arg.value);
+        let signalled = timeline_passed(timeline.value, arg.value);
         let state = if signalled {
             FenceState::Signalled { status: 1, at_ns: request.now_ns }
         } else {

@@ -8,6 +8,7 @@
 
 use rustix::io::Errno;
 
+use super::buffer::Piece;
 use super::{
     Access, Action, Backing, Buffer, Cow, Device, Exporter, FdAnswer, FileFact, Inode, Install,
     Ioctl, Object, Resv, Want, Write,
@@ -23,17 +24,6 @@ struct Item {
     memfd: u32,
     offset: u64,
     size: u64,
-}
-
-/// A run of bytes of one memfd, as a part of a buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// The memfd.
-    pub inode: Inode,
-    /// First byte in it.
-    pub offset: u64,
-    /// How many.
-    pub size_bytes: u64,
 }
 
 pub(super) fn wants(request: &Ioctl) -> Option<Want> {

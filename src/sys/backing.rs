@@ -12,7 +12,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 
 /// Creates an empty memfd_secret file, close-on-exec.
 ///
@@ -39,6 +39,19 @@ pub fn memfd(name: &str) -> io::Result<OwnedFd> {
     // vm.memfd_noexec may demand an explicit choice; older kernels do not know the flag.
     Ok(rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
         .or_else(|_| rustix::fs::memfd_create(name, flags))?)
+}
+
+/// A memfd with fixed content.
+///
+/// # Errors
+/// EMFILE, ENFILE: out of descriptors. ENOMEM, ENOSPC: no room for the content.
+pub fn sealed(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
+    let file = memfd(name)?;
+    rustix::io::write(&file, content)?;
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file)
 }
 
 /// Opens the file behind `fd` anew, with its own access mode and offset.

@@ -34,11 +34,11 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use clap::Args;
 use driftheap::device::Inode;
-use driftheap::device::control::{Answerer, Outcome, Query, Verb};
+use driftheap::device::control::{Controlled, Outcome, Query, Verb, answer};
 use driftheap::device::look::{Known, Look};
 use driftheap::device::misuse::Report;
-use driftheap::device::supervisor::holders::{User, users};
 use driftheap::device::supervisor::net::caught;
+use driftheap::device::supervisor::users::{User, users};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
@@ -104,7 +104,7 @@ struct Shared {
     /// Counts the looks; pages wait for it.
     looks: watch::Sender<u64>,
     looker: Box<Looker>,
-    answerer: Arc<Answerer>,
+    device: Arc<dyn Controlled>,
     control: bool,
 }
 
@@ -134,14 +134,14 @@ impl Listening {
     pub(super) fn serve(
         self,
         looker: Box<Looker>,
-        answerer: Arc<Answerer>,
+        device: Arc<dyn Controlled>,
         out: &Out,
     ) -> anyhow::Result<Web> {
         let Self { listener, gate, control } = self;
         let address = gate.address();
         let (looks, _) = watch::channel(0);
         let books = Mutex::new(Books::default());
-        let shared = Arc::new(Shared { books, looks, looker, answerer, control });
+        let shared = Arc::new(Shared { books, looks, looker, device, control });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -311,7 +311,7 @@ async fn order(State(shared): Server, body: Bytes) -> Reply {
     }
     let query = Query { verb: order.verb, ino: Some(order.ino), json: false };
     // It waits until the device has done it.
-    let answer = tokio::task::spawn_blocking(move || (shared.answerer)(&query)).await;
+    let answer = tokio::task::spawn_blocking(move || answer(&query, &*shared.device)).await;
     let Ok(answer) = answer else {
         let why = "internal error; the terminal says where";
         return Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, why.to_owned()));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use driftheap::device::live::frames::{Owner, PageOf};
 use driftheap::device::look::{self, Cell as Frame, Look, Seen, To, Who};
-use driftheap::device::supervisor::holders::User;
+use driftheap::device::supervisor::users::User;
 use driftheap::device::text::printed;
 use driftheap::device::trace::Event;
 use driftheap::device::{BufferId, Inode, Life, Placement};

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{OFlags, SealFlags};
 use rustix::io::Errno;
 
 use super::backend::{Answer, Backend, Call, Extent, OpenFile, Opener, text_extents};
 use super::{HANDLE_FIRST, HANDLES_END};
+use crate::device::transport::lock;
 use crate::device::{
     Action, Backing, BufferId, Device, FdAnswer, FileFact, HeapId, Inode, Install, Ioctl, Object,
     Reply, Usage, Want,
@@ -68,11 +69,6 @@ pub struct NodeState {
     handles: BTreeMap<u32, Handle>,
     files_made: u64,
     handles_made: u32,
-}
-
-/// Takes the lock; a panic elsewhere does not make the device unusable.
-pub fn lock(state: &Mutex<NodeState>) -> MutexGuard<'_, NodeState> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl NodeState {

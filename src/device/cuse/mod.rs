@@ -31,6 +31,7 @@
 mod backend;
 mod channel;
 mod client;
+mod control;
 mod heap_node;
 mod node;
 mod request;
@@ -39,7 +40,7 @@ mod socket;
 pub use backend::{Answer, Backend, Call, Extent, OpenFile, Opener, text_extents};
 pub use channel::{Channel, REQUEST_BYTES_MAX};
 pub use client::{NodeBuffer, NodeHeap};
-pub use heap_node::{HeapNode, NodeState, OPEN_HANDLE, lock};
+pub use heap_node::{HeapNode, NodeState, OPEN_HANDLE};
 pub use node::{CreateError, End, Name, NameError, Node, Roots, ServeError};
 pub use request::{Body, Request, WireError, message, parse};
 pub use socket::{HandleSocket, memory_of};

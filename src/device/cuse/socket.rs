@@ -18,8 +18,9 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
 
-use super::heap_node::{NodeState, lock};
+use super::heap_node::NodeState;
 use super::node::Name;
+use crate::device::transport::lock;
 
 /// A client or server that takes longer is given up.
 const WAIT_MAX: Duration = Duration::from_secs(2);

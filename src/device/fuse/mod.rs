@@ -22,7 +22,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use fuser::{INodeNo, InitFlags, Notifier};
 use rustix::io::Errno;
@@ -30,6 +30,7 @@ use rustix::io::Errno;
 use super::{Action, Backing, BufferId, Device, HeapId, Inode, Install, Ioctl, Life, Object, Want};
 use crate::sys::backing;
 
+pub mod control;
 mod ops;
 
 /// The device behind a mount.
@@ -50,11 +51,6 @@ pub struct Served {
 #[derive(Debug)]
 pub struct DeviceFs {
     served: Arc<Mutex<Served>>,
-}
-
-/// Takes the lock; a panic elsewhere does not make the device unusable.
-pub fn lock(served: &Mutex<Served>) -> MutexGuard<'_, Served> {
-    served.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const ROOT: u64 = 1;

@@ -12,7 +12,8 @@ use fuser::{
 };
 use rustix::io::Errno;
 
-use super::{BufferId, DeviceFs, HeapId, Ioctl, NEEDED, Node, Object, Served, lock};
+use super::{BufferId, DeviceFs, HeapId, Ioctl, NEEDED, Node, Object, Served};
+use crate::device::transport::{lock, now_ns};
 
 /// Nothing is cached: buffers come and go without the kernel's doing.
 const TTL: Duration = Duration::ZERO;
@@ -288,7 +289,7 @@ impl Filesystem for DeviceFs {
         let mut served = lock(&self.served);
         let mut ioctl = Ioctl::new(object, cmd, 0);
         ioctl.pid = request.pid().cast_signed();
-        ioctl.now_ns = super::super::supervisor::now_ns();
+        ioctl.now_ns = now_ns();
         let (pid, now_ns) = (ioctl.pid, ioctl.now_ns);
         served.device.trace.at(pid, now_ns);
         match served.ioctl(node, fh.0, ioctl, in_data) {

@@ -31,6 +31,10 @@ pub struct AttachmentId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder(pub u64);
 
+/// A `get_user_pages` pin of one page of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PinId(pub u64);
+
 /// An attachment's sg_table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sg {

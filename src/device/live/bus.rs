@@ -21,13 +21,12 @@
 //! **Differs from Linux**: an access is one page or less and atomic against moves; there is an
 //! IOMMU only for addresses that never were anybody's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-use super::attach::{AttachError, Attachment, AttachmentId, Attachments, Holder, Sg};
-use super::emulate::OpenBrackets;
+use super::attach::{AttachError, Attachment, AttachmentId, Attachments, Holder, PinId, Sg};
 use super::findings::{Finding, Findings, Place};
 use super::frames::{BusAddr, Bytes, FrameNo, Frames, FreedTwice, Landing, Owner, PageOf};
 use super::pages::{OwnBytes, Pages, read_all, write_all};
@@ -36,10 +35,6 @@ use crate::device::{BufferId, Device, FenceId};
 use crate::model::{ExporterRules, HazardKind, Life, Recycle};
 use crate::sys::backing;
 use crate::sys::page::PAGE_BYTES;
-
-/// A `get_user_pages` pin of one page of a buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PinId(pub u64);
 
 /// What a pin holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +76,28 @@ impl Dma<'_> {
     }
 }
 
+/// The CPU's open SYNC brackets, and the transfers that a device made inside of one.
+#[derive(Clone, Debug, Default)]
+pub struct OpenBrackets {
+    /// The buffers that have one open.
+    pub buffers: BTreeSet<BufferId>,
+    /// Transfers that did not wait for them, since this was emptied before.
+    pub hits: Vec<InBracket>,
+}
+
+/// A device's transfer inside of an open bracket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InBracket {
+    /// The device.
+    pub who: String,
+    /// Its buffer.
+    pub buffer: BufferId,
+    /// Whether it wrote.
+    pub write: bool,
+    /// Bytes.
+    pub len: usize,
+}
+
 /// Why an access was not made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DmaError {
@@ -117,7 +134,7 @@ pub struct Bus {
     /// Where their frames go in the end.
     pub(super) recycle: BTreeMap<BufferId, Recycle>,
     /// Buffers whose frames were given back twice.
-    broken: std::collections::BTreeSet<BufferId>,
+    broken: BTreeSet<BufferId>,
     next: u64,
 }
 
@@ -140,7 +157,7 @@ impl Bus {
             own: OwnBytes(own),
             life: BTreeMap::new(),
             recycle: BTreeMap::new(),
-            broken: std::collections::BTreeSet::new(),
+            broken: BTreeSet::new(),
             next: 0,
         })
     }

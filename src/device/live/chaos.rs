@@ -6,6 +6,7 @@
 use std::str::FromStr;
 
 use crate::device::{Life, Placement};
+use crate::model::{Job, Placement as To};
 
 /// What an exporter does to a buffer.
 #[derive(
@@ -39,6 +40,17 @@ impl Deed {
             Self::Move | Self::Evict => None,
             Self::Purge => Some(Life::Purged),
             Self::Revoke => Some(Life::Revoked),
+        }
+    }
+
+    /// The job by the exporter's rules.
+    #[must_use]
+    pub fn job(self) -> Job {
+        match self {
+            Self::Move => Job::Move(To::Vram),
+            Self::Evict => Job::Move(To::System),
+            Self::Purge => Job::Purge,
+            Self::Revoke => Job::Revoke,
         }
     }
 

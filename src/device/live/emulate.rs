@@ -13,7 +13,6 @@
 //!
 //! **Differs from Linux**: a job is one transfer of each page; the pattern is one byte a job.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::attach::{AttachmentId, Holder, Sg};
-use super::bus::{Dma, Through};
+use super::bus::{Dma, InBracket, Through};
 use super::frames::BusAddr;
 use super::job::{Host, Parts};
 use crate::device::fence::Usage;
@@ -59,28 +58,6 @@ pub struct DeviceSpec {
     pub fenced: bool,
     /// Whether it begins no job while the CPU has a bracket open on its buffer.
     pub waits_for_brackets: bool,
-}
-
-/// The CPU's open SYNC brackets, and the transfers that a device made inside of one.
-#[derive(Clone, Debug, Default)]
-pub struct OpenBrackets {
-    /// The buffers that have one open.
-    pub buffers: BTreeSet<BufferId>,
-    /// Transfers that did not wait for them, since this was emptied before.
-    pub hits: Vec<InBracket>,
-}
-
-/// A device's transfer inside of an open bracket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InBracket {
-    /// The device.
-    pub who: String,
-    /// Its buffer.
-    pub buffer: BufferId,
-    /// Whether it wrote.
-    pub write: bool,
-    /// Bytes.
-    pub len: usize,
 }
 
 /// Why a device can't be emulated.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::attach::{Attachment, AttachmentId, Sg};
-use super::bus::{Bus, GupPin, PinId};
+use super::attach::{Attachment, AttachmentId, PinId, Sg};
+use super::bus::{Bus, GupPin};
 use super::frames::FrameNo;
 use super::pages::Pages;
 use super::record::{Actor, Doing, Outcome};

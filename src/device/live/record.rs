@@ -23,8 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::mem;
 
-use super::attach::AttachmentId;
-use super::bus::PinId;
+use super::attach::{AttachmentId, PinId};
 use crate::device::fence::Usage;
 use crate::device::{BufferId, FenceId};
 use crate::model::{ExporterRules, HazardKind, ImporterMmap, Placement};

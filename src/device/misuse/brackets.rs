@@ -21,7 +21,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Site, Subject};
+use super::report::Subject;
+use super::site::Site;
 use crate::device::BufferId;
 use crate::uapi::dma_buf;
 

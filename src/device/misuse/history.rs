@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::Site;
+use super::site::Site;
 use crate::device::BufferId;
 use crate::uapi::dma_buf;
 

@@ -10,7 +10,9 @@
 
 use std::ops::Range;
 
-use super::{Act, Finding, Kind, Site};
+use super::kind::Kind;
+use super::report::{Act, Finding};
+use super::site::Site;
 use crate::device::{BufferId, Inode};
 
 /// Most pins that are remembered; the oldest is forgotten.

@@ -3,9 +3,25 @@
 use serde_json::{Value, json};
 
 use super::history::History;
-use super::{Kind, Site};
+use super::kind::Kind;
+use super::site::Site;
 use crate::device::Buffer;
 use crate::device::text::printed;
+
+/// A misuse as a detector sees it, before the buffer's facts and history are added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What kind.
+    pub kind: Kind,
+    /// What happened, in one sentence.
+    pub what: String,
+    /// The call or access.
+    pub act: Act,
+    /// Who, and where in its code.
+    pub site: Site,
+    /// Where in the buffer, bytes.
+    pub offset: Option<u64>,
+}
 
 /// The call or the access that is at fault.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::memory::SocketMemory;
@@ -17,9 +16,10 @@ use crate::device::live::bus::Bus;
 use crate::device::live::frames::{Bytes, FrameNo};
 use crate::device::live::job::{self, Done, Host, JobError, Parts, Patience};
 use crate::device::live::record::Recorder;
+use crate::device::transport::{self, now_ns};
 use crate::device::{BufferId, Device, HeapConfig, Limits};
 use crate::model::{Job, Placement};
-use crate::sys::link::{Link, LinkError, Listener};
+use crate::sys::link::{Link, LinkError};
 use crate::sys::uffd::Uffd;
 
 /// Most clients at once.
@@ -143,21 +143,6 @@ impl Exporter {
         }))
     }
 
-    /// Serves clients at `path` from threads of its own until the process ends.
-    ///
-    /// # Errors
-    /// [`SetupError::Listen`].
-    pub fn serve(self: &Arc<Self>, path: &Path) -> Result<(), SetupError> {
-        let refused = |error| SetupError::Listen { path: path.display().to_string(), error };
-        let listener = Listener::bind(path).map_err(refused)?;
-        let this = Arc::clone(self);
-        std::thread::Builder::new()
-            .name("exporter".into())
-            .spawn(move || super::serve::accept(&this, &listener))
-            .map_err(SetupError::Frames)?;
-        Ok(())
-    }
-
     /// Moves, purges or revokes a buffer.
     ///
     /// # Errors
@@ -168,7 +153,7 @@ impl Exporter {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is complete before anything can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        transport::lock(&self.state)
     }
 
     pub(super) fn changed(&self) {
@@ -191,7 +176,7 @@ impl Exporter {
         let events = self.lock().clients.get(&holder).map(|client| Arc::clone(&client.events));
         let Some(events) = events else { return false };
         let told = {
-            let link = events.lock().unwrap_or_else(PoisonError::into_inner);
+            let link = transport::lock(&events);
             let fds: Vec<_> = fd.iter().map(std::os::fd::AsFd::as_fd).collect();
             protocol::send(&link, event, &[], &fds)
                 .and_then(|()| protocol::receive::<()>(&link, ACK_TIME_MAX))
@@ -315,11 +300,4 @@ impl Host for Exporter {
             self.tell(holder, &event, Some(fd));
         }
     }
-}
-
-/// CLOCK_MONOTONIC.
-pub(super) fn now_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

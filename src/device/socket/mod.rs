@@ -13,6 +13,7 @@
 //! **Differs from Linux**: a buffer lives as long as a client has a handle of it; a file that was
 //! passed on and not imported keeps the memory, and is not moved.
 
+mod control;
 pub mod exporter;
 pub mod memory;
 pub mod protocol;

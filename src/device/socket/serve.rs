@@ -2,19 +2,21 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "each group of requests looks at its own")]
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::exporter::{CLIENTS_MAX, Client, Exporter, State};
+use super::exporter::{CLIENTS_MAX, Client, Exporter, SetupError, State};
 use super::protocol::{self, Answer, INLINE_PAGES_MAX, Received, Request, VERSION};
 use crate::device::live::attach::{AttachError, AttachmentId, Holder};
 use crate::device::live::bus::{Dma, DmaError};
 use crate::device::live::frames::BusAddr;
-use crate::device::supervisor::files;
+use crate::device::transport::inode;
 use crate::device::{Action, BufferId, Inode, Ioctl, Object};
+use crate::sys::backing;
 use crate::sys::link::{Link, LinkError, Listener};
 use crate::sys::page::PAGE_BYTES;
 use crate::sys::uffd::Uffd;
@@ -30,8 +32,25 @@ const TURN: Duration = Duration::from_secs(3600);
 /// Holders of clients; 0 is the exporter's, and small ones its emulated devices'.
 static NEXT_HOLDER: AtomicU64 = AtomicU64::new(1000);
 
-/// Accepts clients for ever.
-pub(super) fn accept(exporter: &Arc<Exporter>, listener: &Listener) {
+impl Exporter {
+    /// Serves clients at `path` from threads of its own until the process ends.
+    ///
+    /// # Errors
+    /// [`SetupError::Listen`].
+    pub fn serve(self: &Arc<Self>, path: &Path) -> Result<(), SetupError> {
+        let refused = |error| SetupError::Listen { path: path.display().to_string(), error };
+        let listener = Listener::bind(path).map_err(refused)?;
+        let this = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("exporter".into())
+            .spawn(move || accept(&this, &listener))
+            .map_err(SetupError::Frames)?;
+        Ok(())
+    }
+}
+
+/// Accepts clients until the process ends.
+fn accept(exporter: &Arc<Exporter>, listener: &Listener) {
     loop {
         let link = match listener.accept(TURN) {
             Ok(link) => link,
@@ -255,7 +274,7 @@ impl Session<'_> {
         let pages = usize::try_from(size).map_err(|_| Errno::NOMEM)? / PAGE_BYTES;
         let file = state.memory.make(buffer, pages);
         let file = file.map_err(|error| Refusal(Errno::NOMEM, error.to_string()))?;
-        let inode = files::inode(file.as_fd())?;
+        let inode = inode(file.as_fd())?;
         state.device.installed(Object::Buffer(buffer), inode, crate::device::Backing::Memfd);
         let State { device, bus, .. } = state;
         bus.allocated(device, buffer, pages, self.exporter.placement)?;
@@ -267,7 +286,7 @@ impl Session<'_> {
 
     fn import(&self, fds: Vec<OwnedFd>) -> Answers {
         let file = fds.into_iter().next().ok_or(Errno::BADF)?;
-        let inode: Inode = files::inode(file.as_fd())?;
+        let inode: Inode = inode(file.as_fd())?;
         let mut state = self.exporter.lock();
         let found = state.device.buffers().find(|(_, buffer)| buffer.inode == inode);
         let (id, size) = found.map(|(id, buffer)| (id, buffer.size_bytes)).ok_or(Errno::INVAL)?;
@@ -341,7 +360,7 @@ fn addrs(addrs: &[BusAddr]) -> Answers {
     if addrs.len() <= INLINE_PAGES_MAX {
         return Ok(Answered { answer, bytes, fd: None });
     }
-    let file = files::sealed("sg_table", &bytes).map_err(|_| Errno::NOMEM)?;
+    let file = backing::sealed("sg_table", &bytes).map_err(|_| Errno::NOMEM)?;
     Ok(Answered { answer, bytes: Vec::new(), fd: Some(file) })
 }
 

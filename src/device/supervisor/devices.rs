@@ -17,9 +17,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::{Shared, lock, now_ns};
-use crate::device::live::attach::{AttachmentId, Holder};
-use crate::device::live::bus::{Bus, PinId};
-use crate::device::live::emulate::{DeviceSpec, InBracket, Running};
+use crate::device::live::attach::{AttachmentId, Holder, PinId};
+use crate::device::live::bus::{Bus, InBracket};
+use crate::device::live::emulate::{DeviceSpec, Running};
 use crate::device::live::findings::Finding;
 use crate::device::live::frames::PageOf;
 use crate::device::live::job::{self, Done, Host, JobError, Memory, Parts, Patience};
@@ -28,7 +28,7 @@ use crate::device::live::record::{Actor, Doing, Recorder};
 use crate::device::live::{Deed, Engine};
 use crate::device::misuse::{self, Watch};
 use crate::device::{BufferId, Device};
-use crate::model::{HazardKind, Job, Placement};
+use crate::model::{HazardKind, Placement};
 use crate::sys::page::PAGE_BYTES;
 
 /// The bus of a program's buffers.
@@ -309,13 +309,7 @@ pub(super) fn work(
     deed: Deed,
     id: BufferId,
 ) -> Result<Done, JobError> {
-    let job = match deed {
-        Deed::Move => Job::Move(Placement::Vram),
-        Deed::Evict => Job::Move(Placement::System),
-        Deed::Purge => Job::Purge,
-        Deed::Revoke => Job::Revoke,
-    };
     let host = MoverHost { shared, engine: RefCell::new(engine) };
     let patience = Patience { lock: Duration::ZERO, fence: Duration::ZERO };
-    job::run(&host, MOVER, id, job, patience)
+    job::run(&host, MOVER, id, deed.job(), patience)
 }

@@ -124,7 +124,7 @@ impl Supervisor {
     fn readiness(&self, buffer: BufferId) -> (bool, bool) {
         let shared = lock(&self.shared);
         let device = &shared.device;
-        device.buffer(buffer).map_or((true, true), |buffer| buffer.readiness(device))
+        device.buffer(buffer).map_or((true, true), |buffer| buffer.readiness(device.fences()))
     }
 
     /// Brings the proxies up to date and drops those whose buffer is gone.
@@ -136,7 +136,7 @@ impl Supervisor {
         let device = &shared.device;
         self.epolls.table.retain(|_, proxy| match device.buffer(proxy.buffer) {
             Some(buffer) => {
-                proxy.set(buffer.readiness(device));
+                proxy.set(buffer.readiness(device.fences()));
                 true
             }
             None => false,

@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use super::life::{self, Key};
 use super::scatter::Scattered;
+use crate::device::transport::inode;
 use crate::device::{
     Access, Backing, Buffer, Device, Exporter, HeapId, Inode, Object, SyncFileId, TimelineId,
 };
@@ -51,12 +52,6 @@ pub struct Files {
     since_sweep: usize,
 }
 
-/// The inode behind a descriptor.
-pub fn inode(fd: BorrowedFd<'_>) -> Result<Inode, Errno> {
-    let stat = rustix::fs::fstat(fd)?;
-    Ok(Inode { dev: stat.st_dev, ino: stat.st_ino })
-}
-
 impl Files {
     /// Creates the files of the heaps and of /dev/udmabuf.
     ///
@@ -66,11 +61,11 @@ impl Files {
         let mut objects = BTreeMap::new();
         let mut heaps = Vec::new();
         for (heap, id) in device.heaps().iter().zip(0..) {
-            let file = sealed(&format!("/dev/dma_heap/{}", heap.name), b"")?;
+            let file = backing::sealed(&format!("/dev/dma_heap/{}", heap.name), b"")?;
             objects.insert((inode(file.as_fd())?, 0), Object::Heap(HeapId(id)));
             heaps.push(file);
         }
-        let udmabuf = sealed("/dev/udmabuf", b"")?;
+        let udmabuf = backing::sealed("/dev/udmabuf", b"")?;
         objects.insert((inode(udmabuf.as_fd())?, 0), Object::Udmabuf);
         Ok(Self {
             objects,
@@ -416,16 +411,6 @@ fn no_memory(_: Errno) -> Errno {
 fn fill(pipe: BorrowedFd<'_>) {
     // The pipe is one page and empty, so one write fills it.
     let _ = rustix::io::write(pipe, &[0; 4096]);
-}
-
-/// A memfd with fixed content.
-pub fn sealed(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
-    let file = backing::memfd(name)?;
-    rustix::io::write(&file, content)?;
-    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
-    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&file, seals)?;
-    Ok(file)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
 use super::flights::{Aims, Flights};
 use super::{Shared, Supervisor, lock, now_ns};
+use crate::device::control::NotDone;
 use crate::device::live::job::JobError;
 use crate::device::live::mover::SetupError;
 use crate::device::live::{Chaos, ChaosConfig, Deed, Engine, Refusal, Sabotage};
@@ -49,7 +50,7 @@ pub struct LiveConfig {
 pub struct Order {
     deed: Deed,
     ino: u64,
-    answer: Sender<Result<String, String>>,
+    answer: Sender<Result<String, NotDone>>,
 }
 
 /// Orders on their way to the supervisor's thread.
@@ -61,7 +62,7 @@ pub struct Orders {
 
 impl Orders {
     /// Asks for a deed; the answer comes when it is done.
-    pub fn give(&mut self, deed: Deed, ino: u64) -> Receiver<Result<String, String>> {
+    pub fn give(&mut self, deed: Deed, ino: u64) -> Receiver<Result<String, NotDone>> {
         let (answer, receiver) = channel();
         self.queue.push(Order { deed, ino, answer });
         // A counter that is not at its end can always be raised.
@@ -202,7 +203,7 @@ fn reply(order: &Order, ino: u64, result: Result<u64, Refusal>) {
     let answer = match result {
         Ok(0) => Ok(format!("{word} {ino}: its pages are gone\n")),
         Ok(pages) => Ok(format!("{word} {ino}: {pages} pages have new memory\n")),
-        Err(refusal) => Err(format!("can't {word} {ino}: {refusal}")),
+        Err(refusal) => Err(NotDone::refused(format!("can't {word} {ino}: {refusal}"))),
     };
     drop(order.answer.send(answer));
 }
@@ -360,10 +361,7 @@ impl Supervisor {
         };
         match id {
             Some((id, pages)) => self.attempt(deed, id, 0, pages, Some((order, ino))),
-            None => {
-                let why = "no buffer has this inode: see `driftheap ctl list`";
-                drop(order.answer.send(Err(why.into())));
-            }
+            None => drop(order.answer.send(Err(NotDone::Unknown))),
         }
     }
 

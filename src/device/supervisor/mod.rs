@@ -15,12 +15,13 @@
 //! **Differs from Linux**: a decision is made on copied arguments, and a call that is let through
 //! is executed on what is there then. This is a device for testing, no sandbox.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
 
 use super::misuse::Watch;
 use super::path::Node;
+use super::transport::{lock, now_ns};
 use super::{Device, Object};
 use crate::sys::arch::legacy;
 use crate::sys::notify::{Call, Listener};
@@ -28,12 +29,12 @@ use crate::sys::notify::{Call, Listener};
 mod address;
 pub mod caller;
 mod check;
+mod control;
 pub mod devices;
 mod epoll;
 pub mod files;
 pub mod filter;
 mod flights;
-pub mod holders;
 mod ioctls;
 mod life;
 pub mod live;
@@ -47,6 +48,7 @@ pub mod stack;
 mod strict;
 mod trap;
 mod unwatched;
+pub mod users;
 mod watch;
 
 pub use check::CheckConfig;
@@ -72,11 +74,6 @@ pub struct Shared {
     pub orders: Option<live::Orders>,
     /// The bus of the buffers, where devices are emulated or the run is recorded.
     pub program_bus: Option<devices::ProgramBus>,
-}
-
-/// Takes the lock; a panic elsewhere does not make the device unusable.
-pub fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a handler decided.
@@ -164,13 +161,6 @@ fn int(arg: u64) -> i32 {
 /// Low 32 bits of an argument, as the kernel truncates to `unsigned int`.
 fn uint(arg: u64) -> u32 {
     u32::try_from(arg & u64::from(u32::MAX)).unwrap_or(u32::MAX)
-}
-
-/// CLOCK_MONOTONIC in nanoseconds.
-pub fn now_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 impl Supervisor {

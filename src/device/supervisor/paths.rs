@@ -6,9 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Answer, Supervisor, caller, files, int, lock, uint};
+use super::{Answer, Supervisor, caller, int, lock, uint};
 use crate::device::path::{Node, PATH_MAX};
 use crate::device::{Call as FileCall, HeapId, Object, Verdict};
+use crate::sys::backing;
 use crate::sys::notify::Call;
 use crate::uapi::stat::{STATX_BASIC_STATS, Stat, Statx};
 
@@ -176,8 +177,8 @@ impl Supervisor {
             let mnt_id = field("mnt_id:").parse().unwrap_or(0);
             buffer.fdinfo(flags, mnt_id, 1, buffer.name.as_deref())
         };
-        match files::sealed("fdinfo", &text)
-            .and_then(|whole| crate::sys::backing::reopen(whole.as_fd(), OFlags::RDONLY))
+        match backing::sealed("fdinfo", &text)
+            .and_then(|whole| backing::reopen(whole.as_fd(), OFlags::RDONLY))
         {
             Ok(file) => self.deliver(call, &file, true),
             Err(_) => Answer::Native,

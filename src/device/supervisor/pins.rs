@@ -11,10 +11,11 @@
 
 use std::os::fd::AsFd;
 
-use super::holders::holders;
 use super::stack::maps::mappings;
 use super::{Shared, Supervisor, caller, int, lock, now_ns, uint};
+use crate::device::holders::holders;
 use crate::device::misuse::{Deed, Holder, Pin};
+use crate::device::transport;
 use crate::device::{BufferId, Inode, Life, Object};
 use crate::sys::notify::Call;
 use crate::sys::seccomp::Filter;
@@ -74,7 +75,7 @@ impl Supervisor {
     pub(super) fn watch_vmsplice(&mut self, call: &Call) {
         let [fd, iov, count, ..] = call.args;
         let Ok(file) = self.callers.file(call.tid, int(fd)) else { return };
-        let Ok(inode) = super::files::inode(file.as_fd()) else { return };
+        let Ok(inode) = transport::inode(file.as_fd()) else { return };
         // From the read end it copies, and pins nothing for longer than the call.
         let writes = rustix::fs::fcntl_getfl(&file).is_ok_and(|flags| {
             flags.intersects(rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::RDWR)
@@ -211,7 +212,7 @@ impl Supervisor {
     fn pipe_has_bytes(&mut self, pid: i32, inode: Inode, fd: i32) -> bool {
         let mut bytes = |pid, fd| {
             let file = self.callers.file(pid, fd).ok()?;
-            let same = super::files::inode(file.as_fd()) == Ok(inode);
+            let same = transport::inode(file.as_fd()) == Ok(inode);
             same.then(|| rustix::io::ioctl_fionread(&file).unwrap_or(0))
         };
         if let Some(waiting) = bytes(pid, fd) {

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::files::to_errno;
 use super::{Answer, Supervisor, lock, uint};
 use crate::device::buffer::MmapArgs;
-use crate::device::udmabuf::Piece;
+use crate::device::buffer::Piece;
 use crate::device::{BufferId, Inode};
 use crate::sys::backing;
 use crate::sys::inject::{InjectError, Seized, Stopped};

@@ -298,7 +298,7 @@ impl Supervisor {
             let device = &shared.device;
             busy |= buffer
                 .and_then(|id| device.buffer(id))
-                .is_some_and(|buffer| buffer.readiness(device) != (true, true));
+                .is_some_and(|buffer| buffer.readiness(device.fences()) != (true, true));
             entries.push(PollEntry { fd, events, file, buffer });
         }
         if !busy {
@@ -336,7 +336,7 @@ impl Supervisor {
             let shared = lock(&self.shared);
             let device = &shared.device;
             let (read, write) =
-                device.buffer(id).map_or((true, true), |buffer| buffer.readiness(device));
+                device.buffer(id).map_or((true, true), |buffer| buffer.readiness(device.fences()));
             return (if read { IN } else { 0 } | if write { OUT } else { 0 }) & entry.events;
         }
         let Some(file) = &entry.file else { return NVAL };

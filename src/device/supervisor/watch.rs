@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
-use super::holders::{Holder, holders};
 use super::stack::maps::mappings;
 use super::{Supervisor, caller, lock, now_ns};
 use crate::device::buffer::MmapArgs;
+use crate::device::holders::{Holder, holders};
 use crate::device::misuse::{Act, Deed, Finding, Kind, Site, Watch};
 use crate::device::text::printed;
 use crate::device::{BufferId, Inode, Ioctl, Object, Verdict};

@@ -3,7 +3,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use driftheap::device::cuse::{Channel, HeapNode, NodeState, lock};
+use driftheap::device::cuse::{Channel, HeapNode, NodeState};
+use driftheap::device::transport::lock;
 use driftheap::device::{Device, HeapConfig, Limits};
 use driftheap::uapi::fuse::{
     CUSE_INIT, CUSE_UNRESTRICTED_IOCTL, CuseInitIn, InHeader, OutHeader, RELEASE, ReleaseIn,

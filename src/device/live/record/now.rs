@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Doing, Event, Who};
 use crate::device::BufferId;
-use crate::device::live::attach::AttachmentId;
-use crate::device::live::bus::PinId;
+use crate::device::live::attach::{AttachmentId, PinId};
 use crate::model::{ImporterMmap, Placement};
 
 /// A buffer that is allocated.

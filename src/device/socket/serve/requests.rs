@@ -3,15 +3,17 @@
 
 use rustix::io::Errno;
 
-use super::super::exporter::{State, View, ViewPte, now_ns};
+use super::super::exporter::{State, View, ViewPte};
 use super::super::protocol::{Answer, Request, Usage as SaidUsage, Via, Work};
 use super::{Answered, Answers, Refusal, Session, addrs, attachment};
 use crate::device::fence::Usage;
-use crate::device::live::bus::{PinId, Through, name_of};
+use crate::device::live::attach::PinId;
+use crate::device::live::bus::{Through, name_of};
 use crate::device::live::findings::{Finding, Place};
 use crate::device::live::frames::{BusAddr, Landing, Owner, PageOf};
 use crate::device::live::job::{JobError, elsewhere};
 use crate::device::live::record::{Actor, Doing};
+use crate::device::transport::now_ns;
 use crate::device::{BufferId, FenceId};
 use crate::model::{HazardKind, ImporterMmap, Job, Life, Placement};
 use crate::sys::page::PAGE_BYTES;

@@ -1,43 +1,11 @@
-//! Who holds a buffer: every descriptor of every process that we may look into.
-//!
-//! The kernel keeps a file's reference count to itself, so `count` in bufinfo is what a walk
-//! through /proc finds. A mapping without a descriptor, a descriptor on its way through a socket
-//! and a process of another user are not counted.
+//! Who has a buffer open or mapped, by process.
 
 use std::collections::BTreeMap;
 
 use super::stack::maps::mappings;
+use super::watch::is_exporter;
 use crate::device::Inode;
-
-/// One descriptor of a buffer.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Holder {
-    /// Process.
-    pub pid: i32,
-    /// Its name.
-    pub comm: String,
-    /// Descriptor number.
-    pub fd: i32,
-}
-
-/// The descriptors of each of `inodes`.
-pub fn holders(inodes: &[Inode]) -> BTreeMap<Inode, Vec<Holder>> {
-    let mut found: BTreeMap<Inode, Vec<Holder>> = BTreeMap::new();
-    let Ok(processes) = std::fs::read_dir("/proc") else { return found };
-    for pid in processes.flatten().filter_map(|entry| number(&entry)) {
-        let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        for fd in fds.flatten().filter_map(|entry| number(&entry)) {
-            let Ok(stat) = rustix::fs::stat(format!("/proc/{pid}/fd/{fd}")) else { continue };
-            let inode = Inode { dev: stat.st_dev, ino: stat.st_ino };
-            if inodes.contains(&inode) {
-                let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-                let comm = comm.unwrap_or_default().trim_end().to_owned();
-                found.entry(inode).or_default().push(Holder { pid, comm, fd });
-            }
-        }
-    }
-    found
-}
+use crate::device::holders::number;
 
 /// A process that has a buffer open or mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +63,7 @@ pub fn users(inodes: &[Inode]) -> BTreeMap<Inode, Vec<User>> {
                 writes: mapping.prot & PROT_WRITE != 0,
             });
         }
-        if of.is_empty() || super::watch::is_exporter(pid) {
+        if of.is_empty() || is_exporter(pid) {
             continue;
         }
         let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -107,7 +75,3 @@ pub fn users(inodes: &[Inode]) -> BTreeMap<Inode, Vec<User>> {
 }
 
 const PROT_WRITE: u32 = 2;
-
-fn number(entry: &std::fs::DirEntry) -> Option<i32> {
-    entry.file_name().to_str()?.parse().ok()
-}

@@ -1,0 +1,30 @@
+//! What a node does for `driftheap ctl`.
+
+use std::sync::Mutex;
+
+use super::heap_node::NodeState;
+use crate::device::Device;
+use crate::device::control::{Controlled, NotDone};
+use crate::device::live::Deed;
+use crate::device::transport::lock;
+
+fn no_hold() -> NotDone {
+    NotDone::refused(
+        "a node gives out its buffers' memory and keeps no hold on the mappings; \
+         `driftheap run` does, and `driftheap serve --mount` can zap",
+    )
+}
+
+impl Controlled for Mutex<NodeState> {
+    fn look(&self, f: &mut dyn FnMut(&Device)) {
+        f(&lock(self).device);
+    }
+
+    fn zap(&self, _ino: u64) -> Result<String, NotDone> {
+        Err(no_hold())
+    }
+
+    fn operate(&self, _deed: Deed, _ino: u64) -> Result<String, NotDone> {
+        Err(no_hold())
+    }
+}
