@@ -101,6 +101,24 @@ fn eventually(done: impl Fn() -> bool) -> bool {
     false
 }
 
+/// A bar an outcome, in the text and in a figure.
+#[test]
+fn hunt_draws_a_chart() {
+    let place = tempfile::tempdir().expect("a directory");
+    let file = place.path().join("a1.svg");
+    let path = file.to_str().expect("a path");
+    let args = ["hunt", "A1", "--variant", "pfnmap", "--iterations", "20", "--time", "60"];
+    check(
+        &[&args[..], &["--svg", path]].concat(),
+        0,
+        &["|################################| 100.0 %"],
+    );
+    let drawing = std::fs::read_to_string(&file).expect("drawn");
+    assert!(drawing.starts_with("<svg") && drawing.ends_with("</svg>\n"), "{drawing}");
+    assert!(drawing.contains("insert-page-and-move/pfnmap, 20 runs"), "{drawing}");
+    assert_eq!(drawing.matches("class=\"bar").count(), 1, "{drawing}");
+}
+
 #[test]
 fn an_interrupted_hunt_leaves_no_process() {
     // Not SIGINT: a shell starts what it puts into the background with it ignored.

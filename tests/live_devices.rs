@@ -170,3 +170,59 @@ fn bad_devices_are_refused() {
     let said = text(&output);
     assert!(said.contains("`every` does not take `3`; it takes a time such as 16ms"), "{said}");
 }
+
+/// The names of the slices that a flow's stations stand in, in their order.
+fn stations<'a>(events: &'a [serde_json::Value], id: &serde_json::Value) -> Vec<&'a str> {
+    let number = |event: &serde_json::Value, name: &str| event[name].as_f64().unwrap();
+    let station = |phase: &str| {
+        let at = events.iter().find(|event| event["ph"] == phase && event["id"] == *id).unwrap();
+        let holds = |slice: &&serde_json::Value| {
+            let same = (&slice["pid"], &slice["tid"]) == (&at["pid"], &at["tid"]);
+            slice["ph"] == "X" && same && {
+                let begin = number(slice, "ts");
+                (begin..=begin + number(slice, "dur")).contains(&number(at, "ts"))
+            }
+        };
+        // One that begins where another ends is later in the list.
+        let slice = events.iter().rfind(holds).unwrap_or_else(|| panic!("{at} is in no slice"));
+        slice["name"].as_str().unwrap()
+    };
+    ["s", "t", "f"].map(station).to_vec()
+}
+
+#[test]
+fn a_trace_leads_from_the_address_by_the_move_to_the_harm() {
+    let Some((stage, player)) = player() else { return };
+    let file = stage.path().join("trace.json");
+    let device = "camera,writes=frame,every=1ms,hold=0ms,notify=ignored";
+    let path = file.to_str().unwrap();
+    let options = ["--chaos", "3,rate=200", "--device", device, "--perfetto", path];
+    let said = text(&play(stage.path(), &player, User::Own, &options, "victim"));
+    let trace: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap_or_else(|_| panic!("{said}"));
+    let events = trace["traceEvents"].as_array().unwrap();
+    let flows: Vec<_> = events.iter().filter(|event| event["ph"] == "f").collect();
+    assert!(!flows.is_empty(), "{said}");
+    for flow in flows {
+        let way = stations(events, &flow["id"]);
+        let [taken, moved, harm] = way[..] else { panic!("{way:?}") };
+        assert!(taken.starts_with("map ") && moved.starts_with("move "), "{way:?}");
+        assert!(harm.starts_with("dma_write "), "{way:?}");
+        assert!(said.contains(flow["name"].as_str().unwrap()), "{flow} is in the report: {said}");
+    }
+    // Slices of one track lie behind each other, and every track has a name.
+    let mut ends = std::collections::BTreeMap::new();
+    let mut slices: Vec<_> = events.iter().filter(|event| event["ph"] == "X").collect();
+    slices.sort_by(|a, b| a["ts"].as_f64().unwrap().total_cmp(&b["ts"].as_f64().unwrap()));
+    for slice in slices {
+        let track = (slice["pid"].as_u64(), slice["tid"].as_u64());
+        let (begin, len) = (slice["ts"].as_f64().unwrap(), slice["dur"].as_f64().unwrap());
+        let before = ends.insert(track, begin + len).unwrap_or(0.0);
+        assert!(before <= begin + 1e-6, "{slice} begins before another ends");
+        let named = |event: &serde_json::Value| {
+            event["name"] == "thread_name"
+                && (event["pid"].as_u64(), event["tid"].as_u64()) == track
+        };
+        assert!(events.iter().any(named), "{slice} is on a track without a name");
+    }
+}

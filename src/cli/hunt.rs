@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use driftheap::exec::{ExecError, ExecOptions, Executor, Histogram, HuntOptions, hunt};
 use driftheap::question::scenario::Scenario;
+use driftheap::report::chart::{self, Bar};
 use driftheap::report::json;
 use serde::Serialize;
 
@@ -26,6 +27,7 @@ use super::{Exit, SearchArgs};
 /// Examples:
 ///   driftheap hunt A1
 ///   driftheap hunt A1 --variant pfnmap --time 60
+///   driftheap hunt A1 --svg a1.svg
 ///   driftheap hunt A1 --seed 7 --from 1200 --iterations 1     the delays of one run again
 ///
 /// Ctrl-C ends it and prints what there is.
@@ -66,6 +68,10 @@ pub(crate) struct HuntArgs {
     /// Write the outcomes to this file too, as JSON
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
+
+    /// Draw the outcomes to this file too, as a small chart (SVG)
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 
     /// The histogram as one JSON object
     #[arg(long)]
@@ -142,6 +148,11 @@ pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
     if let Some(path) = &args.save {
         std::fs::write(path, &line).with_context(|| format!("can't write {}", path.display()))?;
     }
+    if let Some(path) = &args.svg {
+        let title = format!("{}/{}, {} runs", scenario.test, scenario.variant, histogram.runs);
+        let about = "How often each outcome was seen; * marks those that the test asks for.";
+        super::report::write(path, &chart::svg(&title, about, &bars(&scenario, &histogram)))?;
+    }
     match args.json {
         true => out.text(&line)?,
         false => out.prose(&describe(&scenario, &histogram, &loaded.word))?,
@@ -155,6 +166,7 @@ pub(crate) fn run(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
 /// In words, for a test that `word` names on the command line.
 pub(super) fn describe(scenario: &Scenario, histogram: &Histogram, word: &str) -> String {
     let mut text = histogram.describe(scenario);
+    text.push_str(&chart::text(&bars(scenario, histogram)));
     let first =
         |positive: bool| histogram.outcomes.values().find(move |tally| tally.positive == positive);
     if let Some(tally) = first(true) {
@@ -166,6 +178,22 @@ pub(super) fn describe(scenario: &Scenario, histogram: &Histogram, word: &str) -
         ));
     }
     text
+}
+
+/// A bar an outcome.
+fn bars(scenario: &Scenario, histogram: &Histogram) -> Vec<Bar> {
+    let all = histogram.outcomes.values().map(|tally| tally.count).sum::<u64>().max(1);
+    let bar = |(outcome, tally): (&driftheap::question::scenario::Outcome, _)| {
+        let tally: &driftheap::exec::Tally = tally;
+        let share = tally.count as f64 / all as f64;
+        Bar {
+            label: outcome.describe(scenario),
+            value: share,
+            said: format!("{:.1} %", 100.0 * share),
+            marked: tally.positive,
+        }
+    };
+    histogram.outcomes.iter().map(bar).collect()
 }
 
 fn hunted<'a>(scenario: &'a Scenario, histogram: &'a Histogram) -> Hunted<'a> {

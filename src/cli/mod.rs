@@ -26,6 +26,7 @@ mod misuse;
 mod new;
 mod one;
 mod out;
+mod perfetto;
 mod play;
 mod pool;
 mod real;

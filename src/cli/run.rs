@@ -1,6 +1,8 @@
 //! `driftheap run`: a program that sees the device.
 
 use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -12,6 +14,7 @@ use driftheap::device::Stats;
 use driftheap::device::control::Controlled;
 use driftheap::device::live::emulate::DeviceSpec;
 use driftheap::device::live::mover::Step;
+use driftheap::device::live::record::Recorder;
 use driftheap::device::live::{ChaosConfig, Sabotage};
 use driftheap::device::look::Look;
 use driftheap::device::misuse::guard::Mode;
@@ -43,7 +46,7 @@ pub(crate) struct RunArgs {
     ///
     /// A buffer of a pfnmap heap counts against RLIMIT_MEMLOCK (`ulimit -l`). Beyond it the buffer
     /// has ordinary memory, which the kernel pins, and what fails on hardware passes here.
-    #[arg(long, conflicts_with_all = ["live", "chaos", "devices", "record"])]
+    #[arg(long, conflicts_with_all = ["live", "chaos", "devices", "record", "perfetto"])]
     require_pfnmap: bool,
     /// Let buffers move: `driftheap ctl move|evict|purge|revoke INO`.
     ///
@@ -72,6 +75,13 @@ pub(crate) struct RunArgs {
     /// begins with the state that it finds. Where something is left out, `check` exits 1.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// Write what happened to FILE as a trace (JSON) for ui.perfetto.dev. Implies --live.
+    ///
+    /// Tracks of who did what, of where each buffer was, and of pins and sg_tables; a flow leads from
+    /// an address that was taken by way of the move to the access that did harm. The first 100000
+    /// events.
+    #[arg(long, value_name = "FILE")]
+    perfetto: Option<PathBuf>,
     /// Break the exporter on purpose, to test that it is noticed.
     #[arg(long, value_name = "HOW", hide = true, value_parser = sabotage)]
     sabotage: Option<Sabotage>,
@@ -181,7 +191,9 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     let watch = watch || mode != Mode::Off;
     let files = files.open()?;
     let listening = args.web.listen("driftheap run --web")?;
-    let emulates = args.record.is_some() || !args.devices.is_empty();
+    let record = args.record.is_some() || args.perfetto.is_some();
+    let emulates = record || !args.devices.is_empty();
+    let perfetto = args.perfetto.as_deref().map(create_trace).transpose()?;
     let argv = args.command.into_iter().map(|arg| CString::new(arg.into_vec()));
     let config = Config {
         argv: argv.collect::<Result<_, _>>().context("an argument holds a NUL byte")?,
@@ -191,7 +203,7 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
             .then(|| LiveConfig { chaos: args.chaos, sabotage: args.sabotage.unwrap_or_default() }),
         level: if args.strict { Level::Strict } else { Level::Needed },
         devices: args.devices,
-        record: args.record.is_some(),
+        record,
         watch,
         check: CheckConfig { mode, seed: args.check_seed },
         require_pfnmap: args.require_pfnmap,
@@ -202,6 +214,9 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     let mut web = None;
     let ran = supervisor::run(config, |shared| {
         kept = Some(Arc::clone(shared));
+        if perfetto.is_some() {
+            keep_times(shared);
+        }
         let asked: Arc<dyn Controlled> = Arc::clone(shared) as Arc<_>;
         control = serve_control(args.device.control.clone(), Arc::clone(&asked), out);
         web = listening.map(|listening| serve_web(listening, shared, asked, out));
@@ -216,8 +231,32 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     }
     if let Some(shared) = kept {
         report_devices(&shared, args.record.as_deref(), out)?;
+        if let Some(file) = perfetto {
+            write_trace(file, &shared)?;
+        }
     }
     Ok(ran)
+}
+
+/// A path that can't be written is known before the program runs.
+fn create_trace(path: &Path) -> anyhow::Result<File> {
+    File::create(path).with_context(|| format!("can't write the trace to {}", path.display()))
+}
+
+fn keep_times(shared: &Mutex<supervisor::Shared>) {
+    if let Some(program) = &mut supervisor::lock(shared).program_bus
+        && let Some(recorder) = &mut program.bus.recorder
+    {
+        recorder.keep_times(supervisor::now_ns);
+    }
+}
+
+fn write_trace(mut file: File, shared: &Mutex<supervisor::Shared>) -> anyhow::Result<()> {
+    let shared = supervisor::lock(shared);
+    let program = shared.program_bus.as_ref();
+    let recorder = program.and_then(|program| program.bus.recorder.as_ref());
+    let Some(timeline) = recorder.and_then(Recorder::timeline) else { return Ok(()) };
+    file.write_all(super::perfetto::trace(timeline).as_bytes()).context("can't write the trace")
 }
 
 fn serve_web(

@@ -26,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chart;
 pub mod formats;
 pub mod gup;
 pub mod json;
@@ -42,6 +43,7 @@ pub mod story;
 pub mod svg;
 mod table;
 pub mod trace;
+pub mod tracks;
 pub mod verdicts;
 
 pub use paint::{Paint, Tone, compact, plural};

@@ -1,8 +1,6 @@
 //! A schedule as a trace for ui.perfetto.dev and chrome://tracing.
 //!
-//! Source: *Trace Event Format* (the JSON format that Perfetto imports): `X` slices with `ts` and `dur`
-//! in microseconds, `M` names of processes and threads, `s` `t` `f` flows. A step takes a
-//! millisecond here, as the model has no time.
+//! A step takes a millisecond here, as the model has no time.
 //!
 //! | group | track | slice |
 //! |---|---|---|
@@ -13,14 +11,15 @@
 //! A flow leads from the step that took an address to the one that made it stale, and on to the one
 //! that went through it and did harm.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::picture::{Arrow, Edge, Graph, Look, Picture};
+use super::tracks::Tracks;
 use crate::question::scenario::Scenario;
 
-/// How long a step takes, in microseconds, and how much of that its slice shows.
-const STEP_US: usize = 1000;
-const SLICE_US: usize = 900;
+/// How long a step takes, and how much of that its slice shows.
+const STEP_NS: u64 = 1_000_000;
+const SLICE_NS: u64 = 900_000;
 
 const STEPS: u32 = 1;
 const MEMORY: u32 = 2;
@@ -40,43 +39,34 @@ pub fn trace(scenario: &Scenario, schedule: &[u8]) -> String {
             graph.nodes[*node].edges.iter().find(|edge| edge.actor == usize::from(*actor))
         })
         .collect();
-    let mut events = Vec::new();
-    name(&mut events, STEPS, "steps", graph.stage.lanes.iter().map(|lane| lane.title.clone()));
-    name(&mut events, MEMORY, "memory", graph.stage.places.iter().map(|place| place.name.clone()));
-    let slots = graph.stage.slots.iter().map(|slot| format!("{} {}", slot.kind, slot.name));
-    name(&mut events, ADDRESSES, "addresses", slots);
+    let mut tracks = Tracks::default();
+    let stage = &graph.stage;
+    tracks.group(STEPS, "steps", stage.lanes.iter().map(|lane| lane.title.clone()));
+    tracks.group(MEMORY, "memory", stage.places.iter().map(|place| place.name.clone()));
+    let slots = stage.slots.iter().map(|slot| format!("{} {}", slot.kind, slot.name));
+    tracks.group(ADDRESSES, "addresses", slots);
     for (at, edge) in edges.iter().enumerate() {
         let hazards: Vec<&str> = edge.hazards.iter().map(|sight| sight.kind.word()).collect();
         let args =
             json!({ "step": at + 1, "line": edge.line, "what": edge.what, "hazards": hazards });
-        let mut slice = slice(STEPS, edge.actor, &edge.statement, at, at + 1, &args);
-        if !hazards.is_empty() {
-            slice["cname"] = json!("terrible");
-            slice["cat"] = json!("hazard");
-        }
-        events.push(slice);
+        let bad = !hazards.is_empty();
+        tracks.slice((STEPS, edge.actor), &edge.statement, span(at, at + 1), bad, &args);
     }
-    owners(&mut events, &pictures);
-    addresses(&mut events, &graph, &pictures);
-    flows(&mut events, &edges, &pictures);
-    format!("{}\n", json!({ "displayTimeUnit": "ms", "traceEvents": events }))
+    owners(&mut tracks, &pictures);
+    addresses(&mut tracks, &graph, &pictures);
+    flows(&mut tracks, &edges, &pictures);
+    tracks.text()
 }
 
-fn name(events: &mut Vec<Value>, group: u32, title: &str, tracks: impl Iterator<Item = String>) {
-    events.push(json!({ "ph": "M", "pid": group, "tid": 0, "name": "process_name", "args": { "name": title } }));
-    events.push(json!({ "ph": "M", "pid": group, "tid": 0, "name": "process_sort_index", "args": { "sort_index": group } }));
-    for (at, track) in tracks.enumerate() {
-        events.push(json!({ "ph": "M", "pid": group, "tid": at + 1, "name": "thread_name", "args": { "name": track } }));
-    }
+/// When a step begins.
+fn begin(step: usize) -> u64 {
+    u64::try_from(step).unwrap_or(0) * STEP_NS
 }
 
-/// A slice from the beginning of one step to the beginning of another.
-fn slice(group: u32, track: usize, name: &str, from: usize, to: usize, args: &Value) -> Value {
+/// From the beginning of one step to the beginning of another.
+fn span(from: usize, to: usize) -> (u64, u64) {
     let last = to.max(from + 1) - from - 1;
-    json!({
-        "ph": "X", "pid": group, "tid": track + 1, "name": name, "ts": from * STEP_US,
-        "dur": last * STEP_US + SLICE_US, "args": args,
-    })
+    (begin(from), begin(last) + SLICE_NS)
 }
 
 /// Runs of equal values among the pictures, those without a value left out.
@@ -92,7 +82,7 @@ fn runs<T: PartialEq>(values: impl Iterator<Item = Option<T>>) -> Vec<(T, usize,
     runs
 }
 
-fn owners(events: &mut Vec<Value>, pictures: &[Picture]) {
+fn owners(tracks: &mut Tracks, pictures: &[Picture]) {
     let places = pictures.first().map_or(0, |picture| picture.cells.len());
     for place in 0..places {
         let owner = |picture: &Picture| {
@@ -100,7 +90,7 @@ fn owners(events: &mut Vec<Value>, pictures: &[Picture]) {
             (cell.look != Look::Free).then(|| cell.owner.clone())
         };
         for (owner, from, to) in runs(pictures.iter().map(owner)) {
-            events.push(slice(MEMORY, place, &owner, from, to, &json!({})));
+            tracks.slice((MEMORY, place), &owner, span(from, to), false, &json!({}));
         }
     }
 }
@@ -109,20 +99,20 @@ fn held(picture: &Picture, slot: usize) -> Option<&Arrow> {
     picture.arrows.iter().find(|arrow| arrow.slot == slot)
 }
 
-fn addresses(events: &mut Vec<Value>, graph: &Graph, pictures: &[Picture]) {
+fn addresses(tracks: &mut Tracks, graph: &Graph, pictures: &[Picture]) {
     for slot in 0..graph.stage.slots.len() {
         let holds = |picture: &Picture| held(picture, slot).map(|arrow| (arrow.to, arrow.stale));
         for ((to, stale), from, end) in runs(pictures.iter().map(holds)) {
             let place = &graph.stage.places[to].name;
             let name = if stale { format!("stale: {place}") } else { place.clone() };
-            events.push(slice(ADDRESSES, slot, &name, from, end, &json!({ "stale": stale })));
+            let args = json!({ "stale": stale });
+            tracks.slice((ADDRESSES, slot), &name, span(from, end), false, &args);
         }
     }
 }
 
 /// From the step that took an address, by way of the one that made it stale, to the harm.
-fn flows(events: &mut Vec<Value>, edges: &[&Edge], pictures: &[Picture]) {
-    let mut id = 0;
+fn flows(tracks: &mut Tracks, edges: &[&Edge], pictures: &[Picture]) {
     for (at, edge) in edges.iter().enumerate() {
         for sight in &edge.hazards {
             let (Some(slot), Some(place)) = (sight.slot, sight.place) else { continue };
@@ -135,23 +125,21 @@ fn flows(events: &mut Vec<Value>, edges: &[&Edge], pictures: &[Picture]) {
             let first = (0..=at).rev().take_while(|index| is(index, None)).last();
             let Some(first) = first.filter(|first| *first > 0) else { continue };
             let stale = (first..=at).find(|index| is(index, Some(true)));
-            id += 1;
-            let mut steps = vec![("s", first - 1)];
-            steps.extend(stale.filter(|stale| *stale > first).map(|stale| ("t", stale - 1)));
-            steps.push(("f", at));
-            for (phase, step) in steps {
-                let Some(edge) = edges.get(step) else { continue };
-                events.push(json!({
-                    "ph": phase, "pid": STEPS, "tid": edge.actor + 1, "id": id, "cat": "address",
-                    "name": sight.kind.word(), "ts": step * STEP_US + SLICE_US / 2, "bp": "e",
-                }));
-            }
+            let through = stale.filter(|stale| *stale > first).map(|stale| stale - 1);
+            let steps = [Some(first - 1), through, Some(at)].into_iter().flatten();
+            let station = |step: usize| {
+                edges.get(step).map(|edge| ((STEPS, edge.actor), begin(step) + SLICE_NS / 2))
+            };
+            let stations: Vec<_> = steps.filter_map(station).collect();
+            tracks.flow(sight.kind.word(), &stations);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::litmus::rules::ModelRules;
     use crate::question::verdict::{Search, judge};

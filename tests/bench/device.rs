@@ -266,6 +266,24 @@ fn report(which: &str) {
             of(text, "untrapped")
         );
     }
+    let bars = [
+        ("bare ADDFD + close", &bare, "addfd"),
+        ("ALLOC + close, run", &default, "alloc"),
+        ("ALLOC + close, --strict", &strict, "alloc"),
+        ("bare reply", &bare, "reply"),
+        ("SYNC, run", &default, "sync"),
+        ("SYNC, --strict", &strict, "sync"),
+    ]
+    .map(|(label, text, name)| {
+        let (label, value) = (label.to_owned(), of(text, name));
+        driftheap::report::chart::Bar {
+            label,
+            value,
+            said: format!("{value:.0} ns"),
+            marked: false,
+        }
+    });
+    print!("{}", driftheap::report::chart::text(&bars));
     println!(
         "  read through the mapping           {:8.2} GiB/s, plain memory {:.2}: {:.2} x",
         of(&default, "mapped"),

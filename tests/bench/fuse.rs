@@ -190,9 +190,15 @@ fn report(which: &str) {
     };
     let (bare, ours) = (of("child-bare"), of("child-serve"));
     println!("\n{which}, nanoseconds       bare loop      serve");
+    let mut bars = Vec::new();
     for (name, at) in [("ioctl SYNC", 0), ("first touch of a page", 1)] {
+        for (who, ns) in [("bare", bare[at]), ("serve", ours[at])] {
+            let (label, said) = (format!("{name}, {who}"), format!("{ns:.0} ns"));
+            bars.push(driftheap::report::chart::Bar { label, value: ns, said, marked: false });
+        }
         println!("  {name:<24} {:10.0} {:10.0}   {:.2} x", bare[at], ours[at], ours[at] / bare[at]);
     }
+    print!("{}", driftheap::report::chart::text(&bars));
 }
 
 fn main() {

@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 
 use driftheap::device::live::mover::FEATURES;
 use driftheap::device::live::{Mapping, Mover, Sabotage};
+use driftheap::report::chart::{self, Bar};
 use driftheap::sys::link::Link;
 use driftheap::sys::map::{Prot, Sharing, Window};
 use driftheap::sys::page::{Addr, Frame, PAGE_BYTES, Range};
@@ -191,10 +192,14 @@ fn main() {
             }
         }
     }
+    let mut bars = Vec::new();
     for ((rate, moved), (name, _)) in best.iter().zip(levels) {
+        let (label, value) = (name.to_owned(), best[0].0 / rate);
+        bars.push(Bar { label, value, said: format!("{value:.2} x"), marked: false });
         println!(
             "  {name:<26} {rate:8.1}   {:.2} x as long, {moved:.0} moves a second made",
             best[0].0 / rate
         );
     }
+    print!("{}", chart::text(&bars));
 }

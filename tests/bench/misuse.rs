@@ -11,6 +11,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use driftheap::report::chart::{self, Bar};
+
 /// Runs of each mode; the best counts.
 const RUNS: u32 = 5;
 
@@ -55,10 +57,14 @@ fn report(which: &str, program: &Path) {
     for (name, what) in FIGURES {
         println!("  {what}");
         let base = figure(&texts[0], name);
+        let mut bars = Vec::new();
         for (text, (mode, _)) in texts.iter().zip(MODES) {
             let ns = figure(text, name);
             println!("    {mode:<12} {ns:9.0}  {:6.2}", ns / base);
+            let (label, value) = (mode.to_owned(), ns / base);
+            bars.push(Bar { label, value, said: format!("{value:.2} x"), marked: false });
         }
+        print!("{}", chart::text(&bars));
     }
 }
 

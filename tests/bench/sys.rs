@@ -259,6 +259,7 @@ fn zap() -> Result<()> {
     const FRAMES: u32 = 256;
     process::pin_to_cpu(0)?;
     let mut alone = f64::NAN;
+    let mut bars = Vec::new();
     for count in [0, 1, 8, 64] {
         let arena = Arena::create(FRAMES, PageKind::Base)?;
         arena.allocate(Frame(0), FRAMES)?;
@@ -279,7 +280,10 @@ fn zap() -> Result<()> {
             "zap    {count:2} mapping processes           {time:7.2} us a page  ratio to none {:5.2}",
             time / alone
         );
+        let (label, said) = (format!("{count} mapping processes"), format!("{time:.2} us a page"));
+        bars.push(driftheap::report::chart::Bar { label, value: time, said, marked: false });
     }
+    print!("{}", driftheap::report::chart::text(&bars));
     Ok(())
 }
 

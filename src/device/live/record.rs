@@ -31,8 +31,10 @@ use crate::model::{ExporterRules, HazardKind, ImporterMmap, Placement};
 mod now;
 mod render;
 mod repeats;
+mod timeline;
 mod windows;
 
+pub use timeline::{MOMENTS_MAX, Moment, Phase, Timeline};
 use windows::History;
 pub use windows::{SEGMENT_MAX, WINDOWS_MAX};
 
@@ -188,6 +190,8 @@ pub struct Recorder {
     history: History,
     /// Devices that went on with old addresses.
     ignoring: BTreeSet<String>,
+    /// When it happened, if somebody wants to know.
+    timeline: Option<Timeline>,
 }
 
 impl Default for Recorder {
@@ -202,6 +206,7 @@ impl Default for Recorder {
             clock: 1 << 32,
             history: History::default(),
             ignoring: BTreeSet::new(),
+            timeline: None,
         }
     }
 }
@@ -222,6 +227,17 @@ pub struct Recording {
 }
 
 impl Recorder {
+    /// Keeps the times of what happens from now on, too.
+    pub fn keep_times(&mut self, clock: fn() -> u64) {
+        self.timeline = Some(Timeline::new(clock));
+    }
+
+    /// The times that were kept.
+    #[must_use]
+    pub const fn timeline(&self) -> Option<&Timeline> {
+        self.timeline.as_ref()
+    }
+
     /// Declares a buffer before it is allocated.
     pub fn declare(
         &mut self,
@@ -239,6 +255,9 @@ impl Recorder {
             index => write!(name, "B{index}"),
         };
         self.heaps.entry(heap.0.to_owned()).or_insert_with(|| heap.1.clone());
+        if let Some(timeline) = &mut self.timeline {
+            timeline.buffers.insert(buffer, (name.clone(), heap.0.to_owned()));
+        }
         let declared = Declared { name, heap: heap.0.to_owned(), pages, placement };
         self.buffers.insert(buffer, declared);
     }
@@ -246,6 +265,9 @@ impl Recorder {
     /// Something was done at once.
     pub fn push(&mut self, actor: &Actor, doing: Doing, kinds: &[HazardKind]) {
         let begin = self.tick();
+        if let Some(timeline) = &mut self.timeline {
+            timeline.note(Some(actor), &doing, Phase::Once, kinds);
+        }
         if let Doing::Submit(fence, ..) = doing {
             self.fences.insert(fence);
         } else if let Doing::Signal(fence) = doing {
@@ -257,12 +279,18 @@ impl Recorder {
     /// Something begins that others may overlap with.
     pub fn begin(&mut self, actor: &Actor, doing: Doing) {
         let begin = self.tick();
+        if let Some(timeline) = &mut self.timeline {
+            timeline.note(Some(actor), &doing, Phase::Begin, &[]);
+        }
         self.add(actor, doing, begin, None, &[]);
     }
 
     /// The last such thing ends.
     pub fn end(&mut self, doing: &Doing, outcome: Outcome, kinds: &[HazardKind]) {
         let end = self.tick();
+        if let Some(timeline) = &mut self.timeline {
+            timeline.note(None, doing, Phase::End(outcome), kinds);
+        }
         let open = |event: &Event| event.end.is_none() && event.doing == *doing;
         let Some(at) = self.segment.iter().rposition(open) else { return };
         if outcome == Outcome::Failed {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use rustix::time::{ClockId, clock_gettime};
 
 use driftheap::explore::{Exploration, Explorer, Limits, Machine, Reduction};
+use driftheap::report::chart::Bar;
 
 use crate::stateright_adapter::{Counts, Encoded, Native, bfs};
 
@@ -45,7 +46,7 @@ pub(crate) fn compare<M>(
     machine: &M,
     rounds: usize,
     symmetric: bool,
-) -> Result<String, String>
+) -> Result<(String, Bar), String>
 where
     M: Machine + Clone + Send + 'static,
     M::State: Debug + Hash + PartialEq + 'static,
@@ -92,18 +93,22 @@ where
     let [one, two, native, encoded, native_two] = times.map(least);
     let mut encoding = Vec::new();
     machine.encode(&machine.initial(), &mut encoding, &mut Vec::new());
-    Ok(format!(
+    let ratio = (full.states as f64 / one.cpu) / (native_states as f64 / native.cpu);
+    let said = format!("{ratio:.1} x stateright's");
+    let bar = Bar { label: name.to_owned(), value: ratio, said, marked: false };
+    let line = format!(
         "{name:<18} {:>9} {:>5} {:>9.0} {:>9.0}  {:>9.1} {:>9.1} {:>9.1}  {:>8.2} {:>8.3}",
         full.states,
         encoding.len(),
         full.states as f64 / one.cpu / 1e3,
         full.states as f64 / two.wall / 1e3,
-        (full.states as f64 / one.cpu) / (native_states as f64 / native.cpu),
+        ratio,
         encoded.cpu / one.cpu,
         (full.states as f64 / two.wall) / (native_states as f64 / native_two.wall),
         one.wall / two.wall,
         reduced.states as f64 / full.states as f64,
-    ))
+    );
+    Ok((line, bar))
 }
 
 /// Seconds of one run.

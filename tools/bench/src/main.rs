@@ -19,6 +19,7 @@ mod toys;
 use std::process::ExitCode;
 
 use compare::{compare, header};
+use driftheap::report::chart;
 use toys::{independent, philosophers, workload};
 
 fn main() -> ExitCode {
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     };
     let only = std::env::args().nth(2);
     println!("{}", header());
+    let mut bars = Vec::new();
     let tests = [
         ("litmus move-2", include_str!("../../spin/move-2.litmus")),
         ("litmus move-3", include_str!("../../spin/move-3.litmus")),
@@ -41,7 +43,10 @@ fn main() -> ExitCode {
         let line = litmus::scenario(name, text)
             .and_then(|scenario| compare(name, &scenario, rounds, true));
         match line {
-            Ok(line) => println!("{line}"),
+            Ok((line, bar)) => {
+                println!("{line}");
+                bars.push(bar);
+            }
             Err(message) => {
                 eprintln!("{name}: {message}");
                 return ExitCode::FAILURE;
@@ -78,12 +83,17 @@ fn main() -> ExitCode {
             continue;
         }
         match compare(name, &machine, rounds, false) {
-            Ok(line) => println!("{line}"),
+            Ok((line, bar)) => {
+                println!("{line}");
+                bars.push(bar);
+            }
             Err(message) => {
                 eprintln!("{name}: {message}");
                 return ExitCode::FAILURE;
             }
         }
     }
+    println!("\nstates a second of CPU time, by stateright's native BFS");
+    print!("{}", chart::text(&bars));
     ExitCode::SUCCESS
 }
