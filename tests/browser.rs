@@ -213,6 +213,66 @@ fn every_page_of_the_report_is_stepped_through() {
     assert!(steps > 2000 && hazards > 100);
 }
 
+/// How long `play` may take to answer an edit of a bundled test.
+const EDIT_MAX: Duration = Duration::from_millis(200);
+
+/// Every lesson, with a line more each time; what counts is the machine's best of some.
+#[test]
+#[ignore = "times mean something on a machine that does nothing else; tools/check.d/30-pages runs it"]
+fn an_edit_of_every_lesson_is_answered_in_time() {
+    let server = Server::start(&[]);
+    let host = server.host();
+    let headers = [("Host", host.as_str()), ("X-Driftheap-Token", server.token.as_str())];
+    let answered = |text: &str| {
+        let body = json!({ "text": text }).to_string();
+        let asked = Instant::now();
+        let (status, _) = exchange(&host, request("POST", "/answer", &headers, &body).as_bytes());
+        assert_eq!(status, 200);
+        asked.elapsed()
+    };
+    let times = driftheap::suite::TESTS.iter().map(|test| {
+        let lines = (0..5).map(|lines| answered(&format!("{}{}", test.text, "\n".repeat(lines))));
+        (lines.min().expect("some"), test.name)
+    });
+    let (slowest, name) = times.max().expect("lessons");
+    eprintln!(
+        "play: the slowest edit of {} tests took {slowest:?} ({name})",
+        driftheap::suite::TESTS.len()
+    );
+    assert!(slowest < EDIT_MAX, "{name}: {slowest:?}");
+}
+
+/// A question of more states than a page holds is stepped to its end by buttons, beside every schedule.
+#[test]
+#[ignore = "needs chromium and chromium-driver; tools/check.d/30-pages runs it"]
+fn play_goes_on_where_the_page_ends() {
+    let crowd = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/bench/crowd.litmus");
+    let server = Server::start(&[crowd.to_str().expect("a path")]);
+    let browser = Browser::start();
+    browser.open(&format!("http://{}/?token={}", server.host(), server.token));
+    browser.wait("document.querySelector('.answer .player:not([hidden])')");
+    browser.wait("document.querySelector('.next').textContent.includes('asked for as you go')");
+    let mut steps = 0;
+    let end = "document.querySelector('.next').textContent.includes('Nobody can go on')";
+    while browser.run(&format!("return {end}")) == json!(false) {
+        steps += 1;
+        assert!(steps < 100, "it comes to an end");
+        browser.run("[...document.querySelectorAll('.next button')].pop().click()");
+        browser.wait(&format!(
+            "document.querySelector('.said').textContent.startsWith('Step {steps} of')"
+        ));
+    }
+    let said = browser.run("return document.querySelector('.said').textContent");
+    assert!(said.as_str().is_some_and(|text| text.contains("The end:")), "{said}");
+    // Back, and another way from there.
+    browser.run("document.querySelector('.back').click(); document.querySelector('.back').click()");
+    browser.run("document.querySelector('.hazard').click()");
+    browser.run("document.querySelector('.way').dispatchEvent(new Event('change'))");
+    browser.wait("document.querySelector('.said').textContent.startsWith('Step 0 of')");
+    assert_eq!(browser.errors(), Vec::<String>::new());
+    assert!(browser.barriers("a larger question").is_empty());
+}
+
 /// What keeps somebody from using a page is found.
 #[test]
 #[ignore = "needs chromium and chromium-driver; tools/check.d/30-pages runs it"]

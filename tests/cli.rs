@@ -469,7 +469,7 @@ impl Terminal {
 fn step_gives_the_terminal_back() {
     use rustix::process::{Pid, Signal, kill_process};
     use rustix::termios::LocalModes;
-    for end in ["q", "\u{3}", "SIGTERM", "SIGINT"] {
+    for end in ["q", "\u{3}", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] {
         let mut terminal = Terminal::start(&["step", "A5"]);
         terminal.wait_for("Who goes next?");
         assert!(!terminal.local_modes().contains(LocalModes::ICANON), "raw while it runs");
@@ -481,6 +481,8 @@ fn step_gives_the_terminal_back() {
         match end {
             "SIGTERM" => kill_process(pid, Signal::TERM).expect("killed"),
             "SIGINT" => kill_process(pid, Signal::INT).expect("killed"),
+            "SIGHUP" => kill_process(pid, Signal::HUP).expect("killed"),
+            "SIGQUIT" => kill_process(pid, Signal::QUIT).expect("killed"),
             keys => terminal.press(keys),
         }
         // It leaves the other screen, on which it drew.
@@ -489,4 +491,22 @@ fn step_gives_the_terminal_back() {
         assert_eq!(status.code(), Some(0), "{end:?}");
         assert!(terminal.local_modes().contains(LocalModes::ICANON), "{end:?}: still raw");
     }
+}
+
+/// Also when `step` itself panics, and what it says of that is on the first screen.
+#[test]
+fn step_gives_the_terminal_back_when_it_panics() {
+    use rustix::termios::LocalModes;
+    let mut terminal = Terminal::start(&["step", "--panic", "A5"]);
+    terminal.wait_for("Who goes next?");
+    assert!(!terminal.local_modes().contains(LocalModes::ICANON), "raw while it runs");
+    terminal.press("v");
+    terminal.wait_for("\u{1b}[?1049l");
+    terminal.wait_for("it was asked to");
+    let left = terminal.seen.find("\u{1b}[?1049l").expect("left");
+    let said = terminal.seen.find("it was asked to").expect("said");
+    assert!(left < said, "the panic is told on the screen that stays: {:?}", terminal.seen);
+    let status = terminal.child.wait().expect("ended");
+    assert_ne!(status.code(), Some(0));
+    assert!(terminal.local_modes().contains(LocalModes::ICANON), "still raw");
 }

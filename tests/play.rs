@@ -137,7 +137,7 @@ fn only_who_has_the_token_and_the_right_names_is_answered() {
         assert!(!text.contains("<textarea"), "{text}");
     }
     assert_eq!(get(&format!("/?token={wrong}x"), &[("Host", &host)]).0, 403);
-    for path in ["/answer", "/lesson", "/rule", "/replay", "/hunt", "/cancel"] {
+    for path in ["/answer", "/lesson", "/rule", "/step", "/replay", "/hunt", "/cancel"] {
         for headers in [
             vec![("Host", host.as_str())],
             vec![("Host", &host), ("X-Driftheap-Token", &wrong[1..])],
@@ -177,6 +177,54 @@ fn no_file_of_the_host_can_be_read() {
         let (status, told) = server.post("/lesson", &json!({ "name": name }));
         assert_eq!(status, 404, "{name}: {told}");
     }
+}
+
+/// A question of more states than a page holds.
+const CROWD: &str = include_str!("../tools/bench/crowd.litmus");
+
+/// Beyond the states that a page holds, each is told when somebody goes there; what can be done in it
+/// is what the model has.
+#[test]
+fn a_larger_question_is_stepped_through_by_asking() {
+    use driftheap::litmus::rules::ModelRules;
+    let test = driftheap::litmus::parse("crowd.litmus", CROWD, &ModelRules).expect("a test");
+    let variant = &test.variants[0];
+    let scenario =
+        driftheap::question::scenario::Scenario::new(variant, CROWD).expect("a scenario");
+    let server = Server::start(&[]);
+    let told = server.answer(CROWD);
+    let html = told["html"].as_str().expect("a page");
+    assert!(html.contains("\"complete\":false"), "it has more states than a page holds");
+    let number = |value: &Value| usize::try_from(value.as_i64().expect("one")).expect("small");
+    // Always the last one who can go on, and always the first.
+    for last in [true, false] {
+        let mut schedule: Vec<u8> = Vec::new();
+        let ended = loop {
+            assert!(schedule.len() < 100, "it comes to an end: {schedule:?}");
+            let ask = json!({ "text": CROWD, "variant": variant.name, "schedule": schedule });
+            let (status, told) = server.post("/step", &ask);
+            assert_eq!(status, 200, "{told}");
+            let nodes = told["nodes"].as_array().expect("nodes");
+            assert_eq!(nodes.len(), schedule.len() + 1, "{schedule:?}");
+            let here = nodes[schedule.len()].as_array().expect("a node");
+            let steps = here[1..].chunks(2).map(|step| number(&told["steps"][number(&step[0])][0]));
+            let actors: Vec<u8> = steps.map(|actor| u8::try_from(actor).expect("small")).collect();
+            let replay = scenario.replay(&schedule).expect("a schedule");
+            let state = replay.events.last().map_or(&replay.before, |event| &event.after);
+            let can = |actor: &u8| scenario.next(state, usize::from(*actor)).is_some();
+            assert!(actors.iter().all(can), "{schedule:?}: {actors:?}");
+            let next = if last { actors.last() } else { actors.first() };
+            match next {
+                Some(next) => schedule.push(*next),
+                None => break told["ends"][schedule.len().to_string()].clone(),
+            }
+        };
+        assert!(ended[1].is_boolean(), "the end is told: {ended}");
+    }
+    let ask = json!({ "text": CROWD, "variant": "none", "schedule": [0] });
+    assert_eq!(server.post("/step", &ask).0, 400);
+    let ask = json!({ "text": CROWD, "variant": variant.name, "schedule": vec![0; 5000] });
+    assert_eq!(server.post("/step", &ask).0, 400);
 }
 
 #[test]

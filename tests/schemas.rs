@@ -195,9 +195,9 @@ fn every_line_of_a_device_is_as_its_schema_says() {
         });
         assert!(output.status.success(), "{}", text(&output));
     }
-    let ask = "./player 2 & sleep 1; ask() { ./driftheap ctl \"$@\" --json --socket sock >> ctl.json; }; \
+    let ask = "./player 600 & sleep 1; ask() { ./driftheap ctl \"$@\" --json --socket sock >> ctl.json; }; \
          ask list; ask info; ask stats; ask info 1; ask zap 1; ask move \
-         \"$(./driftheap ctl list --socket sock | awk 'NR == 2 { print $1 }')\"; ask trace; wait; true";
+         \"$(./driftheap ctl list --socket sock | awk 'NR == 2 { print $1 }')\"; ask trace; sleep 1; kill $!; wait; true";
     let runs: [(&[&str], &[&str]); 3] = [
         (
             &["--live", "--device", "camera,writes=frame,notify=ignored", "--control", "sock"],

@@ -8,6 +8,7 @@ mod http;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
@@ -41,6 +42,12 @@ impl Device {
 
     fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Ends it by a signal, which `run` passes on to its program.
+    fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
     fn get(&self, path: &str, headers: &[(&str, &str)]) -> u16 {
@@ -155,6 +162,20 @@ fn check_guard(device: &Device) {
     assert_eq!(device.get(&format!("/../etc/passwd?token={own}"), &[]), 404);
 }
 
+/// What a page with `--web-control` may have done.
+fn check_orders(device: &Device, ino: &Value) {
+    let own = &device.token;
+    let order = json!({ "verb": "evict", "ino": ino });
+    assert_eq!(device.order("00", &order).0, 403);
+    let (status, _) = device.order(own, &json!({ "verb": "zap", "ino": ino }));
+    assert_eq!(status, 400);
+    // A fence may be in its way for a second.
+    let (status, done) = device.order(own, &order);
+    assert_eq!(status, 200, "{done}");
+    let (_, done) = device.order(own, &json!({ "verb": "purge", "ino": 1 }));
+    assert_eq!(done["done"], false, "{done}");
+}
+
 /// The player of README, if there is a compiler.
 fn player(stage: &Path) -> bool {
     let mut command = Command::new("cc");
@@ -189,10 +210,9 @@ fn a_run_is_shown_from_its_beginning_to_its_end() {
             "sock",
             "--",
             "./player",
-            "4",
+            "600",
         ];
         let mut device = Device::start(stage.path(), user, &arguments);
-        let own = device.token.clone();
         check_guard(&device);
         // What is told.
         let mut events = device.events();
@@ -227,23 +247,14 @@ fn a_run_is_shown_from_its_beginning_to_its_end() {
             events.any(|line| line.as_str().unwrap().contains(" frame moved to vram: page"))
         };
         events.wait("a move", moved);
-        // Orders.
-        let ino = &news["buffers"][0]["ino"];
-        let order = json!({ "verb": "evict", "ino": ino });
-        assert_eq!(device.order("00", &order).0, 403);
-        let (status, _) = device.order(&own, &json!({ "verb": "zap", "ino": ino }));
-        assert_eq!(status, 400);
-        // A fence may be in its way for a second.
-        let (status, done) = device.order(&own, &order);
-        assert_eq!(status, 200, "{done}");
-        let (_, done) = device.order(&own, &json!({ "verb": "purge", "ino": 1 }));
-        assert_eq!(done["done"], false, "{done}");
+        check_orders(&device, &news["buffers"][0]["ino"]);
         // The end.
+        device.terminate();
         let last = events.wait("the end", |name, _| name == "ended");
         check_drawing(&last["drawing"]);
         let mut words = String::new();
         std::io::Read::read_to_string(&mut device.words, &mut words).unwrap();
-        assert_eq!(device.child.wait().unwrap().code(), Some(0), "{words}");
+        assert_eq!(device.child.wait().unwrap().signal(), Some(15), "{words}");
         assert!(TcpStream::connect(device.host()).is_err(), "nobody listens any more");
     }
 }
@@ -256,7 +267,7 @@ fn without_control_nothing_is_ordered() {
         return;
     }
     let mut device =
-        Device::start(stage.path(), User::Own, &["run", "--web", "--", "./player", "2"]);
+        Device::start(stage.path(), User::Own, &["run", "--web", "--", "./player", "600"]);
     let mut events = device.events();
     let news = events.wait("a mapping", |_, news| kinds(news).contains(&"map"));
     check_drawing(&news["drawing"]);
@@ -265,7 +276,8 @@ fn without_control_nothing_is_ordered() {
     let why = told["error"].as_str().unwrap();
     assert!(why.contains("--web-control"), "{why}");
     assert!(news["looking"].as_str().unwrap().contains("--misuse"), "{news}");
-    assert_eq!(device.child.wait().unwrap().code(), Some(0));
+    device.terminate();
+    assert_eq!(device.child.wait().unwrap().signal(), Some(15));
     // A page holds up nobody, and a port that is taken is said before the program runs.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -311,8 +323,7 @@ fn an_exporter_is_shown_with_its_clients() {
     let _wrong = gpu.dma_write(table.addr(0), b"late");
     let news = events.wait("a finding", |_, news| !news["findings"].as_array().unwrap().is_empty());
     assert!(news["findings"][0][0].as_str().unwrap().contains("by gpu"), "{news}");
-    let pid = rustix::process::Pid::from_child(&device.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    device.terminate();
     events.wait("the end", |name, _| name == "ended");
 }
 
@@ -350,7 +361,6 @@ fn a_mount_is_shown_with_its_users() {
     events.wait("its new place", |_, news| news["buffers"][0]["where"] == "system");
     drop(user.stdin.take());
     user.wait().unwrap();
-    let pid = rustix::process::Pid::from_child(&device.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    device.terminate();
     events.wait("the end", |name, _| name == "ended");
 }

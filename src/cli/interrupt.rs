@@ -6,7 +6,8 @@ use anyhow::Context;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// SIGINT and SIGTERM, held back for as long as this lives. The second one acts as ever.
+/// SIGINT and SIGTERM, and what else was asked for, held back for as long as this lives. The second one
+/// acts as ever.
 #[derive(Debug)]
 pub(crate) struct Interrupt {
     signals: SigSet,
@@ -18,9 +19,15 @@ pub(crate) struct Interrupt {
 impl Interrupt {
     /// To be called before threads are started: they take over what is held back.
     pub(crate) fn hold_back() -> anyhow::Result<Self> {
+        Self::hold_back_with(&[])
+    }
+
+    /// The same, with more signals that ask for an end.
+    pub(crate) fn hold_back_with(more: &[Signal]) -> anyhow::Result<Self> {
         let mut signals = SigSet::empty();
-        signals.add(Signal::SIGINT);
-        signals.add(Signal::SIGTERM);
+        for signal in [&[Signal::SIGINT, Signal::SIGTERM], more].concat() {
+            signals.add(signal);
+        }
         let came = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
             .context("can't watch for Ctrl-C")?;
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)

@@ -10,8 +10,7 @@
 use std::collections::BTreeMap;
 
 use driftheap::device::BufferId;
-use driftheap::device::live::attach::AttachmentId;
-use driftheap::device::live::bus::PinId;
+use driftheap::device::live::attach::{AttachmentId, PinId};
 use driftheap::device::live::record::{Actor, Doing, Moment, Outcome, Phase, Timeline};
 use driftheap::report::tracks::{Track, Tracks};
 use serde_json::json;

@@ -20,7 +20,7 @@ use driftheap::device::look::Look;
 use driftheap::device::misuse::guard::Mode;
 use driftheap::device::misuse::{Kinds, Log};
 use driftheap::device::supervisor::{self, CheckConfig, Config, Exit as Ran, Level, LiveConfig};
-use driftheap::device::transport::lock;
+use driftheap::device::transport::{lock, now_ns};
 
 use super::ctl::serve_control;
 use super::device::DeviceArgs;
@@ -244,15 +244,15 @@ fn create_trace(path: &Path) -> anyhow::Result<File> {
 }
 
 fn keep_times(shared: &Mutex<supervisor::Shared>) {
-    if let Some(program) = &mut supervisor::lock(shared).program_bus
+    if let Some(program) = &mut lock(shared).program_bus
         && let Some(recorder) = &mut program.bus.recorder
     {
-        recorder.keep_times(supervisor::now_ns);
+        recorder.keep_times(now_ns);
     }
 }
 
 fn write_trace(mut file: File, shared: &Mutex<supervisor::Shared>) -> anyhow::Result<()> {
-    let shared = supervisor::lock(shared);
+    let shared = lock(shared);
     let program = shared.program_bus.as_ref();
     let recorder = program.and_then(|program| program.bus.recorder.as_ref());
     let Some(timeline) = recorder.and_then(Recorder::timeline) else { return Ok(()) };

@@ -27,6 +27,32 @@ pub(super) struct Ask {
     pub(super) variant: String,
 }
 
+/// Most steps of a schedule that is asked about.
+const SCHEDULE_MAX: usize = 4096;
+
+/// A schedule of a variant whose states are asked for.
+#[derive(Debug, Deserialize)]
+pub(super) struct Steps {
+    text: String,
+    variant: String,
+    schedule: Vec<u8>,
+}
+
+impl Steps {
+    /// The states of the schedule, as far as it can be taken.
+    pub(super) fn told(&self) -> Result<serde_json::Value, String> {
+        if self.text.len() > super::TEXT_BYTES_MAX || self.schedule.len() > SCHEDULE_MAX {
+            return Err("the question or the schedule is too long".to_owned());
+        }
+        let mistakes = |_| "the text has mistakes".to_owned();
+        let loaded = parsed(FILE, &self.text).map_err(mistakes)?;
+        let scenarios = loaded.scenarios().map_err(mistakes)?;
+        let named = scenarios.iter().find(|scenario| scenario.variant == self.variant);
+        let scenario = named.ok_or_else(|| format!("there is no variant `{}`", self.variant))?;
+        Ok(page::along(scenario, &self.schedule))
+    }
+}
+
 /// A mistake, with its line and a caret.
 #[derive(Debug, Serialize)]
 struct Mistake {

@@ -94,8 +94,7 @@ impl Desk {
     /// no place for too long.
     pub(super) async fn begin(&self, headers: &HeaderMap) -> Option<Ticket> {
         self.cancel(headers);
-        let place = Arc::clone(&self.places).acquire_owned();
-        let place = tokio::time::timeout(WAIT_MAX, place).await.ok()?.ok()?;
+        let place = self.place().await?;
         let client = client(headers);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let stop = Arc::new(AtomicBool::new(false));
@@ -107,6 +106,12 @@ impl Desk {
         let until = Instant::now() + ANSWER_TIME_MAX;
         let running = Arc::clone(&self.running);
         Some(Ticket { client, number, stop, until, running, _place: place })
+    }
+
+    /// A place among those who ask. None when there is none for too long.
+    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.places).acquire_owned();
+        tokio::time::timeout(WAIT_MAX, place).await.ok()?.ok()
     }
 
     /// Cuts off what this client asked; false when it asked nothing.

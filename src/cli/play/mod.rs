@@ -162,6 +162,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/lesson", post(lesson))
         .route("/answer", post(answers))
         .route("/rule", post(rule))
+        .route("/step", post(step))
         .route("/replay", post(replay))
         .route("/hunt", post(hunt))
         .route("/cancel", post(cancel))
@@ -226,6 +227,25 @@ async fn answers(State(shared): Server, headers: HeaderMap, body: Bytes) -> Repl
         Ok(Some(answer)) => Ok(json(&answer)),
         Ok(None) | Err(_) => {
             let why = "internal error: the question could not be answered; the terminal says where";
+            Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, why.to_owned()))
+        }
+    }
+}
+
+/// The states of a schedule, which the page does not hold.
+async fn step(State(shared): Server, body: Bytes) -> Reply {
+    let steps: answer::Steps = read(&body)?;
+    let place = shared.desk.place().await.ok_or_else(busy)?;
+    let done = tokio::task::spawn_blocking(move || {
+        let told = caught(|| steps.told());
+        drop(place);
+        told
+    });
+    match done.await {
+        Ok(Some(Ok(told))) => Ok(json(&told)),
+        Ok(Some(Err(why))) => Err(Refusal(StatusCode::BAD_REQUEST, why)),
+        Ok(None) | Err(_) => {
+            let why = "internal error: the step could not be taken; the terminal says where";
             Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, why.to_owned()))
         }
     }

@@ -78,6 +78,10 @@
     const section = answer.querySelector(".player");
     player = section ? new Player(section) : null;
     if (section) section.player = player;
+    if (player) {
+      player.beyond = beyond;
+      player.go(player.at);
+    }
     if (player && kept && player.current.data.name === kept.variant) player.go(kept.at);
     if (section) section.querySelector(".variant").addEventListener("change", ask);
     const rows = [...answer.querySelectorAll("tbody tr")];
@@ -89,6 +93,18 @@
       }
     });
     verdicts = new Map(told.verdicts.map((one) => [one.variant, one.observed]));
+  }
+
+  // The states of a schedule of a variant that has more than the page holds.
+  async function beyond(variant, schedule) {
+    try {
+      const response = await post("/step", { text: text.value, variant, schedule });
+      if (response.ok) return await response.json();
+      say(await failure(response), true);
+    } catch {
+      say("The server does not answer; is driftheap play still running?", true);
+    }
+    return null;
   }
 
   function goTo(line, column) {

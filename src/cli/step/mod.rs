@@ -5,7 +5,8 @@
 //! | `view` | where we are, and what a key does: no terminal in it |
 //! | `draw` | a view as text in a grid of cells |
 //!
-//! Whatever ends it, the terminal is as before: a key, SIGINT, SIGTERM, an error, a panic.
+//! Whatever ends it, the terminal is as before: a key, SIGINT, SIGTERM, SIGHUP, SIGQUIT, an error, a
+//! panic (ratatui's hook).
 
 mod draw;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::{Search, judge};
 use driftheap::report::full_name;
 use driftheap::report::page::ways;
+use nix::sys::signal::Signal;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 
@@ -72,6 +74,10 @@ pub(crate) struct StepArgs {
     #[arg(long, value_name = "V")]
     variant: Option<String>,
 
+    /// Panic at the first key, to test that the terminal is given back
+    #[arg(long, hide = true)]
+    panic: bool,
+
     #[command(flatten)]
     search: SearchArgs,
 }
@@ -97,11 +103,13 @@ pub(crate) fn run(args: &StepArgs, out: &Out) -> anyhow::Result<Exit> {
     let first = first(&scenarios, args.variant.as_deref(), &search, out)?;
     let mut at = first;
     let mut view = view(&loaded, &scenarios[at], &search, out)?;
-    let interrupt = Interrupt::hold_back()?;
+    let interrupt = Interrupt::hold_back_with(&[Signal::SIGHUP, Signal::SIGQUIT])?;
     let mut terminal = ratatui::try_init().context("can't take over the terminal")?;
     let result = (|| {
         loop {
-            match stay(&mut terminal, &mut view, out.paint.colour, &interrupt)? {
+            let asked = stay(&mut terminal, &mut view, out.paint.colour, &interrupt)?;
+            assert!(!args.panic, "it was asked to");
+            match asked {
                 Asked::Leave => return Ok(()),
                 Asked::Variant => {
                     at = (at + 1) % scenarios.len();

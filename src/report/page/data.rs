@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::Shown;
 use crate::litmus::ast::Verdict;
-use crate::report::picture::Picture;
+use crate::question::scenario::Scenario;
+use crate::report::picture::{Graph, Picture};
 use crate::report::svg::{self, Layout};
 
 /// Values, each once, in the order in which they came.
@@ -40,6 +41,25 @@ impl<T: Ord> Pool<T> {
 #[derive(Debug, Serialize)]
 pub(super) struct VariantData {
     name: String,
+    #[serde(flatten)]
+    states: StatesData,
+    /// Whether the nodes are all states.
+    complete: bool,
+    /// Title and processes of the schedules to look at.
+    ways: Vec<(String, Vec<u8>)>,
+    /// Its answer.
+    answer: &'static str,
+    /// What is told of the first of them.
+    story: String,
+    /// What prevents its hazards, a line each.
+    prevented: Vec<String>,
+    /// What real memory said.
+    real: String,
+}
+
+/// States and the steps between them, as the script reads them.
+#[derive(Debug, Serialize)]
+pub(super) struct StatesData {
     /// Titles of the lanes.
     lanes: Vec<String>,
     /// Lane, kind and name of each slot.
@@ -60,18 +80,6 @@ pub(super) struct VariantData {
     nodes: Vec<Vec<i64>>,
     /// By node: how it ended (a text), and whether what is asked holds.
     ends: BTreeMap<usize, (usize, bool)>,
-    /// Whether the nodes are all states.
-    complete: bool,
-    /// Title and processes of the schedules to look at.
-    ways: Vec<(String, Vec<u8>)>,
-    /// Its answer.
-    answer: &'static str,
-    /// What is told of the first of them.
-    story: String,
-    /// What prevents its hazards, a line each.
-    prevented: Vec<String>,
-    /// What real memory said.
-    real: String,
 }
 
 type StepData = (usize, u32, usize, usize, Vec<(usize, i64, i64)>);
@@ -112,7 +120,21 @@ impl Tables {
 
 impl VariantData {
     pub(super) fn new(shown: &Shown<'_>) -> Self {
-        let Shown { scenario, graph, .. } = shown;
+        Self {
+            name: shown.scenario.variant.clone(),
+            states: StatesData::new(shown.scenario, &shown.graph),
+            complete: shown.graph.complete,
+            ways: shown.ways.clone(),
+            answer: shown.judgement.observation.map_or("unknown", Verdict::word),
+            story: shown.story(),
+            prevented: shown.prevention(),
+            real: shown.memory(),
+        }
+    }
+}
+
+impl StatesData {
+    pub(super) fn new(scenario: &Scenario, graph: &Graph) -> Self {
         let mut tables = Tables {
             texts: Pool::new(),
             cells: Pool::new(),
@@ -144,7 +166,6 @@ impl VariantData {
         }
         let stage = &graph.stage;
         Self {
-            name: scenario.variant.clone(),
             lanes: stage.lanes.iter().map(|lane| lane.title.clone()).collect(),
             slots: stage.slots.iter().map(|s| (s.lane, s.kind, s.name.clone())).collect(),
             places: stage.places.iter().map(|place| place.name.clone()).collect(),
@@ -156,12 +177,6 @@ impl VariantData {
             steps: tables.steps.values(),
             nodes,
             ends,
-            complete: graph.complete,
-            ways: shown.ways.clone(),
-            answer: shown.judgement.observation.map_or("unknown", Verdict::word),
-            story: shown.story(),
-            prevented: shown.prevention(),
-            real: shown.memory(),
         }
     }
 }

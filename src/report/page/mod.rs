@@ -6,7 +6,8 @@
 //!
 //! # Limits
 //! A page holds all states of a variant up to [`STATES_MAX`]; of a larger one it holds those of the
-//! schedules it shows, and says so.
+//! schedules it shows, and says so. `driftheap play` then tells each further state as somebody goes
+//! to it ([`along`]).
 
 mod axes;
 mod data;
@@ -193,6 +194,14 @@ pub fn live(test: &Test, source: &str, variants: &[Shown<'_>], first: usize) -> 
         }
     };
     markup.into_string()
+}
+
+/// The states of one schedule with every step from each of them, as JSON: what a page whose variant
+/// has more states than it holds is told when somebody steps on.
+#[must_use]
+pub fn along(scenario: &Scenario, schedule: &[u8]) -> serde_json::Value {
+    let graph = Graph::new(scenario, 0, &[schedule]);
+    serde_json::json!(data::StatesData::new(scenario, &graph))
 }
 
 fn verdicts(variants: &[Shown<'_>]) -> Markup {

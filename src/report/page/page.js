@@ -221,9 +221,22 @@
 
     show(way) {
       const chosen = this.current.data.ways[way];
-      this.path = this.current.follow(chosen ? chosen[1] : []);
+      const schedule = chosen ? chosen[1] : [];
+      this.path = this.current.follow(schedule);
       this.stop();
       this.go(0);
+      if (this.path.length <= schedule.length) this.reach(schedule, 0);
+    }
+
+    // Asks for the states of a schedule that the page does not hold, where there is somebody to ask.
+    async reach(schedule, at) {
+      const { current } = this;
+      if (!this.beyond) return;
+      const told = await this.beyond(current.data.name, schedule);
+      if (!told || current !== this.current) return;
+      Object.assign(current.data, told);
+      this.path = current.follow(schedule);
+      this.go(at);
     }
 
     stop() {
@@ -250,7 +263,11 @@
     // Take the step with this number of those that can be taken here.
     choose(index) {
       const step = this.current.steps(this.path[this.at].node)[index];
-      if (!step || step.to < 0) return;
+      if (!step) return;
+      if (step.to < 0) {
+        const before = this.path.slice(1, this.at + 1).map((one) => one.step.actor);
+        return this.reach([...before, step.actor], this.at + 1);
+      }
       const ahead = this.path[this.at + 1];
       if (!ahead || ahead.node !== step.to || ahead.step.actor !== step.actor) {
         this.path = [...this.path.slice(0, this.at + 1), { node: step.to, step }];
@@ -306,10 +323,10 @@
           button.classList.add("taken");
           button.setAttribute("aria-description", "the schedule that is shown takes this one");
         }
-        if (step.to < 0) button.disabled = true;
-        button.addEventListener("click", () => {
+        if (step.to < 0) button.disabled = !this.beyond;
+        button.addEventListener("click", async () => {
           this.stop();
-          this.choose(index);
+          await this.choose(index);
           const next = this.parts.next.querySelector("button");
           if (next) next.focus({ preventScroll: true });
         });
@@ -317,7 +334,9 @@
       });
       this.parts.next.replaceChildren(title, ...buttons);
       if (!this.current.data.complete) {
-        this.parts.next.append(element("p", {}, "This variant has more states than a page holds: only the schedules above can be stepped through."));
+        this.parts.next.append(element("p", {}, this.beyond
+          ? "This variant has more states than a page holds: each further one is asked for as you go."
+          : "This variant has more states than a page holds: only the schedules above can be stepped through; driftheap play goes on from there."));
       }
     }
 

@@ -35,7 +35,7 @@ pub struct Moment {
     pub kinds: Vec<HazardKind>,
 }
 
-/// The moments of a run, in order; see the [module](self).
+/// The moments of a run, in order.
 #[derive(Clone, Debug)]
 pub struct Timeline {
     clock: fn() -> u64,
