@@ -7,7 +7,7 @@
 #[path = "common/http.rs"]
 mod http;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -161,9 +161,12 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        if !self.session.is_empty() && !std::thread::panicking() {
-            let host = [("Host", self.host.as_str())];
-            exchange(&self.host, request("DELETE", &self.session, &host, "").as_bytes());
+        // A driver that is killed leaves its browser behind; also while the test panics.
+        let host = [("Host", self.host.as_str())];
+        if let Ok(mut driver) = std::net::TcpStream::connect(&self.host) {
+            let _limit = driver.set_read_timeout(Some(Duration::from_secs(10)));
+            let _asked = driver.write_all(request("DELETE", &self.session, &host, "").as_bytes());
+            let _answered = driver.read(&mut [0; 1024]);
         }
         let _gone = self.driver.kill();
         let _status = self.driver.wait();
@@ -402,7 +405,9 @@ fn play_is_used_as_a_person_would() {
     };
     let verdict = "document.querySelector('.answer tbody td:nth-child(3)')";
     flip("pfnmap");
-    browser.wait(&format!("{verdict} && {verdict}.textContent.startsWith('Never')"));
+    // With the rule set there is one variant.
+    let one = "document.querySelectorAll('.answer tbody tr').length === 1";
+    browser.wait(&format!("{one} && {verdict}.textContent.startsWith('Never')"));
     flip("mixedmap-insert-page");
     browser.wait(&format!("{verdict} && {verdict}.textContent === 'Sometimeswas Never'"));
     browser.run("document.querySelector('.answer .hazard').click()");

@@ -36,7 +36,7 @@ use super::{Exit, SearchArgs};
 ///   driftheap explain A1 --variant mixedmap-insert-page --hazard cross-buffer-write
 ///   driftheap explain my.litmus --schedule 0,0,1,2
 ///   driftheap explain A5 --svg a5.svg      a figure for a slide
-///   driftheap explain A5 --perfetto a5.json   tracks and flows, for ui.perfetto.dev
+///   driftheap explain A5 --perfetto a5.pftrace   tracks and flows, for ui.perfetto.dev
 ///   driftheap explain ttm-map-private --kernel   ends with a real kernel's own report
 ///
 /// Exit status:
@@ -78,7 +78,8 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     svg: Option<PathBuf>,
 
-    /// Write the schedule to FILE as a trace (JSON) for ui.perfetto.dev instead
+    /// Write the schedule to FILE as a trace for ui.perfetto.dev (track events) instead; to FILE.json
+    /// as JSON, which chrome://tracing reads, too
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "svg"])]
     perfetto: Option<PathBuf>,
 
@@ -147,7 +148,8 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
     let replay = chosen.scenario.replay(&schedule).map_err(|error| anyhow!("{error}"))?;
     if let Some(file) = &args.perfetto {
         out.clear_status();
-        super::report::write(file, &trace::trace(&chosen.scenario, &schedule))?;
+        let tracks = trace::trace(&chosen.scenario, &schedule);
+        super::report::write_bytes(file, &tracks.bytes_for(file))?;
         return Ok(Exit::Good);
     }
     let mut story = Story::new(&loaded.test, chosen.variant, &chosen.scenario, &replay, about);

@@ -57,8 +57,8 @@ struct Trace<'a> {
     open: Vec<(Doing, u64, usize)>,
 }
 
-/// The events of a run, as JSON.
-pub(super) fn trace(timeline: &Timeline) -> String {
+/// The tracks of a run.
+pub(super) fn trace(timeline: &Timeline) -> Tracks {
     let ends = |moment: Option<&Moment>| moment.map_or(0, |moment| moment.at_ns);
     let mut trace = Trace {
         timeline,
@@ -80,7 +80,7 @@ pub(super) fn trace(timeline: &Timeline) -> String {
         trace.add(moment, next.saturating_sub(moment.at_ns).min(ONCE_NS));
     }
     trace.close();
-    trace.tracks.text()
+    trace.tracks
 }
 
 impl Trace<'_> {
@@ -138,7 +138,7 @@ impl Trace<'_> {
         };
         let name = format!("{}{refused}", self.words(doing));
         let args = json!({ "hazards": kinds });
-        self.tracks.slice((DEEDS, actor), &name, span, !kinds.is_empty(), &args);
+        self.tracks.slice((DEEDS, actor), &name, span, !kinds.is_empty(), args);
         if outcome == Outcome::Done {
             self.changed(doing, span.0, actor);
         }
@@ -221,7 +221,7 @@ impl Trace<'_> {
             self.buffers.len() - 1
         });
         let span = (since, at.saturating_sub(since));
-        self.tracks.slice((MEMORY, track), &place, span, false, &json!({}));
+        self.tracks.slice((MEMORY, track), &place, span, false, json!({}));
     }
 
     fn take(&mut self, address: Address, at: u64, actor: usize) {
@@ -254,7 +254,7 @@ impl Trace<'_> {
                 name,
                 (from, to.saturating_sub(from)),
                 stale,
-                &args,
+                args,
             );
         };
         draw("held", since, fresh_until, false);

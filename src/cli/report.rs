@@ -222,9 +222,13 @@ fn pages(
 }
 
 pub(super) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    write_bytes(path, text.as_bytes())
+}
+
+pub(super) fn write_bytes(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("can't make the directory {}", directory.display()))?;
     }
-    std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
+    std::fs::write(path, bytes).with_context(|| format!("can't write {}", path.display()))
 }

@@ -75,7 +75,8 @@ pub(crate) struct RunArgs {
     /// begins with the state that it finds. Where something is left out, `check` exits 1.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Write what happened to FILE as a trace (JSON) for ui.perfetto.dev. Implies --live.
+    /// Write what happened to FILE as a trace for ui.perfetto.dev (track events), or to FILE.json as
+    /// JSON, which chrome://tracing reads, too. Implies --live.
     ///
     /// Tracks of who did what, of where each buffer was, and of pins and sg_tables; a flow leads from
     /// an address that was taken by way of the move to the access that did harm. The first 100000
@@ -231,8 +232,8 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     }
     if let Some(shared) = kept {
         report_devices(&shared, args.record.as_deref(), out)?;
-        if let Some(file) = perfetto {
-            write_trace(file, &shared)?;
+        if let Some((file, path)) = perfetto.zip(args.perfetto.as_deref()) {
+            write_trace((file, path), &shared)?;
         }
     }
     Ok(ran)
@@ -251,12 +252,16 @@ fn keep_times(shared: &Mutex<supervisor::Shared>) {
     }
 }
 
-fn write_trace(mut file: File, shared: &Mutex<supervisor::Shared>) -> anyhow::Result<()> {
+fn write_trace(
+    (mut file, path): (File, &Path),
+    shared: &Mutex<supervisor::Shared>,
+) -> anyhow::Result<()> {
     let shared = lock(shared);
     let program = shared.program_bus.as_ref();
     let recorder = program.and_then(|program| program.bus.recorder.as_ref());
     let Some(timeline) = recorder.and_then(Recorder::timeline) else { return Ok(()) };
-    file.write_all(super::perfetto::trace(timeline).as_bytes()).context("can't write the trace")
+    file.write_all(&super::perfetto::trace(timeline).bytes_for(path))
+        .context("can't write the trace")
 }
 
 fn serve_web(

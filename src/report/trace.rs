@@ -25,9 +25,9 @@ const STEPS: u32 = 1;
 const MEMORY: u32 = 2;
 const ADDRESSES: u32 = 3;
 
-/// The schedule, as JSON.
+/// The tracks of a schedule.
 #[must_use]
-pub fn trace(scenario: &Scenario, schedule: &[u8]) -> String {
+pub fn trace(scenario: &Scenario, schedule: &[u8]) -> Tracks {
     let graph = Graph::new(scenario, 0, &[schedule]);
     let nodes = graph.follow(schedule);
     let pictures: Vec<Picture> =
@@ -50,12 +50,12 @@ pub fn trace(scenario: &Scenario, schedule: &[u8]) -> String {
         let args =
             json!({ "step": at + 1, "line": edge.line, "what": edge.what, "hazards": hazards });
         let bad = !hazards.is_empty();
-        tracks.slice((STEPS, edge.actor), &edge.statement, span(at, at + 1), bad, &args);
+        tracks.slice((STEPS, edge.actor), &edge.statement, span(at, at + 1), bad, args);
     }
     owners(&mut tracks, &pictures);
     addresses(&mut tracks, &graph, &pictures);
     flows(&mut tracks, &edges, &pictures);
-    tracks.text()
+    tracks
 }
 
 /// When a step begins.
@@ -90,7 +90,7 @@ fn owners(tracks: &mut Tracks, pictures: &[Picture]) {
             (cell.look != Look::Free).then(|| cell.owner.clone())
         };
         for (owner, from, to) in runs(pictures.iter().map(owner)) {
-            tracks.slice((MEMORY, place), &owner, span(from, to), false, &json!({}));
+            tracks.slice((MEMORY, place), &owner, span(from, to), false, json!({}));
         }
     }
 }
@@ -106,7 +106,7 @@ fn addresses(tracks: &mut Tracks, graph: &Graph, pictures: &[Picture]) {
             let place = &graph.stage.places[to].name;
             let name = if stale { format!("stale: {place}") } else { place.clone() };
             let args = json!({ "stale": stale });
-            tracks.slice((ADDRESSES, slot), &name, span(from, end), false, &args);
+            tracks.slice((ADDRESSES, slot), &name, span(from, end), false, args);
         }
     }
 }
@@ -153,7 +153,7 @@ mod tests {
         let scenario = Scenario::new(&test.variants[0], bundled.text).expect("a scenario");
         let judgement = judge(&scenario, &Search::default(), &mut |_| ()).expect("an answer");
         let way = judgement.shortest.as_deref().expect("a schedule");
-        let trace: Value = serde_json::from_str(&trace(&scenario, way)).expect("JSON");
+        let trace: Value = serde_json::from_str(&trace(&scenario, way).json()).expect("JSON");
         let events = trace["traceEvents"].as_array().expect("events");
         let of = |phase: &str, group: u32| -> Vec<&Value> {
             events.iter().filter(|e| e["ph"] == phase && e["pid"] == group).collect()

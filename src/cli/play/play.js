@@ -149,7 +149,11 @@
     return element("label", { title: rule.about }, rule.rule, select);
   }
 
-  async function flip(block, rule, value) {
+  // One after the other: each begins with the text that the one before has made.
+  let flips = Promise.resolve();
+  const flip = (block, rule, value) => { flips = flips.then(() => flipNow(block, rule, value)); };
+
+  async function flipNow(block, rule, value) {
     const response = await post("/rule", { text: text.value, kind: block.kind, name: block.name, rule, value });
     if (!response.ok) { say(await failure(response), true); return; }
     before.push(text.value);
