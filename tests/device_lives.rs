@@ -7,21 +7,25 @@ use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use device_kit::{available, bounded, run, stage, text, users};
+use device_kit::{User, available, bounded, run, stage, text, users};
 
 /// Set to a number of rounds to soak for longer: 10000 make 10^6 objects.
 const ROUNDS_VARIABLE: &str = "DRIFTHEAP_SOAK_ROUNDS";
 
-/// Compiles tests/clients/lives.c; `None` and a SKIP without a compiler.
 fn client(stage: &Path) -> Option<PathBuf> {
+    compiled(stage, "lives")
+}
+
+/// Compiles tests/clients/NAME.c; `None` and a SKIP without a compiler.
+fn compiled(stage: &Path, name: &str) -> Option<PathBuf> {
     if Command::new("cc").arg("--version").stdout(Stdio::null()).status().is_err() {
         eprintln!("SKIP: no C compiler called cc");
         return None;
     }
-    let out = stage.join("lives");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/lives.c");
+    let out = stage.join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
     let mut command = Command::new("cc");
-    command.arg("-o").arg(&out).arg(source);
+    command.args(["-pthread", "-o"]).arg(&out).arg(source.with_extension("c"));
     let output = bounded(command);
     assert!(output.status.success(), "{}", text(&output));
     Some(out)
@@ -79,6 +83,38 @@ fn a_closed_timeline_lets_its_waiters_go() {
     check(&[&["-q"], &["-q", "--strict"]], &["timeline"]);
 }
 
+/// A program whose own filter kills for userfaultfd(2) lives on, and its buffers stay where they are.
+#[test]
+fn a_program_in_its_own_sandbox_is_not_killed() {
+    check(&[&["-q"], &["-q", "--live"], &["-q", "--chaos", "1"]], &["sandbox"]);
+}
+
+/// What a program fills itself, by userfaultfd or as a file system, while other processes of the tree
+/// need the device: nobody waits for ever, and each call has its right answer.
+#[test]
+fn a_program_that_provides_its_own_pages_and_files_holds_nobody_up() {
+    let stage = stage();
+    if !available(stage.path()) {
+        return;
+    }
+    let Some(client) = compiled(stage.path(), "fills") else { return };
+    let mount = stage.path().join("mount");
+    std::fs::create_dir(&mount).unwrap();
+    for options in [&["-q"][..], &["-q", "--strict"], &["-q", "--misuse"], &["-q", "--chaos", "1"]]
+    {
+        for arguments in [vec!["pages"], vec!["files", mount.to_str().unwrap()]] {
+            let command = [vec![client.to_str().unwrap()], arguments].concat();
+            let output = run(stage.path(), User::Own, options, &command);
+            let said = text(&output);
+            if output.status.code() == Some(77) {
+                eprintln!("{said}");
+                continue;
+            }
+            assert!(output.status.success(), "{options:?} {command:?}: {said}");
+        }
+    }
+}
+
 /// The quota is twice what is held at once, so that a leak would meet it at once.
 #[test]
 fn nothing_is_lost_and_nothing_leaks_beside_a_lock_churner() {
@@ -91,7 +127,7 @@ fn nothing_is_lost_and_nothing_leaks_beside_a_lock_churner() {
     let _strangers = [Stranger::new(&client), Stranger::new(&client)];
     let program = [client.to_str().unwrap(), "soak", &rounds];
     for level in [&["-q", "--max-buffers", "120"][..], &["-q", "--misuse"]] {
-        let output = run(stage.path(), device_kit::User::Own, level, &program);
+        let output = run(stage.path(), User::Own, level, &program);
         let text = text(&output);
         assert!(output.status.success() && text.contains("ok"), "{level:?}: {text}");
     }
@@ -130,7 +166,7 @@ fn what_is_asked_twice_counts_once() {
     }
     let Some(client) = client(stage.path()) else { return };
     let program = [client.to_str().unwrap(), "loop", "50"];
-    let output = run(stage.path(), device_kit::User::Own, &["--max-buffers", "1"], &program);
+    let output = run(stage.path(), User::Own, &["--max-buffers", "1"], &program);
     let text = text(&output);
     assert!(text.contains("50 buffers") && text.contains("150 ioctls (0 failed)"), "{text}");
 }
@@ -143,7 +179,7 @@ fn pfnmap_can_be_required() {
         return;
     }
     let Some(client) = client(stage.path()) else { return };
-    if !users().contains(&device_kit::User::Nobody) {
+    if !users().contains(&User::Nobody) {
         return;
     }
     let line = format!(

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::buffer::Inode;
+use super::transport::inode_at;
 
 /// One descriptor of a buffer.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -26,8 +27,7 @@ pub fn holders(inodes: &[Inode]) -> BTreeMap<Inode, Vec<Holder>> {
     for pid in processes.flatten().filter_map(|entry| number(&entry)) {
         let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         for fd in fds.flatten().filter_map(|entry| number(&entry)) {
-            let Ok(stat) = rustix::fs::stat(format!("/proc/{pid}/fd/{fd}")) else { continue };
-            let inode = Inode { dev: stat.st_dev, ino: stat.st_ino };
+            let Ok(inode) = inode_at(&format!("/proc/{pid}/fd/{fd}")) else { continue };
             if inodes.contains(&inode) {
                 let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
                 let comm = comm.unwrap_or_default().trim_end().to_owned();

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::buffer::Inode;
@@ -19,11 +20,27 @@ pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The inode behind a descriptor.
+/// The inode behind a descriptor, whatever file system it is of.
 ///
 /// # Errors
-/// The errno of fstat(2).
+/// EBADF: it is not open.
 pub fn inode(fd: BorrowedFd<'_>) -> Result<Inode, Errno> {
-    let stat = rustix::fs::fstat(fd)?;
-    Ok(Inode { dev: stat.st_dev, ino: stat.st_ino })
+    known_inode(fd, "", AtFlags::EMPTY_PATH)
+}
+
+/// The inode behind a path of /proc, whatever file system that leads to.
+///
+/// # Errors
+/// ENOENT, EACCES: there is nothing to see.
+pub fn inode_at(path: &str) -> Result<Inode, Errno> {
+    known_inode(rustix::fs::CWD, path, AtFlags::empty())
+}
+
+/// As the kernel knows it: a file system in user space is not asked (AT_STATX_DONT_SYNC), which may
+/// be the program's own and wait for us.
+fn known_inode(dir: BorrowedFd<'_>, path: &str, flags: AtFlags) -> Result<Inode, Errno> {
+    let flags = flags | AtFlags::STATX_DONT_SYNC;
+    let known = rustix::fs::statx(dir, path, flags, StatxFlags::INO)?;
+    let dev = rustix::fs::makedev(known.stx_dev_major, known.stx_dev_minor);
+    Ok(Inode { dev, ino: known.stx_ino })
 }

@@ -2,15 +2,20 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -172,6 +177,24 @@ static void timeline(void) {
     }
 }
 
+/* Maps and uses a buffer where userfaultfd(2) is death. */
+static void sandbox(void) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
+    NEED(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+    int heap = open("/dev/dma_heap/system", O_RDWR), fd = alloc_pages(heap, 4);
+    volatile char *at = map(fd, 0, 4);
+    NEED(at && !sync_all(fd));
+    for (int i = 0; i < 100000; i++)
+        at[i % 4 * PAGE]++;
+    NEED(at[0] == (char)25000 && !sync_all(fd));
+}
+
 /* Allocates and closes, however few descriptors there are. */
 static void loop(long rounds) {
     int heap = open("/dev/dma_heap/system", O_RDWR), fd;
@@ -205,6 +228,7 @@ int main(int argc, char **argv) {
     if (!strcmp(mode, "udmabufs")) udmabufs();
     else if (!strcmp(mode, "soak")) soak(rounds);
     else if (!strcmp(mode, "timeline")) timeline();
+    else if (!strcmp(mode, "sandbox")) sandbox();
     else if (!strcmp(mode, "loop")) loop(rounds);
     else if (!strcmp(mode, "stranger")) stranger();
     else return 2;

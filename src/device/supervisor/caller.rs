@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
+use super::held_up;
 use crate::uapi::PAGE_SIZE;
 
 /// Most pidfds kept; when there are more, all are dropped and opened again as needed.
@@ -28,6 +29,35 @@ pub struct Callers {
     pidfds: BTreeMap<i32, OwnedFd>,
 }
 
+/// A copy of a program's descriptor. Its last use here must not wait for the program.
+#[derive(Debug)]
+pub struct Copied(Option<OwnedFd>);
+
+impl AsFd for Copied {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            Some(file) => file.as_fd(),
+            // Never: it is taken as the copy ends.
+            None => rustix::stdio::stdin(),
+        }
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        if let Some(file) = self.0.take() {
+            held_up::close(file);
+        }
+    }
+}
+
+impl Copied {
+    /// The descriptor of a file that is of no program's file system.
+    pub fn into_inner(mut self) -> Result<OwnedFd, Errno> {
+        self.0.take().ok_or(Errno::BADF)
+    }
+}
+
 fn errno(error: nix::errno::Errno) -> Errno {
     Errno::from_raw_os_error(error as i32)
 }
@@ -41,14 +71,18 @@ fn address(addr: u64) -> Result<usize, Errno> {
 /// # Errors
 /// EFAULT: some of it is not mapped or not readable. EPERM: the caller is not dumpable.
 pub fn read(tid: i32, addr: u64, len: usize) -> Result<Vec<u8>, Errno> {
-    let mut bytes = vec![0; len];
     if len == 0 {
-        return Ok(bytes);
+        return Ok(Vec::new());
     }
     let remote = [RemoteIoVec { base: address(addr)?, len }];
-    let copied = process_vm_readv(Pid::from_raw(tid), &mut [IoSliceMut::new(&mut bytes)], &remote)
-        .map_err(errno)?;
-    if copied == len { Ok(bytes) } else { Err(Errno::FAULT) }
+    let copy = move || {
+        let mut bytes = vec![0; len];
+        let copied =
+            process_vm_readv(Pid::from_raw(tid), &mut [IoSliceMut::new(&mut bytes)], &remote)
+                .map_err(errno)?;
+        if copied == len { Ok(bytes) } else { Err(Errno::FAULT) }
+    };
+    if held_up::is_possible(tid, addr, len) { held_up::repeatable(copy) } else { copy() }
 }
 
 /// Copies a C string from the caller, without its terminator; `max` bytes if it is longer.
@@ -81,6 +115,22 @@ pub fn write(tid: i32, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
         return Ok(());
     }
     let remote = [RemoteIoVec { base: address(addr)?, len: bytes.len() }];
+    if !held_up::is_possible(tid, addr, bytes.len()) {
+        return copy_to(tid, remote, bytes);
+    }
+    // The pages come before anything is written, so that the call can still be looked at anew.
+    let last = addr.saturating_add(bytes.len() as u64 - 1);
+    for page in addr / PAGE_SIZE..=last / PAGE_SIZE {
+        let absent = read(tid, addr.max(page * PAGE_SIZE), 1).is_err();
+        if absent && held_up::has_come() {
+            return Err(Errno::FAULT);
+        }
+    }
+    let bytes = bytes.to_vec();
+    held_up::once(move || copy_to(tid, remote, &bytes))
+}
+
+fn copy_to(tid: i32, remote: [RemoteIoVec; 1], bytes: &[u8]) -> Result<(), Errno> {
     let copied =
         process_vm_writev(Pid::from_raw(tid), &[IoSlice::new(bytes)], &remote).map_err(errno)?;
     if copied == bytes.len() { Ok(()) } else { Err(Errno::FAULT) }
@@ -140,7 +190,11 @@ impl Callers {
     ///
     /// # Errors
     /// EBADF: it is not open. EPERM: the caller is not dumpable. ESRCH: the caller is gone.
-    pub fn file(&mut self, tid: i32, fd: i32) -> Result<OwnedFd, Errno> {
+    pub fn file(&mut self, tid: i32, fd: i32) -> Result<Copied, Errno> {
+        self.descriptor(tid, fd).map(|file| Copied(Some(file)))
+    }
+
+    fn descriptor(&mut self, tid: i32, fd: i32) -> Result<OwnedFd, Errno> {
         if let Some(pidfd) = self.pidfds.get(&tid) {
             match getfd(pidfd.as_fd(), fd) {
                 Err(Errno::SRCH) => {}

@@ -115,6 +115,8 @@ pub fn filter(level: Level, watched: bool) -> Filter {
         filter.always(nr);
     }
     filter.always(libc::SYS_epoll_ctl).always(libc::SYS_fstatfs);
+    // A program that fills pages on demand can hold up who reads its arguments.
+    filter.always(libc::SYS_userfaultfd);
     let ours = test(1, TYPE_AND_NR, &COMMANDS.map(|cmd| cmd & TYPE_AND_NR));
     filter.foreign(ours.clone());
     filter

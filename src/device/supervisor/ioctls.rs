@@ -90,7 +90,7 @@ impl Supervisor {
             size_bytes: u64::try_from(stat.st_size).unwrap_or(0),
             inode: Inode { dev: stat.st_dev, ino: stat.st_ino },
         };
-        Ok((fact, Some(file)))
+        Ok((fact, Some(file.into_inner()?)))
     }
 
     /// Asks the device and carries its action out. Also the way back in for a call that waited.

@@ -24,6 +24,7 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
 use super::stack::maps::Mapping;
 use crate::device::Inode;
+use crate::device::transport::inode_at;
 use crate::sys::backing;
 
 /// An inode and, where it has several open files of ours, the brand of one.
@@ -155,8 +156,7 @@ fn keep_held(keys: &mut BTreeSet<Key>, processes: &[i32]) -> io::Result<()> {
             if keys.is_empty() {
                 return Ok(());
             }
-            let Ok(stat) = rustix::fs::stat(format!("/proc/{pid}/fd/{fd}")) else { continue };
-            let inode = Inode { dev: stat.st_dev, ino: stat.st_ino };
+            let Ok(inode) = inode_at(&format!("/proc/{pid}/fd/{fd}")) else { continue };
             keys.remove(&(inode, 0));
             if keys.range((inode, 1)..=(inode, u8::MAX)).next().is_some() {
                 keys.remove(&(inode, look(brand_in(pid, fd))?));

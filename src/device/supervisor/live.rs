@@ -10,7 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
 use super::flights::{Aims, Flights};
-use super::{Shared, Supervisor, lock, now_ns};
+use super::pending::Waiting;
+use super::{Answer, Shared, Supervisor, held_up, lock, now_ns};
 use crate::device::control::NotDone;
 use crate::device::live::job::JobError;
 use crate::device::live::mover::SetupError;
@@ -257,6 +258,10 @@ impl Supervisor {
             return;
         };
         let aims = super::flights::aims(&call);
+        if let Some(access) = held_up::take() {
+            self.send(call, Answer::Later(Waiting::Memory(access)));
+            return;
+        }
         if let Some(wanted) = &live.wanted
             && concerns(&live.engine, wanted.id, &aims)
         {

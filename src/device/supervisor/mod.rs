@@ -35,6 +35,7 @@ mod epoll;
 pub mod files;
 pub mod filter;
 mod flights;
+mod held_up;
 mod ioctls;
 mod life;
 pub mod live;
@@ -56,9 +57,9 @@ pub use filter::Level;
 pub use live::LiveConfig;
 pub use run::{Config, Ended, Exit, RunError, run};
 
-use caller::Callers;
+use caller::{Callers, Copied};
 use files::Files;
-use pending::Pending;
+use pending::{Pending, Waiting};
 use stack::Stacks;
 
 /// A device and its files, shared with the control socket's thread.
@@ -88,7 +89,7 @@ enum Answer {
     /// The listener was already told, or there is nobody left to tell.
     Sent,
     /// Put aside.
-    Later(pending::Waiting),
+    Later(Waiting),
 }
 
 impl From<Errno> for Answer {
@@ -171,7 +172,7 @@ impl Supervisor {
         let answer = net::caught(|| {
             self.foreign_call(&call).unwrap_or_else(|| {
                 self.call_arrives(&call);
-                self.answer(&call)
+                self.answer_or_wait(&call)
             })
         });
         let answer = answer.unwrap_or_else(|| {
@@ -236,6 +237,19 @@ impl Supervisor {
         drop(sent);
     }
 
+    /// The answer to a call, once everything that it points to can be read.
+    fn answer_or_wait(&mut self, call: &Call) -> Answer {
+        // What was read for something else held up nobody's call.
+        drop(held_up::take());
+        match (self.answer(call), held_up::take()) {
+            // Nothing was done for want of an argument.
+            (Answer::Fail(Errno::FAULT) | Answer::Native, Some(access)) => {
+                Answer::Later(Waiting::Memory(access))
+            }
+            (answer, _) => answer,
+        }
+    }
+
     fn answer(&mut self, call: &Call) -> Answer {
         let [a0, a1, a2, a3, ..] = call.args;
         let cwd = libc::AT_FDCWD;
@@ -272,6 +286,10 @@ impl Supervisor {
                 self.watch_ring(call);
                 Answer::Native
             }
+            libc::SYS_userfaultfd => {
+                held_up::becomes_possible();
+                Answer::Native
+            }
             libc::SYS_remap_file_pages => self.remap_file_pages(call),
             _ => self.strict(call),
         }
@@ -279,7 +297,7 @@ impl Supervisor {
 
     /// The object behind a descriptor of the caller, if it is ours. A caller that can't be looked
     /// into has no object of ours.
-    fn object(&mut self, tid: i32, fd: i32) -> Option<(Object, std::os::fd::OwnedFd)> {
+    fn object(&mut self, tid: i32, fd: i32) -> Option<(Object, Copied)> {
         self.look(tid, fd).ok().flatten()
     }
 
@@ -288,7 +306,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
-    fn look(&mut self, tid: i32, fd: i32) -> Result<Option<(Object, std::os::fd::OwnedFd)>, Errno> {
+    fn look(&mut self, tid: i32, fd: i32) -> Result<Option<(Object, Copied)>, Errno> {
         let file = match self.copy_of(tid, fd) {
             Ok(file) => file,
             Err(errno) if is_shortage(errno) => return Err(errno),
@@ -299,7 +317,7 @@ impl Supervisor {
     }
 
     /// A copy of the caller's descriptor, for which room is made if there is none.
-    fn copy_of(&mut self, tid: i32, fd: i32) -> Result<std::os::fd::OwnedFd, Errno> {
+    fn copy_of(&mut self, tid: i32, fd: i32) -> Result<Copied, Errno> {
         match self.callers.file(tid, fd) {
             Err(errno) if is_shortage(errno) => {
                 self.make_room();

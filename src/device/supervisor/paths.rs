@@ -6,12 +6,16 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Answer, Supervisor, caller, int, lock, uint};
+use super::{Answer, Supervisor, caller, held_up, int, lock, uint};
 use crate::device::path::{Node, PATH_MAX};
+use crate::device::transport::inode_at;
 use crate::device::{Call as FileCall, HeapId, Object, Verdict};
 use crate::sys::backing;
 use crate::sys::notify::Call;
 use crate::uapi::stat::{STATX_BASIC_STATS, Stat, Statx};
+
+/// Devices by which a program fills its own pages on demand.
+const FILLERS: [&[u8]; 2] = [b"/dev/userfaultfd", b"/dev/fuse"];
 
 const S_IFCHR: u32 = 0o020_000;
 const S_IFDIR: u32 = 0o040_000;
@@ -35,6 +39,10 @@ impl Supervisor {
     pub(super) fn node(&self, call: &Call, dirfd: i32, addr: u64) -> Option<Node> {
         // A path that can't be read here is the kernel's to judge.
         let path = caller::read_text(call.tid, addr, PATH_MAX).ok()?;
+        if FILLERS.contains(&path.as_slice()) {
+            held_up::becomes_possible();
+            held_up::files_become_possible();
+        }
         let shared = lock(&self.shared);
         if !shared.device.may_be_ours(&path) {
             return None;
@@ -47,8 +55,7 @@ impl Supervisor {
             libc::AT_FDCWD => format!("/proc/{tid}/cwd"),
             fd => format!("/proc/{tid}/fd/{fd}"),
         };
-        let stat = rustix::fs::stat(&base).ok()?;
-        let inode = crate::device::Inode { dev: stat.st_dev, ino: stat.st_ino };
+        let inode = inode_at(&base).ok()?;
         let base = if shared.files.is_directory(inode) {
             "/dev/dma_heap".into()
         } else {

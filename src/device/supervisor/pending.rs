@@ -6,6 +6,7 @@
 
 use rustix::io::Errno;
 
+use super::held_up::HeldUp;
 use super::{Answer, Supervisor, caller, lock, strict::PollCall};
 use crate::device::{FenceId, Ioctl};
 use crate::sys::notify::Call;
@@ -28,6 +29,8 @@ pub(super) enum Waiting {
     },
     /// A poll on at least one buffer that is busy.
     Poll(PollCall),
+    /// A page that an argument lies in.
+    Memory(HeldUp),
 }
 
 /// The calls put aside.
@@ -66,6 +69,8 @@ impl Supervisor {
                     }
                 }
                 Waiting::Poll(poll) => self.poll_again(&call, poll),
+                Waiting::Memory(access) if access.is_over() => self.answer_or_wait(&call),
+                Waiting::Memory(access) => Answer::Later(Waiting::Memory(access)),
             };
             let interrupted = matches!(answer, Answer::Later(_)) && caller::has_signal(call.tid);
             self.send(call, if interrupted { Answer::Fail(Errno::INTR) } else { answer });

@@ -16,7 +16,7 @@ use super::filter::{Level, filter};
 use super::live::{Live, LiveConfig, make_movable, new_cookie};
 use super::pending::{Pending, TICK_MS};
 use super::unwatched::{Unwatched, foreign_file};
-use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, lock, now_ns};
+use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, held_up, lock, now_ns};
 use crate::device::live::emulate::{DeviceSpec, Running};
 use crate::device::misuse::guard::Mode;
 use crate::device::misuse::{Log, Watch};
@@ -217,6 +217,10 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
 
 /// What has to be so before anything is started.
 fn look_before(config: &Config) -> Result<(), RunError> {
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    if held_up::has_user_file_system(&String::from_utf8_lossy(&mounts)) {
+        held_up::files_become_possible();
+    }
     let page = rustix::param::page_size();
     if page != 4096 {
         return Err(RunError::PageSize(page));
@@ -253,6 +257,8 @@ fn calls(config: &Config, live: Option<&Live>, cookie: u32) -> Vec<libc::sock_fi
     }
     // The kernel takes a descriptor from 32 bits.
     filter.pass(libc::SYS_mmap, 4, cookie);
+    // Beyond its one argument, which the kernel does not look at.
+    filter.pass(libc::SYS_userfaultfd, 5, cookie);
     filter.assemble()
 }
 

@@ -1,11 +1,12 @@
 //! Calls on a descriptor: mmap, lseek, fstatfs, poll and leases always, the rest under `--strict`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::caller::Copied;
 use super::paths::{blank_stat, blank_statx};
 use super::pending::Waiting;
 use super::{Answer, Supervisor, caller, int, lock, now_ns, uint};
@@ -35,7 +36,7 @@ pub(super) struct PollCall {
 struct PollEntry {
     fd: i32,
     events: u16,
-    file: Option<OwnedFd>,
+    file: Option<Copied>,
     buffer: Option<BufferId>,
 }
 
@@ -138,7 +139,7 @@ impl Supervisor {
     }
 
     /// The buffer behind a descriptor, with the file's own stat.
-    fn buffer(&mut self, call: &Call, fd: i32) -> Option<(Buffer, OwnedFd)> {
+    fn buffer(&mut self, call: &Call, fd: i32) -> Option<(Buffer, Copied)> {
         let (object, file) = self.object(call.tid, fd)?;
         let Object::Buffer(id) = object else { return None };
         let buffer = lock(&self.shared).device.buffer(id)?.clone();

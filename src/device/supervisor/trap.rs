@@ -81,6 +81,8 @@ enum Untrapped {
     Inject(#[from] InjectError),
     #[error("its userfaultfd can't be had: {0}")]
     Userfaultfd(Errno),
+    #[error("it has a seccomp filter of its own, which may not allow userfaultfd")]
+    OwnFilter,
 }
 
 impl Supervisor {
@@ -310,20 +312,25 @@ impl Live {
         if let Some(space) = self.engine.space_of(tgid) {
             return Ok(space);
         }
+        // One that kills for the call would kill the program.
+        let ours = seccomp_filters(std::process::id().cast_signed()).unwrap_or(0) + 1;
+        if seccomp_filters(tgid).is_some_and(|filters| filters > ours) {
+            return Err(Untrapped::OwnFilter);
+        }
         let mut number = Err(Errno::PERM);
         if !self.user_mode_only {
-            number = open_userfaultfd(thread, 0)?;
+            number = open_userfaultfd(thread, 0, self.cookie)?;
             self.user_mode_only = number == Err(Errno::PERM);
         }
         let traps_kernel = number.is_ok();
         if !traps_kernel {
-            number = open_userfaultfd(thread, u64::from(UFFD_USER_MODE_ONLY))?;
+            number = open_userfaultfd(thread, u64::from(UFFD_USER_MODE_ONLY), self.cookie)?;
         }
         let number = number.map_err(Untrapped::Userfaultfd)?;
         let file = callers.file(tgid, int(number));
         // Whatever became of our copy, the program must not keep one.
         let _ = thread.call(libc::SYS_close, [number, 0, 0, 0, 0, 0])?;
-        let file = file.map_err(Untrapped::Userfaultfd)?;
+        let file = file.and_then(caller::Copied::into_inner).map_err(Untrapped::Userfaultfd)?;
         self.engine.add_space(tgid, file, traps_kernel).map_err(Untrapped::Userfaultfd)
     }
 
@@ -367,7 +374,17 @@ impl Live {
     }
 }
 
-fn open_userfaultfd(thread: &mut Stopped, flags: u64) -> Result<Result<u64, Errno>, InjectError> {
+/// How many seccomp filters a process is under; unknown before Linux 5.9.
+fn seccomp_filters(pid: i32) -> Option<u32> {
+    caller::status(pid, "Seccomp_filters")?.parse().ok()
+}
+
+fn open_userfaultfd(
+    thread: &mut Stopped,
+    flags: u64,
+    cookie: u32,
+) -> Result<Result<u64, Errno>, InjectError> {
     let flags = flags | u64::from((libc::O_CLOEXEC | libc::O_NONBLOCK).cast_unsigned());
-    thread.call(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0])
+    let ours = u64::from(cookie) << 32;
+    thread.call(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, ours])
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
 use super::stack::maps::mappings;
-use super::{Supervisor, caller, lock, now_ns};
+use super::{Supervisor, caller, held_up, lock, now_ns};
 use crate::device::buffer::MmapArgs;
 use crate::device::holders::{Holder, holders};
 use crate::device::misuse::{Act, Deed, Finding, Kind, Site, Watch};
@@ -40,7 +40,8 @@ impl Supervisor {
 
     /// Where the caller is; `None` where no reports are asked for.
     pub(super) fn site(&mut self, call: &Call) -> Option<Site> {
-        self.watched().then(|| self.stacks.site(call.tid, now_ns()))
+        // A stack that can't be read at once is a short one: the call does not wait for it.
+        self.watched().then(|| held_up::aside(|| self.stacks.site(call.tid, now_ns())))
     }
 
     pub(super) fn with_watch<T>(&self, act: impl FnOnce(&mut Watch) -> T) -> Option<T> {
