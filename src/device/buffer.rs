@@ -86,6 +86,15 @@ pub enum Placement {
     System,
 }
 
+impl From<crate::model::Placement> for Placement {
+    fn from(placement: crate::model::Placement) -> Self {
+        match placement {
+            crate::model::Placement::Vram => Self::Vram,
+            crate::model::Placement::System | crate::model::Placement::Cma => Self::System,
+        }
+    }
+}
+
 /// What is left of a buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]

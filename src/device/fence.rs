@@ -33,6 +33,17 @@ impl Usage {
     }
 }
 
+impl From<crate::model::Usage> for Usage {
+    fn from(usage: crate::model::Usage) -> Self {
+        match usage {
+            crate::model::Usage::Kernel => Self::Kernel,
+            crate::model::Usage::Write => Self::Write,
+            crate::model::Usage::Read => Self::Read,
+            crate::model::Usage::Bookkeep => Self::Bookkeep,
+        }
+    }
+}
+
 /// Whether a fence has signalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FenceState {

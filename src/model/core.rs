@@ -4,7 +4,6 @@ use super::objects::{Life, Slot};
 use super::policy::{Admission, Request};
 use super::rules::{
     ExporterStep, FaultLock, FaultWait, KernelFence, Notifier, Placement, SyncForward, Usage,
-    WaitFor,
 };
 use super::state::State;
 use super::step::{Access, Dir, Effect, Errno, Handle, Hazard, Job, Reply, Sink, Step};
@@ -354,13 +353,7 @@ impl View<'_> {
         match step {
             ExporterStep::Lock => self.lock_free(buf),
             ExporterStep::Wait => {
-                let usage = match self.world.exporter_of(buf).wait {
-                    WaitFor::Kernel => Usage::Kernel,
-                    WaitFor::Write => Usage::Write,
-                    WaitFor::Read => Usage::Read,
-                    WaitFor::Bookkeep => Usage::Bookkeep,
-                };
-                !self.state.fence_pending(buf, usage)
+                !self.state.fence_pending(buf, self.world.exporter_of(buf).wait.usage())
             }
             ExporterStep::Zap => {
                 let waits = |vma| {

@@ -11,10 +11,9 @@
 //! that fails gives back its frames and the lock.
 
 use super::core::{Core, zapped_pages};
+use super::moving::{self, Copying, FrameTable, Held, PageFrames, Pinned};
 use super::objects::{EMPTY_PAGE, Life, Owner, Page, Slot};
-use super::rules::{
-    Blocks, ExporterStep, MoveNotify, OnDmaBufPin, OnForeignPin, PagePool, Placement, Recycle,
-};
+use super::rules::{Blocks, ExporterStep, MoveNotify, PagePool, Placement};
 use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Job, Reply, Sink, Via};
 use crate::units::{ActorId, AttachmentId, BufId, FrameId, PageId, SgId, VmaId};
 
@@ -26,16 +25,17 @@ impl<S: Sink> Core<'_, S> {
         page: u8,
         job: Job,
     ) -> Reply {
+        let life = || self.state.bufs[buf.index()].life;
+        if let Some(life) = moving::life_after(job, step, life) {
+            self.state.bufs[buf.index()].life = life;
+        }
         match step {
-            ExporterStep::Lock => return self.lock(buf),
-            ExporterStep::Unlock => {
-                self.quiesce(buf, job);
-                self.unlock(buf);
-            }
+            ExporterStep::Lock => return self.lock(buf, job),
+            ExporterStep::Unlock => self.unlock(buf),
             ExporterStep::Notify => self.notify(buf),
             ExporterStep::Zap => self.zap(buf),
             // Their waiting is in `ready`.
-            ExporterStep::Wait | ExporterStep::WaitUnmap => self.quiesce(buf, job),
+            ExporterStep::Wait | ExporterStep::WaitUnmap => {}
             ExporterStep::CheckPins => return self.check_pins(buf),
             ExporterStep::Flush => self.flush(buf),
             ExporterStep::Reserve => return self.reserve(buf, job),
@@ -43,21 +43,20 @@ impl<S: Sink> Core<'_, S> {
             ExporterStep::Copy => self.copy(buf, page),
             ExporterStep::Signal => self.copied(buf),
             ExporterStep::Rebind => self.rebind(buf),
-            ExporterStep::Free => {
-                self.quiesce(buf, job);
-                self.free(buf, job);
-            }
-            ExporterStep::Mark => self.mark(buf, job),
+            ExporterStep::Free => self.free(buf, job),
+            ExporterStep::Mark => self.emit(Effect::LifeChanged(buf)),
         }
         Reply::Done
     }
 
-    fn lock(&mut self, buf: BufId) -> Reply {
-        let entry = &mut self.state.bufs[buf.index()];
-        if entry.life != Life::Live {
+    fn lock(&mut self, buf: BufId, job: Job) -> Reply {
+        if self.state.bufs[buf.index()].life != Life::Live {
+            if self.world.exporter_of(buf).locks_late(job) {
+                self.abandon(buf);
+            }
             return Reply::Errno(Errno::Einval);
         }
-        entry.lock = self.actor;
+        self.state.bufs[buf.index()].lock = self.actor;
         self.emit(Effect::Locked(buf, true));
         Reply::Done
     }
@@ -75,12 +74,7 @@ impl<S: Sink> Core<'_, S> {
     /// Undo what an operation that failed has in hand.
     pub(super) fn abandon(&mut self, buf: BufId) {
         for page in self.world.pages(buf) {
-            let next = self.state.pages[page.index()].next;
-            if next.is_some() {
-                self.state.pages[page.index()].next = FrameId::NONE;
-                self.state.push_free(self.world, next);
-                self.emit(Effect::FrameFreed(next));
-            }
+            moving::abandon(self, page);
         }
         self.copied(buf);
         self.unlock(buf);
@@ -119,23 +113,20 @@ impl<S: Sink> Core<'_, S> {
     }
 
     fn check_pins(&mut self, buf: BufId) -> Reply {
+        let pinned_page = || {
+            let frames = self.world.pages(buf).map(|page| self.state.pages[page.index()].frame);
+            frames.into_iter().find(|frame| frame.is_some() && self.state.counted_pins(*frame) > 0)
+        };
+        let buffer_is_pinned = self.state.bufs[buf.index()].pins > 0;
         let rules = self.world.exporter_of(buf);
-        let pinned = self.state.bufs[buf.index()].pins > 0;
-        if pinned && rules.on_dma_buf_pin == OnDmaBufPin::Honour {
-            self.abandon(buf);
-            return Reply::Errno(Errno::Ebusy);
+        let Err(pinned) = moving::check_pins(rules, buffer_is_pinned, pinned_page) else {
+            return Reply::Done;
+        };
+        if let Pinned::Page(frame) = pinned {
+            self.frame_hazard(HazardKind::PinBlocksMove, buf, frame);
         }
-        if rules.on_foreign_pin == OnForeignPin::Refuse {
-            for page in self.world.pages(buf) {
-                let frame = self.state.pages[page.index()].frame;
-                if frame.is_some() && self.state.counted_pins(frame) > 0 {
-                    self.frame_hazard(HazardKind::PinBlocksMove, buf, frame);
-                    self.abandon(buf);
-                    return Reply::Errno(Errno::Ebusy);
-                }
-            }
-        }
-        Reply::Done
+        self.abandon(buf);
+        Reply::Errno(Errno::Ebusy)
     }
 
     fn frame_hazard(&mut self, kind: HazardKind, buf: BufId, frame: FrameId) {
@@ -239,41 +230,32 @@ impl<S: Sink> Core<'_, S> {
 
     fn reserve(&mut self, buf: BufId, job: Job) -> Reply {
         let Job::Move(dest) = job else { return Reply::Done };
-        self.state.bufs[buf.index()].dest = dest;
-        if self.state.free_frames(self.world, dest) < usize::from(self.world.buf(buf).pages) {
+        let pages: Vec<PageId> = self.world.pages(buf).collect();
+        if !moving::reserve(self, &pages, dest) {
             self.abandon(buf);
             return Reply::Errno(Errno::Enomem);
         }
-        for page in self.world.pages(buf) {
-            if let Some(next) = self.state.take_frame(self.world, dest, Owner::Reserved(page)) {
-                self.state.frames[next.index()].value = 0;
-                self.state.pages[page.index()].next = next;
-                self.emit(Effect::FrameReserved(next, page));
-            }
-        }
+        self.state.bufs[buf.index()].dest = dest;
         Reply::Done
     }
 
     fn copy(&mut self, buf: BufId, page: u8) {
         let Some(page) = self.world.page(buf, page) else { return };
-        let entry = self.state.pages[page.index()];
-        if entry.next.is_some() && entry.frame.is_some() {
-            let value = self.state.frames[entry.frame.index()].value;
-            self.state.frames[entry.next.index()].value = value;
-            self.emit(Effect::FrameCopied { from: entry.frame, to: entry.next });
-            self.check_copy(buf, page, entry.frame, value);
-        } else if entry.next.is_none() && entry.old.is_some() {
-            self.copy_late(page, entry.old, entry.frame);
+        match moving::copying(self, page) {
+            Some(Copying::Ahead(from, to)) => {
+                let value = self.state.frames[from.index()].value;
+                self.state.frames[to.index()].value = value;
+                self.emit(Effect::FrameCopied { from, to });
+                self.check_copy(buf, page, from, value);
+            }
+            Some(Copying::Late(from, to)) => self.copy_late(page, from, to),
+            None => {}
         }
     }
 
     /// A copy that runs while the buffer is its new frames already: what was written there before is
     /// overwritten.
     fn copy_late(&mut self, page: PageId, old: FrameId, new: FrameId) {
-        let owner = |frame: FrameId| self.state.frames.get(frame.index()).map(|frame| frame.owner);
-        if owner(old) != Some(Owner::Retired(page)) || owner(new) != Some(Owner::Page(page)) {
-            return;
-        }
         let value = self.state.frames[old.index()].value;
         self.state.frames[new.index()].value = value;
         self.emit(Effect::FrameCopied { from: old, to: new });
@@ -322,25 +304,18 @@ impl<S: Sink> Core<'_, S> {
     }
 
     fn rebind(&mut self, buf: BufId) {
+        let mut moved = false;
         for page in self.world.pages(buf) {
-            let entry = self.state.pages[page.index()];
-            if entry.next.is_none() {
-                continue;
+            if let Some((before, now)) = moving::rebind(self, page) {
+                moved = true;
+                self.emit(Effect::Rebound(page, now));
+                self.check_rebound(page, before.unwrap_or(FrameId::NONE), now);
             }
-            if entry.frame.is_some()
-                && self.state.frames[entry.frame.index()].owner == Owner::Page(page)
-            {
-                self.state.frames[entry.frame.index()].owner = Owner::Retired(page);
-                self.state.pages[page.index()].old = entry.frame;
-            }
-            self.state.frames[entry.next.index()].owner = Owner::Page(page);
-            self.state.pages[page.index()].frame = entry.next;
-            self.state.pages[page.index()].next = FrameId::NONE;
-            self.emit(Effect::Rebound(page, entry.next));
-            self.check_rebound(page, entry.frame, entry.next);
         }
-        let entry = &mut self.state.bufs[buf.index()];
-        entry.placement = entry.dest;
+        if moved {
+            let entry = &mut self.state.bufs[buf.index()];
+            entry.placement = entry.dest;
+        }
     }
 
     /// The new frame must hold what the old one did, or what was lost if that was given away.
@@ -366,52 +341,25 @@ impl<S: Sink> Core<'_, S> {
     }
 
     fn free(&mut self, buf: BufId, job: Job) {
-        if !matches!(job, Job::Move(_)) {
-            self.give_back(buf);
-            return;
-        }
         for page in self.world.pages(buf) {
-            let entry = self.state.pages[page.index()];
-            if entry.old.is_some() {
-                let late = self.state.copy_pending(self.world, page);
-                self.state.pages[page.index()].old = FrameId::NONE;
-                let own = self.state.frames.get(entry.frame.index());
-                if late && own.is_some_and(|own| own.owner == Owner::Page(page)) {
-                    // From here on nothing will fill it any more.
-                    self.check_filled(page, entry.frame, HazardKind::LostWrite);
-                }
-                self.put_frame(buf, page, entry.old);
-            } else if entry.next.is_some()
-                && entry.frame.is_some()
-                && self.state.frames[entry.frame.index()].owner == Owner::Page(page)
-            {
-                // Freed before the buffer was rebound: it goes on using the frame.
-                self.put_frame(buf, page, entry.frame);
-            }
-        }
-    }
-
-    /// Give all frames of a buffer back. An importer's own backing is not the exporter's to give.
-    pub(super) fn give_back(&mut self, buf: BufId) {
-        for page in self.world.pages(buf) {
-            let entry = self.state.pages[page.index()];
-            self.state.pages[page.index()] = Page { shadow: entry.shadow, ..EMPTY_PAGE };
-            for frame in [entry.frame, entry.next, entry.old] {
-                if frame.is_some() {
-                    self.put_frame(buf, page, frame);
-                }
+            match job {
+                Job::Move(_) => moving::free_left(self, page),
+                Job::Purge | Job::Revoke => moving::free_all(self, page),
             }
         }
     }
 
     /// The last reference to a buffer was dropped: what it and its importers have goes back.
     pub(super) fn release(&mut self, buf: BufId) {
-        self.give_back(buf);
+        // An importer's own backing is not the exporter's to give, but goes with the buffer.
+        for page in self.world.pages(buf) {
+            moving::free_all(self, page);
+        }
         for page in self.world.pages(buf) {
             let shadow = self.state.pages[page.index()].shadow;
             self.state.pages[page.index()].shadow = FrameId::NONE;
             if shadow.is_some() {
-                self.put_frame(buf, page, shadow);
+                moving::put(self, shadow, page);
             }
         }
         for page in self.world.pages(buf) {
@@ -423,55 +371,6 @@ impl<S: Sink> Core<'_, S> {
         }
         self.state.bufs[buf.index()].life = Life::Released;
         self.emit(Effect::LifeChanged(buf));
-    }
-
-    fn put_frame(&mut self, buf: BufId, page: PageId, frame: FrameId) {
-        let owner = self.state.frames[frame.index()].owner;
-        let own = [Owner::Page(page), Owner::Reserved(page), Owner::Retired(page)];
-        if !own.contains(&owner) && owner != Owner::Shadow(page) {
-            // Given back before: "BUG: Bad page state in process".
-            self.frame_hazard(HazardKind::KernelBug, buf, frame);
-            return;
-        }
-        let rules = self.world.exporter_of(buf);
-        if rules.page_pool == PagePool::No {
-            self.state.frames[frame.index()].write_combined = false;
-            self.cost(Cost::AttributeChanges, 1);
-            self.cost(Cost::TlbFlushes, 1);
-        }
-        let tail = rules.blocks == Blocks::NonCompound && self.world.page(buf, 0) != Some(page);
-        let counted = rules.recycle == Recycle::Allocator
-            && self.world.placement(frame) != Placement::Vram
-            && !tail;
-        if counted && self.state.references(frame) > 0 {
-            self.state.frames[frame.index()].owner = Owner::Orphan;
-            self.emit(Effect::FrameOrphaned(frame));
-            let pins = self.state.counted_pins(frame);
-            if pins > 0 {
-                self.frame_hazard(HazardKind::OrphanPin, buf, frame);
-            }
-            if self.state.references(frame) > pins {
-                self.frame_hazard(HazardKind::OrphanMapping, buf, frame);
-            }
-            return;
-        }
-        self.state.push_free(self.world, frame);
-        self.emit(Effect::FrameFreed(frame));
-    }
-
-    fn mark(&mut self, buf: BufId, job: Job) {
-        self.state.bufs[buf.index()].life = match job {
-            Job::Revoke => Life::Revoked,
-            Job::Purge | Job::Move(_) => Life::Purged,
-        };
-        self.emit(Effect::LifeChanged(buf));
-    }
-
-    /// From here on the exporter takes it that no importer accesses a revoked buffer any more.
-    fn quiesce(&mut self, buf: BufId, job: Job) {
-        if job == Job::Revoke && self.state.bufs[buf.index()].life == Life::Revoked {
-            self.state.bufs[buf.index()].life = Life::Quiesced;
-        }
     }
 
     /// The frame of a live buffer's page. One whose pages were given up without marking the
@@ -562,5 +461,109 @@ impl<S: Sink> Core<'_, S> {
             }
         }
         Ok(())
+    }
+}
+
+impl<S: Sink> FrameTable for Core<'_, S> {
+    type Frame = FrameId;
+    type Page = PageId;
+
+    fn frames(&self, page: PageId) -> PageFrames<FrameId> {
+        let entry = self.state.pages[page.index()];
+        let some = |frame: FrameId| frame.is_some().then_some(frame);
+        PageFrames { now: some(entry.frame), next: some(entry.next), old: some(entry.old) }
+    }
+
+    fn set_frames(&mut self, page: PageId, frames: PageFrames<FrameId>) {
+        let or_none = |frame: Option<FrameId>| frame.unwrap_or(FrameId::NONE);
+        let entry = &mut self.state.pages[page.index()];
+        entry.frame = or_none(frames.now);
+        entry.next = or_none(frames.next);
+        entry.old = or_none(frames.old);
+    }
+
+    fn clear(&mut self, page: PageId) {
+        let entry = &mut self.state.pages[page.index()];
+        *entry = Page { shadow: entry.shadow, ..EMPTY_PAGE };
+    }
+
+    fn held(&self, frame: FrameId, page: PageId) -> Option<Held> {
+        match self.state.frames[frame.index()].owner {
+            Owner::Page(of) if of == page => Some(Held::Now),
+            Owner::Reserved(of) if of == page => Some(Held::Next),
+            Owner::Retired(of) | Owner::Shadow(of) if of == page => Some(Held::Old),
+            Owner::Page(_)
+            | Owner::Reserved(_)
+            | Owner::Retired(_)
+            | Owner::Shadow(_)
+            | Owner::Free
+            | Owner::Bounce(_)
+            | Owner::Anon
+            | Owner::Orphan
+            | Owner::Zero => None,
+        }
+    }
+
+    fn hold(&mut self, frame: FrameId, page: PageId, held: Held) {
+        self.state.frames[frame.index()].owner = match held {
+            Held::Now => Owner::Page(page),
+            Held::Next => Owner::Reserved(page),
+            Held::Old => Owner::Retired(page),
+        };
+    }
+
+    fn free_in(&self, placement: Placement) -> usize {
+        self.state.free_frames(self.world, placement)
+    }
+
+    fn take(&mut self, placement: Placement, page: PageId) -> Option<FrameId> {
+        let next = self.state.take_frame(self.world, placement, Owner::Reserved(page))?;
+        self.state.frames[next.index()].value = 0;
+        self.emit(Effect::FrameReserved(next, page));
+        Some(next)
+    }
+
+    fn give_back(&mut self, frame: FrameId, page: PageId) {
+        let buf = self.world.buf_of(page);
+        let rules = self.world.exporter_of(buf);
+        if rules.page_pool == PagePool::No {
+            self.state.frames[frame.index()].write_combined = false;
+            self.cost(Cost::AttributeChanges, 1);
+            self.cost(Cost::TlbFlushes, 1);
+        }
+        let tail = rules.blocks == Blocks::NonCompound && self.world.page(buf, 0) != Some(page);
+        let is_referenced = || !tail && self.state.references(frame) > 0;
+        if moving::goes_free(rules.recycle, self.world.placement(frame), is_referenced) {
+            self.push_free(frame);
+            return;
+        }
+        self.state.frames[frame.index()].owner = Owner::Orphan;
+        self.emit(Effect::FrameOrphaned(frame));
+        let pins = self.state.counted_pins(frame);
+        if pins > 0 {
+            self.frame_hazard(HazardKind::OrphanPin, buf, frame);
+        }
+        if self.state.references(frame) > pins {
+            self.frame_hazard(HazardKind::OrphanMapping, buf, frame);
+        }
+    }
+
+    fn push_free(&mut self, frame: FrameId) {
+        self.state.push_free(self.world, frame);
+        self.emit(Effect::FrameFreed(frame));
+    }
+
+    /// "BUG: Bad page state in process".
+    fn bad_page_state(&mut self, frame: FrameId, page: PageId) {
+        self.frame_hazard(HazardKind::KernelBug, self.world.buf_of(page), frame);
+    }
+
+    fn leaves(&mut self, page: PageId, now: Option<FrameId>) {
+        let late = self.state.copy_pending(self.world, page);
+        let own = now.filter(|&now| self.held(now, page) == Some(Held::Now));
+        if let Some(now) = own.filter(|_| late) {
+            // From here on nothing will fill it any more.
+            self.check_filled(page, now, HazardKind::LostWrite);
+        }
     }
 }

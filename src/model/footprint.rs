@@ -364,6 +364,10 @@ fn exporter(world: &World, buf: BufId, step: ExporterStep, job: Job) -> Objects 
     // A revocation is complete after its wait: the buffer's life changes.
     let completes = if job == Job::Revoke { own } else { 0 };
     match step {
+        // A lock that is refused gives back what was taken before it.
+        ExporterStep::Lock if world.exporter_of(buf).locks_late(job) => {
+            exporter(world, buf, ExporterStep::Reserve, job)
+        }
         ExporterStep::Lock | ExporterStep::Mark | ExporterStep::Fence => of(0, own),
         ExporterStep::Signal => of(MEMORY, own),
         ExporterStep::Unlock => of(0, own).union(unlocked(world, buf)),

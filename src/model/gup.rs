@@ -19,11 +19,16 @@
 //! **Differs from Linux**: a plain huge entry over memory without struct pages is refused by the fast
 //! path, which would look at a page that is not there; one page a call; no hwpoison, no userfaultfd.
 
-use super::core::Core;
+use super::core::{Core, step};
 use super::cpu::Want;
 use super::objects::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
-use super::rules::{FollowPfn, FrameVector, GupFast, Huge, MmapKind, Placement, YesNo};
-use super::step::{Effect, Errno, Foll, Reply, Signal, Sink, Step};
+use super::rules::{
+    ExporterRules, FollowPfn, FrameVector, GupFast, HostRules, Huge, MmapKind, Notifier, Placement,
+    YesNo,
+};
+use super::state::State;
+use super::step::{Effect, Errno, Foll, Mmap, Reply, Signal, Sink, Step};
+use super::world::{TooMany, World};
 use crate::units::{FrameId, ImporterId, PinId, PteId, VmaId};
 
 impl<S: Sink> Core<'_, S> {
@@ -269,7 +274,7 @@ impl<S: Sink> Core<'_, S> {
         importer: ImporterId,
     ) -> Reply {
         let entries: Vec<PinId> = (first.0..first.0 + count).map(PinId).collect();
-        let slot = |state: &super::State, pin: &PinId| state.pins[pin.index()];
+        let slot = |state: &State, pin: &PinId| state.pins[pin.index()];
         let failed = entries.iter().any(|pin| slot(self.state, pin).slot != Slot::Taking);
         let pages = entries.iter().filter(|pin| slot(self.state, pin).counted).count();
         let mixed = pages != 0 && pages != entries.len();
@@ -359,5 +364,69 @@ impl<S: Sink> Core<'_, S> {
             return false;
         }
         if foll.write { vma.write || (foll.force && !vma.shared) } else { vma.read || foll.force }
+    }
+}
+
+/// What get_user_pages answers where it refuses a shared mapping of a buffer that its process may
+/// write and has touched, by the rules of its exporter. Asked of the steps themselves.
+#[must_use]
+pub fn gup_refusal(host: &HostRules, rules: &ExporterRules) -> Option<Errno> {
+    let asked = || -> Result<Option<Errno>, TooMany> {
+        let mut world = World::new(host.clone());
+        world.add_frames(Placement::System, 1)?;
+        let exporter = world.add_exporter(rules.clone())?;
+        let buf = world.add_buf(exporter, 1, Placement::System, true, 0)?;
+        let actor = world.add_actor()?;
+        let (vma, pin) =
+            (world.add_vma(actor, 1, buf, false)?, world.add_pin(Notifier::None, false)?);
+        let mut state = State::new(&world);
+        let foll = Foll { write: true, ..Foll::default() };
+        let (page, via) = (0, ImporterId::NONE);
+        let (read, write) = (true, true);
+        let mmap = Mmap { vma, buf, offset: 0, shared: true, read, write, via, node: false };
+        let steps = [
+            Step::Mmap(mmap),
+            Step::Store { vma, page, value: 1 },
+            Step::GupFast { pin, vma, page, foll },
+            Step::GupSlow { pin, vma, page, foll },
+        ];
+        for taken in steps {
+            // A fault, and an entry that is read-only at first.
+            for _ in 0..4 {
+                match step(&world, &mut state, actor, &taken, &mut ()) {
+                    Reply::Again => {}
+                    Reply::Errno(errno) => return Ok(Some(errno)),
+                    Reply::Signal(_) => return Ok(Some(Errno::Efault)),
+                    Reply::Done | Reply::Value(_) | Reply::Skipped => break,
+                }
+            }
+        }
+        Ok((state.pins[pin.index()].slot != Slot::Held).then_some(Errno::Efault))
+    };
+    // Tables of one have room.
+    asked().unwrap_or(Some(Errno::Enomem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_the_rule_mmap() {
+        for (mmap, refusal) in [
+            (MmapKind::Pfnmap, Some(Errno::Efault)),
+            (MmapKind::MixedmapInsertPfn, Some(Errno::Efault)),
+            (MmapKind::MixedmapInsertPage, None),
+            (MmapKind::Shmem, None),
+            (MmapKind::RemapPfnRange, Some(Errno::Efault)),
+            // The fast path leaves it to the slow one, which sees VM_PFNMAP.
+            (MmapKind::PfnmapUnmarked, Some(Errno::Efault)),
+        ] {
+            let rules = ExporterRules { mmap, ..ExporterRules::default() };
+            assert_eq!(gup_refusal(&HostRules::default(), &rules), refusal, "{mmap}");
+        }
+        let host = HostRules { gup_fast: GupFast::Any, ..HostRules::default() };
+        let rules = ExporterRules { mmap: MmapKind::PfnmapUnmarked, ..ExporterRules::default() };
+        assert_eq!(gup_refusal(&host, &rules), None);
     }
 }

@@ -52,6 +52,7 @@ mod forget;
 mod gup;
 mod importer_rules;
 mod mmap;
+pub mod moving;
 mod objects;
 mod oracle;
 mod policy;
@@ -71,6 +72,7 @@ pub(crate) use footprint::CALLERS_FIRST;
 pub use footprint::noted;
 pub use footprint::{Objects, memory, objects};
 pub use forget::forget;
+pub use gup::gup_refusal;
 pub use objects::{
     Attachment, Dma, DmaBuf, Fence, Frame, Life, Owner, Page, Pin, Pte, Reach, Slot, Target, Vma,
     VmaKind,

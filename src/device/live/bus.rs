@@ -27,12 +27,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
 use super::attach::{AttachError, Attachment, AttachmentId, Attachments, Holder, PinId, Sg};
+use super::copies::Copies;
 use super::findings::{Finding, Findings, Place};
-use super::frames::{BusAddr, Bytes, FrameNo, Frames, FreedTwice, Landing, Owner, PageOf};
+use super::frames::{BusAddr, Bytes, FrameNo, Frames, FreedTwice, Given, Landing, Owner, PageOf};
 use super::pages::{OwnBytes, Pages, read_all, write_all};
 use super::record::{Actor, Doing, Recorder};
 use crate::device::{BufferId, Device, FenceId};
-use crate::model::{ExporterRules, HazardKind, Life, Recycle};
+use crate::model::{self, moving};
+use crate::model::{ExporterRules, ExporterStep, HazardKind, HostRules, Job, Life};
 use crate::sys::backing;
 use crate::sys::page::PAGE_BYTES;
 
@@ -131,10 +133,10 @@ pub struct Bus {
     pub(super) pins: BTreeMap<PinId, GupPin>,
     own: OwnBytes,
     life: BTreeMap<BufferId, Life>,
-    /// Where their frames go in the end.
-    pub(super) recycle: BTreeMap<BufferId, Recycle>,
     /// Buffers whose frames were given back twice.
     broken: BTreeSet<BufferId>,
+    /// What the move under way of a buffer has copied.
+    pub(super) copies: Copies,
     next: u64,
 }
 
@@ -156,8 +158,8 @@ impl Bus {
             pins: BTreeMap::new(),
             own: OwnBytes(own),
             life: BTreeMap::new(),
-            recycle: BTreeMap::new(),
             broken: BTreeSet::new(),
+            copies: Copies::default(),
             next: 0,
         })
     }
@@ -179,9 +181,11 @@ impl Bus {
         self.life.get(&buffer).copied().unwrap_or(Life::Live)
     }
 
-    /// Marks a buffer.
-    pub fn set_life(&mut self, buffer: BufferId, life: Life) {
-        self.life.insert(buffer, life);
+    /// What is left of a buffer after a step of the exporter's.
+    pub(super) fn advance(&mut self, job: Job, step: ExporterStep, buffer: BufferId) {
+        if let Some(life) = moving::life_after(job, step, || self.life(buffer)) {
+            self.life.insert(buffer, life);
+        }
     }
 
     /// Whether the buffer's rules gave its memory back twice: it can't be moved any more.
@@ -190,9 +194,10 @@ impl Bus {
         self.broken.contains(&buffer)
     }
 
-    /// Frames were given back that had been given back before: the bug is the exporter's.
-    pub(super) fn freed_twice(&mut self, device: &Device, twice: &[FreedTwice]) -> Vec<HazardKind> {
-        for &FreedTwice { frame, of } in twice {
+    /// Frames were given back. Some had been given back before, where the bug is the exporter's; some
+    /// are still pinned.
+    pub(super) fn given(&mut self, device: &Device, given: &Given) -> Vec<HazardKind> {
+        for &FreedTwice { frame, of } in &given.twice {
             self.broken.insert(of.buffer);
             let hit = self.hit(device, frame);
             let meant = Some(Place { of, name: name_of(device, of.buffer) });
@@ -209,7 +214,9 @@ impl Bus {
                 why: FREED_TWICE,
             });
         }
-        twice.first().map(|_| HazardKind::KernelBug).into_iter().collect()
+        let bug = given.twice.first().map(|_| HazardKind::KernelBug);
+        let orphan = (given.orphans > 0).then_some(HazardKind::OrphanPin);
+        bug.into_iter().chain(orphan).collect()
     }
 
     /// `get_user_pages` of one page behind a mapping, as the exporter's rule `mmap` has it.
@@ -223,12 +230,11 @@ impl Bus {
         (holder, program): (Holder, &str),
         mapping: u64,
     ) -> Result<(PinId, BusAddr), Errno> {
-        use crate::model::MmapKind;
-        let pinnable = [MmapKind::MixedmapInsertPage, MmapKind::Shmem, MmapKind::PfnmapUnmarked];
-        if !pinnable.contains(&rules.mmap) {
+        let refused = model::gup_refusal(&HostRules::default(), rules).is_some();
+        if refused || self.life(of.buffer) != Life::Live {
             return Err(Errno::FAULT);
         }
-        let frame = self.frames.frame(of).ok_or(Errno::FAULT)?;
+        let (frame, _) = self.frames.ensure(of).map_err(|_| Errno::FAULT)?;
         self.frames.pin(frame);
         self.next += 1;
         let id = PinId(self.next);
@@ -310,10 +316,14 @@ impl Bus {
             let hit = self.hit(device, frame);
             let finding = access.finding(kind, &dma, addr, self.why(&access));
             self.findings.push(Finding { byte, hit, ..finding });
+        } else if write && let Some(of) = access.meant.filter(|of| self.copies.is_ahead(*of)) {
+            let hit = self.hit(device, frame);
+            let finding = access.finding(HazardKind::LostWrite, &dma, addr, self.why(&access));
+            self.copies.overtaken(of, offset, before, Finding { hit, ..finding });
         }
         // The fences of a buffer that only devices hold are nobody's to wait for.
         let awaited = access.meant.is_some_and(|of| device.buffer(of.buffer).is_some());
-        if access.dynamic && !access.fenced && awaited {
+        if access.dynamic && !access.pinned && !access.fenced && awaited {
             kinds.push(HazardKind::UnfencedAccess);
             let hit = self.hit(device, frame);
             let finding = access.finding(HazardKind::UnfencedAccess, &dma, addr, UNFENCED);
@@ -353,6 +363,7 @@ impl Bus {
                     at: found.map(|(at, _)| at),
                     meant: found.map(|(_, of)| of),
                     dynamic: attachment.dynamic,
+                    pinned: attachment.pins > 0,
                     fenced,
                     ignored: attachment.ignored_notify,
                     actor: Actor::Device(attachment.device.clone()),
@@ -369,6 +380,7 @@ impl Bus {
                     at: split.filter(|&(frame, _)| frame == pin.frame),
                     meant: Some(pin.of),
                     dynamic: false,
+                    pinned: true,
                     fenced: false,
                     ignored: false,
                     actor: Actor::Program(pin.program.clone()),
@@ -392,7 +404,11 @@ impl Bus {
     ) -> Option<(HazardKind, Vec<u8>)> {
         let landing = self.frames.landing(frame, meant)?;
         let alive = self.life(meant.buffer) == Life::Live;
+        let is_over =
+            self.life(meant.buffer) == Life::Quiesced && self.frames.frame(meant).is_some();
         let kind = match landing {
+            // Nobody may use a buffer any more whose revocation is complete.
+            _ if is_over && (!write || landing == Landing::Right) => HazardKind::UseAfterFree,
             Landing::Right => return None,
             Landing::Nobody => HazardKind::UseAfterFree,
             Landing::Other(_) if write => HazardKind::CrossBufferWrite,
@@ -460,19 +476,6 @@ impl Bus {
                 .map_err(DmaError::Memory),
         }
     }
-
-    /// Step `copy` of a move: the old frames get bytes of their own, those of the page.
-    ///
-    /// # Errors
-    /// The page can't be read.
-    pub fn copy(&mut self, pages: &dyn Pages, buffer: BufferId) -> Result<(), Errno> {
-        let mut bytes = [0; PAGE_BYTES];
-        for (frame, of) in self.frames.copy(buffer) {
-            pages.read(of, 0, &mut bytes)?;
-            write_all(self.own_bytes(), OwnBytes::at(frame, 0), &bytes)?;
-        }
-        Ok(())
-    }
 }
 
 const FREED_TWICE: &str = "The page had been given back before (the kernel: BUG: Bad page state). \
@@ -505,6 +508,8 @@ struct Access {
     at: Option<(FrameNo, usize)>,
     meant: Option<PageOf>,
     dynamic: bool,
+    /// By `dma_buf_pin`: what does not move needs no fence for that.
+    pinned: bool,
     fenced: bool,
     /// Whether its importer goes on with old addresses.
     ignored: bool,

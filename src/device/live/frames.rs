@@ -6,22 +6,22 @@
 //! that accesses a bus address reaches whoever owns that frame *now*:
 //!
 //! ```text
-//!          alloc, rebind              copy                  free, release
-//!   Free ---------------> Page(A,i) -------> Page(A,i) ... ---------------> Free | Orphan
+//!          alloc, rebind             rebind                 free, release
+//!   Free ---------------> Page(A,i) -----> Retired(A,i) -----------------> Free | Orphan
 //!   own bytes             A's memory         own bytes                      own bytes
 //!      `--reserve--> Reserved(A,i) --rebind--> Page(A,i)
 //! ```
 //!
-//! From `copy` on the old frame has bytes of its own, a copy of the page: what a device still
+//! From `rebind` on the old frame has bytes of its own, a copy of the page: what a device still
 //! writes there is lost to the buffer, and what it still reads is old.
 //!
 //! **Invariant**: a frame is on a free list exactly if its owner is [`Owner::Free`], once.
 //! The list is last in, first out, as the model's: the frame that a move leaves is the next one
 //! that its placement hands out.
 //!
-//! A frame that is given back and is not the page's any more was given back before: the kernel's
-//! allocator says "BUG: Bad page state" then. It stays whose it is, and the caller is told
-//! ([`FreedTwice`]), whatever a heap's rules order.
+//! What a step does to a frame is decided by the model ([`moving`]), as for its own frames. A frame
+//! that is given back and is not the page's any more was given back before: it stays whose it is,
+//! and the caller is told ([`Given`]).
 //!
 //! **Differs from Linux**: the numbers are the emulation's, not the machine's; the CPU never uses
 //! them.
@@ -30,7 +30,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::device::BufferId;
-use crate::model::{Placement, Recycle};
+use crate::model::moving::{self, FrameTable, Held, PageFrames};
+use crate::model::{Job, Placement, Recycle};
 use crate::sys::page::PAGE_BYTES;
 
 /// A frame, by its place in the table.
@@ -110,15 +111,18 @@ struct Frame {
     told: bool,
 }
 
-/// The frames of one page.
-#[derive(Clone, Copy, Debug, Default)]
-struct Entry {
-    now: Option<FrameNo>,
-    /// Reserved by the move under way.
-    next: Option<FrameNo>,
-    /// Retired by the move under way.
-    old: Option<FrameNo>,
+/// Where a live buffer is.
+#[derive(Debug)]
+struct Placed {
+    placement: Placement,
+    /// Where its reserved frames are.
+    dest: Placement,
+    /// Where its frames go in the end.
+    recycle: Recycle,
+    pages: Vec<PageFrames<FrameNo>>,
 }
+
+const NO_FRAMES: PageFrames<FrameNo> = PageFrames { now: None, next: None, old: None };
 
 /// No frame is left in the placement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -132,14 +136,34 @@ pub struct NoFrames {
     pub limit: usize,
 }
 
-/// A frame that was given back and was not the page's any more: `kernel-bug` in the model
-/// (`put_frame` in `src/model/exporter.rs`).
+/// A frame that was given back and was not the page's any more: `kernel-bug`
+/// ([`FrameTable::bad_page_state`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FreedTwice {
     /// What was given back.
     pub frame: FrameNo,
     /// For which page.
     pub of: PageOf,
+}
+
+/// A page that has another frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rebound {
+    /// The page.
+    pub of: PageOf,
+    /// Its frame before.
+    pub left: Option<FrameNo>,
+    /// Its frame now.
+    pub now: FrameNo,
+}
+
+/// What became of frames that were given back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// What had been given back before.
+    pub twice: Vec<FreedTwice>,
+    /// How many a page pin still holds.
+    pub orphans: usize,
 }
 
 /// Where an access landed that did not reach its page.
@@ -161,7 +185,9 @@ pub struct Frames {
     frames: Vec<Frame>,
     free: BTreeMap<Placement, Vec<FrameNo>>,
     limits: BTreeMap<Placement, usize>,
-    buffers: BTreeMap<BufferId, (Placement, Vec<Entry>)>,
+    buffers: BTreeMap<BufferId, Placed>,
+    /// What became of what was given back, and is not told yet.
+    given: Given,
 }
 
 impl Frames {
@@ -169,7 +195,8 @@ impl Frames {
     #[must_use]
     pub fn new(vram: usize, system: usize) -> Self {
         let limits = BTreeMap::from([(Placement::Vram, vram), (Placement::System, system)]);
-        Self { frames: Vec::new(), free: BTreeMap::new(), limits, buffers: BTreeMap::new() }
+        let (free, buffers) = (BTreeMap::new(), BTreeMap::new());
+        Self { frames: Vec::new(), free, limits, buffers, given: Given::default() }
     }
 
     /// Gives a new buffer its frames.
@@ -181,28 +208,62 @@ impl Frames {
         buffer: BufferId,
         pages: usize,
         placement: Placement,
+        recycle: Recycle,
     ) -> Result<(), NoFrames> {
         debug_assert!(!self.buffers.contains_key(&buffer), "a buffer is allocated once");
-        let taken = self.take(pages, placement)?;
-        let mut entries = Vec::with_capacity(pages);
-        for (page, frame) in taken.into_iter().enumerate() {
-            let of = PageOf { buffer, page };
-            self.set(frame, Owner::Page(of), Bytes::Buffer(of));
-            entries.push(Entry { now: Some(frame), ..Entry::default() });
+        self.room(pages, placement)?;
+        let placed = Placed { placement, dest: placement, recycle, pages: vec![NO_FRAMES; pages] };
+        self.buffers.insert(buffer, placed);
+        for of in self.pages_of(buffer) {
+            self.fill(of, placement);
         }
-        self.buffers.insert(buffer, (placement, entries));
         Ok(())
+    }
+
+    /// The frame of a page. One that was given up without marking the buffer gets another: whether
+    /// it did, so that what it held is lost.
+    ///
+    /// # Errors
+    /// [`NoFrames`]; nothing is changed then.
+    pub fn ensure(&mut self, of: PageOf) -> Result<(FrameNo, bool), NoFrames> {
+        if let Some(frame) = self.frame(of) {
+            return Ok((frame, false));
+        }
+        let placement = self.placement(of.buffer).unwrap_or(Placement::System);
+        self.room(1, placement)?;
+        self.fill(of, placement);
+        let limit = self.limits.get(&placement).copied().unwrap_or(0);
+        let frame = self.frame(of).ok_or(NoFrames { pages: 1, placement, limit })?;
+        Ok((frame, true))
+    }
+
+    fn room(&self, pages: usize, placement: Placement) -> Result<(), NoFrames> {
+        let limit = self.limits.get(&placement).copied().unwrap_or(0);
+        let enough = self.free_in(placement) >= pages;
+        if enough { Ok(()) } else { Err(NoFrames { pages, placement, limit }) }
+    }
+
+    fn fill(&mut self, of: PageOf, placement: Placement) {
+        if let Some(now) = self.take(placement, of) {
+            self.hold(now, of, Held::Now);
+            let frames = self.frames(of);
+            self.set_frames(of, PageFrames { now: Some(now), ..frames });
+        }
+    }
+
+    pub(super) fn pages_of(&self, buffer: BufferId) -> Vec<PageOf> {
+        (0..self.pages(buffer)).map(|page| PageOf { buffer, page }).collect()
     }
 
     /// Where a buffer is.
     #[must_use]
     pub fn placement(&self, buffer: BufferId) -> Option<Placement> {
-        self.buffers.get(&buffer).map(|(placement, _)| *placement)
+        self.buffers.get(&buffer).map(|placed| placed.placement)
     }
 
     /// Where every buffer is.
     pub fn placements(&self) -> impl Iterator<Item = (BufferId, Placement)> {
-        self.buffers.iter().map(|(&id, &(placement, _))| (id, placement))
+        self.buffers.iter().map(|(&id, placed)| (id, placed.placement))
     }
 
     /// How many frames are handed out before each free one.
@@ -215,24 +276,30 @@ impl Frames {
     /// Pages of a buffer.
     #[must_use]
     pub fn pages(&self, buffer: BufferId) -> usize {
-        self.buffers.get(&buffer).map_or(0, |(_, entries)| entries.len())
+        self.buffers.get(&buffer).map_or(0, |placed| placed.pages.len())
     }
 
     /// The page's frame now; none for one that was given back.
     #[must_use]
     pub fn frame(&self, of: PageOf) -> Option<FrameNo> {
-        self.buffers.get(&of.buffer)?.1.get(of.page)?.now
+        self.frames(of).now
     }
 
     /// The addresses of all pages, to be told to a device. None if a page has none.
     pub fn tell(&mut self, buffer: BufferId) -> Option<Vec<BusAddr>> {
-        let (_, entries) = self.buffers.get(&buffer)?;
-        let frames: Option<Vec<FrameNo>> = entries.iter().map(|entry| entry.now).collect();
+        let placed = self.buffers.get(&buffer)?;
+        let frames: Option<Vec<FrameNo>> = placed.pages.iter().map(|frames| frames.now).collect();
         let frames = frames?;
         for &frame in &frames {
             self.at(frame)?.told = true;
         }
         Some(frames.into_iter().map(BusAddr::of).collect())
+    }
+
+    /// Whether anybody has its address.
+    #[must_use]
+    pub fn is_told(&self, frame: FrameNo) -> bool {
+        self.get(frame).is_some_and(|entry| entry.told)
     }
 
     /// Whose the frame is; none if there is no such frame.
@@ -284,17 +351,17 @@ impl Frames {
         }
     }
 
-    /// Frames that nobody but a page pin holds.
-    #[must_use]
-    pub fn orphans(&self) -> usize {
-        self.frames.iter().filter(|frame| frame.owner == Owner::Orphan).count()
-    }
-
     /// Whether a page of the buffer is pinned.
     #[must_use]
     pub fn is_pinned(&self, buffer: BufferId) -> bool {
-        let entries = self.buffers.get(&buffer).map_or(&[][..], |(_, entries)| entries);
-        entries.iter().filter_map(|entry| self.get(entry.now?)).any(|frame| frame.pins > 0)
+        self.pinned_page(buffer).is_some()
+    }
+
+    /// The first frame of the buffer that is pinned.
+    #[must_use]
+    pub fn pinned_page(&self, buffer: BufferId) -> Option<FrameNo> {
+        let mut frames = self.buffers.get(&buffer)?.pages.iter().filter_map(|frames| frames.now);
+        frames.find(|&frame| self.get(frame).is_some_and(|frame| frame.pins > 0))
     }
 
     /// Step `reserve`: takes the frames that the buffer will have.
@@ -302,27 +369,31 @@ impl Frames {
     /// # Errors
     /// [`NoFrames`].
     pub fn reserve(&mut self, buffer: BufferId, to: Placement) -> Result<(), NoFrames> {
-        let taken = self.take(self.pages(buffer), to)?;
-        for (page, frame) in taken.into_iter().enumerate() {
-            self.set(frame, Owner::Reserved(PageOf { buffer, page }), Bytes::Own);
-            if let Some(entry) = self.entry(buffer, page) {
-                entry.next = Some(frame);
-            }
+        let pages = self.pages_of(buffer);
+        self.room(pages.len(), to)?;
+        moving::reserve(self, &pages, to);
+        if let Some(placed) = self.buffers.get_mut(&buffer) {
+            placed.dest = to;
         }
         Ok(())
     }
 
-    /// Step `copy`: the frames have bytes of their own from now on. Returns those whose address
-    /// somebody has: their storage must be filled with the page.
-    pub fn copy(&mut self, buffer: BufferId) -> Vec<(FrameNo, PageOf)> {
+    /// The frames that the buffer is about to give up have bytes of their own from now on; of a move,
+    /// where a page is not rebound yet. Returns those whose address somebody
+    /// has: their storage must be filled with the page.
+    pub fn leave(&mut self, buffer: BufferId, moves: bool) -> Vec<(FrameNo, PageOf)> {
         let mut filled = Vec::new();
-        for page in 0..self.pages(buffer) {
-            let of = PageOf { buffer, page };
+        for of in self.pages_of(buffer) {
+            let PageFrames { next, old, .. } = self.frames(of);
+            if moves && (next.is_none() || old.is_some()) {
+                continue;
+            }
             let Some(frame) = self.frame(of) else { continue };
             let Some(entry) = self.at(frame) else { continue };
             if entry.owner == Owner::Page(of) && entry.bytes == Bytes::Buffer(of) {
                 entry.bytes = Bytes::Own;
-                if entry.told {
+                // What goes on being the page's frame may still be told.
+                if entry.told || moves {
                     filled.push((frame, of));
                 }
             }
@@ -330,93 +401,46 @@ impl Frames {
         filled
     }
 
-    /// Step `rebind`: the buffer is its new frames.
-    pub fn rebind(&mut self, buffer: BufferId, to: Placement) {
-        for page in 0..self.pages(buffer) {
-            let of = PageOf { buffer, page };
-            let next = self.entry(buffer, page).and_then(|entry| entry.next.take());
-            let Some(next) = next else { continue };
-            let retired = self.frame(of).filter(|&now| self.owner(now) == Some(Owner::Page(of)));
-            if let Some(now) = retired {
-                self.set(now, Owner::Retired(of), Bytes::Own);
-            }
-            self.set(next, Owner::Page(of), Bytes::Buffer(of));
-            if let Some(entry) = self.entry(buffer, page) {
-                entry.now = Some(next);
-                entry.old = retired.or(entry.old);
-            }
+    /// Step `rebind`: the buffer is its new frames. Returns what each page that moved has left, and
+    /// what it is now.
+    pub fn rebind(&mut self, buffer: BufferId) -> Vec<Rebound> {
+        let rebound = |this: &mut Self, of| {
+            let (left, now) = moving::rebind(this, of)?;
+            Some(Rebound { of, left, now })
+        };
+        let pages = self.pages_of(buffer);
+        let rebound: Vec<_> = pages.into_iter().filter_map(|of| rebound(self, of)).collect();
+        if let Some(placed) = self.buffers.get_mut(&buffer).filter(|_| !rebound.is_empty()) {
+            placed.placement = placed.dest;
         }
-        if let Some((placement, _)) = self.buffers.get_mut(&buffer) {
-            *placement = to;
-        }
+        rebound
     }
 
-    /// Step `free` of a move: gives back what `rebind` retired, or, if the buffer is not rebound
-    /// yet, the frames that it still uses. Returns what had been given back before.
-    pub fn free_old(&mut self, buffer: BufferId, recycle: Recycle) -> Vec<FreedTwice> {
-        let mut twice = Vec::new();
-        for page in 0..self.pages(buffer) {
-            let of = PageOf { buffer, page };
-            let Some(entry) = self.entry(buffer, page) else { continue };
-            let (old, next, now) = (entry.old.take(), entry.next, entry.now);
-            let used = now.filter(|&now| self.owner(now) == Some(Owner::Page(of)));
-            match (old, next, used) {
-                (Some(old), _, _) => twice.extend(self.put(old, of, recycle)),
-                // It goes on using the frame.
-                (None, Some(_), Some(now)) => twice.extend(self.put(now, of, recycle)),
-                (None, _, _) => {}
+    /// Step `free` of a job.
+    pub fn free(&mut self, buffer: BufferId, job: Job) -> Given {
+        for of in self.pages_of(buffer) {
+            match job {
+                Job::Move(_) => moving::free_left(self, of),
+                Job::Purge | Job::Revoke => moving::free_all(self, of),
             }
         }
-        twice
+        std::mem::take(&mut self.given)
     }
 
-    /// Step `free` of a purge or a revocation: gives all frames back; the buffer has none. Returns
-    /// what had been given back before.
-    pub fn give_back(&mut self, buffer: BufferId, recycle: Recycle) -> Vec<FreedTwice> {
-        let mut twice = Vec::new();
-        for page in 0..self.pages(buffer) {
-            let of = PageOf { buffer, page };
-            let entry = self.entry(buffer, page).map(std::mem::take).unwrap_or_default();
-            for frame in [entry.now, entry.next, entry.old].into_iter().flatten() {
-                twice.extend(self.put(frame, of, recycle));
-            }
+    /// The last reference to the buffer is gone.
+    pub fn release(&mut self, buffer: BufferId) -> Given {
+        for of in self.pages_of(buffer) {
+            moving::free_all(self, of);
         }
-        twice
-    }
-
-    /// The last reference to the buffer is gone. Returns what had been given back before.
-    pub fn release(&mut self, buffer: BufferId, recycle: Recycle) -> Vec<FreedTwice> {
-        let twice = self.give_back(buffer, recycle);
         self.buffers.remove(&buffer);
-        twice
+        std::mem::take(&mut self.given)
     }
 
     /// Undoes `reserve`.
     pub fn abandon(&mut self, buffer: BufferId) {
-        for page in 0..self.pages(buffer) {
-            let of = PageOf { buffer, page };
-            let next = self.entry(buffer, page).and_then(|entry| entry.next.take());
-            if let Some(next) = next.filter(|&next| self.owner(next) == Some(Owner::Reserved(of))) {
-                self.push(next);
-            }
+        for of in self.pages_of(buffer) {
+            moving::abandon(self, of);
         }
-    }
-
-    /// Gives a frame back that is the page's; one that is not was given back before.
-    fn put(&mut self, frame: FrameNo, of: PageOf, recycle: Recycle) -> Option<FreedTwice> {
-        let entry = self.at(frame)?;
-        let own = [Owner::Page(of), Owner::Reserved(of), Owner::Retired(of)];
-        if !own.contains(&entry.owner) {
-            return Some(FreedTwice { frame, of });
-        }
-        entry.bytes = Bytes::Own;
-        let counted = recycle == Recycle::Allocator && entry.placement != Placement::Vram;
-        if counted && entry.pins > 0 {
-            entry.owner = Owner::Orphan;
-        } else {
-            self.push(frame);
-        }
-        None
     }
 
     /// Puts a frame that has an owner on its free list.
@@ -431,34 +455,6 @@ impl Frames {
         self.free.entry(placement).or_default().push(frame);
     }
 
-    fn take(&mut self, pages: usize, placement: Placement) -> Result<Vec<FrameNo>, NoFrames> {
-        let limit = self.limits.get(&placement).copied().unwrap_or(0);
-        let made = self.frames.iter().filter(|frame| frame.placement == placement).count();
-        let free = self.free.entry(placement).or_default();
-        let fresh = pages.saturating_sub(free.len());
-        let room =
-            self.frames.len().checked_add(fresh).is_some_and(|all| u32::try_from(all).is_ok());
-        if made.saturating_add(fresh) > limit || !room {
-            return Err(NoFrames { pages, placement, limit });
-        }
-        let mut taken: Vec<FrameNo> = (0..pages - fresh).filter_map(|_| free.pop()).collect();
-        for _ in 0..fresh {
-            let number = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
-            let frame =
-                Frame { placement, owner: Owner::Orphan, bytes: Bytes::Own, pins: 0, told: false };
-            self.frames.push(frame);
-            taken.push(FrameNo(number));
-        }
-        Ok(taken)
-    }
-
-    fn set(&mut self, frame: FrameNo, owner: Owner, bytes: Bytes) {
-        if let Some(entry) = self.at(frame) {
-            entry.owner = owner;
-            entry.bytes = bytes;
-        }
-    }
-
     fn get(&self, frame: FrameNo) -> Option<&Frame> {
         self.frames.get(usize::try_from(frame.0).ok()?)
     }
@@ -468,8 +464,94 @@ impl Frames {
         self.frames.get_mut(usize::try_from(frame.0).ok()?)
     }
 
-    fn entry(&mut self, buffer: BufferId, page: usize) -> Option<&mut Entry> {
-        self.buffers.get_mut(&buffer)?.1.get_mut(page)
+    fn page(&mut self, of: PageOf) -> Option<&mut PageFrames<FrameNo>> {
+        self.buffers.get_mut(&of.buffer)?.pages.get_mut(of.page)
+    }
+
+    fn made_in(&self, placement: Placement) -> usize {
+        self.frames.iter().filter(|frame| frame.placement == placement).count()
+    }
+}
+
+impl FrameTable for Frames {
+    type Frame = FrameNo;
+    type Page = PageOf;
+
+    fn frames(&self, of: PageOf) -> PageFrames<FrameNo> {
+        let placed = self.buffers.get(&of.buffer);
+        placed.and_then(|placed| placed.pages.get(of.page)).copied().unwrap_or(NO_FRAMES)
+    }
+
+    fn set_frames(&mut self, of: PageOf, frames: PageFrames<FrameNo>) {
+        if let Some(page) = self.page(of) {
+            *page = frames;
+        }
+    }
+
+    fn clear(&mut self, of: PageOf) {
+        self.set_frames(of, NO_FRAMES);
+    }
+
+    fn held(&self, frame: FrameNo, page: PageOf) -> Option<Held> {
+        match self.owner(frame)? {
+            Owner::Page(of) if of == page => Some(Held::Now),
+            Owner::Reserved(of) if of == page => Some(Held::Next),
+            Owner::Retired(of) if of == page => Some(Held::Old),
+            Owner::Page(_)
+            | Owner::Reserved(_)
+            | Owner::Retired(_)
+            | Owner::Free
+            | Owner::Orphan => None,
+        }
+    }
+
+    fn hold(&mut self, frame: FrameNo, of: PageOf, held: Held) {
+        let Some(entry) = self.at(frame) else { return };
+        (entry.owner, entry.bytes) = match held {
+            Held::Now => (Owner::Page(of), Bytes::Buffer(of)),
+            Held::Next => (Owner::Reserved(of), Bytes::Own),
+            Held::Old => (Owner::Retired(of), Bytes::Own),
+        };
+    }
+
+    /// Frames are made as they are needed, up to the placement's limit.
+    fn free_in(&self, placement: Placement) -> usize {
+        let limit = self.limits.get(&placement).copied().unwrap_or(0);
+        let numbers = usize::try_from(u32::MAX).unwrap_or(usize::MAX);
+        let unmade = limit.saturating_sub(self.made_in(placement));
+        let unmade = unmade.min(numbers.saturating_sub(self.frames.len()));
+        self.free.get(&placement).map_or(0, Vec::len).saturating_add(unmade)
+    }
+
+    fn take(&mut self, placement: Placement, of: PageOf) -> Option<FrameNo> {
+        if let Some(frame) = self.free.get_mut(&placement).and_then(Vec::pop) {
+            self.hold(frame, of, Held::Next);
+            return Some(frame);
+        }
+        let number = u32::try_from(self.frames.len()).ok()?;
+        let (owner, bytes) = (Owner::Reserved(of), Bytes::Own);
+        self.frames.push(Frame { placement, owner, bytes, pins: 0, told: false });
+        Some(FrameNo(number))
+    }
+
+    fn give_back(&mut self, frame: FrameNo, of: PageOf) {
+        let recycle = self.buffers.get(&of.buffer).map_or(Recycle::Pool, |placed| placed.recycle);
+        let Some(entry) = self.at(frame) else { return };
+        entry.bytes = Bytes::Own;
+        if moving::goes_free(recycle, entry.placement, || entry.pins > 0) {
+            self.push_free(frame);
+        } else {
+            entry.owner = Owner::Orphan;
+            self.given.orphans += 1;
+        }
+    }
+
+    fn push_free(&mut self, frame: FrameNo) {
+        self.push(frame);
+    }
+
+    fn bad_page_state(&mut self, frame: FrameNo, of: PageOf) {
+        self.given.twice.push(FreedTwice { frame, of });
     }
 }
 

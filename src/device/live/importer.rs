@@ -16,7 +16,7 @@ use super::notes::signals;
 use super::record::{Actor, Doing};
 use crate::device::fence::Usage;
 use crate::device::{BufferId, Device, FenceId};
-use crate::model::{Life, Placement, Recycle};
+use crate::model::{Life, Placement};
 
 impl Bus {
     /// A buffer came into being: it gets its frames.
@@ -30,8 +30,8 @@ impl Bus {
         pages: usize,
         placement: Placement,
     ) -> Result<(), Errno> {
-        self.frames.alloc(buffer, pages, placement).map_err(|_| Errno::NOMEM)?;
-        self.recycle.insert(buffer, device.rules_of(buffer).recycle);
+        let recycle = device.rules_of(buffer).recycle;
+        self.frames.alloc(buffer, pages, placement, recycle).map_err(|_| Errno::NOMEM)?;
         if let Some(recorder) = &mut self.recorder {
             let heap = device.buffer(buffer).map_or("heap", |found| found.exp_name.as_str());
             recorder.declare(buffer, (heap, &device.rules_of(buffer)), pages, placement);
@@ -43,9 +43,9 @@ impl Bus {
     /// The last reference to a buffer is gone: its frames go back.
     pub fn released(&mut self, device: &Device, buffer: BufferId) {
         if self.frames.placement(buffer).is_some() {
-            let recycle = self.recycle.remove(&buffer).unwrap_or(Recycle::Pool);
-            let twice = self.frames.release(buffer, recycle);
-            let kinds = self.freed_twice(device, &twice);
+            let given = self.frames.release(buffer);
+            self.copies.forget(buffer);
+            let kinds = self.given(device, &given);
             self.note(&Actor::Exporter, Doing::Close(buffer), &kinds);
         }
     }
@@ -76,14 +76,28 @@ impl Bus {
         let attachment = self.attachments.of(id, holder)?;
         let (buffer, actor) = (attachment.buffer, Actor::Device(attachment.device.clone()));
         let mapped = matches!(attachment.sg, Sg::Held | Sg::Invalid);
-        if self.life(buffer) != Life::Live {
+        let Some(addrs) = self.addresses(buffer) else {
+            // The old mapping goes first, so that what can't be mapped again is not mapped any more.
+            if mapped {
+                self.unmap(id, holder)?;
+            }
             return Err(AttachError::Gone);
-        }
-        let addrs = self.frames.tell(buffer).ok_or(AttachError::Gone)?;
+        };
         self.attachments.map(id, holder, &addrs)?;
         let unmap = mapped.then_some(Doing::Unmap(id));
         self.note_all(&actor, unmap.into_iter().chain([Doing::Map(id)]));
         Ok(addrs)
+    }
+
+    /// The addresses of a live buffer.
+    fn addresses(&mut self, buffer: BufferId) -> Option<Vec<BusAddr>> {
+        if self.life(buffer) != Life::Live {
+            return None;
+        }
+        for of in self.frames.pages_of(buffer) {
+            self.frames.ensure(of).ok()?;
+        }
+        self.frames.tell(buffer)
     }
 
     /// `dma_buf_unmap_attachment`.

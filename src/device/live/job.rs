@@ -11,27 +11,33 @@
 //! 3. `wait` waits for the fences that the rule `wait` names, `wait-unmap` until no importer has
 //!    an sg_table.
 //! 4. `check-pins` answers EBUSY as `on-dma-buf-pin` and `on-foreign-pin` say.
-//! 5. `reserve`, `copy`, `rebind`, `free` are those of [`super::frames`]; at `rebind` the memory
-//!    itself is replaced, which zaps every CPU mapping.
-//! 6. `mark` and then `free` of a purge or a revocation take the memory away.
+//! 5. `reserve`, `rebind` and `free` change owners of frames ([`super::frames`]), `copy` and `rebind`
+//!    what pages hold (`contents`); at `rebind` the memory itself is replaced, which zaps every CPU
+//!    mapping.
+//! 6. `mark` and then `free` of a purge or a revocation take the memory away. Without `mark` what it
+//!    held is lost, and whoever looks next finds zeros.
+//!
+//! What a step does is decided by the model ([`crate::model::moving`]): who owns a frame then, which
+//! pin stops it, what is left of the buffer. `tests.rs` takes random rules and orders through both.
 //!
 //! **Differs from Linux**: `zap` and `flush` have nothing to do (5 zaps, and every page is
 //! coherent). A wait is bounded by [`Patience`]: an importer whose `move_notify` or lock does not
-//! come back is dropped, a fence that does not signal ends the operation.
+//! come back is dropped, a fence that does not signal ends the operation. A job that ends releases the
+//! lock, whatever its rules say. What a page should hold is what it holds: a lost write is reported
+//! when it is lost, and not missed again by whoever reads the page later.
 
 use std::time::{Duration, Instant};
 
 use super::attach::{AttachmentId, Holder};
 use super::bus::Bus;
-use super::frames::NoFrames;
+use super::frames::{NoFrames, PageOf};
 use super::pages::Pages;
 use super::record::{Doing, Outcome};
-use crate::device::fence::Usage;
+use crate::device::Life::{Purged, Revoked};
 use crate::device::{BufferId, Device};
-use crate::model::{
-    ExporterRules, ExporterStep, HazardKind, Job, Life, OnDmaBufPin, OnForeignPin, Placement,
-    WaitFor,
-};
+use crate::model::moving::{self, Pinned};
+use crate::model::{ExporterRules, ExporterStep, HazardKind, Job, Life, Placement};
+use crate::sys::page::PAGE_BYTES;
 
 /// The memory of live buffers.
 pub trait Memory: Pages {
@@ -142,68 +148,22 @@ pub fn run(
     patience: Patience,
 ) -> Result<Done, JobError> {
     let mut rules = None;
-    let mut orphans = 0;
     host.with(&mut |parts| {
-        let known = parts.device.buffer(buffer).is_some();
-        let alive = known && parts.bus.life(buffer) == Life::Live;
-        rules = alive.then(|| parts.device.rules_of(buffer));
-        orphans = parts.bus.frames.orphans();
-        if alive {
-            parts.bus.begin(doing(buffer, job));
-        }
+        let exists = parts.device.buffer(buffer).is_some();
+        let found = exists.then(|| parts.device.rules_of(buffer));
+        // What is gone is refused where the lock is taken.
+        let locks = |rules: &ExporterRules| rules.steps(job).first() == Some(&ExporterStep::Lock);
+        rules = found.filter(|rules| parts.bus.life(buffer) == Life::Live || !locks(rules));
     });
     let rules = rules.ok_or(JobError::Gone)?;
-    let steps = match job {
-        Job::Move(_) => &rules.move_steps,
-        Job::Purge => &rules.purge_steps,
-        Job::Revoke => &rules.revoke_steps,
-    };
     // A last `unlock` and the end are one: an importer that gets the lock comes after the job.
-    let steps = match steps.split_last() {
+    let steps = match rules.steps(job).split_last() {
         Some((ExporterStep::Unlock, before)) => before,
-        _ => steps.as_slice(),
+        _ => rules.steps(job),
     };
-    let kinds = Vec::new();
-    let mut run = Run { host, mover, buffer, job, rules: &rules, patience, notified: 0, kinds };
+    let mut run = Run::begin(host, mover, buffer, job, &rules, patience);
     let result = steps.iter().try_for_each(|&step| run.step(step));
-    let mut pages = 0;
-    host.with(&mut |parts| {
-        if result.is_err() {
-            parts.bus.frames.abandon(buffer);
-        }
-        parts.bus.attachments.unlock(buffer, mover);
-        pages = parts.bus.frames.pages(buffer);
-        let mut kinds = std::mem::take(&mut run.kinds);
-        if result == Err(JobError::PagePinned) {
-            kinds.push(HazardKind::PinBlocksMove);
-        }
-        if parts.bus.frames.orphans() > orphans {
-            kinds.push(HazardKind::OrphanPin);
-        }
-        parts.bus.end(&doing(buffer, job), outcome(&result), &kinds);
-        if result.is_ok() {
-            tell(parts.device, buffer, job, pages);
-        } else {
-            parts.device.stats.moves_refused += 1;
-        }
-    });
-    host.frames_changed();
-    result.map(|()| Done { pages, notified: run.notified })
-}
-
-/// Tells the device core what was done: its counters, its trace, where the buffer is.
-fn tell(device: &mut Device, buffer: BufferId, job: Job, pages: usize) {
-    let pages = u64::try_from(pages).unwrap_or(u64::MAX);
-    match job {
-        Job::Move(Placement::Vram) => {
-            device.moved(buffer, crate::device::Placement::Vram, 0, pages)
-        }
-        Job::Move(Placement::System | Placement::Cma) => {
-            device.moved(buffer, crate::device::Placement::System, 0, pages);
-        }
-        Job::Purge => device.killed(buffer, crate::device::Life::Purged),
-        Job::Revoke => device.killed(buffer, crate::device::Life::Revoked),
-    }
+    run.end(result)
 }
 
 fn doing(buffer: BufferId, job: Job) -> Doing {
@@ -232,10 +192,70 @@ struct Run<'a> {
     notified: usize,
     /// What went wrong on the way.
     kinds: Vec<HazardKind>,
+    /// The step that was refused.
+    refused: Option<ExporterStep>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn begin(
+        host: &'a dyn Host,
+        mover: Holder,
+        buffer: BufferId,
+        job: Job,
+        rules: &'a ExporterRules,
+        patience: Patience,
+    ) -> Self {
+        host.with(&mut |parts| parts.bus.begin(doing(buffer, job)));
+        let (notified, kinds, refused) = (0, Vec::new(), None);
+        Self { host, mover, buffer, job, rules, patience, notified, kinds, refused }
+    }
+
+    /// After the last step, or one that failed.
+    fn end(mut self, result: Result<(), JobError>) -> Result<Done, JobError> {
+        let (buffer, job) = (self.buffer, self.job);
+        let mut pages = 0;
+        self.host.with(&mut |parts| {
+            let Parts { device, bus, .. } = parts;
+            // Where the lock is the first thing to be had, there is nothing to give back.
+            let has_none = self.refused == Some(ExporterStep::Lock) && !self.rules.locks_late(job);
+            if result.is_err() && !has_none {
+                bus.frames.abandon(buffer);
+                bus.forget_copies(buffer);
+            }
+            if self.rules.steps(job).last() == Some(&ExporterStep::Unlock) && result.is_ok() {
+                bus.advance(job, ExporterStep::Unlock, buffer);
+            }
+            bus.attachments.unlock(buffer, self.mover);
+            pages = bus.frames.pages(buffer);
+            if result == Err(JobError::PagePinned) {
+                self.kinds.push(HazardKind::PinBlocksMove);
+            }
+            bus.end(&doing(buffer, job), outcome(&result), &self.kinds);
+            match (&result, job) {
+                (Err(_), _) => device.stats.moves_refused += 1,
+                (Ok(()), Job::Move(to)) => {
+                    device.moved(buffer, to.into(), 0, u64::try_from(pages).unwrap_or(u64::MAX));
+                }
+                // `mark` has told it.
+                (Ok(()), Job::Purge | Job::Revoke) => {}
+            }
+        });
+        self.host.frames_changed();
+        result.map(|()| Done { pages, notified: self.notified })
+    }
+
     fn step(&mut self, step: ExporterStep) -> Result<(), JobError> {
+        let result = self.act(step);
+        if result.is_err() {
+            self.refused = Some(step);
+        } else if step != ExporterStep::Mark {
+            let (buffer, job) = (self.buffer, self.job);
+            self.host.with(&mut |parts| parts.bus.advance(job, step, buffer));
+        }
+        result
+    }
+
+    fn act(&mut self, step: ExporterStep) -> Result<(), JobError> {
         let (buffer, job) = (self.buffer, self.job);
         match step {
             ExporterStep::Lock => self.lock(),
@@ -248,7 +268,7 @@ impl Run<'_> {
                 Ok(())
             }
             ExporterStep::Wait => self.until(
-                |parts, run| parts.device.is_idle(buffer, level(run.rules.wait)),
+                |parts, run| parts.device.is_idle(buffer, run.rules.wait.usage().into()),
                 JobError::FenceTimeout(self.patience.fence),
             ),
             ExporterStep::WaitUnmap => self.until(
@@ -262,22 +282,21 @@ impl Run<'_> {
             | ExporterStep::Fence
             | ExporterStep::Signal => Ok(()),
             ExporterStep::Reserve => self.quick(|parts, _| match job {
-                Job::Move(to) => Ok(parts.bus.frames.reserve(buffer, to)?),
+                Job::Move(to) => {
+                    parts.bus.frames.reserve(buffer, to)?;
+                    parts.bus.reserved(buffer).map_err(unreachable)
+                }
                 Job::Purge | Job::Revoke => Ok(()),
             }),
             ExporterStep::Copy => self.changing(|parts, _| {
                 let Parts { bus, memory, .. } = parts;
-                bus.copy(*memory, buffer).map_err(|errno| JobError::Memory(errno.to_string()))
+                bus.copy(*memory, buffer).map_err(unreachable)
             }),
-            ExporterStep::Rebind => self.changing(|parts, _| {
-                let Job::Move(to) = job else { return Ok(()) };
-                parts.memory.relocate(buffer).map_err(JobError::Memory)?;
-                parts.bus.frames.rebind(buffer, to);
-                Ok(())
-            }),
+            ExporterStep::Rebind => self.rebind(),
             ExporterStep::Mark => self.quick(|parts, _| {
-                let life = if job == Job::Revoke { Life::Revoked } else { Life::Purged };
-                parts.bus.set_life(buffer, life);
+                parts.bus.advance(job, step, buffer);
+                let life = parts.bus.life(buffer);
+                parts.device.killed(buffer, if life == Life::Purged { Purged } else { Revoked });
                 Ok(())
             }),
             ExporterStep::Free => self.free(),
@@ -332,22 +351,44 @@ impl Run<'_> {
         }
     }
 
+    fn rebind(&mut self) -> Result<(), JobError> {
+        let (buffer, moves) = (self.buffer, matches!(self.job, Job::Move(_)));
+        let mut lost = None;
+        let result = self.changing(|parts, _| {
+            let Parts { bus, memory, .. } = parts;
+            if moves {
+                memory.relocate(buffer).map_err(JobError::Memory)?;
+            }
+            lost = bus.rebind(*memory, buffer).map_err(unreachable)?;
+            Ok(())
+        });
+        self.kinds.extend(lost);
+        result
+    }
+
     fn free(&mut self) -> Result<(), JobError> {
         let (buffer, job) = (self.buffer, self.job);
         let mut found = Vec::new();
-        let result = self.changing(|parts, run| {
+        let result = self.changing(|parts, _| {
             let Parts { device, bus, memory } = parts;
-            let recycle = run.rules.recycle;
-            if matches!(job, Job::Move(_)) {
-                let twice = bus.frames.free_old(buffer, recycle);
-                found = bus.freed_twice(device, &twice);
-                return Ok(());
-            }
+            let ends = !matches!(job, Job::Move(_));
             // What a device still reads there is what the page held.
-            bus.copy(*memory, buffer).map_err(|errno| JobError::Memory(errno.to_string()))?;
-            let twice = bus.frames.give_back(buffer, recycle);
-            found = bus.freed_twice(device, &twice);
-            memory.truncate(buffer).map_err(JobError::Memory)
+            bus.leave(*memory, buffer, !ends).map_err(unreachable)?;
+            let given = bus.frames.free(buffer, job);
+            found = bus.given(device, &given);
+            match bus.life(buffer) {
+                _ if !ends => Ok(()),
+                // Given up without a mark: what it held is lost, and a fault finds zeros.
+                Life::Live => (0..bus.frames.pages(buffer)).try_for_each(|page| {
+                    let written = memory.write(PageOf { buffer, page }, 0, &[0; PAGE_BYTES]);
+                    written.map_err(unreachable)
+                }),
+                Life::Purged
+                | Life::Revoked
+                | Life::Quiesced
+                | Life::Unallocated
+                | Life::Released => memory.truncate(buffer).map_err(JobError::Memory),
+            }
         });
         self.kinds.extend(found);
         result
@@ -359,6 +400,11 @@ impl Run<'_> {
         loop {
             let mut holder = None;
             self.quick(|parts, run| {
+                if parts.bus.attachments.locked_by(run.buffer).is_none_or(|by| by == run.mover)
+                    && parts.bus.life(run.buffer) != Life::Live
+                {
+                    return Err(JobError::Gone);
+                }
                 if !parts.bus.attachments.lock(run.buffer, run.mover) {
                     holder = parts.bus.attachments.locked_by(run.buffer);
                 }
@@ -390,25 +436,18 @@ impl Run<'_> {
     }
 
     fn check_pins(&self, parts: &Parts<'_>) -> Result<(), JobError> {
-        let pinned = parts.bus.attachments.pins(self.buffer) > 0;
-        if pinned && self.rules.on_dma_buf_pin == OnDmaBufPin::Honour {
-            return Err(JobError::Pinned);
-        }
-        let page_pinned = parts.bus.frames.is_pinned(self.buffer);
-        if page_pinned && self.rules.on_foreign_pin == OnForeignPin::Refuse {
-            return Err(JobError::PagePinned);
-        }
-        Ok(())
+        let is_pinned = parts.bus.attachments.pins(self.buffer) > 0;
+        let pinned_page = || parts.bus.frames.pinned_page(self.buffer);
+        moving::check_pins(self.rules, is_pinned, pinned_page).map_err(|pinned| match pinned {
+            Pinned::Buffer => JobError::Pinned,
+            Pinned::Page(_) => JobError::PagePinned,
+        })
     }
 }
 
-fn level(wait: WaitFor) -> Usage {
-    match wait {
-        WaitFor::Kernel => Usage::Kernel,
-        WaitFor::Write => Usage::Write,
-        WaitFor::Read => Usage::Read,
-        WaitFor::Bookkeep => Usage::Bookkeep,
-    }
+/// A page of the buffer could not be read or written.
+fn unreachable(errno: rustix::io::Errno) -> JobError {
+    JobError::Memory(errno.to_string())
 }
 
 /// Where an eviction takes a buffer: away from where it is.
@@ -419,3 +458,6 @@ pub fn elsewhere(placement: Placement) -> Placement {
         Placement::System => Placement::Vram,
     }
 }
+
+#[cfg(test)]
+mod tests;

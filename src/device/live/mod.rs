@@ -11,6 +11,7 @@
 //! | [`frames`] | bus addresses: whose memory a frame is now |
 //! | [`attach`] | importers: attachments, sg_tables, buffer pins, reservation locks |
 //! | [`bus`] | what a device's access at a bus address reaches, on real bytes |
+//! | `contents`, `copies` | what pages hold while they move |
 //! | [`job`] | moves, purges and revocations in the order of the exporter's rules |
 //! | [`importer`] | what an importer calls |
 //! | [`emulate`] | devices that use buffers on a schedule |
@@ -24,6 +25,8 @@
 pub mod attach;
 pub mod bus;
 pub mod chaos;
+mod contents;
+mod copies;
 pub mod emulate;
 pub mod engine;
 pub mod findings;

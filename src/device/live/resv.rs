@@ -40,10 +40,7 @@ impl Device {
     /// A new buffer's pages are there.
     pub fn placed(&mut self, buffer: BufferId, placement: Placement) {
         if let Some(found) = self.buffers.get_mut(&buffer) {
-            found.placement = match placement {
-                Placement::Vram => crate::device::Placement::Vram,
-                Placement::System | Placement::Cma => crate::device::Placement::System,
-            };
+            found.placement = placement.into();
         }
     }
 

@@ -225,7 +225,7 @@ impl State {
         }
         self.views.retain(|_, view| view.buffer != buffer);
         // What its frames held stays in them, for who still looks.
-        let _ = self.bus.copy(&self.memory, buffer);
+        let _ = self.bus.leave(&self.memory, buffer, false);
         self.bus.released(&self.device, buffer);
         self.memory.release(buffer);
         self.device.release(crate::device::Object::Buffer(buffer));

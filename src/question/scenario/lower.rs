@@ -417,13 +417,8 @@ impl<'a> Lowering<'a> {
     /// The steps of a move, purge or revocation of `buf`, as the exporter's rules order them.
     fn exporter_steps(&self, buf: BufId, job: Job) -> Vec<Step> {
         let rules = self.world.exporter_of(buf);
-        let list = match job {
-            Job::Move(_) => &rules.move_steps,
-            Job::Purge => &rules.purge_steps,
-            Job::Revoke => &rules.revoke_steps,
-        };
         let mut steps = Vec::new();
-        for &step in list {
+        for &step in rules.steps(job) {
             if step == ExporterStep::Flush && rules.coherency == Coherency::Coherent {
                 continue;
             }
