@@ -7,6 +7,7 @@ use clap::Args;
 use driftheap::question::prevent::preventions;
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::{Judgement, Search, judge};
+use driftheap::report::kernel::Kernel;
 use driftheap::report::page::{self, Entry, Shown};
 use driftheap::report::plural;
 use driftheap::report::real::Real;
@@ -15,6 +16,7 @@ use driftheap::report::{Answer, full_name};
 
 use super::explain::PREVENTIONS_MAX;
 use super::input::{self, Loaded};
+use super::kernel::Question;
 use super::out::Out;
 use super::real::{Reality, Replay};
 use super::{Exit, SearchArgs, pool};
@@ -53,6 +55,10 @@ pub(crate) struct ReportArgs {
     #[arg(long, value_name = "all|N|off", default_value = "20")]
     replay: Replay,
 
+    /// Ask a real kernel, too, in a virtual machine (the first time fetches it)
+    #[arg(long)]
+    kernel: bool,
+
     #[command(flatten)]
     search: SearchArgs,
 }
@@ -62,6 +68,8 @@ struct Answered<'a> {
     loaded: &'a Loaded,
     scenarios: Vec<Scenario>,
     answers: Vec<(Judgement, Option<Real>)>,
+    /// What a real kernel said of each variant; empty when it was not asked.
+    kernel: Vec<Kernel>,
 }
 
 pub(crate) fn run(args: &ReportArgs, out: &Out) -> anyhow::Result<Exit> {
@@ -82,6 +90,9 @@ pub(crate) fn run(args: &ReportArgs, out: &Out) -> anyhow::Result<Exit> {
             Some(test) => answered.push(test),
             None => exit = Exit::Input,
         }
+    }
+    if args.kernel {
+        ask_kernel(&mut answered, args.replay, out)?;
     }
     let threads = args.search.threads();
     let mut articles = Vec::new();
@@ -170,7 +181,26 @@ fn answer<'a>(
         let real = reality.as_deref_mut().map(replay);
         answers.push((judgement, real));
     }
-    Ok(Some(Answered { loaded, scenarios, answers }))
+    Ok(Some(Answered { loaded, scenarios, answers, kernel: Vec::new() }))
+}
+
+/// Asks a real kernel about all variants at once.
+fn ask_kernel(answered: &mut [Answered<'_>], replay: Replay, out: &Out) -> anyhow::Result<()> {
+    out.status("asking a real kernel ...");
+    let mut asked = Vec::new();
+    for test in answered.iter() {
+        for (scenario, (judgement, _)) in test.scenarios.iter().zip(&test.answers) {
+            asked.push(Question::new(test.loaded, scenario, judgement, replay.schedules()));
+        }
+    }
+    let (_, said) = super::kernel::ask(&asked.iter().collect::<Vec<_>>())?;
+    drop(asked);
+    out.clear_status();
+    let mut said = said.into_iter();
+    for test in answered {
+        test.kernel = said.by_ref().take(test.scenarios.len()).collect();
+    }
+    Ok(())
 }
 
 fn draw(answered: &Answered<'_>, search: &Search) -> (String, Entry) {
@@ -180,8 +210,10 @@ fn draw(answered: &Answered<'_>, search: &Search) -> (String, Entry) {
         .scenarios
         .iter()
         .zip(&answered.answers)
-        .map(|(scenario, (judgement, real))| {
+        .enumerate()
+        .map(|(index, (scenario, (judgement, real)))| {
             Shown::new(&Answer { test, scenario, judgement, notes: &[] }, real.as_ref())
+                .with_kernel(answered.kernel.get(index))
         })
         .collect();
     // As many threads as there are draw pages already.

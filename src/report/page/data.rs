@@ -55,6 +55,8 @@ pub(super) struct VariantData {
     prevented: Vec<String>,
     /// What real memory said.
     real: String,
+    /// What a real kernel said; none when it was not asked.
+    kernel: Option<String>,
 }
 
 /// States and the steps between them, as the script reads them.
@@ -129,6 +131,7 @@ impl VariantData {
             story: shown.story(),
             prevented: shown.prevention(),
             real: shown.memory(),
+            kernel: shown.kernel(),
         }
     }
 }

@@ -18,12 +18,13 @@ mod tests;
 pub use drawing::Drawing;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::kernel::Kernel;
 use super::picture::Graph;
 use super::real::Real;
 use super::story::{Prevented, Splat, Story};
 use super::svg::{self, Titles};
 use super::verdicts::Mark;
-use super::{Answer, Paint, compact};
+use super::{Answer, Paint, compact, plural};
 use crate::litmus::ast::{Test, Verdict};
 use crate::question::scenario::Scenario;
 use crate::question::verdict::Judgement;
@@ -43,6 +44,7 @@ pub struct Shown<'a> {
     judgement: &'a Judgement,
     mark: Mark,
     real: Option<&'a Real>,
+    kernel: Option<&'a Kernel>,
     graph: Graph,
     /// Title and processes of each schedule; the first is what the test asks for, if there is one.
     ways: Vec<(String, Vec<u8>)>,
@@ -75,7 +77,14 @@ impl<'a> Shown<'a> {
             ),
             _ => Vec::new(),
         };
-        Self { scenario, judgement, mark: Mark::of(answer), real, graph, ways, telling, splats }
+        let mark = Mark::of(answer);
+        Self { scenario, judgement, mark, real, kernel: None, graph, ways, telling, splats }
+    }
+
+    /// The same with what a real kernel said.
+    #[must_use]
+    pub fn with_kernel(self, kernel: Option<&'a Kernel>) -> Self {
+        Self { kernel, ..self }
     }
 
     /// Whether there is a hazard to prevent.
@@ -110,9 +119,33 @@ impl<'a> Shown<'a> {
         })
     }
 
-    /// Whether the answer is not as expected, or real memory's is another.
+    /// Whether the answer is not as expected, or real memory's or the kernel's is another.
     fn fails(&self) -> bool {
-        self.mark.fails() || self.real.is_some_and(|real| real.difference.is_some())
+        self.mark.fails()
+            || self.real.is_some_and(|real| real.difference.is_some())
+            || self.kernel.is_some_and(|kernel| kernel.difference.is_some())
+    }
+
+    /// What a real kernel said, in a line; none when it was not asked.
+    fn kernel(&self) -> Option<String> {
+        let kernel = self.kernel?;
+        if let Some(why) = &kernel.skipped {
+            return Some(format!("SKIP: {why}"));
+        }
+        let mut text = format!(
+            "{}: {} of {} agreed, {} compared",
+            kernel.release,
+            kernel.agreed,
+            plural(kernel.replayed, "schedule"),
+            plural(kernel.compared, "observation")
+        );
+        if let Some(bug) = &kernel.bug {
+            text.push_str(&format!("; it hit the bug: {}", bug.lines().next().unwrap_or_default()));
+        }
+        if let Some(difference) = &kernel.difference {
+            text.push_str(&format!("; DIFFERS: {}", difference.text()));
+        }
+        Some(text)
     }
 
     /// What real memory said, in a line.
@@ -205,15 +238,22 @@ pub fn along(scenario: &Scenario, schedule: &[u8]) -> serde_json::Value {
 }
 
 fn verdicts(variants: &[Shown<'_>]) -> Markup {
+    let asked_kernel = variants.iter().any(|shown| shown.kernel.is_some());
+    let caption = if asked_kernel {
+        "The answer to each variant: the model's, and what real memory and a real kernel said"
+    } else {
+        "The answer to each variant: the model's, and what real memory said"
+    };
     html! {
         div.scroll tabindex="0" role="region" aria-label="The answers" {
             table {
-                caption { "The answer to each variant: the model's, and what real memory said" }
+                caption { (caption) }
                 thead { tr {
                     th scope="col" { "variant" } th scope="col" { "expected" }
                     th scope="col" { "observed" } th scope="col" { "result" }
                     th scope="col" { "schedules" } th scope="col" { "states" }
                     th scope="col" { "hazards" } th scope="col" { "real memory" }
+                    @if asked_kernel { th scope="col" { "kernel" } }
                 } }
                 tbody {
                     @for shown in variants {
@@ -229,6 +269,7 @@ fn verdicts(variants: &[Shown<'_>]) -> Markup {
                             td.number { (judgement.exploration.states) }
                             td.long { (if hazards.is_empty() { "-".to_owned() } else { hazards.join(", ") }) }
                             td.long { (shown.memory()) }
+                            @if asked_kernel { td.long { (shown.kernel().unwrap_or_default()) } }
                         }
                     }
                 }

@@ -213,7 +213,8 @@
       this.parts.prevented.hidden = data.prevented.length === 0;
       this.parts.prevented.querySelector("ul").replaceChildren(...data.prevented.map((line) => element("li", {}, line)));
       this.parts.way.replaceChildren(...data.ways.map(([title], at) => element("option", { value: at }, title)));
-      this.parts.memory.textContent = `Real memory, this variant: ${data.real}`;
+      this.parts.memory.textContent = `Real memory, this variant: ${data.real}` +
+        (data.kernel ? `\nKernel, this variant: ${data.kernel}` : "");
       this.parts.told.hidden = data.story === "";
       this.parts.told.querySelector("pre").textContent = data.story;
       this.show(0);

@@ -8,6 +8,7 @@ use crate::litmus::rules::ModelRules;
 use crate::model::{Slot, State};
 use crate::question::scenario::{Scenario, ScenarioState};
 use crate::question::verdict::{Search, judge};
+use crate::report::kernel::{Kernel, KernelDifference};
 use crate::report::picture::Graph;
 use crate::report::svg::{self, Titles};
 use crate::suite;
@@ -34,6 +35,38 @@ fn page(bundled: &suite::Bundled) -> (Vec<Scenario>, String) {
         .collect();
     let part = article(&test, bundled.text, &shown);
     (scenarios, document(bundled.name, &[part], true))
+}
+
+/// A kernel that was asked is told of in the table and beside the drawing, and one that says
+/// something else makes the test fail.
+#[test]
+fn what_a_kernel_said_is_shown() {
+    let bundled = suite::find("ttm-map-private").expect("a bundled test");
+    let test = parse(bundled.file, bundled.text, &ModelRules).expect("a bundled test");
+    let scenario = Scenario::new(&test.variants[0], bundled.text).expect("a scenario");
+    let judgement = judge(&scenario, &Search::default(), &mut |_| ()).expect("an answer");
+    let answer = Answer { test: &test, scenario: &scenario, judgement: &judgement, notes: &[] };
+    let with = |kernel: Option<&Kernel>| {
+        let shown = [Shown::new(&answer, None).with_kernel(kernel)];
+        (article(&test, bundled.text, &shown), super::Entry::new(&test, &shown).good)
+    };
+    let (page, good) = with(None);
+    assert!(good && !page.contains("<th scope=\"col\">kernel</th>"));
+    let mut kernel = Kernel {
+        release: "6.12.1".to_owned(),
+        replayed: 3,
+        agreed: 3,
+        compared: 70,
+        bug: Some("kernel BUG at mm/memory.c:1\nmore".to_owned()),
+        ..Kernel::default()
+    };
+    let (page, good) = with(Some(&kernel));
+    let said = "6.12.1: 3 of 3 schedules agreed, 70 observations compared; it hit the bug: kernel BUG at mm/memory.c:1";
+    assert!(good && page.contains("<th scope=\"col\">kernel</th>"));
+    assert_eq!(page.matches(said).count(), 2, "in the table, and in the data of the drawing");
+    kernel.difference = Some(KernelDifference::default());
+    let (page, good) = with(Some(&kernel));
+    assert!(!good && page.contains("DIFFERS"));
 }
 
 fn data(page: &str) -> Value {
