@@ -171,6 +171,26 @@ fn bad_devices_are_refused() {
     assert!(said.contains("`every` does not take `3`; it takes a time such as 16ms"), "{said}");
 }
 
+/// Whether a buffer for a device was there is a fact, however soon the program ends.
+#[test]
+fn a_device_without_a_buffer_is_an_error_whenever_the_program_ends() {
+    let Some((stage, player)) = player() else { return };
+    let ends_with = |program: &[&str], buffer: &str| {
+        let device = format!("camera,writes={buffer}");
+        run(stage.path(), User::Own, &["--device", &device], program)
+    };
+    for buffer in ["frame", "#0"] {
+        let output = ends_with(&["true"], buffer);
+        assert_eq!(output.status.code(), Some(125), "{buffer}: {}", text(&output));
+        assert!(text(&output).contains("never had such a buffer"), "{buffer}: {}", text(&output));
+    }
+    for buffer in ["frame", "#0"] {
+        let output = ends_with(&[player.to_str().unwrap(), "short"], buffer);
+        assert_eq!(output.status.code(), Some(0), "{buffer}: {}", text(&output));
+        assert!(!text(&output).contains("never had"), "{buffer}: {}", text(&output));
+    }
+}
+
 /// The names of the slices that a flow's stations stand in, in their order.
 fn stations<'a>(events: &'a [serde_json::Value], id: &serde_json::Value) -> Vec<&'a str> {
     let number = |event: &serde_json::Value, name: &str| event[name].as_f64().unwrap();

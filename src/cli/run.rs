@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 
 use driftheap::device::Stats;
 use driftheap::device::control::Controlled;
-use driftheap::device::live::emulate::DeviceSpec;
+use driftheap::device::live::emulate::{DeviceSpec, Idle};
 use driftheap::device::live::mover::Step;
 use driftheap::device::live::record::Recorder;
 use driftheap::device::live::{ChaosConfig, Sabotage};
@@ -156,16 +156,22 @@ pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
             }
             let reports = exit.misuse.as_ref().map_or(&[][..], Log::reports);
             let misused = reports.iter().any(|report| fail_on.contains(report.kind));
-            for device in &exit.idle_devices {
-                out.error(&format!(
-                    "the device {device} had nothing to do: the program never had such a buffer, or \
-                     ended before the device looked for it; name the buffer with \
-                     DMA_BUF_SET_NAME_B, count as #INDEX, or give a shorter every="
-                ));
+            for Idle { spec, was_there } in &exit.idle_devices {
+                if *was_there {
+                    out.note(&format!(
+                        "driftheap: the device {spec} had nothing to do: its buffer was gone before \
+                         it looked\n"
+                    ));
+                } else {
+                    out.error(&format!(
+                        "the device {spec} had nothing to do: the program never had such a buffer; \
+                         name it with DMA_BUF_SET_NAME_B, or count as #INDEX"
+                    ));
+                }
             }
             match end_like(&exit) {
                 0 if misused => Exit::Program(MISUSED),
-                0 if !exit.idle_devices.is_empty() => Exit::Program(OURS),
+                0 if exit.idle_devices.iter().any(|idle| !idle.was_there) => Exit::Program(OURS),
                 status => Exit::Program(status),
             }
         }

@@ -8,7 +8,7 @@ use super::buffer::{Backing, Buffer, Exporter, Inode, Life, Placement};
 use super::fence::{Fences, SyncFile};
 use super::id::{BufferId, FenceId, HeapId, Object, SyncFileId, TimelineId};
 use super::rules::HeapConfig;
-use super::stats::{Limits, Stats};
+use super::stats::{Limits, Seen, Stats};
 use super::trace::Trace;
 use crate::uapi::PAGE_SIZE;
 
@@ -67,6 +67,8 @@ pub struct Device {
     next_id: u64,
     /// Counters since the start.
     pub stats: Stats,
+    /// Which buffers there have been.
+    pub seen: Seen,
     /// The last events, in the kernel's own tracepoint text.
     pub trace: Trace,
 }
@@ -84,6 +86,7 @@ impl Device {
             fences: Fences::default(),
             next_id: 1,
             stats: Stats::default(),
+            seen: Seen::default(),
             trace: Trace::default(),
         }
     }
@@ -191,6 +194,7 @@ impl Device {
                     self.stats.buffers += 1;
                     self.stats.bytes += buffer.size_bytes;
                     self.trace.push_buffer("dma_buf_export", buffer);
+                    self.seen.at_once(self.buffers.len());
                 }
             }
             Object::SyncFile(_) => self.stats.sync_files += 1,

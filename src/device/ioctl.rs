@@ -113,6 +113,7 @@ impl Device {
         let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
         let buffer = self.buffers.get_mut(&id).ok_or(Errno::BADF)?;
         buffer.name = Some(name[..end].to_vec());
+        self.seen.named(&name[..end]);
         Ok(Action::done())
     }
 

@@ -65,5 +65,5 @@ pub use fence::{Fence, FenceState, Fences, Resv, SyncFile, Usage};
 pub use id::{BufferId, FenceId, HeapId, Object, SyncFileId, TimelineId};
 pub use request::{Action, FdAnswer, FileFact, Install, Ioctl, Reply, Want, Write};
 pub use rules::{Cow, HeapConfig, MmapKind};
-pub use stats::{Limits, Stats};
+pub use stats::{Limits, Seen, Stats};
 pub use trace::Trace;

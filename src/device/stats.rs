@@ -1,4 +1,6 @@
-//! Quotas and counters.
+//! Quotas, counters, and which buffers there have been.
+
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
@@ -62,4 +64,40 @@ pub struct Stats {
     /// Buffers still held as the program exited; `None` where its exit was not trapped, which is
     /// so without `--strict`.
     pub held_at_exit: Option<u64>,
+}
+
+/// Which buffers there have been: tells whether one that somebody waited for ever came.
+#[derive(Debug, Default)]
+pub struct Seen {
+    most_at_once: usize,
+    names: BTreeSet<Vec<u8>>,
+}
+
+/// Most names kept; after so many, any name counts as given.
+const NAMES_MAX: usize = 4096;
+
+impl Seen {
+    /// There are so many buffers now.
+    pub(super) fn at_once(&mut self, buffers: usize) {
+        self.most_at_once = self.most_at_once.max(buffers);
+    }
+
+    /// A buffer gets this name.
+    pub(super) fn named(&mut self, name: &[u8]) {
+        if self.names.len() < NAMES_MAX {
+            self.names.insert(name.to_vec());
+        }
+    }
+
+    /// The most buffers that there were at one time.
+    #[must_use]
+    pub const fn most_at_once(&self) -> usize {
+        self.most_at_once
+    }
+
+    /// Whether a buffer ever had this name.
+    #[must_use]
+    pub fn has_had(&self, name: &[u8]) -> bool {
+        self.names.len() >= NAMES_MAX || self.names.contains(name)
+    }
 }

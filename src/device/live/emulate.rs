@@ -25,7 +25,7 @@ use super::bus::{Dma, InBracket, Through};
 use super::frames::BusAddr;
 use super::job::{Host, Parts};
 use crate::device::fence::Usage;
-use crate::device::{BufferId, FenceId};
+use crate::device::{BufferId, FenceId, Seen};
 use crate::sys::page::PAGE_BYTES;
 
 /// Which buffer a device uses.
@@ -35,6 +35,15 @@ pub enum Which {
     Named(String),
     /// The so many-th one that there is, from 0.
     Index(usize),
+}
+
+/// A device that had nothing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// As it was asked for.
+    pub spec: DeviceSpec,
+    /// Whether the program had such a buffer: it was gone before the device looked.
+    pub was_there: bool,
 }
 
 /// A device as the user asked for it: `NAME,writes=BUF,every=16ms,...`.
@@ -250,10 +259,18 @@ impl Running {
         Ok(Self { spec, stop, jobs, attached, thread: Some(thread) })
     }
 
-    /// The device as it was asked for, if its buffer never was there.
+    /// The device as it was asked for, if it never attached to a buffer; and whether there was one
+    /// for it.
     #[must_use]
-    pub fn idle(&self) -> Option<&DeviceSpec> {
-        (!self.attached.load(Ordering::Relaxed)).then_some(&self.spec)
+    pub fn idle(&self, seen: &Seen) -> Option<Idle> {
+        if self.attached.load(Ordering::Relaxed) {
+            return None;
+        }
+        let was_there = match &self.spec.buffer {
+            Which::Named(name) => seen.has_had(name.as_bytes()),
+            Which::Index(index) => seen.most_at_once() > *index,
+        };
+        Some(Idle { spec: self.spec.clone(), was_there })
     }
 
     /// Jobs done so far.

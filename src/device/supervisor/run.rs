@@ -17,7 +17,7 @@ use super::live::{Live, LiveConfig, make_movable, new_cookie};
 use super::pending::{Pending, TICK_MS};
 use super::unwatched::{Unwatched, foreign_file};
 use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, held_up, lock, now_ns};
-use crate::device::live::emulate::{DeviceSpec, Running};
+use crate::device::live::emulate::{DeviceSpec, Idle, Running};
 use crate::device::misuse::guard::Mode;
 use crate::device::misuse::{Log, Watch};
 use crate::device::{Device, HeapConfig, Limits, Stats};
@@ -60,8 +60,8 @@ pub struct Exit {
     pub stats: Stats,
     /// What it did wrong, where reports were asked for.
     pub misuse: Option<Log>,
-    /// Emulated devices whose buffer never was there.
-    pub idle_devices: Vec<DeviceSpec>,
+    /// Emulated devices that never attached to a buffer.
+    pub idle_devices: Vec<Idle>,
 }
 
 /// A process's end.
@@ -205,7 +205,8 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     let ended = supervisor.run(&signals, exec_status, &config.argv);
     lock(&shared).files.remove_directory();
     let status = ended?;
-    let idle_devices = devices.iter().filter_map(Running::idle).cloned().collect();
+    let idle = |device: &Running| device.idle(&lock(&shared).device.seen);
+    let idle_devices = devices.iter().filter_map(idle).collect();
     // What they have begun is finished, and reported, before anybody reads the reports.
     drop(devices);
     let mut guard = lock(&shared);
