@@ -267,6 +267,14 @@ fn real_time_signals_do_not_get_in_the_way() {
     }
 }
 
+/// Whether a process has the file open.
+fn is_open(path: &Path) -> bool {
+    let entries = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries("/proc".into())
+        .flat_map(|process| entries(process.path().join("fd")))
+        .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|file| file == path))
+}
+
 /// The exporter killed at each step of a move: the writers go on with what they wrote, or fail
 /// loudly; nobody reads zeros.
 #[test]
@@ -280,8 +288,11 @@ fn a_killed_exporter_loses_nothing() {
         let options = ["--sabotage", sabotage, "--chaos", "1,rate=5000"];
         let output = run(stage.path(), user, &options, &["sh", "-c", &script]);
         assert!(!output.status.success(), "it was not killed: {}", text(&output));
-        // Every writer that has not failed says how many it lost, within its time and some.
-        std::thread::sleep(Duration::from_millis(4000));
+        // Every writer that has not failed says how many it lost, and ends.
+        let begun = Instant::now();
+        while is_open(&log) && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let text = std::fs::read_to_string(&log).unwrap();
         drop(std::fs::remove_file(&log));
         text
