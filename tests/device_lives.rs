@@ -87,6 +87,13 @@ fn a_closed_timeline_lets_its_waiters_go() {
 #[test]
 fn a_program_in_its_own_sandbox_is_not_killed() {
     check(&[&["-q"], &["-q", "--live"], &["-q", "--chaos", "1"]], &["sandbox"]);
+    let stage = stage();
+    let Some(client) = client(stage.path()).filter(|_| available(stage.path())) else { return };
+    let command = [client.to_str().unwrap(), "sandbox"];
+    let said = text(&run(stage.path(), User::Own, &["--chaos", "1"], &command));
+    assert!(said.contains("stays where it is: "), "{said}");
+    assert!(said.contains("a seccomp filter of its own"), "{said}");
+    assert!(said.contains(", 1 that can't move"), "{said}");
 }
 
 /// What a program fills itself, by userfaultfd or as a file system, while other processes of the tree

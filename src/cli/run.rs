@@ -363,8 +363,8 @@ fn moves(stats: &Stats) -> String {
     if moves > 0 {
         text += &format!(", {moves} moves of {pages} pages");
     }
-    if stats.unmovable > 0 {
-        text += &format!(", {} that can't move", stats.unmovable);
+    if stats.unmovable + stats.barred > 0 {
+        text += &format!(", {} that can't move", stats.unmovable + stats.barred);
     }
     if stats.moves_refused > 0 {
         text += &format!(", {} moves refused", stats.moves_refused);

@@ -51,6 +51,8 @@ pub struct Stats {
     /// Buffers made under `--live` that can't move, by what they are: udmabufs, and those of a heap
     /// that was given mmap=pfnmap.
     pub unmovable: u64,
+    /// Buffers that could move until a program came that can't be trapped.
+    pub barred: u64,
     /// Runs of pages that got new memory.
     pub moves: u64,
     /// Pages of them.

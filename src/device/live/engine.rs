@@ -62,6 +62,15 @@ struct Held {
     _ward: Option<Ward>,
 }
 
+impl Held {
+    fn bar(&mut self, why: &str, newly: &mut Vec<String>) {
+        if self.barred.is_none() {
+            self.barred = Some(why.to_owned());
+            newly.push(why.to_owned());
+        }
+    }
+}
+
 /// What was done since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -83,6 +92,8 @@ pub struct Engine {
     spaces: Vec<Space>,
     /// Why no buffer can move any more.
     all_barred: Option<String>,
+    /// Why each buffer can't move that could until it was last asked.
+    newly_barred: Vec<String>,
     /// Processes that may have children with mappings that are not trapped, and why.
     distrusted: BTreeMap<i32, String>,
     totals: Totals,
@@ -103,6 +114,7 @@ impl Engine {
             buffers: BTreeMap::new(),
             spaces: Vec::new(),
             all_barred: None,
+            newly_barred: Vec::new(),
             distrusted: BTreeMap::new(),
             totals: Totals::default(),
             guardian: None,
@@ -259,8 +271,13 @@ impl Engine {
     /// From now on the buffer stays where it is.
     pub fn bar(&mut self, id: BufferId, why: &str) {
         if let Some(held) = self.buffers.get_mut(&id) {
-            held.barred.get_or_insert_with(|| why.to_owned());
+            held.bar(why, &mut self.newly_barred);
         }
+    }
+
+    /// Why each buffer can't move that could until this was last asked.
+    pub fn newly_barred(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.newly_barred)
     }
 
     /// From now on every buffer stays where it is: a process that can't be looked into may map any.
@@ -271,7 +288,7 @@ impl Engine {
     fn bar_inode(&mut self, inode: Inode, why: &str) {
         let held = self.buffers.values_mut().find(|held| held.inode == inode);
         if let Some(held) = held {
-            held.barred.get_or_insert_with(|| why.to_owned());
+            held.bar(why, &mut self.newly_barred);
         }
     }
 

@@ -241,6 +241,23 @@ impl Supervisor {
         }
         self.sweep_live();
         self.make_chaos();
+        self.tell_barred();
+    }
+
+    /// Counts the buffers that can't move any more; the first reason is told.
+    fn tell_barred(&mut self) {
+        let Some(live) = &mut self.live else { return };
+        let reasons = live.engine.newly_barred();
+        let Some(first) = reasons.first() else { return };
+        let stats = &mut lock(&self.shared).device.stats;
+        let is_first = stats.barred == 0;
+        stats.barred += reasons.len() as u64;
+        if is_first && !self.quiet {
+            super::say!(
+                "driftheap: a buffer stays where it is: {first}; others may, too \
+                 (`driftheap ctl move INO` says why)"
+            );
+        }
     }
 
     /// A call that arrives: its thread's last one is over.
