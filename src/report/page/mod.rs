@@ -341,11 +341,8 @@ fn figure(test: &Test, source: &str, shown: &Shown<'_>) -> Markup {
     let Some((title, way)) = shown.ways.first() else { return html! {} };
     let name = super::full_name(test.name.as_str(), &shown.scenario.variant);
     let titles = Titles { name: name.clone(), about: format!("Shown: {title}.") };
-    // Ids are for a figure on its own; a page has many figures.
-    let strip = svg::strip(shown.scenario, &shown.graph, way, source, &titles)
-        .replace("aria-labelledby=\"title desc\"", &format!("aria-label=\"{name}\""))
-        .replace("<title id=\"title\">", "<title>")
-        .replace("<desc id=\"desc\">", "<desc>");
+    let strip = svg::strip(shown.scenario, &shown.graph, way, source, &titles);
+    let strip = in_a_page(&strip, &name);
     html! {
         details.strip open {
             summary { "The steps that matter: " (name) }
@@ -354,6 +351,28 @@ fn figure(test: &Test, source: &str, shown: &Shown<'_>) -> Markup {
             @if !story.is_empty() { pre.paper { (story) } }
         }
     }
+}
+
+/// A figure for a page that has many, without what the page's style says of it anyway.
+fn in_a_page(figure: &str, name: &str) -> String {
+    const STYLED: [&str; 7] = [
+        " fill=\"#667085\"",
+        " fill=\"#1c2330\"",
+        " fill=\"#f7f8fa\"",
+        " stroke=\"#1c2330\"",
+        " stroke=\"#98a2b3\"",
+        " stroke-width=\"1\"",
+        " stroke-dasharray=\"none\"",
+    ];
+    // Ids are for a figure on its own.
+    let mut text = figure
+        .replace("aria-labelledby=\"title desc\"", &format!("aria-label=\"{name}\""))
+        .replace("<title id=\"title\">", "<title>")
+        .replace("<desc id=\"desc\">", "<desc>");
+    for styled in STYLED {
+        text = text.replace(styled, "");
+    }
+    text
 }
 
 /// A whole page around `articles`.
@@ -374,7 +393,7 @@ pub fn document(title: &str, articles: &[String], back: bool) -> String {
                     }
                 }
                 main { @for article in articles { (PreEscaped(article)) } }
-                script { (PreEscaped(SCRIPT)) }
+                script { (PreEscaped(lean(SCRIPT))) }
             }
         }
     };
@@ -389,9 +408,16 @@ fn head(title: &str) -> Markup {
             meta name="color-scheme" content="light dark";
             link rel="icon" href="data:,";
             title { (title) " - driftheap" }
-            style { (PreEscaped(STYLE)) }
+            style { (PreEscaped(lean(STYLE))) }
         }
     }
+}
+
+/// A script or a style without its indentation and the lines that are a comment: every page holds it.
+fn lean(text: &str) -> String {
+    let lines =
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A line of the list of tests.
