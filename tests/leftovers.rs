@@ -92,13 +92,25 @@ fn started(place: &Place) -> std::process::Child {
     child
 }
 
+/// Kills a driftheap, and then its program, which would go on without it.
+fn kill(driftheap: &mut std::process::Child) {
+    use rustix::process::{Pid, Signal, kill_process};
+    let pid = driftheap.id();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    driftheap.kill().unwrap();
+    driftheap.wait().unwrap();
+    for child in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+        // It may have ended by itself.
+        let _ended = kill_process(child, Signal::KILL);
+    }
+}
+
 #[test]
 fn what_a_killed_one_left_goes_with_the_next() {
     for runtime in [false, true] {
         let Some(place) = Place::new(runtime) else { return };
         let mut killed = started(&place);
-        killed.kill().unwrap();
-        killed.wait().unwrap();
+        kill(&mut killed);
         assert!(!place.listing().is_empty(), "SIGKILL leaves no time to clean up");
         let ctl = bounded(place.driftheap(&["ctl", "list"]));
         assert_eq!(ctl.status.code(), Some(2));
@@ -129,8 +141,7 @@ fn a_directory_that_is_not_ours_alone_is_said() {
     // The name is the user's outside of a user namespace, which a test does not know for sure.
     let mut child = started(&place);
     let path = place.listing().remove(0);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(&mut child);
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
     let run = bounded(place.driftheap(&["run", "--", "true"]));
     assert_eq!(run.status.code(), Some(0), "the program runs: {}", text(&run));
@@ -156,8 +167,7 @@ fn a_socket_that_a_killed_one_left_is_replaced_and_said() {
         assert!(begun.elapsed() < Duration::from_secs(60), "no socket");
         std::thread::sleep(Duration::from_millis(5));
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(&mut child);
     let ctl = bounded(place.driftheap(&["ctl", "list", "--socket", named]));
     assert!(text(&ctl).contains("nobody listens at this socket any more"), "{}", text(&ctl));
     let next = bounded(place.driftheap(&["run", "--control", named, "--", "true"]));
