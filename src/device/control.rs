@@ -19,8 +19,8 @@ use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 use super::holders::Holder;
 use super::live::Deed;
 use super::runtime;
-use super::text::printed;
 use super::{Backing, Buffer, BufferId, Device, Inode, Life, Placement};
+use crate::terminal::printed;
 
 /// Most bytes of one packet.
 pub const PACKET_BYTES_MAX: usize = 16 * 1024;

@@ -12,10 +12,10 @@ use super::live::bus::Bus;
 use super::live::findings::Finding;
 use super::live::frames::{FrameNo, Owner, PageOf};
 use super::misuse::{Report, Watch};
-use super::text::printed;
 use super::trace::Event;
 use super::{BufferId, Device, Inode, Life, Placement, Stats};
 use crate::sys::page::PAGE_BYTES;
+use crate::terminal::printed;
 
 /// Buffers that are looked at, the oldest ones; more are counted.
 pub const BUFFERS_MAX: usize = 16;

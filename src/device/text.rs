@@ -14,7 +14,7 @@ use super::{Buffer, Device};
 /// FMODE bits that a dma-buf's file has besides the access mode.
 const FMODE_DMABUF: u32 = 0x000e_000c;
 
-pub use crate::terminal::printed;
+use crate::terminal::printed;
 
 impl Device {
     /// The bufinfo text; `holders` tells how many file descriptors refer to a buffer.

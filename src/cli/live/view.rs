@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use driftheap::device::live::frames::{Owner, PageOf};
 use driftheap::device::look::{self, Cell as Frame, Look, Seen, To, Who};
 use driftheap::device::supervisor::users::User;
-use driftheap::device::text::printed;
 use driftheap::device::trace::Event;
 use driftheap::device::{BufferId, Inode, Life, Placement};
 use driftheap::report::page::Drawing;
 use driftheap::report::picture::{Arrow, Cell, Lane, Look as Colour, Picture, Place, Slot, Stage};
+use driftheap::terminal::printed;
 use driftheap::units::{BufId, FrameId};
 use serde::Serialize;
 

@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 
 use super::attach::Holder;
 use super::frames::{BusAddr, PageOf};
-use crate::device::text::printed;
 use crate::model::HazardKind;
+use crate::terminal::printed;
 
 /// Reports kept in full; more are counted.
 pub const FINDINGS_MAX: usize = 64;

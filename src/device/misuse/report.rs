@@ -6,7 +6,7 @@ use super::history::History;
 use super::kind::Kind;
 use super::site::Site;
 use crate::device::Buffer;
-use crate::device::text::printed;
+use crate::terminal::printed;
 
 /// A misuse as a detector sees it, before the buffer's facts and history are added.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::device::text::printed;
+use crate::terminal::printed;
 
 /// What is known about an instruction, the same in every process that maps its file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

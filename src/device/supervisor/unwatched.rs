@@ -14,9 +14,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{Answer, Supervisor, int, lock, say};
-use crate::device::text::printed;
 use crate::sys::arch;
 use crate::sys::notify::Call;
+use crate::terminal::printed;
 
 /// Most programs that are named; later ones are counted.
 const NAMED_MAX: usize = 16;

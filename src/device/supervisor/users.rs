@@ -6,6 +6,7 @@ use super::stack::maps::mappings;
 use super::watch::is_exporter;
 use crate::device::Inode;
 use crate::device::holders::number;
+use crate::device::transport::inode_at;
 
 /// A process that has a buffer open or mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,6 @@ pub struct Mapped {
 /// Who has each of `inodes` open or mapped, by process; driftheap itself is left out. No file system
 /// is asked anew, so that a dead one does not hold us up.
 pub fn users(inodes: &[Inode]) -> BTreeMap<Inode, Vec<User>> {
-    use rustix::fs::{AtFlags, CWD, StatxFlags};
     let mut found: BTreeMap<Inode, Vec<User>> = BTreeMap::new();
     let Ok(processes) = std::fs::read_dir("/proc") else { return found };
     for pid in processes.flatten().filter_map(|entry| number(&entry)) {
@@ -44,13 +44,7 @@ pub fn users(inodes: &[Inode]) -> BTreeMap<Inode, Vec<User>> {
         let new = || User { pid, comm: String::new(), fds: Vec::new(), maps: Vec::new() };
         let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         for fd in fds.filter_map(|entry| number(&entry)) {
-            let path = format!("/proc/{pid}/fd/{fd}");
-            let Ok(stat) = rustix::fs::statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO)
-            else {
-                continue;
-            };
-            let dev = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
-            let inode = Inode { dev, ino: stat.stx_ino };
+            let Ok(inode) = inode_at(&format!("/proc/{pid}/fd/{fd}")) else { continue };
             if inodes.contains(&inode) {
                 of.entry(inode).or_insert_with(new).fds.push(fd);
             }

@@ -9,9 +9,9 @@ use super::{Supervisor, caller, held_up, lock, now_ns};
 use crate::device::buffer::MmapArgs;
 use crate::device::holders::{Holder, holders};
 use crate::device::misuse::{Act, Deed, Finding, Kind, Site, Watch};
-use crate::device::text::printed;
 use crate::device::{BufferId, Inode, Ioctl, Object, Verdict};
 use crate::sys::notify::Call;
+use crate::terminal::printed;
 use crate::uapi::dma_buf;
 
 const MAP_TYPE: u32 = 0xf;
