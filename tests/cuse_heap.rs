@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 
 use driftheap::device::cuse::{
-    Answer, Backend, Call, Extent, HANDLE_FIRST, HandleSocket, HeapNode, Name, NodeState,
+    Backend, Call, Extent, HANDLE_FIRST, HandleSocket, HeapNode, IoctlReply, Name, NodeState,
     OPEN_HANDLE, OpenFile, Opener, memory_of,
 };
 use driftheap::device::transport::lock;
@@ -43,14 +43,14 @@ fn ask(len: u64) -> [u8; 24] {
     AllocationData { len, fd: 0, fd_flags: 2, heap_flags: 0 }.to_bytes()
 }
 
-fn done(value: i32) -> Answer {
-    Answer::Reply { value, writes: Vec::new() }
+fn done(value: i32) -> IoctlReply {
+    IoctlReply::Reply { value, writes: Vec::new() }
 }
 
 fn alloc(node: &mut HeapNode, file: OpenFile, len: u64) -> AllocationData {
     let request = call(file, ALLOC, 0x7000, &[&ask(len)]);
     assert_eq!(node.wants(&request), None);
-    let Answer::Reply { value: 0, writes } = node.ioctl(&request) else { panic!("refused") };
+    let IoctlReply::Reply { value: 0, writes } = node.ioctl(&request) else { panic!("refused") };
     AllocationData::from_bytes(&writes.concat()).expect("whole")
 }
 
@@ -69,8 +69,8 @@ fn alloc_answers_a_handle() {
     let silent = call(file, 0x4018_4800, 0x7000, &[&ask(1)]);
     assert_eq!((node.outputs(&silent), node.ioctl(&silent)), (vec![], done(0)));
     let empty = call(file, ALLOC, 0x7000, &[&ask(0)]);
-    assert_eq!(node.ioctl(&empty), Answer::Fail(Errno::INVAL));
-    assert_eq!(node.ioctl(&call(file, 0x5401, 0, &[])), Answer::Fail(Errno::INVAL)); // TCGETS
+    assert_eq!(node.ioctl(&empty), IoctlReply::Fail(Errno::INVAL));
+    assert_eq!(node.ioctl(&call(file, 0x5401, 0, &[])), IoctlReply::Fail(Errno::INVAL)); // TCGETS
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_handle_goes_with_its_file_unless_opened() {
     node.release(third);
     assert_eq!(bytes(&state), 0);
     let late = open(&mut node);
-    assert_eq!(node.ioctl(&call(late, OPEN_HANDLE, kept, &[])), Answer::Fail(Errno::BADF));
+    assert_eq!(node.ioctl(&call(late, OPEN_HANDLE, kept, &[])), IoctlReply::Fail(Errno::BADF));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_handle_is_its_users_own() {
         (open_as(&mut node, 7), open_as(&mut node, 8), open_as(&mut node, 0));
     let handle = alloc(&mut node, mine, 4096).fd;
     let take = |file| call(file, OPEN_HANDLE, u64::from(handle), &[]);
-    assert_eq!(node.ioctl(&take(theirs)), Answer::Fail(Errno::BADF));
+    assert_eq!(node.ioctl(&take(theirs)), IoctlReply::Fail(Errno::BADF));
     assert_eq!(node.ioctl(&take(roots)), done(0));
     let memory = |uid| lock(&state).memory(handle, uid).map(drop);
     assert_eq!((memory(8), memory(7), memory(0)), (Err(Errno::BADF), Ok(()), Ok(())));
@@ -139,13 +139,13 @@ fn sync_files_are_handles() {
     assert_eq!(node.ioctl(&call(buffer, OPEN_HANDLE, handle, &[])), done(0));
     let ask = [1_u32.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat();
     let export = call(buffer, dma_buf::EXPORT_SYNC_FILE, 0x7000, &[&ask]);
-    let Answer::Reply { value: 0, writes } = node.ioctl(&export) else { panic!("refused") };
+    let IoctlReply::Reply { value: 0, writes } = node.ioctl(&export) else { panic!("refused") };
     let number = u32::from_ne_bytes(writes.concat()[4..8].try_into().expect("four"));
     let import = |bytes: &[u8]| call(buffer, dma_buf::IMPORT_SYNC_FILE, 0x7000, &[bytes]);
     let good = import(&[1_u32.to_ne_bytes(), number.to_ne_bytes()].concat());
     assert_eq!(node.ioctl(&good), done(0));
     let descriptor = import(&[1_u32.to_ne_bytes(), 3_u32.to_ne_bytes()].concat());
-    assert_eq!(node.ioctl(&descriptor), Answer::Fail(Errno::INVAL));
+    assert_eq!(node.ioctl(&descriptor), IoctlReply::Fail(Errno::INVAL));
     assert_eq!(node.ioctl(&call(sync, OPEN_HANDLE, u64::from(number), &[])), done(0));
     assert_eq!(node.poll(sync) & 1, 1);
     let mut info = [0; 56];
@@ -156,7 +156,7 @@ fn sync_files_are_handles() {
     let (argument, fences) = (Extent { addr: 0x7000, len: 56 }, Extent { addr: 0x9000, len: 80 });
     assert_eq!(node.outputs(&bare), [argument]);
     assert_eq!(node.outputs(&whole), [argument, fences]);
-    let Answer::Reply { value: 0, writes } = node.ioctl(&whole) else { panic!("refused") };
+    let IoctlReply::Reply { value: 0, writes } = node.ioctl(&whole) else { panic!("refused") };
     assert_eq!(writes.iter().map(Vec::len).collect::<Vec<_>>(), [56, 80]);
     for file in [heap, buffer, sync] {
         node.release(file);
@@ -169,9 +169,9 @@ fn an_opened_handle_is_the_buffer() {
     let (mut node, state) = node();
     let (heap, file) = (open(&mut node), open(&mut node));
     let handle = u64::from(alloc(&mut node, heap, 4096).fd);
-    assert_eq!(node.ioctl(&call(file, OPEN_HANDLE, 5, &[])), Answer::Fail(Errno::BADF));
+    assert_eq!(node.ioctl(&call(file, OPEN_HANDLE, 5, &[])), IoctlReply::Fail(Errno::BADF));
     assert_eq!(node.ioctl(&call(file, OPEN_HANDLE, handle, &[])), done(0));
-    assert_eq!(node.ioctl(&call(file, OPEN_HANDLE, handle, &[])), Answer::Fail(Errno::BUSY));
+    assert_eq!(node.ioctl(&call(file, OPEN_HANDLE, handle, &[])), IoctlReply::Fail(Errno::BUSY));
     node.release(heap);
     let near = 0x7ffc;
     let name = |memory: &[&[u8]]| call(file, dma_buf::SET_NAME_B, near, memory);
@@ -181,10 +181,10 @@ fn an_opened_handle_is_the_buffer() {
     assert_eq!(node.ioctl(&name(&[b"long", b"er\0......................."])), done(0));
     let named = lock(&state).device.buffers().next().and_then(|(_, buffer)| buffer.name.clone());
     assert_eq!(named.as_deref(), Some(b"longer".as_slice()));
-    assert_eq!(node.ioctl(&name(&[b"long", &[b'x'; 28]])), Answer::Fail(Errno::INVAL));
+    assert_eq!(node.ioctl(&name(&[b"long", &[b'x'; 28]])), IoctlReply::Fail(Errno::INVAL));
     let sync = 5_u64.to_ne_bytes(); // END of a read
     assert_eq!(node.ioctl(&call(file, dma_buf::SYNC, 0x7000, &[&sync])), done(0));
-    assert_eq!(node.ioctl(&call(file, 0x5401, 0, &[])), Answer::Fail(Errno::NOTTY));
+    assert_eq!(node.ioctl(&call(file, 0x5401, 0, &[])), IoctlReply::Fail(Errno::NOTTY));
     assert_eq!(node.poll(file) & 5, 5);
     node.release(file);
     assert_eq!(bytes(&state), 0);
@@ -195,12 +195,12 @@ fn handles_are_bounded() {
     let (mut node, state) = node();
     let file = open(&mut node);
     for _ in 0..1024 {
-        if matches!(node.ioctl(&call(file, ALLOC, 0x7000, &[&ask(1)])), Answer::Fail(_)) {
+        if matches!(node.ioctl(&call(file, ALLOC, 0x7000, &[&ask(1)])), IoctlReply::Fail(_)) {
             break; // a smaller quota of the device's own
         }
     }
     let full = bytes(&state);
     let refused = node.ioctl(&call(file, ALLOC, 0x7000, &[&ask(1)]));
-    assert_eq!(refused, Answer::Fail(Errno::MFILE));
+    assert_eq!(refused, IoctlReply::Fail(Errno::MFILE));
     assert_eq!(bytes(&state), full);
 }

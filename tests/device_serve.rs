@@ -256,23 +256,23 @@ fn zaps_and_moves_keep_the_data() {
 #[test]
 fn revoked_and_purged_buffers_are_sigbus() {
     use driftheap::sys::map::{Prot, Sharing, Window};
-    use driftheap::sys::page::Frame;
-    use driftheap::sys::touch::Access;
+    use driftheap::sys::page::FrameIndex;
+    use driftheap::sys::touch::Touch;
 
     let Some(mount) = Mount::start() else { return };
     for verb in ["revoke", "purge"] {
         let window = Window::reserve(8).unwrap();
         for first in [0, 4] {
             let fd = mount.buffer(16384);
-            window.map(first, &fd, Frame(0), 4, Sharing::Shared, Prot::ReadWrite).unwrap();
-            assert_eq!(window.span(first, 4).store_u8(5, 7), Access::Value(()));
+            window.map(first, &fd, FrameIndex(0), 4, Sharing::Shared, Prot::ReadWrite).unwrap();
+            assert_eq!(window.span(first, 4).store_u8(5, 7), Touch::Value(()));
         }
         let list = mount.ctl(&["list"]);
         let ino = list.lines().nth(1).unwrap().split_whitespace().next().unwrap();
         assert!(mount.ctl(&[verb, ino]).contains("its pages are gone"), "{list}");
-        let sigbus = |at| matches!(window.span(at, 4).load_u8(5), Access::Sigbus { .. });
+        let sigbus = |at| matches!(window.span(at, 4).load_u8(5), Touch::Sigbus { .. });
         assert!(sigbus(0), "{verb}: {list}");
-        assert_eq!(window.span(4, 4).load_u8(5), Access::Value(7), "{verb}: the other buffer");
+        assert_eq!(window.span(4, 4).load_u8(5), Touch::Value(7), "{verb}: the other buffer");
         drop(window);
         wait_for("the release", || mount.ctl(&["stats"]).contains("buffers\t0 now"));
     }

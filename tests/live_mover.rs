@@ -17,7 +17,7 @@ use driftheap::device::live::mover::FEATURES;
 use driftheap::device::live::{Mapping, Mover, Sabotage};
 use driftheap::sys::link::Link;
 use driftheap::sys::map::{Prot, Sharing, Window};
-use driftheap::sys::page::{Addr, Frame, PAGE_BYTES};
+use driftheap::sys::page::{Addr, FrameIndex, PAGE_BYTES};
 use driftheap::sys::process::{self, Child, Exit};
 use driftheap::sys::store::Store;
 use driftheap::sys::uffd::{Modes, Uffd, Via};
@@ -48,7 +48,7 @@ struct Writer {
 /// Counts until the link says stop, then sends what it counted for each page.
 fn count(link: &Link, file: &OwnedFd, slot: usize) -> Option<()> {
     let window = Window::reserve(PAGES).ok()?;
-    window.map(0, file, Frame(0), PAGES, Sharing::Shared, Prot::ReadWrite).ok()?;
+    window.map(0, file, FrameIndex(0), PAGES, Sharing::Shared, Prot::ReadWrite).ok()?;
     let uffd = Uffd::open(Via::UserModeOnly, FEATURES).ok()?;
     let span = window.span(0, PAGES);
     uffd.register(span.range(), Modes::MISSING | Modes::WP).ok()?;
@@ -106,7 +106,7 @@ fn lost(writers: usize, run: usize, moves: usize, sabotage: Sabotage) -> u64 {
     }
     let mut lost = 0;
     let window = Window::reserve(PAGES).unwrap();
-    window.map(0, &file, Frame(0), PAGES, Sharing::Shared, Prot::Read).unwrap();
+    window.map(0, &file, FrameIndex(0), PAGES, Sharing::Shared, Prot::Read).unwrap();
     for (slot, writer) in writers.iter_mut().enumerate() {
         // A writer that has noticed a loss itself is gone already.
         let _ = writer.link.send(&[1], &[]);
@@ -146,16 +146,16 @@ fn losses_are_seen_without_protection() {
 }
 
 fn truncated_buffers_are_sigbus() {
-    use driftheap::sys::touch::Access;
+    use driftheap::sys::touch::Touch;
     let mover = Mover::new(Sabotage::None).unwrap();
     let (store, file) = buffer(&mover);
     let window = Window::reserve(PAGES).unwrap();
-    window.map(0, &file, Frame(0), PAGES, Sharing::Shared, Prot::ReadWrite).unwrap();
+    window.map(0, &file, FrameIndex(0), PAGES, Sharing::Shared, Prot::ReadWrite).unwrap();
     let uffd = Uffd::open(Via::UserModeOnly, FEATURES).unwrap();
     uffd.register(window.span(0, PAGES).range(), Modes::MISSING | Modes::WP).unwrap();
-    assert_eq!(window.span(3, 1).store_u64(0, 5), Access::Value(()));
+    assert_eq!(window.span(3, 1).store_u64(0, 5), Touch::Value(()));
     store.truncate().unwrap();
     for page in [0, 3] {
-        assert!(matches!(window.span(page, 1).load_u64(0), Access::Sigbus { .. }), "page {page}");
+        assert!(matches!(window.span(page, 1).load_u64(0), Touch::Sigbus { .. }), "page {page}");
     }
 }

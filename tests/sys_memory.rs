@@ -5,11 +5,11 @@ mod sys_common;
 use anyhow::{Context, Result, ensure};
 use driftheap::sys::arena::{Arena, ArenaError, PageKind};
 use driftheap::sys::map::{MapError, Prot, Sharing, Window};
-use driftheap::sys::page::{Frame, PAGE_BYTES, Range};
+use driftheap::sys::page::{FrameIndex, PAGE_BYTES, Range};
 use driftheap::sys::secret::SecretArena;
-use driftheap::sys::touch::Access;
+use driftheap::sys::touch::Touch;
 use driftheap::sys::uffd::{
-    Event, Features, Fill, FillError, Modes, OpenError, RegisterError, Uffd, Via,
+    Features, Fill, FillError, Modes, OpenError, RegisterError, Uffd, UffdEvent, Via,
 };
 use sys_common::{LONG, available};
 
@@ -24,7 +24,7 @@ fn arena(frames: u32) -> Result<Arena> {
 /// A window of one page that maps frame 0 of `arena`.
 fn mapped(arena: &Arena, sharing: Sharing, prot: Prot) -> Result<Window> {
     let window = Window::reserve(1)?;
-    window.map(0, arena, Frame(0), 1, sharing, prot)?;
+    window.map(0, arena, FrameIndex(0), 1, sharing, prot)?;
     Ok(window)
 }
 
@@ -33,44 +33,44 @@ fn accesses_report_value_sigsegv_and_sigbus() -> Result<()> {
     let arena = arena(1)?;
     let window = mapped(&arena, Sharing::Shared, Prot::ReadWrite)?;
     let page = window.span(0, 1);
-    assert_eq!(page.store_u64(8, 0x0102_0304_0506_0708), Access::Value(()));
-    assert_eq!(page.load_u64(8), Access::Value(0x0102_0304_0506_0708));
-    assert_eq!(page.load_u8(8), Access::Value(8));
-    assert_eq!(page.store_u8(8, 9), Access::Value(()));
-    assert_eq!(page.fetch_add_u64(8, 1), Access::Value(0x0102_0304_0506_0709));
-    assert_eq!(arena.frame(Frame(0)).load_u8(8), Access::Value(10), "shared with the alias");
+    assert_eq!(page.store_u64(8, 0x0102_0304_0506_0708), Touch::Value(()));
+    assert_eq!(page.load_u64(8), Touch::Value(0x0102_0304_0506_0708));
+    assert_eq!(page.load_u8(8), Touch::Value(8));
+    assert_eq!(page.store_u8(8, 9), Touch::Value(()));
+    assert_eq!(page.fetch_add_u64(8, 1), Touch::Value(0x0102_0304_0506_0709));
+    assert_eq!(arena.frame(FrameIndex(0)).load_u8(8), Touch::Value(10), "shared with the alias");
 
     window.protect(0, 1, Prot::Read)?;
     let (addr, code) = (page.start(), SEGV_ACCERR);
-    assert_eq!(page.load_u8(8), Access::Value(10));
-    assert_eq!(page.store_u8(0, 1), Access::Sigsegv { addr, code });
-    assert_eq!(page.store_u64(0, 1), Access::Sigsegv { addr, code });
-    assert_eq!(page.fetch_add_u64(0, 1), Access::Sigsegv { addr, code });
-    assert_eq!(page.write(0, &[1]), Access::Sigsegv { addr, code });
+    assert_eq!(page.load_u8(8), Touch::Value(10));
+    assert_eq!(page.store_u8(0, 1), Touch::Sigsegv { addr, code });
+    assert_eq!(page.store_u64(0, 1), Touch::Sigsegv { addr, code });
+    assert_eq!(page.fetch_add_u64(0, 1), Touch::Sigsegv { addr, code });
+    assert_eq!(page.write(0, &[1]), Touch::Sigsegv { addr, code });
     window.unmap(0, 1)?;
-    assert_eq!(page.load_u8(0), Access::Sigsegv { addr, code });
-    assert_eq!(page.load_u64(0), Access::Sigsegv { addr, code });
-    assert_eq!(page.read(0, &mut [0; 4]), Access::Sigsegv { addr, code });
+    assert_eq!(page.load_u8(0), Touch::Sigsegv { addr, code });
+    assert_eq!(page.load_u64(0), Touch::Sigsegv { addr, code });
+    assert_eq!(page.read(0, &mut [0; 4]), Touch::Sigsegv { addr, code });
 
-    window.map(0, &arena, Frame(0), 1, Sharing::Shared, Prot::ReadWrite)?;
+    window.map(0, &arena, FrameIndex(0), 1, Sharing::Shared, Prot::ReadWrite)?;
     arena.revoke_all()?;
-    assert_eq!(page.load_u8(0), Access::Sigbus { addr, code: BUS_ADRERR });
-    assert_eq!(page.store_u8(0, 1), Access::Sigbus { addr, code: BUS_ADRERR });
-    assert_eq!(arena.fill(Frame(0), 1), Err(ArenaError::Bus(Frame(0))));
+    assert_eq!(page.load_u8(0), Touch::Sigbus { addr, code: BUS_ADRERR });
+    assert_eq!(page.store_u8(0, 1), Touch::Sigbus { addr, code: BUS_ADRERR });
+    assert_eq!(arena.fill(FrameIndex(0), 1), Err(ArenaError::Bus(FrameIndex(0))));
     Ok(())
 }
 
 #[test]
 fn a_fault_inside_a_long_copy_keeps_what_came_before() -> Result<()> {
     let arena = arena(1)?;
-    arena.fill(Frame(0), 7)?;
+    arena.fill(FrameIndex(0), 7)?;
     let window = Window::reserve(2)?;
-    window.map(0, &arena, Frame(0), 1, Sharing::Shared, Prot::ReadWrite)?;
+    window.map(0, &arena, FrameIndex(0), 1, Sharing::Shared, Prot::ReadWrite)?;
     let both = window.span(0, 2);
     let mut bytes = [0; 16];
     let access = both.read(PAGE_BYTES - 8, &mut bytes);
     let second = window.span(1, 1).start();
-    assert_eq!(access, Access::Sigsegv { addr: second, code: SEGV_ACCERR });
+    assert_eq!(access, Touch::Sigsegv { addr: second, code: SEGV_ACCERR });
     assert_eq!(bytes, [7, 7, 7, 7, 7, 7, 7, 7, 0, 0, 0, 0, 0, 0, 0, 0]);
     Ok(())
 }
@@ -83,7 +83,7 @@ fn accesses_fault_in_many_threads_at_once() -> Result<()> {
             let page = window.span(slot, 1);
             scope.spawn(move || {
                 for _ in 0..1000 {
-                    let expected = Access::Sigsegv { addr: page.start(), code: SEGV_ACCERR };
+                    let expected = Touch::Sigsegv { addr: page.start(), code: SEGV_ACCERR };
                     assert_eq!(page.load_u8(0), expected);
                 }
             });
@@ -124,23 +124,23 @@ fn crash() {
 fn frames_are_allocated_punched_and_copied() -> Result<()> {
     let arena = arena(4)?;
     assert_eq!(arena.allocated_frames()?, 0);
-    arena.allocate(Frame(1), 1)?;
+    arena.allocate(FrameIndex(1), 1)?;
     assert_eq!(arena.allocated_frames()?, 1);
-    assert!(!arena.has_data(Frame(1))?);
-    arena.fill(Frame(1), 0x5A)?;
-    assert!(arena.has_data(Frame(1))? && !arena.has_data(Frame(2))?);
-    arena.copy(Frame(1), Frame(2))?;
+    assert!(!arena.has_data(FrameIndex(1))?);
+    arena.fill(FrameIndex(1), 0x5A)?;
+    assert!(arena.has_data(FrameIndex(1))? && !arena.has_data(FrameIndex(2))?);
+    arena.copy(FrameIndex(1), FrameIndex(2))?;
     let mut bytes = [0; PAGE_BYTES];
-    arena.read(Frame(2), &mut bytes)?;
+    arena.read(FrameIndex(2), &mut bytes)?;
     assert_eq!(bytes, [0x5A; PAGE_BYTES]);
-    arena.punch(Frame(1))?;
-    assert!(!arena.has_data(Frame(1))?);
+    arena.punch(FrameIndex(1))?;
+    assert!(!arena.has_data(FrameIndex(1))?);
     assert_eq!(arena.allocated_frames()?, 1);
-    arena.peek(Frame(1), &mut bytes)?;
+    arena.peek(FrameIndex(1), &mut bytes)?;
     assert_eq!(bytes, [0; PAGE_BYTES]);
-    assert!(!arena.has_data(Frame(1))?, "peek allocates nothing");
-    arena.read(Frame(1), &mut bytes)?;
-    assert!(arena.has_data(Frame(1))?, "read does, like any load");
+    assert!(!arena.has_data(FrameIndex(1))?, "peek allocates nothing");
+    arena.read(FrameIndex(1), &mut bytes)?;
+    assert!(arena.has_data(FrameIndex(1))?, "read does, like any load");
     Ok(())
 }
 
@@ -159,18 +159,18 @@ fn huge_pages_that_do_not_exist_are_an_error_and_not_a_signal() -> Result<()> {
 #[test]
 fn a_private_mapping_copies_on_the_first_store() -> Result<()> {
     let arena = arena(1)?;
-    arena.fill(Frame(0), 1)?;
+    arena.fill(FrameIndex(0), 1)?;
     let window = mapped(&arena, Sharing::Private, Prot::ReadWrite)?;
     let page = window.span(0, 1);
-    assert_eq!(page.load_u8(0), Access::Value(1));
-    arena.fill(Frame(0), 2)?;
-    assert_eq!(page.load_u8(0), Access::Value(2), "no copy yet");
-    assert_eq!(page.store_u8(0, 3), Access::Value(()));
-    arena.fill(Frame(0), 4)?;
-    assert_eq!(page.load_u8(0), Access::Value(3));
-    assert_eq!(page.load_u8(1), Access::Value(2), "the copy is of the whole page");
+    assert_eq!(page.load_u8(0), Touch::Value(1));
+    arena.fill(FrameIndex(0), 2)?;
+    assert_eq!(page.load_u8(0), Touch::Value(2), "no copy yet");
+    assert_eq!(page.store_u8(0, 3), Touch::Value(()));
+    arena.fill(FrameIndex(0), 4)?;
+    assert_eq!(page.load_u8(0), Touch::Value(3));
+    assert_eq!(page.load_u8(1), Touch::Value(2), "the copy is of the whole page");
     window.zap(0, 1)?;
-    assert_eq!(page.load_u8(0), Access::Value(4), "zapping drops the copy");
+    assert_eq!(page.load_u8(0), Touch::Value(4), "zapping drops the copy");
     Ok(())
 }
 
@@ -178,23 +178,23 @@ fn a_private_mapping_copies_on_the_first_store() -> Result<()> {
 fn mremap_takes_the_page_along_and_leaves_the_slot_empty() -> Result<()> {
     let arena = arena(1)?;
     let window = Window::reserve(3)?;
-    window.map(0, &arena, Frame(0), 1, Sharing::Private, Prot::ReadWrite)?;
-    assert_eq!(window.span(0, 1).store_u8(5, 0x77), Access::Value(()));
+    window.map(0, &arena, FrameIndex(0), 1, Sharing::Private, Prot::ReadWrite)?;
+    assert_eq!(window.span(0, 1).store_u8(5, 0x77), Touch::Value(()));
     window.move_pages(0, 2, 1)?;
-    assert_eq!(window.span(2, 1).load_u8(5), Access::Value(0x77), "the private copy moved");
-    assert!(matches!(window.span(0, 1).load_u8(5), Access::Sigsegv { .. }));
+    assert_eq!(window.span(2, 1).load_u8(5), Touch::Value(0x77), "the private copy moved");
+    assert!(matches!(window.span(0, 1).load_u8(5), Touch::Sigsegv { .. }));
     Ok(())
 }
 
 #[test]
 fn a_secret_arena_holds_bytes_and_refuses_private_mappings() -> Result<()> {
     let Some(secret) = available("memfd_secret", SecretArena::create(2)) else { return Ok(()) };
-    secret.fill(Frame(0), 0x11)?;
-    secret.copy(Frame(0), Frame(1))?;
+    secret.fill(FrameIndex(0), 0x11)?;
+    secret.copy(FrameIndex(0), FrameIndex(1))?;
     let window = Window::reserve(1)?;
-    window.map(0, &secret, Frame(1), 1, Sharing::Shared, Prot::ReadWrite)?;
-    assert_eq!(window.span(0, 1).load_u8(9), Access::Value(0x11));
-    let private = window.map(0, &secret, Frame(1), 1, Sharing::Private, Prot::ReadWrite);
+    window.map(0, &secret, FrameIndex(1), 1, Sharing::Shared, Prot::ReadWrite)?;
+    assert_eq!(window.span(0, 1).load_u8(9), Touch::Value(0x11));
+    let private = window.map(0, &secret, FrameIndex(1), 1, Sharing::Private, Prot::ReadWrite);
     assert_eq!(private, Err(MapError::Unmappable));
     Ok(())
 }
@@ -208,13 +208,13 @@ fn uffd(extra: Features) -> Option<Uffd> {
 /// Touches `page` in a thread and resolves what it sleeps in with `resolve`.
 fn touch_and_resolve<T: Send>(
     uffd: &Uffd,
-    touch: impl FnOnce() -> Access<T> + Send,
+    touch: impl FnOnce() -> Touch<T> + Send,
     resolve: impl FnOnce(driftheap::sys::uffd::Fault) -> Result<()>,
-) -> Result<Access<T>> {
+) -> Result<Touch<T>> {
     std::thread::scope(|scope| {
         let toucher = scope.spawn(touch);
         let event = uffd.wait(LONG)?.context("no fault came")?;
-        let Event::Fault(fault) = event else { anyhow::bail!("not a fault: {event:?}") };
+        let UffdEvent::Fault(fault) = event else { anyhow::bail!("not a fault: {event:?}") };
         // An error must not leave the thread asleep: the scope would never end.
         let resolved = resolve(fault);
         if resolved.is_err() {
@@ -242,7 +242,7 @@ fn the_three_faults_of_a_trapped_shmem_page() -> Result<()> {
             Ok(uffd.copy(fault.addr, &[0xC0; PAGE_BYTES], Fill::Plain)?)
         },
     )?;
-    assert_eq!(access, Access::Value(0xC0));
+    assert_eq!(access, Touch::Value(0xC0));
 
     window.zap(0, 1)?;
     let access = touch_and_resolve(
@@ -253,20 +253,20 @@ fn the_three_faults_of_a_trapped_shmem_page() -> Result<()> {
             Ok(uffd.continue_(page.range(), Fill::WriteProtected)?)
         },
     )?;
-    assert_eq!(access, Access::Value(0xC0));
+    assert_eq!(access, Touch::Value(0xC0));
 
     let access = touch_and_resolve(
         &uffd,
         || page.store_u8(3, 0xC1),
         |fault| {
             ensure!(fault.kind == WriteProtect && fault.write, "{fault:?}");
-            arena.frame(Frame(0)).store_u8(4, 0xC2).value().context("alias")?;
+            arena.frame(FrameIndex(0)).store_u8(4, 0xC2).value().context("alias")?;
             Ok(uffd.write_unprotect(page.range())?)
         },
     )?;
-    assert_eq!(access, Access::Value(()));
-    assert_eq!(page.load_u8(3), Access::Value(0xC1));
-    assert_eq!(page.load_u8(4), Access::Value(0xC2));
+    assert_eq!(access, Touch::Value(()));
+    assert_eq!(page.load_u8(3), Touch::Value(0xC1));
+    assert_eq!(page.load_u8(4), Touch::Value(0xC2));
 
     uffd.write_protect(page.range())?;
     let access = touch_and_resolve(
@@ -277,9 +277,9 @@ fn the_three_faults_of_a_trapped_shmem_page() -> Result<()> {
             Ok(uffd.write_unprotect(page.range())?)
         },
     )?;
-    assert_eq!(access, Access::Value(()));
+    assert_eq!(access, Touch::Value(()));
 
-    arena.punch(Frame(0))?;
+    arena.punch(FrameIndex(0))?;
     let access = touch_and_resolve(
         &uffd,
         || page.load_u8(3),
@@ -288,7 +288,7 @@ fn the_three_faults_of_a_trapped_shmem_page() -> Result<()> {
             Ok(uffd.zeropage(page.range(), Fill::Plain)?)
         },
     )?;
-    assert_eq!(access, Access::Value(0));
+    assert_eq!(access, Touch::Value(0));
     Ok(())
 }
 
@@ -296,26 +296,26 @@ fn the_three_faults_of_a_trapped_shmem_page() -> Result<()> {
 fn a_poisoned_page_is_sigbus_as_a_value() -> Result<()> {
     let Some(uffd) = uffd(Features::POISON) else { return Ok(()) };
     let arena = arena(1)?;
-    arena.fill(Frame(0), 6)?;
+    arena.fill(FrameIndex(0), 6)?;
     let window = mapped(&arena, Sharing::Shared, Prot::ReadWrite)?;
     let page = window.span(0, 1);
     uffd.register(page.range(), Modes::MISSING | Modes::MINOR)?;
     uffd.continue_(page.range(), Fill::Plain)?;
-    assert_eq!(page.load_u8(0), Access::Value(6));
+    assert_eq!(page.load_u8(0), Touch::Value(6));
     assert_eq!(uffd.poison(page.range()), Err(FillError::Present));
     window.zap(0, 1)?;
     uffd.poison(page.range())?;
     // Which of the two codes depends on CONFIG_MEMORY_FAILURE.
     for access in [page.load_u8(0).map(drop), page.store_u8(0, 1)] {
-        let Access::Sigbus { addr, code } = access else { panic!("{access:?}") };
+        let Touch::Sigbus { addr, code } = access else { panic!("{access:?}") };
         assert_eq!(addr, page.start());
         assert!([BUS_ADRERR, BUS_MCEERR_AR].contains(&code), "si_code {code}");
     }
-    assert_eq!(arena.frame(Frame(0)).load_u8(0), Access::Value(6), "the frame is untouched");
+    assert_eq!(arena.frame(FrameIndex(0)).load_u8(0), Touch::Value(6), "the frame is untouched");
     // A poisoned page stays so until its PTE marker goes with the mapping's PTEs.
     window.zap(0, 1)?;
     uffd.continue_(page.range(), Fill::Plain)?;
-    assert_eq!(page.load_u8(0), Access::Value(6));
+    assert_eq!(page.load_u8(0), Touch::Value(6));
     Ok(())
 }
 
@@ -324,7 +324,7 @@ fn each_errno_has_its_meaning() -> Result<()> {
     let Some(uffd) = uffd(Features::empty()) else { return Ok(()) };
     let arena = arena(2)?;
     let window = Window::reserve(2)?;
-    window.map(0, &arena, Frame(0), 2, Sharing::Shared, Prot::ReadWrite)?;
+    window.map(0, &arena, FrameIndex(0), 2, Sharing::Shared, Prot::ReadWrite)?;
     let (page, other) = (window.span(0, 1).range(), window.span(1, 1).range());
     assert_eq!(uffd.zeropage(page, Fill::Plain), Err(FillError::NotRegistered));
     uffd.register(page, Modes::MISSING | Modes::MINOR)?;
@@ -339,7 +339,7 @@ fn each_errno_has_its_meaning() -> Result<()> {
     let second = self::uffd(Features::empty()).context("a second userfaultfd")?;
     assert_eq!(second.register(page, Modes::MISSING), Err(RegisterError::Taken));
     if let Some(secret) = available("memfd_secret", SecretArena::create(1)) {
-        let range = secret.frame(Frame(0)).range();
+        let range = secret.frame(FrameIndex(0)).range();
         assert_eq!(second.register(range, Modes::MISSING), Err(RegisterError::Untrappable));
     }
     let unknown = Features::from_bits_retain(1 << 60);
@@ -359,7 +359,7 @@ fn remove_is_reported_when_asked_for() -> Result<()> {
         // The caller sleeps until the event is read.
         let zapper = scope.spawn(|| window.zap(0, 1));
         let event = uffd.wait(LONG)?.context("no event came")?;
-        ensure!(matches!(event, Event::Remove(removed) if removed == range), "{event:?}");
+        ensure!(matches!(event, UffdEvent::Remove(removed) if removed == range), "{event:?}");
         zapper.join().map_err(|_| anyhow::anyhow!("the zapper panicked"))??;
         Ok(())
     })

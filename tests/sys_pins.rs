@@ -5,10 +5,10 @@ mod sys_common;
 use anyhow::Result;
 use driftheap::sys::arena::{Arena, PageKind};
 use driftheap::sys::map::{Prot, Sharing, Window};
-use driftheap::sys::page::{Frame, PAGE_BYTES, Span};
+use driftheap::sys::page::{FrameIndex, PAGE_BYTES, Span};
 use driftheap::sys::pin::{DirectFile, UringPin, VmsplicePin};
 use driftheap::sys::secret::SecretArena;
-use driftheap::sys::touch::Access;
+use driftheap::sys::touch::Touch;
 use driftheap::sys::uffd::{Features, Modes, Uffd, Via};
 use rustix::io::Errno;
 use sys_common::{LONG, available};
@@ -16,9 +16,9 @@ use sys_common::{LONG, available};
 /// An arena of two frames, the first mapped in a window of one slot.
 fn mapped(sharing: Sharing) -> Result<(Arena, Window)> {
     let arena = Arena::create(2, PageKind::Base)?;
-    arena.fill(Frame(0), 0xAA)?;
+    arena.fill(FrameIndex(0), 0xAA)?;
     let window = Window::reserve(1)?;
-    window.map(0, &arena, Frame(0), 1, sharing, Prot::ReadWrite)?;
+    window.map(0, &arena, FrameIndex(0), 1, sharing, Prot::ReadWrite)?;
     Ok((arena, window))
 }
 
@@ -33,7 +33,7 @@ fn register(span: Span<'_>) -> Option<Result<UringPin, Errno>> {
     }
 }
 
-fn bytes_of(arena: &Arena, frame: Frame) -> Result<[u8; PAGE_BYTES]> {
+fn bytes_of(arena: &Arena, frame: FrameIndex) -> Result<[u8; PAGE_BYTES]> {
     let mut bytes = [0; PAGE_BYTES];
     arena.read(frame, &mut bytes)?;
     Ok(bytes)
@@ -47,15 +47,15 @@ fn a_stale_pte_and_a_stale_pin_reach_the_next_owner_of_a_carveout_frame() -> Res
     pin.start_to_memory(0, PAGE_BYTES)?;
 
     // The frame goes to another buffer; neither the PTE nor the pin is told.
-    arena.fill(Frame(0), 0xBB)?;
-    assert_eq!(window.span(0, 1).load_u8(7), Access::Value(0xBB), "cross-buffer read");
+    arena.fill(FrameIndex(0), 0xBB)?;
+    assert_eq!(window.span(0, 1).load_u8(7), Touch::Value(0xBB), "cross-buffer read");
 
     assert!(pin.is_in_flight());
     pin.feed(&[0xDD; PAGE_BYTES])?;
     assert_eq!(pin.complete(LONG)?, PAGE_BYTES);
-    assert_eq!(bytes_of(&arena, Frame(0))?, [0xDD; PAGE_BYTES], "cross-buffer write");
+    assert_eq!(bytes_of(&arena, FrameIndex(0))?, [0xDD; PAGE_BYTES], "cross-buffer write");
 
-    arena.fill(Frame(0), 0xBC)?;
+    arena.fill(FrameIndex(0), 0xBC)?;
     pin.start_from_memory(0, PAGE_BYTES)?;
     pin.release()?;
     assert_eq!(pin.complete(LONG)?, PAGE_BYTES);
@@ -74,26 +74,26 @@ fn a_transfer_is_in_flight_until_it_is_fed() -> Result<()> {
     let soon = std::time::Duration::from_millis(1);
     assert_eq!(pin.complete(soon), Err(Errno::TIME));
     assert_eq!(pin.start_to_memory(0, 8), Err(Errno::BUSY));
-    assert_eq!(window.span(0, 1).load_u8(16), Access::Value(0xAA));
+    assert_eq!(window.span(0, 1).load_u8(16), Touch::Value(0xAA));
     pin.feed(&[1, 2, 3, 4, 5, 6, 7, 8])?;
     assert_eq!(pin.complete(LONG), Ok(8));
-    assert_eq!(window.span(0, 1).load_u64(16), Access::Value(0x0807_0605_0403_0201));
-    assert_eq!(window.span(0, 1).load_u8(15), Access::Value(0xAA));
-    assert_eq!(window.span(0, 1).load_u8(24), Access::Value(0xAA));
+    assert_eq!(window.span(0, 1).load_u64(16), Touch::Value(0x0807_0605_0403_0201));
+    assert_eq!(window.span(0, 1).load_u8(15), Touch::Value(0xAA));
+    assert_eq!(window.span(0, 1).load_u8(24), Touch::Value(0xAA));
     Ok(pin.unregister()?)
 }
 
 #[test]
 fn a_held_read_takes_the_bytes_when_it_is_let_go() -> Result<()> {
     let arena = Arena::create(2, PageKind::Base)?;
-    arena.fill(Frame(0), 1)?;
-    arena.fill(Frame(1), 2)?;
+    arena.fill(FrameIndex(0), 1)?;
+    arena.fill(FrameIndex(1), 2)?;
     let window = Window::reserve(2)?;
-    window.map(0, &arena, Frame(0), 2, Sharing::Shared, Prot::ReadWrite)?;
+    window.map(0, &arena, FrameIndex(0), 2, Sharing::Shared, Prot::ReadWrite)?;
     let Some(pin) = register(window.span(0, 2)) else { return Ok(()) };
     let mut pin = pin?;
     pin.start_from_memory(0, 2 * PAGE_BYTES)?;
-    arena.fill(Frame(1), 3)?;
+    arena.fill(FrameIndex(1), 3)?;
     pin.release()?;
     assert_eq!(pin.complete(LONG)?, 2 * PAGE_BYTES);
     let mut taken = [0; 2 * PAGE_BYTES];
@@ -108,13 +108,13 @@ fn a_pin_keeps_a_punched_page_as_an_orphan() -> Result<()> {
     let (arena, window) = mapped(Sharing::Shared)?;
     let Some(pin) = register(window.span(0, 1)) else { return Ok(()) };
     let mut pin = pin?;
-    arena.punch(Frame(0))?;
-    arena.fill(Frame(0), 0xEE)?;
+    arena.punch(FrameIndex(0))?;
+    arena.fill(FrameIndex(0), 0xEE)?;
     pin.start_to_memory(0, PAGE_BYTES)?;
     pin.feed(&[0xDD; PAGE_BYTES])?;
     assert_eq!(pin.complete(LONG)?, PAGE_BYTES, "the transfer succeeds");
-    assert_eq!(bytes_of(&arena, Frame(0))?, [0xEE; PAGE_BYTES], "and nobody sees it");
-    assert_eq!(window.span(0, 1).load_u8(0), Access::Value(0xEE));
+    assert_eq!(bytes_of(&arena, FrameIndex(0))?, [0xEE; PAGE_BYTES], "and nobody sees it");
+    assert_eq!(window.span(0, 1).load_u8(0), Touch::Value(0xEE));
     pin.start_from_memory(0, PAGE_BYTES)?;
     pin.release()?;
     pin.complete(LONG)?;
@@ -127,8 +127,8 @@ fn a_pin_keeps_a_punched_page_as_an_orphan() -> Result<()> {
 #[test]
 fn get_user_pages_refuses_a_secret_arena() -> Result<()> {
     let Some(secret) = available("memfd_secret", SecretArena::create(1)) else { return Ok(()) };
-    secret.fill(Frame(0), 5)?;
-    let page = secret.frame(Frame(0));
+    secret.fill(FrameIndex(0), 5)?;
+    let page = secret.frame(FrameIndex(0));
     if let Some(pin) = register(page) {
         assert_eq!(pin.err(), Some(Errno::FAULT), "io_uring");
     }
@@ -140,7 +140,7 @@ fn get_user_pages_refuses_a_secret_arena() -> Result<()> {
         file.write_from(window.span(0, 1))?;
         assert_eq!(file.read_into(page), Err(Errno::FAULT), "O_DIRECT read");
     }
-    assert_eq!(page.load_u8(0), Access::Value(5));
+    assert_eq!(page.load_u8(0), Touch::Value(5));
     Ok(())
 }
 
@@ -171,12 +171,12 @@ fn vmsplice_of_a_private_page_keeps_the_bytes_from_before_the_copy() -> Result<(
     let (arena, window) = mapped(Sharing::Private)?;
     let page = window.span(0, 1);
     let mut pin = VmsplicePin::take(page)?;
-    assert_eq!(page.store_u8(0, 0x33), Access::Value(()));
+    assert_eq!(page.store_u8(0, 0x33), Touch::Value(()));
     let mut seen = [0; 2];
     pin.read(&mut seen)?;
     assert_eq!(seen, [0xAA, 0xAA], "the pipe holds the file's page");
-    assert_eq!(page.load_u8(0), Access::Value(0x33), "the mapping has its own");
-    assert_eq!(arena.frame(Frame(0)).load_u8(0), Access::Value(0xAA));
+    assert_eq!(page.load_u8(0), Touch::Value(0x33), "the mapping has its own");
+    assert_eq!(arena.frame(FrameIndex(0)).load_u8(0), Touch::Value(0xAA));
     Ok(())
 }
 
@@ -184,12 +184,12 @@ fn vmsplice_of_a_private_page_keeps_the_bytes_from_before_the_copy() -> Result<(
 fn vmsplice_of_a_shared_page_shows_later_stores_until_the_page_is_punched() -> Result<()> {
     let (arena, window) = mapped(Sharing::Shared)?;
     let mut pin = VmsplicePin::take(window.span(0, 1))?;
-    assert_eq!(window.span(0, 1).store_u8(0, 0x33), Access::Value(()));
+    assert_eq!(window.span(0, 1).store_u8(0, 0x33), Touch::Value(()));
     let mut seen = [0; 2];
     pin.read(&mut seen)?;
     assert_eq!(seen, [0x33, 0xAA]);
-    arena.punch(Frame(0))?;
-    arena.fill(Frame(0), 0x44)?;
+    arena.punch(FrameIndex(0))?;
+    arena.fill(FrameIndex(0), 0x44)?;
     pin.read(&mut seen)?;
     assert_eq!(seen, [0xAA, 0xAA], "the old page");
     assert_eq!(pin.read(&mut [0; PAGE_BYTES]), Err(Errno::INVAL), "less is left");
@@ -202,14 +202,14 @@ fn io_uring_registration_breaks_cow_first_so_it_stays_coherent() -> Result<()> {
     let page = window.span(0, 1);
     let Some(pin) = register(page) else { return Ok(()) };
     let mut pin = pin?;
-    assert_eq!(page.store_u8(0, 0x33), Access::Value(()));
+    assert_eq!(page.store_u8(0, 0x33), Touch::Value(()));
     pin.start_from_memory(0, 1)?;
     pin.release()?;
     pin.complete(LONG)?;
     let mut seen = [0];
     pin.taken(&mut seen)?;
     assert_eq!(seen, [0x33], "the pin is of the private copy");
-    assert_eq!(arena.frame(Frame(0)).load_u8(0), Access::Value(0xAA));
+    assert_eq!(arena.frame(FrameIndex(0)).load_u8(0), Touch::Value(0xAA));
     Ok(())
 }
 
@@ -218,9 +218,9 @@ fn o_direct_transfers_go_to_the_mapped_page() -> Result<()> {
     let Some(file) = direct_file() else { return Ok(()) };
     let (arena, window) = mapped(Sharing::Shared)?;
     file.write_from(window.span(0, 1))?;
-    arena.fill(Frame(0), 0)?;
+    arena.fill(FrameIndex(0), 0)?;
     file.read_into(window.span(0, 1))?;
-    assert_eq!(bytes_of(&arena, Frame(0))?, [0xAA; PAGE_BYTES]);
+    assert_eq!(bytes_of(&arena, FrameIndex(0))?, [0xAA; PAGE_BYTES]);
     window.unmap(0, 1)?;
     assert_eq!(file.read_into(window.span(0, 1)), Err(Errno::FAULT));
     Ok(())

@@ -16,11 +16,11 @@ use driftheap::sys::arena::{Arena, PageKind};
 use driftheap::sys::link::{Link, LinkError};
 use driftheap::sys::mailbox::{CallError, Caller, Mailbox, Pace, Server};
 use driftheap::sys::map::{Prot, Sharing, Window};
-use driftheap::sys::page::{Addr, Frame, PAGE_BYTES, Range};
+use driftheap::sys::page::{Addr, FrameIndex, PAGE_BYTES, Range};
 use driftheap::sys::pin::UringPin;
 use driftheap::sys::process::{self, Child, EXIT_PANICKED, Exit, SpawnError};
-use driftheap::sys::touch::Access;
-use driftheap::sys::uffd::{Event, FaultKind, Features, Fill, Modes, Uffd, Via};
+use driftheap::sys::touch::Touch;
+use driftheap::sys::uffd::{FaultKind, Features, Fill, Modes, Uffd, UffdEvent, Via};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use sys_common::{LONG, available};
@@ -309,7 +309,7 @@ fn trap(window: &Window) -> Result<Uffd> {
 
 fn window_on(arena: &Arena, sharing: Sharing) -> Result<Window> {
     let window = Window::reserve(1)?;
-    window.map(0, arena, Frame(0), 1, sharing, Prot::ReadWrite)?;
+    window.map(0, arena, FrameIndex(0), 1, sharing, Prot::ReadWrite)?;
     Ok(window)
 }
 
@@ -319,7 +319,7 @@ fn uffd_missing() -> bool {
 
 fn fault_of(uffd: &Uffd) -> Result<(FaultKind, Addr)> {
     let event = uffd.wait(LONG)?.context("no fault came")?;
-    let Event::Fault(fault) = event else { bail!("not a fault: {event:?}") };
+    let UffdEvent::Fault(fault) = event else { bail!("not a fault: {event:?}") };
     Ok((fault.kind, fault.addr))
 }
 
@@ -344,20 +344,20 @@ fn punch_zaps_another_process() -> Result<()> {
         return Ok(());
     }
     let arena = Arena::create(1, PageKind::Base)?;
-    arena.fill(Frame(0), 1)?;
+    arena.fill(FrameIndex(0), 1)?;
     let (mut child, link) = child(|link| {
         let window = window_on(&arena, Sharing::Shared)?;
         let uffd = trap(&window)?;
-        assert_eq!(window.span(0, 1).load_u8(0), Access::Value(1), "present: no trap");
+        assert_eq!(window.span(0, 1).load_u8(0), Touch::Value(1), "present: no trap");
         link.send(&[0], &[uffd.as_fd()])?;
         drop(uffd);
         step(&link)?;
-        assert_eq!(window.span(0, 1).load_u8(0), Access::Value(2), "trapped and refilled");
+        assert_eq!(window.span(0, 1).load_u8(0), Touch::Value(2), "trapped and refilled");
         Ok(())
     })?;
     let uffd = Uffd::adopt(step(&link)?.pop().context("an fd")?)?;
     assert!(uffd.poll_event()?.is_none());
-    arena.punch(Frame(0))?;
+    arena.punch(FrameIndex(0))?;
     go(&link)?;
     let (kind, addr) = fault_of(&uffd)?;
     assert_eq!(kind, FaultKind::Missing);
@@ -370,7 +370,7 @@ fn punch_zaps_another_process() -> Result<()> {
 
 fn aliasing_between_processes() -> Result<()> {
     let arena = Arena::create(1, PageKind::Base)?;
-    arena.fill(Frame(0), 0xAA)?;
+    arena.fill(FrameIndex(0), 0xAA)?;
     // The device: registers buffer A, then writes when told.
     let (mut device, device_link) = child(|link| {
         let window = window_on(&arena, Sharing::Shared)?;
@@ -386,11 +386,11 @@ fn aliasing_between_processes() -> Result<()> {
     step(&device_link)?;
     let (mut victim, victim_link) = child(|link| {
         let window = window_on(&arena, Sharing::Shared)?;
-        assert_eq!(window.span(0, 1).fill(0xBB), Access::Value(()));
+        assert_eq!(window.span(0, 1).fill(0xBB), Touch::Value(()));
         go(&link)?;
         step(&link)?;
         let mut bytes = [0; PAGE_BYTES];
-        assert_eq!(window.span(0, 1).read(0, &mut bytes), Access::Value(()));
+        assert_eq!(window.span(0, 1).read(0, &mut bytes), Touch::Value(()));
         ensure!(bytes == [0xDD; PAGE_BYTES], "the device's bytes in another's buffer");
         Ok(())
     })?;
@@ -404,24 +404,24 @@ fn aliasing_between_processes() -> Result<()> {
 
 fn fork_copies_on_write() -> Result<()> {
     let arena = Arena::create(1, PageKind::Base)?;
-    arena.fill(Frame(0), 1)?;
+    arena.fill(FrameIndex(0), 1)?;
     let window = window_on(&arena, Sharing::Private)?;
     let page = window.span(0, 1);
-    assert_eq!(page.store_u8(0, 2), Access::Value(()));
+    assert_eq!(page.store_u8(0, 2), Touch::Value(()));
     let (mut child, link) = child(|link| {
-        assert_eq!(page.load_u8(0), Access::Value(2));
-        assert_eq!(page.store_u8(0, 3), Access::Value(()));
+        assert_eq!(page.load_u8(0), Touch::Value(2));
+        assert_eq!(page.store_u8(0, 3), Touch::Value(()));
         go(&link)?;
         step(&link)?;
-        assert_eq!(page.load_u8(0), Access::Value(3), "the parent's store is not seen");
+        assert_eq!(page.load_u8(0), Touch::Value(3), "the parent's store is not seen");
         Ok(())
     })?;
     step(&link)?;
-    assert_eq!(page.load_u8(0), Access::Value(2), "the child's store is not seen");
-    assert_eq!(page.store_u8(0, 4), Access::Value(()));
+    assert_eq!(page.load_u8(0), Touch::Value(2), "the child's store is not seen");
+    assert_eq!(page.store_u8(0, 4), Touch::Value(()));
     go(&link)?;
     ended_well(&mut child)?;
-    assert_eq!(arena.frame(Frame(0)).load_u8(0), Access::Value(1));
+    assert_eq!(arena.frame(FrameIndex(0)).load_u8(0), Touch::Value(1));
     Ok(())
 }
 
@@ -434,29 +434,29 @@ fn a_forked_child_is_not_trapped() -> Result<()> {
     let uffd = trap(&window)?;
     let page = window.span(0, 1);
     let (mut child, _link) = child(|_| {
-        assert_eq!(page.load_u8(0), Access::Value(0), "a zero page, made without asking");
+        assert_eq!(page.load_u8(0), Touch::Value(0), "a zero page, made without asking");
         Ok(())
     })?;
     ended_well(&mut child)?;
     assert!(uffd.poll_event()?.is_none(), "nobody was asked");
-    assert_eq!(page.load_u8(0), Access::Value(0), "and the parent's trap is bypassed too");
+    assert_eq!(page.load_u8(0), Touch::Value(0), "and the parent's trap is bypassed too");
     Ok(())
 }
 
 fn dont_fork() -> Result<()> {
     let window = Window::reserve(3)?;
     window.map_anonymous(0, 3, Prot::ReadWrite)?;
-    assert_eq!(window.span(0, 3).fill(5), Access::Value(()));
+    assert_eq!(window.span(0, 3).fill(5), Touch::Value(()));
     window.set_dont_fork(1, 1, true)?;
     let (mut child, _link) = child(|_| {
-        assert_eq!(window.span(0, 1).load_u8(0), Access::Value(5));
-        assert_eq!(window.span(2, 1).load_u8(0), Access::Value(5));
+        assert_eq!(window.span(0, 1).load_u8(0), Touch::Value(5));
+        assert_eq!(window.span(2, 1).load_u8(0), Touch::Value(5));
         let hole = window.span(1, 1).load_u8(0);
         // SEGV_ACCERR: reserved again. SEGV_MAPERR would be a hole that anything may fill.
-        ensure!(matches!(hole, Access::Sigsegv { code: 2, .. }), "{hole:?}");
+        ensure!(matches!(hole, Touch::Sigsegv { code: 2, .. }), "{hole:?}");
         Ok(())
     })?;
-    assert_eq!(window.span(1, 1).load_u8(0), Access::Value(5));
+    assert_eq!(window.span(1, 1).load_u8(0), Touch::Value(5));
     ended_well(&mut child)
 }
 

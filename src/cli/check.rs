@@ -16,7 +16,7 @@ use driftheap::report::kernel::{self, Kernel, KernelTotals};
 use driftheap::report::merged::Shard;
 use driftheap::report::real::{self, Real};
 use driftheap::report::verdicts::{self, Mark, Totals, without_answer};
-use driftheap::report::{Answer, Table};
+use driftheap::report::{AnsweredVariant, Table};
 
 use super::formats::Formats;
 use super::input::{self, Loaded};
@@ -527,7 +527,7 @@ impl Printer<'_> {
                 return Ok((Mark::Failed, false, 0));
             }
         };
-        let answer = Answer { test, scenario, judgement, notes };
+        let answer = AnsweredVariant { test, scenario, judgement, notes };
         let mark = Mark::of(&answer);
         let difference = kernel.and_then(|kernel| kernel.difference.as_ref());
         let text = match self.style {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use driftheap::conformance::{Answers, Line, Outcome, Reference, Transport, parse, print};
+use driftheap::conformance::{Agreement, Answers, ComparedRow, Reference, Transport, parse, print};
 use driftheap::report::formats::{Case, Ending};
 use serde_json::json;
 
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &CompareArgs, out: &Out) -> anyhow::Result<Exit> {
         out.prose(&as_text(&kernel, &reference, &columns, args.verbose))?;
     }
     args.formats.write(&cases(&reference, &columns))?;
-    let unexplained = |line: &Line| line.outcome == Outcome::Unexplained;
+    let unexplained = |line: &ComparedRow| line.outcome == Agreement::Unexplained;
     let ours = columns.iter().filter_map(|(transport, answers)| {
         Some(reference.compare(*transport, answers.as_ref().ok()?))
     });
@@ -111,10 +111,10 @@ fn cases(reference: &Reference, columns: &[Column]) -> Vec<Case> {
         for line in reference.compare(*transport, answers) {
             let both = format!("the kernel: {}, here: {}", line.real, line.ours);
             let (ending, notes) = match line.outcome {
-                Outcome::Same => (Ending::Pass, Vec::new()),
-                Outcome::Explained(reason) => (Ending::Pass, vec![format!("{both}: {reason}")]),
-                Outcome::Skipped => (Ending::Skip(line.ours.clone()), Vec::new()),
-                Outcome::Unexplained => {
+                Agreement::Same => (Ending::Pass, Vec::new()),
+                Agreement::Explained(reason) => (Ending::Pass, vec![format!("{both}: {reason}")]),
+                Agreement::Skipped => (Ending::Skip(line.ours.clone()), Vec::new()),
+                Agreement::Unexplained => {
                     (Ending::Fail("no known reason".to_owned(), both), Vec::new())
                 }
             };
@@ -167,7 +167,7 @@ fn record(path: &PathBuf, kernel: &Kernel) -> anyhow::Result<()> {
 }
 
 /// How many lines have an outcome.
-fn count(lines: &[Line], is: impl Fn(Outcome) -> bool) -> usize {
+fn count(lines: &[ComparedRow], is: impl Fn(Agreement) -> bool) -> usize {
     lines.iter().filter(|line| is(line.outcome)).count()
 }
 
@@ -186,17 +186,17 @@ fn as_text(kernel: &Kernel, reference: &Reference, columns: &[Column], verbose: 
             Err(why) => text += &format!("{}: not measured: {why}\n", transport.name()),
             Ok(answers) => {
                 let lines = reference.compare(*transport, answers);
-                let same = count(&lines, |outcome| outcome == Outcome::Same);
+                let same = count(&lines, |outcome| outcome == Agreement::Same);
                 text += &format!("{}: {same} of {rows} rows as the kernel\n", transport.name());
                 text += &by_reason(&lines, "no known reason");
-                let skipped = count(&lines, |outcome| outcome == Outcome::Skipped);
+                let skipped = count(&lines, |outcome| outcome == Agreement::Skipped);
                 if skipped > 0 {
                     text += &format!("  {skipped} rows can't be asked here:\n");
-                    text += &rows_of(&lines, Outcome::Skipped);
+                    text += &rows_of(&lines, Agreement::Skipped);
                 }
                 if verbose {
                     text += "  the same:\n";
-                    text += &rows_of(&lines, Outcome::Same);
+                    text += &rows_of(&lines, Agreement::Same);
                 }
             }
         }
@@ -204,7 +204,7 @@ fn as_text(kernel: &Kernel, reference: &Reference, columns: &[Column], verbose: 
     text
 }
 
-fn rows_of(lines: &[Line], outcome: Outcome) -> String {
+fn rows_of(lines: &[ComparedRow], outcome: Agreement) -> String {
     let of = lines.iter().filter(|line| line.outcome == outcome);
     of.fold(String::new(), |text, line| {
         text + &format!("    {:<28} {} -> {}\n", line.row, line.real, line.ours)
@@ -212,20 +212,20 @@ fn rows_of(lines: &[Line], outcome: Outcome) -> String {
 }
 
 /// What differs, below each reason; what has none last.
-fn by_reason(lines: &[Line], none: &str) -> String {
-    let mut outcomes: Vec<Outcome> = Vec::new();
+fn by_reason(lines: &[ComparedRow], none: &str) -> String {
+    let mut outcomes: Vec<Agreement> = Vec::new();
     for line in lines {
         if !outcomes.contains(&line.outcome) {
             outcomes.push(line.outcome);
         }
     }
-    outcomes.sort_by_key(|&outcome| outcome == Outcome::Unexplained);
+    outcomes.sort_by_key(|&outcome| outcome == Agreement::Unexplained);
     let mut text = String::new();
     for outcome in outcomes {
         let title = match outcome {
-            Outcome::Explained(reason) => reason.to_owned(),
-            Outcome::Unexplained => format!("UNEXPLAINED: {none}"),
-            Outcome::Same | Outcome::Skipped => continue,
+            Agreement::Explained(reason) => reason.to_owned(),
+            Agreement::Unexplained => format!("UNEXPLAINED: {none}"),
+            Agreement::Same | Agreement::Skipped => continue,
         };
         let number = count(lines, |of| of == outcome);
         text += &format!("  {number} x {title}\n{}", rows_of(lines, outcome));
@@ -246,10 +246,10 @@ fn as_json(kernel: &Kernel, reference: &Reference, columns: &[Column]) -> String
         };
         for row in &lines {
             let (outcome, reason) = match row.outcome {
-                Outcome::Same => ("same", None),
-                Outcome::Skipped => ("skipped", None),
-                Outcome::Explained(reason) => ("explained", Some(reason)),
-                Outcome::Unexplained => ("unexplained", None),
+                Agreement::Same => ("same", None),
+                Agreement::Skipped => ("skipped", None),
+                Agreement::Explained(reason) => ("explained", Some(reason)),
+                Agreement::Unexplained => ("unexplained", None),
             };
             line(json!({
                 "transport": transport.key(), "row": row.row, "real": row.real,
@@ -258,15 +258,15 @@ fn as_json(kernel: &Kernel, reference: &Reference, columns: &[Column]) -> String
         }
         line(json!({
             "transport": transport.key(), "measured": true, "rows": lines.len(),
-            "same": count(&lines, |outcome| outcome == Outcome::Same),
-            "skipped": count(&lines, |outcome| outcome == Outcome::Skipped),
-            "unexplained": count(&lines, |outcome| outcome == Outcome::Unexplained),
+            "same": count(&lines, |outcome| outcome == Agreement::Same),
+            "skipped": count(&lines, |outcome| outcome == Agreement::Skipped),
+            "unexplained": count(&lines, |outcome| outcome == Agreement::Unexplained),
         }));
     }
     let surprises = reference.surprises();
     line(json!({
         "kernel": kernel.name, "rows": reference.len(), "measured": reference.measured(),
-        "unexplained": count(&surprises, |outcome| outcome == Outcome::Unexplained),
+        "unexplained": count(&surprises, |outcome| outcome == Agreement::Unexplained),
     }));
     text
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use driftheap::device::control::{
-    Answer, Control, Controlled, Head, Outcome, PACKET_BYTES_MAX, Query, Verb, default_path,
+    Control, ControlAnswer, ControlCommand, Controlled, Head, PACKET_BYTES_MAX, Query, Status,
+    default_path,
 };
 use driftheap::device::runtime;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
@@ -33,7 +34,7 @@ use super::{Exit, out::Out};
 #[command(verbatim_doc_comment)]
 pub(crate) struct CtlArgs {
     /// What to show
-    verb: Verb,
+    verb: ControlCommand,
     /// Inode of one buffer, from `list`
     #[arg(value_parser = inode)]
     ino: Option<u64>,
@@ -60,7 +61,9 @@ pub(crate) fn run(args: &CtlArgs, out: &Out) -> anyhow::Result<Exit> {
             args.verb.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
         bail!("say which buffer: `driftheap ctl {word} INO`, with INO from `driftheap ctl list`");
     }
-    if let (Verb::List | Verb::Stats | Verb::Trace, Some(ino)) = (args.verb, args.ino) {
+    if let (ControlCommand::List | ControlCommand::Stats | ControlCommand::Trace, Some(ino)) =
+        (args.verb, args.ino)
+    {
         bail!("this is about all buffers: `driftheap ctl info {ino}` shows one");
     }
     let path = match &args.socket {
@@ -71,19 +74,19 @@ pub(crate) fn run(args: &CtlArgs, out: &Out) -> anyhow::Result<Exit> {
     let answer = ask(&path, &query)
         .with_context(|| format!("no answer from the device at {}", path.display()))?;
     match answer.outcome {
-        Outcome::Ok => {
+        Status::Ok => {
             out.text(&answer.text)?;
             Ok(Exit::Good)
         }
-        Outcome::Refused | Outcome::Unknown if args.json => {
+        Status::Refused | Status::Unknown if args.json => {
             out.text(&answer.text)?;
             Ok(Exit::Differs)
         }
-        Outcome::Refused => {
+        Status::Refused => {
             out.error(&format!("refused: {}", answer.text.trim_end()));
             Ok(Exit::Differs)
         }
-        Outcome::Unknown => {
+        Status::Unknown => {
             out.error(answer.text.trim_end());
             Ok(Exit::Differs)
         }
@@ -147,7 +150,7 @@ fn only_socket(directory: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-fn ask(path: &Path, query: &Query) -> anyhow::Result<Answer> {
+fn ask(path: &Path, query: &Query) -> anyhow::Result<ControlAnswer> {
     if runtime::is_stale_socket(path) {
         bail!("nobody listens at this socket any more: the device has ended");
     }
@@ -178,5 +181,5 @@ fn ask(path: &Path, query: &Query) -> anyhow::Result<Answer> {
         }
         text.extend_from_slice(&packet[..len]);
     }
-    Ok(Answer { outcome: head.outcome, text: String::from_utf8_lossy(&text).into_owned() })
+    Ok(ControlAnswer { outcome: head.outcome, text: String::from_utf8_lossy(&text).into_owned() })
 }

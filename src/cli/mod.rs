@@ -105,7 +105,7 @@ Exit status:
 #[command(name = "driftheap", version, after_help = AFTER_HELP, after_long_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
-    verb: Option<Verb>,
+    verb: Option<Command>,
 
     #[command(flatten)]
     global: Global,
@@ -131,7 +131,7 @@ enum When {
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum Command {
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
     Step(step::StepArgs),
@@ -231,27 +231,27 @@ pub(crate) fn main() -> ExitCode {
 fn run(cli: Cli, out: &Out) -> anyhow::Result<Exit> {
     match cli.verb {
         None => check::suite(out),
-        Some(Verb::Check(args)) => check::run(&args, out),
-        Some(Verb::Explain(args)) => explain::run(&args, out),
-        Some(Verb::Step(args)) => step::run(&args, out),
-        Some(Verb::Replay(args)) => replay::run(&args, out),
-        Some(Verb::Hunt(args)) => hunt::run(&args, out),
-        Some(Verb::Doctor(args)) => doctor::run(&args, out),
-        Some(Verb::Merge(args)) => merge::run(&args, out),
-        Some(Verb::Matrix(args)) => matrix::run(&args, out),
-        Some(Verb::Report(args)) => report::run(&args, out),
-        Some(Verb::Play(args)) => play::run(&args, out),
-        Some(Verb::List(args)) => list::run(&args, out),
-        Some(Verb::Rules(args)) => reference::rules(&args, out),
-        Some(Verb::Statement(args)) => reference::statement(&args, out),
-        Some(Verb::New(args)) => new::run(&args, out),
-        Some(Verb::Schema(args)) => schema::run(&args, out),
-        Some(Verb::Fmt(args)) => fmt::run(&args, out),
-        Some(Verb::Completions(args)) => complete::run(&args, out),
-        Some(Verb::Run(args)) => Ok(run::run(args, out)),
-        Some(Verb::Ctl(args)) => ctl::run(&args, out),
-        Some(Verb::Serve(args)) => serve::run(args, out),
-        Some(Verb::Compare(args)) => compare::run(&args, out),
+        Some(Command::Check(args)) => check::run(&args, out),
+        Some(Command::Explain(args)) => explain::run(&args, out),
+        Some(Command::Step(args)) => step::run(&args, out),
+        Some(Command::Replay(args)) => replay::run(&args, out),
+        Some(Command::Hunt(args)) => hunt::run(&args, out),
+        Some(Command::Doctor(args)) => doctor::run(&args, out),
+        Some(Command::Merge(args)) => merge::run(&args, out),
+        Some(Command::Matrix(args)) => matrix::run(&args, out),
+        Some(Command::Report(args)) => report::run(&args, out),
+        Some(Command::Play(args)) => play::run(&args, out),
+        Some(Command::List(args)) => list::run(&args, out),
+        Some(Command::Rules(args)) => reference::rules(&args, out),
+        Some(Command::Statement(args)) => reference::statement(&args, out),
+        Some(Command::New(args)) => new::run(&args, out),
+        Some(Command::Schema(args)) => schema::run(&args, out),
+        Some(Command::Fmt(args)) => fmt::run(&args, out),
+        Some(Command::Completions(args)) => complete::run(&args, out),
+        Some(Command::Run(args)) => Ok(run::run(args, out)),
+        Some(Command::Ctl(args)) => ctl::run(&args, out),
+        Some(Command::Serve(args)) => serve::run(args, out),
+        Some(Command::Compare(args)) => compare::run(&args, out),
     }
 }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use driftheap::device::BufferId;
 use driftheap::device::live::attach::{AttachmentId, PinId};
-use driftheap::device::live::record::{Actor, Doing, Moment, Outcome, Phase, Timeline};
+use driftheap::device::live::record::{Actor, EventEnd, Moment, Phase, RecordedAction, Timeline};
 use driftheap::report::tracks::{Track, Tracks};
 use serde_json::json;
 
@@ -31,7 +31,7 @@ enum Address {
 
 /// Since when it is held, and what became of it.
 #[derive(Debug, Clone, Default)]
-struct Held {
+struct Lifetime {
     buffer: Option<BufferId>,
     /// When it was taken, each time, and by whom.
     taken: Vec<(u64, usize)>,
@@ -48,13 +48,13 @@ struct Trace<'a> {
     actors: Vec<Actor>,
     buffers: Vec<BufferId>,
     addresses: Vec<(Address, String)>,
-    held: BTreeMap<Address, Held>,
+    held: BTreeMap<Address, Lifetime>,
     /// Where each buffer is, and since when.
     places: BTreeMap<BufferId, (String, u64)>,
     /// The moves of each buffer: when, on which track.
     moves: BTreeMap<BufferId, Vec<(u64, Track)>>,
     /// What has begun: when.
-    open: Vec<(Doing, u64, usize)>,
+    open: Vec<(RecordedAction, u64, usize)>,
 }
 
 /// The tracks of a run.
@@ -116,7 +116,7 @@ impl Trace<'_> {
             }
             (Phase::Once, Some(actor)) => {
                 let actor = self.actor(actor);
-                self.done(moment, &moment.doing, (at, len_ns), (actor, Outcome::Done));
+                self.done(moment, &moment.doing, (at, len_ns), (actor, EventEnd::Done));
             }
             (Phase::Begin | Phase::Once, None) => {}
         }
@@ -126,20 +126,20 @@ impl Trace<'_> {
     fn done(
         &mut self,
         moment: &Moment,
-        doing: &Doing,
+        doing: &RecordedAction,
         span: (u64, u64),
-        (actor, outcome): (usize, Outcome),
+        (actor, outcome): (usize, EventEnd),
     ) {
         let kinds: Vec<&str> = moment.kinds.iter().map(|kind| kind.word()).collect();
         let refused = match outcome {
-            Outcome::Done => "",
-            Outcome::Busy => " (EBUSY)",
-            Outcome::Failed => " (refused)",
+            EventEnd::Done => "",
+            EventEnd::Busy => " (EBUSY)",
+            EventEnd::Failed => " (refused)",
         };
         let name = format!("{}{refused}", self.words(doing));
         let args = json!({ "hazards": kinds });
         self.tracks.slice((DEEDS, actor), &name, span, !kinds.is_empty(), args);
-        if outcome == Outcome::Done {
+        if outcome == EventEnd::Done {
             self.changed(doing, span.0, actor);
         }
         if let (Some(kind), Some((address, age))) = (kinds.first(), through(doing)) {
@@ -156,7 +156,7 @@ impl Trace<'_> {
         let moved = moves.and_then(|moves| moves.iter().find(|(when, _)| *when >= since)).copied();
         // One that is under way has done its harm already.
         let under_way = self.open.iter().find_map(|(doing, when, actor)| {
-            let of = matches!(doing, Doing::Move { buffer, .. } if Some(*buffer) == held.buffer);
+            let of = matches!(doing, RecordedAction::Move { buffer, .. } if Some(*buffer) == held.buffer);
             of.then_some((*when, (DEEDS, *actor)))
         });
         let mut stations = vec![((DEEDS, by), since)];
@@ -165,45 +165,47 @@ impl Trace<'_> {
         self.tracks.flow(kind, &stations);
     }
 
-    fn changed(&mut self, doing: &Doing, at: u64, actor: usize) {
+    fn changed(&mut self, doing: &RecordedAction, at: u64, actor: usize) {
         match *doing {
-            Doing::Alloc(buffer) => self.placed(buffer, "allocated", at),
-            Doing::Move { buffer, to } => {
+            RecordedAction::Alloc(buffer) => self.placed(buffer, "allocated", at),
+            RecordedAction::Move { buffer, to } => {
                 self.placed(buffer, &to.to_string(), at);
                 self.moves.entry(buffer).or_default().push((at, (DEEDS, actor)));
-                let mut of: Vec<&mut Held> =
+                let mut of: Vec<&mut Lifetime> =
                     self.held.values_mut().filter(|held| held.buffer == Some(buffer)).collect();
                 of.iter_mut().for_each(|held| held.stale = held.stale.or(held.since.and(Some(at))));
             }
-            Doing::Purge(buffer) => self.placed(buffer, "purged", at),
-            Doing::Revoke(buffer) => self.placed(buffer, "revoked", at),
-            Doing::Close(buffer) => self.left(buffer, at),
-            Doing::Attach { id, buffer, .. } => {
+            RecordedAction::Purge(buffer) => self.placed(buffer, "purged", at),
+            RecordedAction::Revoke(buffer) => self.placed(buffer, "revoked", at),
+            RecordedAction::Close(buffer) => self.left(buffer, at),
+            RecordedAction::Attach { id, buffer, .. } => {
                 self.held.entry(Address::Table(id)).or_default().buffer = Some(buffer);
             }
-            Doing::Map(id) => self.take(Address::Table(id), at, actor),
-            Doing::Unmap(id) | Doing::Detach(id) => self.drop_address(Address::Table(id), at),
-            Doing::Gup { id, mapping, .. } => {
+            RecordedAction::Map(id) => self.take(Address::Table(id), at, actor),
+            RecordedAction::Unmap(id) | RecordedAction::Detach(id) => {
+                self.drop_address(Address::Table(id), at)
+            }
+            RecordedAction::Gup { id, mapping, .. } => {
                 let buffer = self.mapped(mapping);
                 self.held.entry(Address::Pin(id)).or_default().buffer = buffer;
                 self.take(Address::Pin(id), at, actor);
             }
-            Doing::Unpin(id) => self.drop_address(Address::Pin(id), at),
-            Doing::DmaBufPin(..)
-            | Doing::Submit(..)
-            | Doing::Signal(_)
-            | Doing::Dma { .. }
-            | Doing::Mmap { .. }
-            | Doing::Munmap(_)
-            | Doing::Cpu { .. }
-            | Doing::PinDma(..) => {}
+            RecordedAction::Unpin(id) => self.drop_address(Address::Pin(id), at),
+            RecordedAction::DmaBufPin(..)
+            | RecordedAction::Submit(..)
+            | RecordedAction::Signal(_)
+            | RecordedAction::Dma { .. }
+            | RecordedAction::Mmap { .. }
+            | RecordedAction::Munmap(_)
+            | RecordedAction::Cpu { .. }
+            | RecordedAction::PinDma(..) => {}
         }
     }
 
     /// The buffer behind a mapping.
     fn mapped(&self, mapping: u64) -> Option<BufferId> {
         self.timeline.moments.iter().find_map(|moment| {
-            let Doing::Mmap { id, buffer, .. } = moment.doing else { return None };
+            let RecordedAction::Mmap { id, buffer, .. } = moment.doing else { return None };
             (id == mapping).then_some(buffer)
         })
     }
@@ -293,44 +295,46 @@ impl Trace<'_> {
     }
 
     /// What is done, as the language says it.
-    fn words(&self, doing: &Doing) -> String {
+    fn words(&self, doing: &RecordedAction) -> String {
         let of = |id: &AttachmentId| {
             let held = self.held.get(&Address::Table(*id));
             held.and_then(|held| held.buffer).map_or_else(String::new, |b| self.name(b))
         };
         let rw = |write: bool| if write { "write" } else { "read" };
         match doing {
-            Doing::Alloc(buffer) => format!("alloc {}", self.name(*buffer)),
-            Doing::Close(buffer) => format!("close {}", self.name(*buffer)),
-            Doing::Move { buffer, to } => format!("move {} to {to}", self.name(*buffer)),
-            Doing::Purge(buffer) => format!("purge {}", self.name(*buffer)),
-            Doing::Revoke(buffer) => format!("revoke {}", self.name(*buffer)),
-            Doing::Attach { buffer, .. } => format!("attach {}", self.name(*buffer)),
-            Doing::Detach(id) => format!("detach {}", of(id)),
-            Doing::Map(id) => format!("map {}", of(id)),
-            Doing::Unmap(id) => format!("unmap {}", of(id)),
-            Doing::DmaBufPin(id, true) => format!("dma_buf_pin {}", of(id)),
-            Doing::DmaBufPin(id, false) => format!("dma_buf_unpin {}", of(id)),
-            Doing::Submit(_, id, _) => format!("submit {}", of(id)),
-            Doing::Signal(_) => "signal".to_owned(),
-            Doing::Dma { id, page, write, .. } => format!("dma_{} {}[{page}]", rw(*write), of(id)),
-            Doing::Mmap { buffer, .. } => format!("mmap {}", self.name(*buffer)),
-            Doing::Munmap(_) => "munmap".to_owned(),
-            Doing::Cpu { page, write, .. } => {
+            RecordedAction::Alloc(buffer) => format!("alloc {}", self.name(*buffer)),
+            RecordedAction::Close(buffer) => format!("close {}", self.name(*buffer)),
+            RecordedAction::Move { buffer, to } => format!("move {} to {to}", self.name(*buffer)),
+            RecordedAction::Purge(buffer) => format!("purge {}", self.name(*buffer)),
+            RecordedAction::Revoke(buffer) => format!("revoke {}", self.name(*buffer)),
+            RecordedAction::Attach { buffer, .. } => format!("attach {}", self.name(*buffer)),
+            RecordedAction::Detach(id) => format!("detach {}", of(id)),
+            RecordedAction::Map(id) => format!("map {}", of(id)),
+            RecordedAction::Unmap(id) => format!("unmap {}", of(id)),
+            RecordedAction::DmaBufPin(id, true) => format!("dma_buf_pin {}", of(id)),
+            RecordedAction::DmaBufPin(id, false) => format!("dma_buf_unpin {}", of(id)),
+            RecordedAction::Submit(_, id, _) => format!("submit {}", of(id)),
+            RecordedAction::Signal(_) => "signal".to_owned(),
+            RecordedAction::Dma { id, page, write, .. } => {
+                format!("dma_{} {}[{page}]", rw(*write), of(id))
+            }
+            RecordedAction::Mmap { buffer, .. } => format!("mmap {}", self.name(*buffer)),
+            RecordedAction::Munmap(_) => "munmap".to_owned(),
+            RecordedAction::Cpu { page, write, .. } => {
                 format!("{} [{page}]", if *write { "store" } else { "load" })
             }
-            Doing::Gup { id, page, .. } => format!("gup pin {} of page {page}", id.0),
-            Doing::Unpin(id) => format!("unpin pin {}", id.0),
-            Doing::PinDma(id, write) => format!("dma_{} through pin {}", rw(*write), id.0),
+            RecordedAction::Gup { id, page, .. } => format!("gup pin {} of page {page}", id.0),
+            RecordedAction::Unpin(id) => format!("unpin pin {}", id.0),
+            RecordedAction::PinDma(id, write) => format!("dma_{} through pin {}", rw(*write), id.0),
         }
     }
 }
 
 /// The address that an access goes through, and how many times another was taken since.
-fn through(doing: &Doing) -> Option<(Address, usize)> {
-    if let Doing::Dma { id, age, .. } = *doing {
+fn through(doing: &RecordedAction) -> Option<(Address, usize)> {
+    if let RecordedAction::Dma { id, age, .. } = *doing {
         return Some((Address::Table(id), age));
     }
-    let Doing::PinDma(id, _) = *doing else { return None };
+    let RecordedAction::PinDma(id, _) = *doing else { return None };
     Some((Address::Pin(id), 0))
 }

@@ -12,7 +12,7 @@ use driftheap::report::page::{self, Entry, Shown};
 use driftheap::report::plural;
 use driftheap::report::real::Real;
 use driftheap::report::story::Prevented;
-use driftheap::report::{Answer, full_name};
+use driftheap::report::{AnsweredVariant, full_name};
 
 use super::explain::PREVENTIONS_MAX;
 use super::input::{self, Loaded};
@@ -212,7 +212,7 @@ fn draw(answered: &Answered<'_>, search: &Search) -> (String, Entry) {
         .zip(&answered.answers)
         .enumerate()
         .map(|(index, (scenario, (judgement, real)))| {
-            Shown::new(&Answer { test, scenario, judgement, notes: &[] }, real.as_ref())
+            Shown::new(&AnsweredVariant { test, scenario, judgement, notes: &[] }, real.as_ref())
                 .with_kernel(answered.kernel.get(index))
         })
         .collect();

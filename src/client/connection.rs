@@ -13,7 +13,9 @@ use rustix::io::Errno;
 use super::buffer::Buffer;
 use super::mapping::{Mapped, Viewed};
 use crate::device::live::mover::FEATURES;
-use crate::device::socket::protocol::{self, Answer, Event, Received, Request, TalkError, VERSION};
+use crate::device::socket::protocol::{
+    self, Notification, Received, Request, Response, TalkError, VERSION,
+};
 use crate::sys::link::{Link, LinkError};
 use crate::sys::map::MapError;
 use crate::sys::uffd::{Features, OpenError, Uffd, Via};
@@ -128,7 +130,7 @@ impl Connection {
         let hello = Request::Hello { version: VERSION, name: name.to_owned() };
         let fds = [theirs.as_fd(), uffd.as_fd()];
         let received = exchange(&link, &hello, &[], &fds)?;
-        let Answer::Welcome { record } = accepted(received.message)? else {
+        let Response::Welcome { record } = accepted(received.message)? else {
             return Err(ClientError::Nonsense);
         };
         let shared = Arc::new(Shared {
@@ -154,7 +156,7 @@ impl Connection {
     pub fn alloc(&self, heap: &str, len_bytes: u64) -> Result<Buffer, ClientError> {
         let request = Request::Alloc { heap: heap.to_owned(), len: len_bytes };
         let mut received = self.shared.ask_raw(&request, &[], &[])?;
-        let (Answer::Buffer { id, pages }, Some(fd)) = (received.message, received.fds.pop())
+        let (Response::Buffer { id, pages }, Some(fd)) = (received.message, received.fds.pop())
         else {
             return Err(ClientError::Nonsense);
         };
@@ -167,7 +169,7 @@ impl Connection {
     /// EINVAL: it is no buffer of this exporter.
     pub fn import(&self, file: OwnedFd) -> Result<Buffer, ClientError> {
         let answer = self.shared.ask_raw(&Request::Import, &[], &[file.as_fd()])?.message;
-        let Answer::Buffer { id, pages } = answer else { return Err(ClientError::Nonsense) };
+        let Response::Buffer { id, pages } = answer else { return Err(ClientError::Nonsense) };
         Ok(Buffer::new(&self.shared, id, pages, file))
     }
 
@@ -177,7 +179,7 @@ impl Connection {
     /// [`ClientError::Gone`].
     pub fn findings(&self) -> Result<String, ClientError> {
         match self.shared.ask(&Request::Findings)? {
-            Answer::Text(text) => Ok(text),
+            Response::Text(text) => Ok(text),
             _ => Err(ClientError::Nonsense),
         }
     }
@@ -196,14 +198,14 @@ impl Connection {
 
 impl Shared {
     /// Asks until the answer is not "again".
-    pub(super) fn ask(&self, request: &Request) -> Result<Answer, ClientError> {
+    pub(super) fn ask(&self, request: &Request) -> Result<Response, ClientError> {
         Ok(self.ask_raw(request, &[], &[])?.message)
     }
 
     /// Asks for something that has no answer but that it is done.
     pub(super) fn tell(&self, request: &Request) -> Result<(), ClientError> {
         match self.ask(request)? {
-            Answer::Done => Ok(()),
+            Response::Done => Ok(()),
             _ => Err(ClientError::Nonsense),
         }
     }
@@ -211,7 +213,7 @@ impl Shared {
     /// Asks for something that has a number.
     pub(super) fn number(&self, request: &Request) -> Result<u64, ClientError> {
         match self.ask(request)? {
-            Answer::Id(id) => Ok(id),
+            Response::Id(id) => Ok(id),
             _ => Err(ClientError::Nonsense),
         }
     }
@@ -221,12 +223,12 @@ impl Shared {
         request: &Request,
         bytes: &[u8],
         fds: &[BorrowedFd<'_>],
-    ) -> Result<Received<Answer>, ClientError> {
+    ) -> Result<Received<Response>, ClientError> {
         let start = Instant::now();
         let mut pause = Duration::from_micros(20);
         loop {
             let received = exchange(&lock(&self.link), request, bytes, fds)?;
-            if received.message != Answer::Again {
+            if received.message != Response::Again {
                 let message = accepted(received.message)?;
                 return Ok(Received { message, ..received });
             }
@@ -246,15 +248,15 @@ impl Shared {
         lock(&self.callbacks).remove(&attachment);
     }
 
-    fn act(&self, event: Event, fd: Option<OwnedFd>) {
+    fn act(&self, event: Notification, fd: Option<OwnedFd>) {
         match event {
-            Event::MoveNotify { attachment } => {
+            Notification::MoveNotify { attachment } => {
                 let callback = lock(&self.callbacks).get(&attachment).cloned();
                 if let Some(callback) = callback {
                     (lock(&callback))();
                 }
             }
-            Event::Frame { mapping, page, place } => {
+            Notification::Frame { mapping, page, place } => {
                 let view = lock(&self.viewed).get(&mapping).and_then(Weak::upgrade);
                 if let (Some(view), Some(fd)) = (view, fd) {
                     view.show(page, place, fd.as_fd());
@@ -265,7 +267,7 @@ impl Shared {
 
     /// The exporter is gone: whoever sleeps in a mapping wakes, and a page that was absent at that
     /// moment is SIGBUS rather than zeros.
-    fn die(&self) {
+    fn close(&self) {
         self.dead.store(true, Ordering::SeqCst);
         let mapped: Vec<Arc<Mapped>> =
             lock(&self.mapped).values().filter_map(Weak::upgrade).collect();
@@ -286,7 +288,7 @@ fn exchange(
     request: &Request,
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
-) -> Result<Received<Answer>, ClientError> {
+) -> Result<Received<Response>, ClientError> {
     protocol::send(link, request, bytes, fds).map_err(ClientError::Gone)?;
     protocol::receive(link, ANSWER_TIME_MAX).map_err(|error| {
         // An answer that comes late would be taken for the next one's.
@@ -295,9 +297,9 @@ fn exchange(
     })
 }
 
-fn accepted(answer: Answer) -> Result<Answer, ClientError> {
+fn accepted(answer: Response) -> Result<Response, ClientError> {
     match answer {
-        Answer::Error { errno, text } => {
+        Response::Error { errno, text } => {
             Err(ClientError::Refused { errno: Errno::from_raw_os_error(errno), text })
         }
         other => Ok(other),
@@ -308,7 +310,7 @@ fn accepted(answer: Answer) -> Result<Answer, ClientError> {
 fn listen(shared: &Weak<Shared>, events: &Link) {
     const TURN: Duration = Duration::from_secs(3600);
     loop {
-        let received = match protocol::receive::<Event>(events, TURN) {
+        let received = match protocol::receive::<Notification>(events, TURN) {
             Ok(received) => received,
             Err(TalkError::Link(LinkError::TimedOut)) => continue,
             Err(_) => break,
@@ -321,6 +323,6 @@ fn listen(shared: &Weak<Shared>, events: &Link) {
         }
     }
     if let Some(shared) = shared.upgrade() {
-        shared.die();
+        shared.close();
     }
 }

@@ -10,7 +10,7 @@ use super::BusAddr;
 use super::buffer::{Buffer, ResvLock};
 use super::connection::{Callback, ClientError, Shared};
 use crate::device::live::pages::read_all;
-use crate::device::socket::protocol::{Answer, Request, Usage, Via};
+use crate::device::socket::protocol::{Request, Response, Usage, Via};
 use crate::sys::page::PAGE_BYTES;
 use std::os::fd::AsFd as _;
 
@@ -102,7 +102,7 @@ impl Attachment {
         self.check(lock)?;
         let received =
             self.shared.ask_raw(&Request::MapAttachment { attachment: self.id }, &[], &[])?;
-        let Answer::Addrs { pages } = received.message else { return Err(ClientError::Nonsense) };
+        let Response::Addrs { pages } = received.message else { return Err(ClientError::Nonsense) };
         let mut bytes = received.bytes;
         if let Some(file) = received.fds.first() {
             bytes = vec![0; pages * 8];
@@ -249,7 +249,7 @@ impl GupPin {
         page: usize,
     ) -> Result<Self, ClientError> {
         match shared.ask(&Request::Gup { mapping, page })? {
-            Answer::Pin { id, addr } => {
+            Response::Pin { id, addr } => {
                 Ok(Self { shared: Arc::clone(shared), id, addr: BusAddr(addr) })
             }
             _ => Err(ClientError::Nonsense),

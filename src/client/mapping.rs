@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use super::buffer::Buffer;
 use super::connection::{ClientError, Shared, lock};
 use super::device::GupPin;
-use crate::device::socket::protocol::{Answer, Request};
+use crate::device::socket::protocol::{Request, Response};
 use crate::sys::map::{Prot, Sharing, Window};
-use crate::sys::page::{Frame, PAGE_BYTES, Span};
-use crate::sys::touch::Access;
+use crate::sys::page::{FrameIndex, PAGE_BYTES, Span};
+use crate::sys::touch::Touch;
 use crate::sys::uffd::Uffd;
 
 /// What outlives a [`Mapping`] handle by a moment: the event thread may be at it.
@@ -66,7 +66,7 @@ impl Mapping {
         let shared = Arc::clone(&buffer.shared);
         let pages = buffer.pages();
         let window = Window::reserve(pages)?;
-        window.map(0, buffer.as_fd(), Frame(0), pages, Sharing::Shared, Prot::ReadWrite)?;
+        window.map(0, buffer.as_fd(), FrameIndex(0), pages, Sharing::Shared, Prot::ReadWrite)?;
         window.set_dont_fork(0, pages, true)?;
         let file = buffer.as_fd().try_clone_to_owned()?;
         let mapped = Arc::new(Mapped { window, file });
@@ -86,36 +86,36 @@ impl Mapping {
     ///
     /// # Panics
     /// This and the other accesses panic outside the buffer.
-    pub fn load_u8(&self, offset: usize) -> Access<u8> {
+    pub fn load_u8(&self, offset: usize) -> Touch<u8> {
         let access = self.span().load_u8(offset);
-        if let Access::Value(value) = access {
+        if let Touch::Value(value) = access {
             self.note(offset, false, value);
         }
         access
     }
 
     /// Stores a byte.
-    pub fn store_u8(&self, offset: usize, value: u8) -> Access<()> {
+    pub fn store_u8(&self, offset: usize, value: u8) -> Touch<()> {
         let access = self.span().store_u8(offset, value);
-        if access == Access::Value(()) {
+        if access == Touch::Value(()) {
             self.note(offset, true, value);
         }
         access
     }
 
     /// Loads bytes.
-    pub fn read(&self, offset: usize, into: &mut [u8]) -> Access<()> {
+    pub fn read(&self, offset: usize, into: &mut [u8]) -> Touch<()> {
         let access = self.span().read(offset, into);
-        if let (Access::Value(()), Some(&first)) = (access, into.first()) {
+        if let (Touch::Value(()), Some(&first)) = (access, into.first()) {
             self.note(offset, false, first);
         }
         access
     }
 
     /// Stores bytes.
-    pub fn write(&self, offset: usize, bytes: &[u8]) -> Access<()> {
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> Touch<()> {
         let access = self.span().write(offset, bytes);
-        if let (Access::Value(()), Some(&first)) = (access, bytes.first()) {
+        if let (Touch::Value(()), Some(&first)) = (access, bytes.first()) {
             self.note(offset, true, first);
         }
         access
@@ -166,7 +166,7 @@ impl Viewed {
     fn map(&self, page: usize, place: u64, fd: BorrowedFd<'_>) -> Result<(), ClientError> {
         let place = u32::try_from(place).map_err(|_| ClientError::Nonsense)?;
         let (sharing, prot) = (Sharing::Shared, Prot::ReadWrite);
-        Ok(self.window.map(page, fd, Frame(place), 1, sharing, prot)?)
+        Ok(self.window.map(page, fd, FrameIndex(place), 1, sharing, prot)?)
     }
 }
 
@@ -200,13 +200,13 @@ impl ImporterMapping {
     ///
     /// # Panics
     /// This and [`ImporterMapping::store_u8`] panic outside the buffer.
-    pub fn load_u8(&self, offset: usize) -> Result<Access<u8>, ClientError> {
+    pub fn load_u8(&self, offset: usize) -> Result<Touch<u8>, ClientError> {
         self.fault(offset / PAGE_BYTES)?;
         let access = {
             let _still = lock(&self.viewed.shown);
             self.span().load_u8(offset)
         };
-        if let Access::Value(value) = access {
+        if let Touch::Value(value) = access {
             self.accessed(offset, false, value, value)?;
         }
         Ok(access)
@@ -216,13 +216,13 @@ impl ImporterMapping {
     ///
     /// # Errors
     /// As [`ImporterMapping::load_u8`].
-    pub fn store_u8(&self, offset: usize, value: u8) -> Result<Access<()>, ClientError> {
+    pub fn store_u8(&self, offset: usize, value: u8) -> Result<Touch<()>, ClientError> {
         self.fault(offset / PAGE_BYTES)?;
         let (before, access) = {
             let _still = lock(&self.viewed.shown);
             (self.span().load_u8(offset).value(), self.span().store_u8(offset, value))
         };
-        if access == Access::Value(()) {
+        if access == Touch::Value(()) {
             self.accessed(offset, true, before.unwrap_or(0), value)?;
         }
         Ok(access)
@@ -238,7 +238,7 @@ impl ImporterMapping {
         }
         let request = Request::Fault { mapping: self.id, page };
         let mut received = self.shared.ask_raw(&request, &[], &[])?;
-        let (Answer::Place { page: place }, Some(fd)) = (received.message, received.fds.pop())
+        let (Response::Place { page: place }, Some(fd)) = (received.message, received.fds.pop())
         else {
             return Err(ClientError::Nonsense);
         };

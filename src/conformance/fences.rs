@@ -73,7 +73,7 @@ fn info(fd: u64, arg: Info) -> Result<Info, i32> {
 
 /// A timeline, or a reason to skip.
 fn timeline() -> Result<u64, String> {
-    if matches!(place(), Place::Mount(_) | Place::Node(_)) {
+    if matches!(place(), BufferSource::Mount(_) | BufferSource::Node(_)) {
         return Err("SKIP a server offers no sw_sync".into());
     }
     open("/sys/kernel/debug/sync/sw_sync", libc::O_RDWR)

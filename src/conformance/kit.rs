@@ -86,7 +86,7 @@ pub(crate) fn open(path: &str, flags: i32) -> R {
 
 /// Where buffers come from, by the environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum BufferSource {
     /// /dev/dma_heap/system, whose ALLOC installs a descriptor.
     Kernel,
     /// CONFORMANCE_MOUNT: a FUSE mount, whose buffers are files of their own.
@@ -97,21 +97,23 @@ pub(crate) enum Place {
     Exporter(String),
 }
 
-pub(crate) fn place() -> Place {
+pub(crate) fn place() -> BufferSource {
     let set = |name: &str| std::env::var(format!("CONFORMANCE_{name}")).ok();
-    let mount = set("MOUNT").map(Place::Mount);
-    let node = || set("NODE").map(Place::Node);
-    let exporter = || set("EXPORTER").map(Place::Exporter);
-    mount.or_else(node).or_else(exporter).unwrap_or(Place::Kernel)
+    let mount = set("MOUNT").map(BufferSource::Mount);
+    let node = || set("NODE").map(BufferSource::Node);
+    let exporter = || set("EXPORTER").map(BufferSource::Exporter);
+    mount.or_else(node).or_else(exporter).unwrap_or(BufferSource::Kernel)
 }
 
 /// A path below the heaps' directory. `system` stands for the heap under test.
 pub(crate) fn heap_path(name: &str) -> String {
     match place() {
-        Place::Mount(mount) => format!("{mount}/dma_heap/{name}"),
-        Place::Node(node) if name == "system" => node,
-        Place::Node(node) => format!("{}/{name}", node.rsplit_once('/').unwrap_or(("", "")).0),
-        Place::Kernel | Place::Exporter(_) => format!("/dev/dma_heap/{name}"),
+        BufferSource::Mount(mount) => format!("{mount}/dma_heap/{name}"),
+        BufferSource::Node(node) if name == "system" => node,
+        BufferSource::Node(node) => {
+            format!("{}/{name}", node.rsplit_once('/').unwrap_or(("", "")).0)
+        }
+        BufferSource::Kernel | BufferSource::Exporter(_) => format!("/dev/dma_heap/{name}"),
     }
 }
 
@@ -123,20 +125,22 @@ pub(crate) fn heap() -> u64 {
 pub(crate) fn buffer_fd(arg: &Alloc) -> R {
     let flags = (arg.fd_flags & (3 | libc::O_CLOEXEC as u32)) as i32;
     match place() {
-        Place::Kernel | Place::Exporter(_) => Ok(i64::from(arg.fd)),
-        Place::Mount(mount) => open(&format!("{mount}/buffers/{}", arg.fd), flags),
-        Place::Node(node) => super::node::opened(&node, arg.fd, flags, true),
+        BufferSource::Kernel | BufferSource::Exporter(_) => Ok(i64::from(arg.fd)),
+        BufferSource::Mount(mount) => open(&format!("{mount}/buffers/{}", arg.fd), flags),
+        BufferSource::Node(node) => super::node::opened(&node, arg.fd, flags, true),
     }
 }
 
 /// The file descriptor of a sync file that an ioctl answered.
 pub(crate) fn sync_file_fd(number: u32) -> R {
     match place() {
-        Place::Node(node) => {
+        BufferSource::Node(node) => {
             // A sync_file is open for reading only.
             super::node::opened(&node, number, libc::O_RDONLY | libc::O_CLOEXEC, false)
         }
-        Place::Kernel | Place::Mount(_) | Place::Exporter(_) => Ok(i64::from(number)),
+        BufferSource::Kernel | BufferSource::Mount(_) | BufferSource::Exporter(_) => {
+            Ok(i64::from(number))
+        }
     }
 }
 
@@ -146,7 +150,7 @@ pub(crate) fn ioctl<T>(fd: u64, cmd: u64, arg: &mut T) -> R {
 
 /// ALLOC; the new file descriptor.
 pub(crate) fn alloc(len: u64, fd_flags: u32) -> R {
-    if let Place::Exporter(exporter) = place() {
+    if let BufferSource::Exporter(exporter) = place() {
         return super::exporters::buffer(&exporter, len, fd_flags);
     }
     let mut arg = Alloc { len, fd_flags, ..Alloc::default() };

@@ -34,7 +34,7 @@ mod table;
 mod udmabuf;
 
 pub use differences::{Reasons, reasons, why};
-pub use table::{Answers, Line, Outcome, Reference, Transport, answers, parse, print};
+pub use table::{Agreement, Answers, ComparedRow, Reference, Transport, answers, parse, print};
 
 use std::io::Write as _;
 
@@ -96,8 +96,8 @@ fn is_of_a_buffer(id: &str) -> bool {
 /// process that has one thread.
 pub fn main(only: &str) -> std::process::ExitCode {
     let place = kit::place();
-    let exporter = matches!(place, kit::Place::Exporter(_));
-    let served = matches!(place, kit::Place::Mount(_) | kit::Place::Node(_));
+    let exporter = matches!(place, kit::BufferSource::Exporter(_));
+    let served = matches!(place, kit::BufferSource::Mount(_) | kit::BufferSource::Node(_));
     let mut wrong = 0;
     let asked = rows().filter(|row| row.id.starts_with(only));
     for row in asked.filter(|row| !exporter || is_of_a_buffer(row.id)) {

@@ -90,29 +90,30 @@ impl Reference {
 
     /// Rows that this kernel answers otherwise than the sources say, and why that is right; the
     /// reason is empty where there is none.
-    pub fn surprises(&self) -> Vec<Line> {
+    pub fn surprises(&self) -> Vec<ComparedRow> {
         let line = |row: &Known| {
             let real = row.measured.as_ref().filter(|real| real.as_str() != row.expect)?;
             let reason = row.note.strip_prefix("kernel: ");
-            let outcome = reason.map_or(Outcome::Unexplained, Outcome::Explained);
-            Some(Line { row: row.id, real: row.expect.into(), ours: real.clone(), outcome })
+            let outcome = reason.map_or(Agreement::Unexplained, Agreement::Explained);
+            Some(ComparedRow { row: row.id, real: row.expect.into(), ours: real.clone(), outcome })
         };
         self.rows.iter().filter_map(line).collect()
     }
 
     /// Each row of a transport beside the kernel's answer.
-    pub fn compare(&self, transport: Transport, ours: &Answers) -> Vec<Line> {
+    pub fn compare(&self, transport: Transport, ours: &Answers) -> Vec<ComparedRow> {
         let line = |row: &Known| {
             let real = row.measured.as_deref().unwrap_or(row.expect);
             let ours = ours.get(row.id).map_or("no answer", String::as_str);
             let outcome = if ours == real {
-                Outcome::Same
+                Agreement::Same
             } else if is_skip(ours) {
-                Outcome::Skipped
+                Agreement::Skipped
             } else {
-                why(transport, row.id, row.note).map_or(Outcome::Unexplained, Outcome::Explained)
+                why(transport, row.id, row.note)
+                    .map_or(Agreement::Unexplained, Agreement::Explained)
             };
-            Line { row: row.id, real: real.into(), ours: ours.into(), outcome }
+            ComparedRow { row: row.id, real: real.into(), ours: ours.into(), outcome }
         };
         self.rows.iter().map(line).collect()
     }
@@ -120,7 +121,7 @@ impl Reference {
 
 /// How two answers to a row relate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
+pub enum Agreement {
     /// They are the same.
     Same,
     /// It could not be asked here.
@@ -133,7 +134,7 @@ pub enum Outcome {
 
 /// One row of a comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct ComparedRow {
     /// The row.
     pub row: &'static str,
     /// What it is compared with.
@@ -141,7 +142,7 @@ pub struct Line {
     /// The answer.
     pub ours: String,
     /// What that makes.
-    pub outcome: Outcome,
+    pub outcome: Agreement,
 }
 
 fn is_skip(answer: &str) -> bool {
@@ -192,7 +193,7 @@ mod tests {
         expectations().map(|(id, expect, _)| (id.to_owned(), expect.to_owned())).collect()
     }
 
-    fn outcome(ours: &Answers, row: &str) -> Outcome {
+    fn outcome(ours: &Answers, row: &str) -> Agreement {
         let lines = Reference::new(&expected()).compare(Transport::Run, ours);
         lines.iter().find(|line| line.row == row).expect("a row").outcome
     }
@@ -200,17 +201,17 @@ mod tests {
     #[test]
     fn every_kind_of_difference_is_told() {
         let mut ours = expected();
-        assert_eq!(outcome(&ours, "sync.start-rw"), Outcome::Same);
+        assert_eq!(outcome(&ours, "sync.start-rw"), Agreement::Same);
         for (answer, expect) in
-            [("EINVAL", Outcome::Unexplained), ("SKIP no file", Outcome::Skipped)]
+            [("EINVAL", Agreement::Unexplained), ("SKIP no file", Agreement::Skipped)]
         {
             ours.insert("sync.start-rw".into(), answer.into());
             assert_eq!(outcome(&ours, "sync.start-rw"), expect);
         }
         ours.remove("sync.start-rw");
-        assert_eq!(outcome(&ours, "sync.start-rw"), Outcome::Unexplained, "a row that was lost");
+        assert_eq!(outcome(&ours, "sync.start-rw"), Agreement::Unexplained, "a row that was lost");
         ours.insert("io.read".into(), "ok".into());
-        assert!(matches!(outcome(&ours, "io.read"), Outcome::Explained(_)));
+        assert!(matches!(outcome(&ours, "io.read"), Agreement::Explained(_)));
     }
 
     #[test]
@@ -227,8 +228,8 @@ mod tests {
         assert!(matches!(
             kinds.as_slice(),
             [
-                ("alloc.beyond-memory", Outcome::Explained(_)),
-                ("sync.start-rw", Outcome::Unexplained)
+                ("alloc.beyond-memory", Agreement::Explained(_)),
+                ("sync.start-rw", Agreement::Unexplained)
             ]
         ));
     }

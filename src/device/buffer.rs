@@ -55,12 +55,12 @@ pub enum Exporter {
 
 /// Access mode of the file descriptor that the buffer was created with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
+pub struct OpenMode {
     /// O_RDONLY, O_WRONLY, O_RDWR or the odd 3, as the caller asked.
     pub mode: u32,
 }
 
-impl Access {
+impl OpenMode {
     /// Read and write.
     pub const RDWR: Self = Self { mode: 2 };
 
@@ -120,7 +120,7 @@ pub struct Buffer {
     /// Size, a multiple of the page size.
     pub size_bytes: u64,
     /// Access mode.
-    pub access: Access,
+    pub access: OpenMode,
     /// What [`Backing`] it was given.
     pub backing: Backing,
     /// Its file; all zero until it is installed.
@@ -228,7 +228,7 @@ mod tests {
             exp_name: "system".into(),
             name: None,
             size_bytes: 8192,
-            access: Access { mode },
+            access: OpenMode { mode },
             backing: Backing::Secret,
             inode: Inode::default(),
             pid: 1,

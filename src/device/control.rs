@@ -32,7 +32,7 @@ pub const CLIENT_TIME_MAX: Duration = Duration::from_secs(10);
 /// What can be asked; also the words of `driftheap ctl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verb {
+pub enum ControlCommand {
     /// A line for each buffer.
     List,
     /// bufinfo, or one buffer's fdinfo and holders.
@@ -56,7 +56,7 @@ pub enum Verb {
 /// What became of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
+pub enum Status {
     /// It was answered, or done.
     Ok,
     /// The device won't, or can't; the answer says why.
@@ -69,35 +69,35 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// What became of the query.
-    pub outcome: Outcome,
+    pub outcome: Status,
 }
 
 /// The answer to a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ControlAnswer {
     /// What became of it.
-    pub outcome: Outcome,
+    pub outcome: Status,
     /// What there is to say, with its newline.
     pub text: String,
 }
 
-impl Answer {
+impl ControlAnswer {
     fn ok(text: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Ok, text: text.into() }
+        Self { outcome: Status::Ok, text: text.into() }
     }
 
     fn refused(why: &str) -> Self {
-        Self { outcome: Outcome::Refused, text: format!("{why}\n") }
+        Self { outcome: Status::Refused, text: format!("{why}\n") }
     }
 
     fn unknown(ino: u64) -> Self {
         let text = format!("no buffer with inode {ino}: see `driftheap ctl list`\n");
-        Self { outcome: Outcome::Unknown, text }
+        Self { outcome: Status::Unknown, text }
     }
 
     /// The same for who asked for JSON: what is not an object yet becomes one.
     fn for_query(self, query: &Query) -> Self {
-        let is_object = self.outcome == Outcome::Ok && !query.verb.is_of_one_buffer();
+        let is_object = self.outcome == Status::Ok && !query.verb.is_of_one_buffer();
         if !query.json || is_object {
             return self;
         }
@@ -110,9 +110,9 @@ impl Answer {
 /// What became of an order, as `--json` shows it.
 #[derive(Debug, Serialize)]
 struct DoneView<'a> {
-    verb: Verb,
+    verb: ControlCommand,
     ino: Option<u64>,
-    outcome: Outcome,
+    outcome: Status,
     text: &'a str,
 }
 
@@ -127,7 +127,7 @@ struct EventView {
 #[serde(deny_unknown_fields)]
 pub struct Query {
     /// What.
-    pub verb: Verb,
+    pub verb: ControlCommand,
     /// Inode of the buffer that [`Verb::Info`] is about; all of them without.
     pub ino: Option<u64>,
     /// Answer in JSON.
@@ -148,7 +148,7 @@ struct BufferView<'a> {
     holders: &'a [Holder],
 }
 
-impl Verb {
+impl ControlCommand {
     /// Whether it makes no sense without saying which buffer.
     pub fn is_of_one_buffer(self) -> bool {
         self == Self::Zap || self.deed().is_some()
@@ -229,9 +229,9 @@ async fn client_served(client: UnixSeqpacket, device: &dyn Controlled) -> io::Re
     let mut packet = vec![0; PACKET_BYTES_MAX];
     let len = client.recv(&mut packet).await?.bytes_read();
     let answered = match serde_json::from_slice(&packet[..len]) {
-        _ if !trusted => Answer::refused("only its own user and root may ask"),
+        _ if !trusted => ControlAnswer::refused("only its own user and root may ask"),
         Ok(query) => answer(&query, device).for_query(&query),
-        Err(error) => Answer::refused(&format!("not a query: {error}")),
+        Err(error) => ControlAnswer::refused(&format!("not a query: {error}")),
     };
     let head = Head { outcome: answered.outcome };
     client.send(&serde_json::to_vec(&head)?).await?;
@@ -288,25 +288,27 @@ pub trait Controlled: Send + Sync {
 }
 
 /// Answers one query.
-pub fn answer(query: &Query, device: &dyn Controlled) -> Answer {
+pub fn answer(query: &Query, device: &dyn Controlled) -> ControlAnswer {
     if !query.verb.is_of_one_buffer() {
         return look(query, device);
     }
-    let Some(ino) = query.ino else { return Answer::refused("say which buffer, by its inode") };
+    let Some(ino) = query.ino else {
+        return ControlAnswer::refused("say which buffer, by its inode");
+    };
     let done = match query.verb.deed() {
         Some(deed) => device.operate(deed, ino),
         None => device.zap(ino),
     };
     match done {
-        Ok(text) => Answer::ok(text),
-        Err(NotDone::Unknown) => Answer::unknown(ino),
-        Err(NotDone::Refused(why)) => Answer::refused(&why.to_string()),
+        Ok(text) => ControlAnswer::ok(text),
+        Err(NotDone::Unknown) => ControlAnswer::unknown(ino),
+        Err(NotDone::Refused(why)) => ControlAnswer::refused(&why.to_string()),
     }
 }
 
-fn look(query: &Query, device: &dyn Controlled) -> Answer {
+fn look(query: &Query, device: &dyn Controlled) -> ControlAnswer {
     let mut held = BTreeMap::new();
-    if matches!(query.verb, Verb::List | Verb::Info) {
+    if matches!(query.verb, ControlCommand::List | ControlCommand::Info) {
         let mut inodes = Vec::new();
         device.look(&mut |device| {
             inodes = device.buffers().map(|(_, buffer)| buffer.inode).collect();
@@ -314,9 +316,9 @@ fn look(query: &Query, device: &dyn Controlled) -> Answer {
         // The walk through /proc is long; the device goes on meanwhile.
         held = device.holders(&inodes);
     }
-    let mut shown = Answer::ok("");
+    let mut shown = ControlAnswer::ok("");
     device.look(&mut |device| shown = show(query, device, &held));
-    if query.verb == Verb::Stats && !query.json {
+    if query.verb == ControlCommand::Stats && !query.json {
         shown.text += &device.more_stats();
     }
     shown
@@ -328,35 +330,42 @@ pub(super) fn buffer_of(device: &Device, ino: u64) -> Result<(BufferId, &Buffer)
 }
 
 /// What a device tells about itself.
-fn show(query: &Query, device: &Device, held: &BTreeMap<Inode, Vec<Holder>>) -> Answer {
+fn show(query: &Query, device: &Device, held: &BTreeMap<Inode, Vec<Holder>>) -> ControlAnswer {
     let of = |buffer: &Buffer| held.get(&buffer.inode).map_or(&[][..], Vec::as_slice);
-    let asked = query.ino.filter(|_| query.verb == Verb::Info);
+    let asked = query.ino.filter(|_| query.verb == ControlCommand::Info);
     let wanted = |buffer: &&Buffer| asked.is_none_or(|ino| ino == buffer.inode.ino);
     let buffers = || device.buffers().map(|(_, buffer)| buffer).filter(wanted);
     if let Some(ino) = asked
         && buffers().next().is_none()
     {
-        return Answer::unknown(ino);
+        return ControlAnswer::unknown(ino);
     }
-    Answer::ok(match (query.verb, query.json) {
-        (Verb::Stats, true) => json_line(&device.stats),
-        (Verb::Stats, false) => stats_text(device),
-        (Verb::Trace, true) => {
+    ControlAnswer::ok(match (query.verb, query.json) {
+        (ControlCommand::Stats, true) => json_line(&device.stats),
+        (ControlCommand::Stats, false) => stats_text(device),
+        (ControlCommand::Trace, true) => {
             device.trace.lines().map(|event| json_line(&EventView { event })).collect()
         }
-        (Verb::Trace, false) => {
+        (ControlCommand::Trace, false) => {
             let head = format!("# tracer: nop\n# {} events dropped\n", device.trace.dropped());
             device.trace.lines().fold(head, |text, line| text + &line + "\n")
         }
-        (Verb::List | Verb::Info, true) => {
+        (ControlCommand::List | ControlCommand::Info, true) => {
             buffers().map(|buffer| json_line(&view(buffer, of(buffer)))).collect()
         }
-        (Verb::List, false) => list_text(buffers().map(|buffer| (buffer, of(buffer)))),
-        (Verb::Info, false) => match (asked, buffers().next()) {
+        (ControlCommand::List, false) => list_text(buffers().map(|buffer| (buffer, of(buffer)))),
+        (ControlCommand::Info, false) => match (asked, buffers().next()) {
             (Some(_), Some(buffer)) => info_text(buffer, of(buffer)),
             _ => device.bufinfo(|buffer| count(of(buffer))),
         },
-        (Verb::Zap | Verb::Move | Verb::Evict | Verb::Purge | Verb::Revoke, _) => String::new(),
+        (
+            ControlCommand::Zap
+            | ControlCommand::Move
+            | ControlCommand::Evict
+            | ControlCommand::Purge
+            | ControlCommand::Revoke,
+            _,
+        ) => String::new(),
     })
 }
 

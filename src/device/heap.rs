@@ -10,8 +10,8 @@
 use rustix::io::Errno;
 
 use super::{
-    Access, Action, Backing, Buffer, BufferId, Device, Exporter, FdAnswer, HeapId, Inode, Install,
-    Ioctl, Life, Object, Placement, Resv, Write,
+    Action, Backing, Buffer, BufferId, Device, Exporter, FdAnswer, HeapId, Inode, Install, Ioctl,
+    Life, Object, OpenMode, Placement, Resv, Write,
 };
 use crate::uapi::{
     IOC_READ, IOC_WRITE, PAGE_SIZE, dma_heap, dma_heap::AllocationData, ioc_dir, ioc_nr, ioc_size,
@@ -51,7 +51,7 @@ impl Device {
         if ask.fd != 0 || ask.fd_flags & !dma_heap::VALID_FD_FLAGS != 0 || ask.heap_flags != 0 {
             return Err(Errno::INVAL);
         }
-        let access = Access { mode: ask.fd_flags & dma_heap::O_ACCMODE };
+        let access = OpenMode { mode: ask.fd_flags & dma_heap::O_ACCMODE };
         let buffer = self.allocate(heap, ask.len, access, request.pid)?;
         data.truncate(out);
         Ok(Action::Install(Install {
@@ -67,7 +67,7 @@ impl Device {
         &mut self,
         heap: HeapId,
         len: u64,
-        access: Access,
+        access: OpenMode,
         pid: i32,
     ) -> Result<BufferId, Errno> {
         // PAGE_ALIGN wraps to 0 within a page of the end of the address space.

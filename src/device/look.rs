@@ -12,7 +12,7 @@ use super::live::bus::Bus;
 use super::live::findings::Finding;
 use super::live::frames::{FrameNo, Owner, PageOf};
 use super::misuse::{Report, Watch};
-use super::trace::Event;
+use super::trace::TraceEvent;
 use super::{BufferId, Device, Inode, Life, Placement, Stats};
 use crate::sys::page::PAGE_BYTES;
 use crate::terminal::printed;
@@ -124,7 +124,7 @@ pub struct Look {
     /// Devices that are attached, by name, with the buffer; some have no addresses.
     pub attached: Vec<(String, BufferId)>,
     /// Events since, with their numbers.
-    pub events: Vec<(u64, Event)>,
+    pub events: Vec<(u64, TraceEvent)>,
     /// Findings about devices since: their kind, and the whole text.
     pub findings: Vec<(String, String)>,
     /// Misuse reports since, the same.

@@ -59,7 +59,7 @@ pub mod udmabuf;
 pub mod wire;
 
 pub use self::core::{Device, Timeline};
-pub use buffer::{Access, Backing, Buffer, Exporter, Inode, Life, Placement};
+pub use buffer::{Backing, Buffer, Exporter, Inode, Life, OpenMode, Placement};
 pub use calls::{Call, Verdict};
 pub use fence::{Fence, FenceState, Fences, Resv, SyncFile, Usage};
 pub use id::{BufferId, FenceId, HeapId, Object, SyncFileId, TimelineId};

@@ -8,7 +8,7 @@ use super::{Device, HeapId};
 
 /// What a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Node {
+pub enum DeviceNode {
     /// /dev/dma_heap.
     Directory,
     /// /dev/dma_heap/NAME.
@@ -60,16 +60,18 @@ fn number(text: &[u8]) -> Option<i32> {
 
 impl Device {
     /// What the absolute path `path` names, if it is ours.
-    pub fn node(&self, path: &[u8]) -> Option<Node> {
+    pub fn node(&self, path: &[u8]) -> Option<DeviceNode> {
         if path.first() != Some(&b'/') || path.len() > PATH_MAX {
             return None;
         }
         match components(path).as_slice() {
-            [b"dev", b"udmabuf"] => Some(Node::Udmabuf),
-            [b"dev", DIRECTORY] => Some(Node::Directory),
-            [b"dev", DIRECTORY, name] => self.heap(std::str::from_utf8(name).ok()?).map(Node::Heap),
-            [b"sys", b"kernel", b"debug", b"sync", b"sw_sync"] => Some(Node::SwSync),
-            [b"dev", b"fd", fd] => number(fd).map(|fd| Node::FdLink { pid: None, fd }),
+            [b"dev", b"udmabuf"] => Some(DeviceNode::Udmabuf),
+            [b"dev", DIRECTORY] => Some(DeviceNode::Directory),
+            [b"dev", DIRECTORY, name] => {
+                self.heap(std::str::from_utf8(name).ok()?).map(DeviceNode::Heap)
+            }
+            [b"sys", b"kernel", b"debug", b"sync", b"sw_sync"] => Some(DeviceNode::SwSync),
+            [b"dev", b"fd", fd] => number(fd).map(|fd| DeviceNode::FdLink { pid: None, fd }),
             [b"proc", who, rest @ ..] => proc_node(who, rest),
             _ => None,
         }
@@ -99,14 +101,14 @@ impl Device {
     }
 }
 
-fn proc_node(who: &[u8], rest: &[&[u8]]) -> Option<Node> {
+fn proc_node(who: &[u8], rest: &[&[u8]]) -> Option<DeviceNode> {
     let pid = match who {
         b"self" | b"thread-self" => None,
         digits => Some(number(digits)?),
     };
     match rest {
-        [b"fdinfo", fd] => number(fd).map(|fd| Node::FdInfo { pid, fd }),
-        [b"fd", fd] => number(fd).map(|fd| Node::FdLink { pid, fd }),
+        [b"fdinfo", fd] => number(fd).map(|fd| DeviceNode::FdInfo { pid, fd }),
+        [b"fd", fd] => number(fd).map(|fd| DeviceNode::FdLink { pid, fd }),
         [b"task", tid, rest @ ..] => proc_node(tid, rest),
         _ => None,
     }
@@ -122,24 +124,24 @@ mod tests {
         let heaps = vec![HeapConfig::new("system"), HeapConfig::new("cma")];
         let device = Device::new(heaps, Limits::default());
         for (path, expect) in [
-            ("/dev/dma_heap", Some(Node::Directory)),
-            ("/dev/dma_heap/", Some(Node::Directory)),
-            ("//dev/./dma_heap//system", Some(Node::Heap(HeapId(0)))),
-            ("/dev/../dev/dma_heap/cma", Some(Node::Heap(HeapId(1)))),
+            ("/dev/dma_heap", Some(DeviceNode::Directory)),
+            ("/dev/dma_heap/", Some(DeviceNode::Directory)),
+            ("//dev/./dma_heap//system", Some(DeviceNode::Heap(HeapId(0)))),
+            ("/dev/../dev/dma_heap/cma", Some(DeviceNode::Heap(HeapId(1)))),
             ("/dev/dma_heap/other", None),
             ("/dev/dma_heap/system/x", None),
-            ("/dev/udmabuf", Some(Node::Udmabuf)),
+            ("/dev/udmabuf", Some(DeviceNode::Udmabuf)),
             ("dev/udmabuf", None),
             ("", None),
             ("/", None),
             ("/..", None),
-            ("/sys/kernel/debug/sync/sw_sync", Some(Node::SwSync)),
-            ("/proc/self/fdinfo/7", Some(Node::FdInfo { pid: None, fd: 7 })),
-            ("/proc/12/fd/7", Some(Node::FdLink { pid: Some(12), fd: 7 })),
-            ("/proc/12/task/13/fd/7", Some(Node::FdLink { pid: Some(13), fd: 7 })),
+            ("/sys/kernel/debug/sync/sw_sync", Some(DeviceNode::SwSync)),
+            ("/proc/self/fdinfo/7", Some(DeviceNode::FdInfo { pid: None, fd: 7 })),
+            ("/proc/12/fd/7", Some(DeviceNode::FdLink { pid: Some(12), fd: 7 })),
+            ("/proc/12/task/13/fd/7", Some(DeviceNode::FdLink { pid: Some(13), fd: 7 })),
             ("/proc/self/fd/-7", None),
             ("/proc/self/fd/99999999999", None),
-            ("/dev/fd/3", Some(Node::FdLink { pid: None, fd: 3 })),
+            ("/dev/fd/3", Some(DeviceNode::FdLink { pid: None, fd: 3 })),
         ] {
             assert_eq!(device.node(path.as_bytes()), expect, "{path}");
             if expect.is_some() {

@@ -11,7 +11,7 @@ pub const TRACE_EVENTS_MAX: usize = 4096;
 
 /// One event, put into words only when somebody reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct TraceEvent {
     /// The tracepoint: `dma_buf_export`.
     pub name: &'static str,
     /// Who acted.
@@ -26,7 +26,7 @@ pub struct Event {
     pub pages: Option<(u64, u64)>,
 }
 
-impl Event {
+impl TraceEvent {
     /// The kernel's line. ftrace prints `<...>` for a command that it did not record, and neither do
     /// we.
     pub fn line(&self) -> String {
@@ -44,7 +44,7 @@ impl Event {
 /// A bounded log.
 #[derive(Debug, Default)]
 pub struct Trace {
-    events: VecDeque<Event>,
+    events: VecDeque<TraceEvent>,
     dropped: u64,
     now_ns: u64,
     pid: i32,
@@ -72,7 +72,7 @@ impl Trace {
             self.events.pop_front();
             self.dropped += 1;
         }
-        self.events.push_back(Event {
+        self.events.push_back(TraceEvent {
             name,
             pid: self.pid,
             now_ns: self.now_ns,
@@ -85,12 +85,12 @@ impl Trace {
 
     /// The lines, oldest first.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
-        self.events.iter().map(Event::line)
+        self.events.iter().map(TraceEvent::line)
     }
 
     /// The events from number `first` on, counted from the start; those that were dropped are not
     /// among them.
-    pub fn since(&self, first: u64) -> impl Iterator<Item = (u64, &Event)> {
+    pub fn since(&self, first: u64) -> impl Iterator<Item = (u64, &TraceEvent)> {
         let skip = usize::try_from(first.saturating_sub(self.dropped)).unwrap_or(usize::MAX);
         (self.dropped..).zip(&self.events).skip(skip)
     }

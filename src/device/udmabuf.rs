@@ -10,8 +10,8 @@ use rustix::io::Errno;
 
 use super::buffer::Piece;
 use super::{
-    Access, Action, Backing, Buffer, Cow, Device, Exporter, FdAnswer, FileFact, Inode, Install,
-    Ioctl, Object, Resv, Want, Write,
+    Action, Backing, Buffer, Cow, Device, Exporter, FdAnswer, FileFact, Inode, Install, Ioctl,
+    Object, OpenMode, Resv, Want, Write,
 };
 use crate::uapi::udmabuf::{
     CREATE, CREATE_LIST, Create, CreateItem, CreateList, FLAGS_CLOEXEC, LIST_LIMIT, SEAL_SHRINK,
@@ -123,7 +123,7 @@ impl Device {
             exp_name: "udmabuf".into(),
             name: None,
             size_bytes,
-            access: Access::RDWR,
+            access: OpenMode::RDWR,
             backing: Backing::Foreign,
             pid: request.pid,
             placement: super::Placement::default(),

@@ -19,7 +19,7 @@ const _: () = assert!(BATCH_MAX * ANSWER_BYTES <= MESSAGE_MAX_BYTES);
 
 /// A page of an arena.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ArenaPage {
     /// Which arena, in the order of [`Arenas`](super::store::Arenas).
     pub(super) arena: u8,
     /// Which page of it.
@@ -41,12 +41,12 @@ pub(super) enum PinHow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Command {
     /// A VMA of a file without entries: any touch of the slot traps.
-    Arm { slot: u16, place: Place, write: bool },
+    Arm { slot: u16, place: ArenaPage, write: bool },
     /// Install the entry of a shared mapping.
-    Install { slot: u16, place: Place, write: bool },
+    Install { slot: u16, place: ArenaPage, write: bool },
     /// Map the page privately; the kernel faults and copies by itself. A slot that is mapped so
     /// already is left alone.
-    InstallPrivate { slot: u16, place: Place, write: bool },
+    InstallPrivate { slot: u16, place: ArenaPage, write: bool },
     /// Map anonymous memory. A slot that is mapped so already is left alone.
     InstallAnon { slot: u16, write: bool },
     /// Remove the entry and keep the VMA.
@@ -76,17 +76,17 @@ pub(super) enum Command {
     /// The transfer from memory ends; the answer is what the device got.
     DmaRead { pin: u8 },
     /// Let the device reach a page by bus address.
-    BusMap { place: Place },
+    BusMap { place: ArenaPage },
     /// The device can't reach it any more.
-    BusUnmap { place: Place },
+    BusUnmap { place: ArenaPage },
     /// The device reads a page by bus address.
-    BusLoad { place: Place },
+    BusLoad { place: ArenaPage },
     /// The device fills a page by bus address.
-    BusStore { place: Place, value: u8 },
+    BusStore { place: ArenaPage, value: u8 },
     /// fork(2). The child serves the mailbox whose fd is waiting in the link.
     Fork { child: u8 },
     /// Read a page through a mapping that is made for it.
-    Witness { place: Place },
+    Witness { place: ArenaPage },
     /// A step of the laboratory module, at the address of `slot`.
     Lab { op: Op, obj: u8, page: u8, flags: u16, slot: u16, value: u8 },
     /// mmap of a laboratory's buffer: directly, or through an importer's file.
@@ -114,7 +114,7 @@ pub(super) struct LabMap {
 
 /// What came of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum CommandResult {
     /// Done.
     Done,
     /// Every byte of the page is this.
@@ -147,7 +147,7 @@ impl Command {
             let (importer, bits) = how.encode();
             return [26, buf, importer, bits, s0, s1, pages, offset, 0, 0];
         }
-        let nothing = Place { arena: 0, page: 0 };
+        let nothing = ArenaPage { arena: 0, page: 0 };
         let (op, a, b, slot, place, to) = match self {
             Self::Arm { slot, place, write } => (1, u8::from(write), 0, slot, place, 0),
             Self::Install { slot, place, write } => (2, u8::from(write), 0, slot, place, 0),
@@ -185,7 +185,7 @@ impl Command {
     pub(super) fn decode(bytes: [u8; COMMAND_BYTES]) -> Option<Self> {
         let [op, a, b, arena, s0, s1, p0, p1, t0, t1] = bytes;
         let slot = u16::from_le_bytes([s0, s1]);
-        let place = Place { arena, page: u16::from_le_bytes([p0, p1]) };
+        let place = ArenaPage { arena, page: u16::from_le_bytes([p0, p1]) };
         let to = u16::from_le_bytes([t0, t1]);
         Some(match op {
             1 => Self::Arm { slot, place, write: a != 0 },
@@ -255,7 +255,7 @@ impl PinHow {
     }
 }
 
-impl Answer {
+impl CommandResult {
     /// The answer on the wire.
     pub(super) fn encode(self) -> [u8; ANSWER_BYTES] {
         let (tag, a, wide) = match self {
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn every_command_survives_the_wire() {
-        let place = Place { arena: 5, page: 513 };
+        let place = ArenaPage { arena: 5, page: 513 };
         let slot = 259;
         let commands = [
             Command::Arm { slot, place, write: true },
@@ -365,19 +365,19 @@ mod tests {
     #[test]
     fn every_answer_survives_the_wire() {
         let answers = [
-            Answer::Done,
-            Answer::Value(7),
-            Answer::Torn { first: 1, others: 4095 },
-            Answer::Sigbus,
-            Answer::Sigsegv,
-            Answer::Refused(Errno::FAULT),
-            Answer::Pid(1 << 22),
-            Answer::Failed(Errno::NOMEM),
-            Answer::Word { low: 3, high: u32::MAX },
+            CommandResult::Done,
+            CommandResult::Value(7),
+            CommandResult::Torn { first: 1, others: 4095 },
+            CommandResult::Sigbus,
+            CommandResult::Sigsegv,
+            CommandResult::Refused(Errno::FAULT),
+            CommandResult::Pid(1 << 22),
+            CommandResult::Failed(Errno::NOMEM),
+            CommandResult::Word { low: 3, high: u32::MAX },
         ];
         for answer in answers {
-            assert_eq!(Answer::decode(answer.encode()), Some(answer));
+            assert_eq!(CommandResult::decode(answer.encode()), Some(answer));
         }
-        assert_eq!(Answer::decode([0; ANSWER_BYTES]), None);
+        assert_eq!(CommandResult::decode([0; ANSWER_BYTES]), None);
     }
 }

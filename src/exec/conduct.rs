@@ -6,7 +6,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "each question is about a few of the steps")]
 
-use super::command::{Answer, BATCH_MAX, Command, PinHow, Place};
+use super::command::{ArenaPage, BATCH_MAX, Command, CommandResult, PinHow};
 use super::error::ExecError;
 use super::executor::{Executor, Sabotage};
 use super::plan::Plan;
@@ -14,7 +14,7 @@ use super::report::{Disagreement, ReplayReport};
 use super::store::Arenas;
 use super::team::{ACTORS_MAX, Team};
 use crate::model::{self, Errno, Hazard, HazardKind, Reply, Signal, Step};
-use crate::question::scenario::{Action, Event, Replay, Scenario, ScenarioState};
+use crate::question::scenario::{Action, Replay, Scenario, ScenarioState, ScheduleStep};
 use crate::sys::arena::ArenaError;
 use crate::units::FrameId;
 
@@ -37,7 +37,7 @@ pub(super) enum Flight {
     /// Through a kernel pin that this actor holds.
     Pin { holder: usize, pin: u8 },
     /// To or from a bus address.
-    Bus { place: Place, frame: FrameId },
+    Bus { place: ArenaPage, frame: FrameId },
 }
 
 /// Why a schedule ended early.
@@ -92,7 +92,7 @@ pub(super) struct Conduct<'a> {
     queue: Vec<Command>,
     expected: Vec<Expect>,
     pub(super) addressee: usize,
-    pub(super) answers: Vec<Answer>,
+    pub(super) answers: Vec<CommandResult>,
     /// The actor that holds each kernel pin, and how it was taken.
     pub(super) holders: Vec<Option<(usize, PinHow)>>,
     /// The transfer of each device.
@@ -168,7 +168,7 @@ impl<'a> Conduct<'a> {
         self.look_at_buffers(replay.last())
     }
 
-    fn event(&mut self, before: &ScenarioState, event: &Event) -> Result<(), Halt> {
+    fn event(&mut self, before: &ScenarioState, event: &ScheduleStep) -> Result<(), Halt> {
         let program = &self.scenario.programs[event.actor];
         let instruction = &program.instructions[event.pc];
         let Action::Step(step) = &instruction.action else { return Ok(()) };
@@ -192,7 +192,12 @@ impl<'a> Conduct<'a> {
     }
 
     /// What has to happen before the model's effects: a fault has to be one, a fork is one.
-    fn provoke(&mut self, before: &ScenarioState, event: &Event, step: &Step) -> Result<(), Halt> {
+    fn provoke(
+        &mut self,
+        before: &ScenarioState,
+        event: &ScheduleStep,
+        step: &Step,
+    ) -> Result<(), Halt> {
         let (vma, page, write) = match *step {
             Step::Load { vma, page } => (vma, page, false),
             Step::Store { vma, page, .. } => (vma, page, true),
@@ -236,7 +241,7 @@ impl<'a> Conduct<'a> {
     }
 
     /// What the model refuses, real memory has to refuse too.
-    pub(super) fn refusals(&mut self, event: &Event, step: &Step) -> Result<(), Halt> {
+    pub(super) fn refusals(&mut self, event: &ScheduleStep, step: &Step) -> Result<(), Halt> {
         if event.reply != Reply::Errno(Errno::Efault) {
             return Ok(());
         }
@@ -322,13 +327,13 @@ impl<'a> Conduct<'a> {
     }
 }
 
-fn fits(expect: Expect, answer: Answer) -> bool {
+fn fits(expect: Expect, answer: CommandResult) -> bool {
     match (expect, answer) {
-        (Expect::Done, Answer::Done)
-        | (Expect::Signal(Signal::Sigbus), Answer::Sigbus)
-        | (Expect::Signal(Signal::Sigsegv), Answer::Sigsegv) => true,
-        (Expect::Value(model), Answer::Value(real)) => model == real,
-        (Expect::Efault, Answer::Refused(errno)) => errno == rustix::io::Errno::FAULT,
+        (Expect::Done, CommandResult::Done)
+        | (Expect::Signal(Signal::Sigbus), CommandResult::Sigbus)
+        | (Expect::Signal(Signal::Sigsegv), CommandResult::Sigsegv) => true,
+        (Expect::Value(model), CommandResult::Value(real)) => model == real,
+        (Expect::Efault, CommandResult::Refused(errno)) => errno == rustix::io::Errno::FAULT,
         _ => false,
     }
 }
@@ -336,7 +341,7 @@ fn fits(expect: Expect, answer: Answer) -> bool {
 fn describe(expect: Expect) -> String {
     match expect {
         Expect::Done => "done".to_owned(),
-        Expect::Value(value) => Answer::Value(value).describe(),
+        Expect::Value(value) => CommandResult::Value(value).describe(),
         Expect::Signal(signal) => signal.to_string(),
         Expect::Efault => "EFAULT".to_owned(),
     }

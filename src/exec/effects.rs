@@ -2,19 +2,19 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "each function is about a few of the effects")]
 
-use super::command::{Command, Place};
+use super::command::{ArenaPage, Command};
 use super::conduct::{Conduct, Expect, Flight, Halt};
 use super::executor::Sabotage;
 use super::store::{HOLE_PAGE, is_secret};
 use crate::model::{self, Bus, Dir, Effect, Handle, Owner, Pte, Reach, Signal, Slot, State, Step};
-use crate::question::scenario::Event;
+use crate::question::scenario::ScheduleStep;
 use crate::units::{FrameId, SgId, VmaId};
 
 impl Conduct<'_> {
     /// Do one effect.
     pub(super) fn effect(
         &mut self,
-        event: &Event,
+        event: &ScheduleStep,
         step: &Step,
         effect: &Effect,
     ) -> Result<(), Halt> {
@@ -108,7 +108,7 @@ impl Conduct<'_> {
             });
             let place = match behind.filter(|frame| frame.is_some()) {
                 Some(frame) => self.plan.mapped(vma, frame),
-                None => Place { arena: 0, page: HOLE_PAGE },
+                None => ArenaPage { arena: 0, page: HOLE_PAGE },
             };
             self.set_trap(actor, slot, place);
             self.ask(actor, Command::Arm { slot, place, write: entry.write }, Expect::Done)?;
@@ -117,7 +117,7 @@ impl Conduct<'_> {
     }
 
     /// What a touch of this slot will be once it has no entry.
-    fn set_trap(&mut self, actor: usize, slot: u16, place: Place) {
+    fn set_trap(&mut self, actor: usize, slot: u16, place: ArenaPage) {
         let trapped = self.team.abilities.userfaultfd && !is_secret(place);
         self.traps[actor][usize::from(slot)] =
             if trapped { Signal::Sigbus } else { Signal::Sigsegv };
@@ -225,7 +225,7 @@ impl Conduct<'_> {
         Ok(())
     }
 
-    fn device_effect(&mut self, event: &Event, effect: &Effect) -> Result<(), Halt> {
+    fn device_effect(&mut self, event: &ScheduleStep, effect: &Effect) -> Result<(), Halt> {
         match *effect {
             Effect::Pinned(pin, vma, page, ..) => self.pinned(&event.after.model, pin, vma, page),
             Effect::PfnCached(pin, ..) => self.unpinned(pin),
@@ -241,7 +241,7 @@ impl Conduct<'_> {
     }
 
     /// Behind an IOMMU a device reaches what is mapped for it, and nothing else.
-    fn sg_mapped(&mut self, event: &Event, sg: SgId, on: bool) -> Result<(), Halt> {
+    fn sg_mapped(&mut self, event: &ScheduleStep, sg: SgId, on: bool) -> Result<(), Halt> {
         if self.scenario.world.host.bus != Bus::Iommu {
             return Ok(());
         }
@@ -260,7 +260,7 @@ impl Conduct<'_> {
 
     fn dma_started(
         &mut self,
-        event: &Event,
+        event: &ScheduleStep,
         via: Handle,
         frame: FrameId,
         dir: Dir,
@@ -281,7 +281,7 @@ impl Conduct<'_> {
 
     fn dma_finished(
         &mut self,
-        event: &Event,
+        event: &ScheduleStep,
         frame: FrameId,
         dir: Dir,
         value: u8,
@@ -312,7 +312,7 @@ impl Conduct<'_> {
     /// A real fork, and in the child no entry that the model's child does not have.
     pub(super) fn fork(
         &mut self,
-        event: &Event,
+        event: &ScheduleStep,
         child: usize,
         (parent_first, child_first, count): (VmaId, VmaId, u8),
     ) -> Result<(), Halt> {

@@ -1,6 +1,6 @@
 //! What memory shows after an action and at the end of a schedule: compared, and read back.
 
-use super::command::{Answer, Command, Place};
+use super::command::{ArenaPage, Command, CommandResult};
 use super::conduct::{Conduct, Expect, Halt};
 use super::report::ReadBack;
 use super::team::WITNESS;
@@ -24,14 +24,20 @@ impl Conduct<'_> {
         Ok(())
     }
 
-    fn compare(&mut self, frame: FrameId, of: &str, place: Place, value: u8) -> Result<(), Halt> {
+    fn compare(
+        &mut self,
+        frame: FrameId,
+        of: &str,
+        place: ArenaPage,
+        value: u8,
+    ) -> Result<(), Halt> {
         let real = self.arenas.look(place);
         self.report.compared += 1;
-        if real == Answer::Value(value) {
+        if real == CommandResult::Value(value) {
             return Ok(());
         }
         let name = self.scenario.names.frame(&self.scenario.world, frame);
-        let model = Answer::Value(value).describe();
+        let model = CommandResult::Value(value).describe();
         Err(self.disagree(&format!("{of} of frame {name}"), model, real.describe()))
     }
 
@@ -76,9 +82,9 @@ impl Conduct<'_> {
             let value = last.model.frames[page.frame.index()].value;
             let real = self.arenas.look_afresh(self.plan.memory(page.frame))?;
             self.report.compared += 1;
-            if real != Answer::Value(value) {
+            if real != CommandResult::Value(value) {
                 let name = self.scenario.names.page(&self.scenario.world, PageId::at(index));
-                let model = Answer::Value(value).describe();
+                let model = CommandResult::Value(value).describe();
                 return Err(self.disagree(&format!("bytes of {name}"), model, real.describe()));
             }
         }
@@ -143,7 +149,7 @@ impl Conduct<'_> {
         let place = self.plan.memory(frame);
         self.team.call(WITNESS, &[Command::Witness { place }], &mut self.answers)?;
         let found = match self.answers.first() {
-            Some(Answer::Value(found)) => *found,
+            Some(CommandResult::Value(found)) => *found,
             Some(other) => {
                 let real = other.describe();
                 return Err(self.disagree(&what, "one byte all over the page".to_owned(), real));

@@ -10,7 +10,7 @@ use super::command::{Command, PinHow};
 use super::conduct::{Conduct, Expect, Halt};
 use super::store::is_secret;
 use crate::model::{Owner, State, VmaKind};
-use crate::question::scenario::Event;
+use crate::question::scenario::ScheduleStep;
 use crate::units::{FrameId, PinId, VmaId};
 
 impl Conduct<'_> {
@@ -75,7 +75,7 @@ impl Conduct<'_> {
 
     /// The kernel copies pinned anonymous pages at fork (`folio_needs_cow_for_dma`, mm/memory.c),
     /// and knows a pin by how it was taken, not by what the model says of it.
-    pub(super) fn pins_at_fork(&self, event: &Event) -> Result<(), Halt> {
+    pub(super) fn pins_at_fork(&self, event: &ScheduleStep) -> Result<(), Halt> {
         let model = &event.after.model;
         for (pin, holder) in self.holders.iter().enumerate() {
             let Some((process, how)) = *holder else { continue };

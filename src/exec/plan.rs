@@ -18,14 +18,14 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "each question is about a few of the steps")]
 
-use super::command::{PinHow, Place};
+use super::command::{ArenaPage, PinHow};
 use super::error::Skip;
 use super::store::{Arenas, FRAMES_MAX, PLACEMENTS};
 use super::team::{ACTORS_MAX, Abilities};
 use crate::explore::Machine;
 use crate::model::{
-    Coherency, Dir, Foll, GupFast, Handle, Huge, ImporterMmap, Job, Mmap, MmapKind, Placement,
-    Step, World, YesNo,
+    Coherency, Dir, Foll, GupFast, Handle, Huge, ImporterMmap, Mmap, MmapKind, Operation,
+    Placement, Step, World, YesNo,
 };
 use crate::question::scenario::{Action, Scenario};
 use crate::units::{BufId, FrameId, PinId, VmaId};
@@ -36,7 +36,7 @@ pub(super) struct Plan {
     /// First slot of each VMA; a forked child's are its parent's.
     slots: Vec<u16>,
     /// Placement and position of each frame.
-    frames: Vec<Place>,
+    frames: Vec<ArenaPage>,
     /// How each pin is taken, where one ever is.
     pins: Vec<Option<PinHow>>,
     /// Pins that a device writes through.
@@ -70,18 +70,18 @@ impl Plan {
     }
 
     /// Where a frame's memory is.
-    pub(super) fn memory(&self, frame: FrameId) -> Place {
+    pub(super) fn memory(&self, frame: FrameId) -> ArenaPage {
         self.frames[frame.index()]
     }
 
     /// Where the CPU's cache line of a frame is.
-    pub(super) fn cache(&self, frame: FrameId) -> Place {
+    pub(super) fn cache(&self, frame: FrameId) -> ArenaPage {
         let place = self.memory(frame);
-        Place { page: place.page + FRAMES_MAX, ..place }
+        ArenaPage { page: place.page + FRAMES_MAX, ..place }
     }
 
     /// What a CPU mapping of a frame maps.
-    pub(super) fn mapped(&self, vma: VmaId, frame: FrameId) -> Place {
+    pub(super) fn mapped(&self, vma: VmaId, frame: FrameId) -> ArenaPage {
         if self.incoherent[vma.index()] { self.cache(frame) } else { self.memory(frame) }
     }
 
@@ -107,13 +107,13 @@ impl Plan {
 }
 
 /// Frames by placement, each in its arena.
-fn places(world: &World, secret: [bool; 3]) -> Result<Vec<Place>, Skip> {
+fn places(world: &World, secret: [bool; 3]) -> Result<Vec<ArenaPage>, Skip> {
     let mut used = [0u16; 3];
     let mut places = Vec::with_capacity(world.frames());
     for frame in (0..world.frames()).map(FrameId::at) {
         let at = index(world.placement(frame));
         let arena = u8::try_from(at).unwrap_or(0) + if secret[at] { PLACEMENTS } else { 0 };
-        places.push(Place { arena, page: used[at] });
+        places.push(ArenaPage { arena, page: used[at] });
         used[at] += 1;
         if used[at] > FRAMES_MAX {
             return Err(Skip::cure(
@@ -286,7 +286,7 @@ impl<'a> Steps<'a> {
         let mut placements = vec![scenario.world.buf(buf).placement];
         for (_, step) in &self.all {
             match **step {
-                Step::Exporter { buf: moved, job: Job::Move(to), .. } if moved == buf => {
+                Step::Exporter { buf: moved, job: Operation::Move(to), .. } if moved == buf => {
                     placements.push(to);
                 }
                 _ => {}

@@ -9,11 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::command::{Answer, Place};
+use super::command::{ArenaPage, CommandResult};
 use crate::sys::arena::{Arena, ArenaError, PageKind};
-use crate::sys::page::{Frame, PAGE_BYTES, Span};
+use crate::sys::page::{FrameIndex, PAGE_BYTES, Span};
 use crate::sys::secret::{SecretArena, SecretError};
-use crate::sys::touch::Access;
+use crate::sys::touch::Touch;
 
 /// The most frames of one placement.
 pub(super) const FRAMES_MAX: u16 = 64;
@@ -38,8 +38,8 @@ pub(super) enum Memory {
 impl Memory {
     fn span(&self, page: u16) -> Span<'_> {
         match self {
-            Self::Plain(arena) => arena.frame(Frame(u32::from(page))),
-            Self::Secret(arena) => arena.frame(Frame(u32::from(page))),
+            Self::Plain(arena) => arena.frame(FrameIndex(u32::from(page))),
+            Self::Secret(arena) => arena.frame(FrameIndex(u32::from(page))),
         }
     }
 }
@@ -89,32 +89,32 @@ impl Arenas {
         self.all.iter().map(AsFd::as_fd)
     }
 
-    fn span(&self, place: Place) -> Span<'_> {
+    fn span(&self, place: ArenaPage) -> Span<'_> {
         self.all[usize::from(place.arena)].span(place.page)
     }
 
     /// Fill a page.
-    pub(super) fn fill(&self, place: Place, value: u8) -> Result<(), ArenaError> {
+    pub(super) fn fill(&self, place: ArenaPage, value: u8) -> Result<(), ArenaError> {
         served(self.span(place).fill(value), place)
     }
 
     /// Copy a page, whatever it holds.
-    pub(super) fn copy(&self, from: Place, to: Place) -> Result<(), ArenaError> {
+    pub(super) fn copy(&self, from: ArenaPage, to: ArenaPage) -> Result<(), ArenaError> {
         served(self.span(to).copy_from(self.span(from)), to)
     }
 
     /// What a page holds, through the conductor's alias.
-    pub(super) fn look(&self, place: Place) -> Answer {
+    pub(super) fn look(&self, place: ArenaPage) -> CommandResult {
         look(self.span(place))
     }
 
     /// What a page holds, through read(2) where the memory allows it: a path that no mapping is
     /// part of.
-    pub(super) fn look_afresh(&self, place: Place) -> Result<Answer, ArenaError> {
+    pub(super) fn look_afresh(&self, place: ArenaPage) -> Result<CommandResult, ArenaError> {
         match &self.all[usize::from(place.arena)] {
             Memory::Plain(arena) => {
                 let mut bytes = [0; PAGE_BYTES];
-                arena.peek(Frame(u32::from(place.page)), &mut bytes)?;
+                arena.peek(FrameIndex(u32::from(place.page)), &mut bytes)?;
                 Ok(uniform(&bytes))
             }
             Memory::Secret(_) => Ok(self.look(place)),
@@ -122,45 +122,45 @@ impl Arenas {
     }
 
     /// Free a page; pins keep the old one. A secret arena can't, and says EINVAL.
-    pub(super) fn punch(&self, place: Place) -> Result<(), ArenaError> {
+    pub(super) fn punch(&self, place: ArenaPage) -> Result<(), ArenaError> {
         match &self.all[usize::from(place.arena)] {
-            Memory::Plain(arena) => arena.punch(Frame(u32::from(place.page))),
+            Memory::Plain(arena) => arena.punch(FrameIndex(u32::from(place.page))),
             Memory::Secret(_) => Err(ArenaError::Other(Errno::INVAL)),
         }
     }
 }
 
 /// Arenas as an actor has them: fds to map.
-pub(super) fn is_secret(place: Place) -> bool {
+pub(super) fn is_secret(place: ArenaPage) -> bool {
     place.arena >= PLACEMENTS
 }
 
 /// What is in a page, as an answer.
-pub(super) fn look(span: Span<'_>) -> Answer {
+pub(super) fn look(span: Span<'_>) -> CommandResult {
     let mut bytes = [0; PAGE_BYTES];
     match span.read(0, &mut bytes) {
-        Access::Value(()) => uniform(&bytes),
-        Access::Sigbus { .. } => Answer::Sigbus,
-        Access::Sigsegv { .. } => Answer::Sigsegv,
+        Touch::Value(()) => uniform(&bytes),
+        Touch::Sigbus { .. } => CommandResult::Sigbus,
+        Touch::Sigsegv { .. } => CommandResult::Sigsegv,
     }
 }
 
 /// One byte, if it is all over the page.
-pub(super) fn uniform(bytes: &[u8; PAGE_BYTES]) -> Answer {
+pub(super) fn uniform(bytes: &[u8; PAGE_BYTES]) -> CommandResult {
     let first = bytes[0];
     // Two halves of a page compare faster than byte by byte: memcmp.
     if bytes[1..] == bytes[..PAGE_BYTES - 1] {
-        return Answer::Value(first);
+        return CommandResult::Value(first);
     }
     let others = bytes.iter().filter(|byte| **byte != first).count();
-    Answer::Torn { first, others: u16::try_from(others).unwrap_or(u16::MAX) }
+    CommandResult::Torn { first, others: u16::try_from(others).unwrap_or(u16::MAX) }
 }
 
-fn served(access: Access<()>, place: Place) -> Result<(), ArenaError> {
+fn served(access: Touch<()>, place: ArenaPage) -> Result<(), ArenaError> {
     match access {
-        Access::Value(()) => Ok(()),
-        Access::Sigbus { .. } | Access::Sigsegv { .. } => {
-            Err(ArenaError::Bus(Frame(u32::from(place.page))))
+        Touch::Value(()) => Ok(()),
+        Touch::Sigbus { .. } | Touch::Sigsegv { .. } => {
+            Err(ArenaError::Bus(FrameIndex(u32::from(place.page))))
         }
     }
 }
@@ -171,7 +171,7 @@ pub(super) struct ArenaFds(pub(super) Vec<OwnedFd>);
 
 impl ArenaFds {
     /// The fd of an arena, if the actor was sent one.
-    pub(super) fn get(&self, place: Place) -> Result<BorrowedFd<'_>, Errno> {
+    pub(super) fn get(&self, place: ArenaPage) -> Result<BorrowedFd<'_>, Errno> {
         self.0.get(usize::from(place.arena)).map(AsFd::as_fd).ok_or(Errno::BADF)
     }
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::actor;
-use super::command::{ANSWER_BYTES, Answer, BATCH_MAX, COMMAND_BYTES, Command};
+use super::command::{ANSWER_BYTES, BATCH_MAX, COMMAND_BYTES, Command, CommandResult};
 use super::error::{ExecError, ending, hint};
 use super::executor::Hidden;
 use super::store::Arenas;
@@ -45,7 +45,7 @@ struct Actor {
     /// What it was asked last.
     asked: Vec<Command>,
     /// Answers that came while nobody collected them.
-    kept: Option<Vec<Answer>>,
+    kept: Option<Vec<CommandResult>>,
 }
 
 impl Actor {
@@ -146,7 +146,7 @@ impl Team {
         &mut self,
         index: usize,
         commands: &[Command],
-        answers: &mut Vec<Answer>,
+        answers: &mut Vec<CommandResult>,
     ) -> Result<(), ExecError> {
         if self.is_busy(index) {
             let mut kept = Vec::new();
@@ -185,7 +185,7 @@ impl Team {
     pub(super) fn try_collect(
         &mut self,
         index: usize,
-        answers: &mut Vec<Answer>,
+        answers: &mut Vec<CommandResult>,
     ) -> Result<bool, ExecError> {
         if let Some(kept) = self.actors[index].as_mut().and_then(|actor| actor.kept.take()) {
             *answers = kept;
@@ -202,7 +202,7 @@ impl Team {
         &mut self,
         index: usize,
         timeout: Duration,
-        answers: &mut Vec<Answer>,
+        answers: &mut Vec<CommandResult>,
     ) -> Result<(), ExecError> {
         let Some(actor) = &mut self.actors[index] else {
             return Err(ExecError::Protocol { who: Self::name(index), pid: 0 });
@@ -217,13 +217,13 @@ impl Team {
         for chunk in reply[..got].chunks_exact(ANSWER_BYTES) {
             let mut bytes = [0; ANSWER_BYTES];
             bytes.copy_from_slice(chunk);
-            answers.extend(Answer::decode(bytes));
+            answers.extend(CommandResult::decode(bytes));
         }
         if answers.len() != actor.asked.len() {
             return Err(ExecError::Protocol { who: Self::name(index), pid });
         }
         for (answer, command) in answers.iter().zip(&actor.asked) {
-            if let Answer::Failed(errno) = *answer {
+            if let CommandResult::Failed(errno) = *answer {
                 let (who, doing) = (Self::name(index), describe(&[*command]));
                 return Err(ExecError::Actor { who, pid, doing, errno, hint: hint(errno) });
             }
@@ -261,7 +261,7 @@ impl Team {
         let mut answers = Vec::new();
         let command = Command::Fork { child: u8::try_from(child).unwrap_or(u8::MAX) };
         self.call(parent, &[command], &mut answers)?;
-        let Some(Answer::Pid(pid)) = answers.first().copied() else {
+        let Some(CommandResult::Pid(pid)) = answers.first().copied() else {
             return Err(ExecError::Protocol { who: Self::name(parent), pid: 0 });
         };
         let caller = mailbox.into_caller(pidfd_of(pid)?, Pace::OneCore);

@@ -253,7 +253,7 @@ pub struct Statement {
 
 /// `NAME[PAGE]`: a page of a mapping, buffer, pin, pfn cache, frame vector or sg_table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct PageRef {
     /// What is accessed.
     pub name: Name,
     /// Which page of it, 0 to 7.

@@ -1,6 +1,6 @@
 //! Names and limits: what the grammar alone can't say of a variant.
 
-use super::ast::{Name, Op, Place, Process, ProcessRef, Role, Variant};
+use super::ast::{Name, Op, PageRef, Process, ProcessRef, Role, Variant};
 use super::cond::{Atom, AtomKind, Cond};
 use super::diag::{Problem, Sink};
 use super::parse::Parsed;
@@ -269,7 +269,7 @@ impl<'a> Checker<'a, '_> {
         }
     }
 
-    fn mapping_page(&mut self, here: Here, place: &Place) {
+    fn mapping_page(&mut self, here: Here, place: &PageRef) {
         if let Some(mapping) = self.mapping(here, &place.name) {
             let pages = self.symbols.pages(&mapping);
             self.page(&place.name, place.page, pages, place.span);

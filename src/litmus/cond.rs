@@ -84,7 +84,7 @@ pub enum AtomKind {
         /// `=` or `!=`.
         relation: Relation,
         /// The outcome.
-        outcome: Outcome,
+        outcome: StatementResult,
     },
     /// `BUF[i] = N`: what the buffer's page holds at the end.
     Content {
@@ -120,7 +120,7 @@ pub enum RegisterValue {
 
 /// How a statement ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum StatementResult {
     /// `ok`
     Ok,
     /// With an errno or a signal.
@@ -231,7 +231,7 @@ impl fmt::Display for RegisterValue {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for StatementResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ok => f.write_str("ok"),

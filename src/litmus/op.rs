@@ -2,7 +2,7 @@
 
 pub use crate::model::Usage as FenceUsage;
 
-use super::ast::{Name, Place, Placement, ProcessRef};
+use super::ast::{Name, PageRef, Placement, ProcessRef};
 use super::words::words;
 
 /// What a statement does. The grammar is in the documentation of [the module](super).
@@ -45,7 +45,7 @@ pub enum Op {
     /// `munmap V[i]`
     MunmapPage {
         /// The page that goes; the VMA splits.
-        at: Place,
+        at: PageRef,
     },
     /// `mremap W = V`
     Mremap {
@@ -57,7 +57,7 @@ pub enum Op {
     /// `store V[i] = N`
     Store {
         /// Where to.
-        to: Place,
+        to: PageRef,
         /// The byte.
         value: u8,
     },
@@ -66,14 +66,14 @@ pub enum Op {
         /// The register.
         register: Name,
         /// Where from.
-        from: Place,
+        from: PageRef,
     },
     /// `gup P = V[i] [write] [force] [longterm|get]`
     Gup {
         /// The pin it makes.
         pin: Name,
         /// The user address.
-        at: Place,
+        at: PageRef,
         /// `FOLL_*`.
         flags: GupFlags,
     },
@@ -87,7 +87,7 @@ pub enum Op {
         /// The pfn cache it makes.
         cache: Name,
         /// The user address.
-        at: Place,
+        at: PageRef,
         /// Whether an mmu_notifier guards the cache: one that waits, unless the driver's rule says
         /// otherwise.
         notifier: bool,
@@ -97,7 +97,7 @@ pub enum Op {
         /// The frame vector it makes.
         vector: Name,
         /// The user addresses, 1 to 8.
-        at: Vec<Place>,
+        at: Vec<PageRef>,
         /// `FOLL_*`.
         flags: GupFlags,
     },
@@ -153,19 +153,19 @@ pub enum Op {
         /// The register.
         register: Name,
         /// A page of a pin, pfn cache, frame vector or sg_table.
-        from: Place,
+        from: PageRef,
     },
     /// `dma_write X[i] = N`
     DmaWrite {
         /// A page of a pin, pfn cache, frame vector or sg_table.
-        to: Place,
+        to: PageRef,
         /// The byte.
         value: u8,
     },
     /// `prefetch X[i]`
     Prefetch {
         /// A page of a pin, pfn cache, frame vector or sg_table.
-        at: Place,
+        at: PageRef,
     },
     /// `dma_buf_pin T`
     DmaBufPin {
@@ -228,7 +228,7 @@ pub enum Op {
     /// `evict_cache BUF[i]`
     EvictCache {
         /// A page of a buffer.
-        at: Place,
+        at: PageRef,
     },
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::ast::{
-    Buffer, BufferState, Count, Exporter, Frames, GupFlags, Importer, Name, Op, Place, Process,
+    Buffer, BufferState, Count, Exporter, Frames, GupFlags, Importer, Name, Op, PageRef, Process,
     ProcessRef, Role, Rule, RuleValue, Statement, Variant,
 };
 
@@ -16,7 +16,7 @@ impl fmt::Display for Name {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for PageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}]", self.name, self.page)
     }
@@ -105,7 +105,7 @@ impl fmt::Display for Op {
                 write!(f, "follow_pfn {cache} = {at}{}", if *notifier { " notifier" } else { "" })
             }
             Self::FrameVector { vector, at, flags } => {
-                let at: Vec<String> = at.iter().map(Place::to_string).collect();
+                let at: Vec<String> = at.iter().map(PageRef::to_string).collect();
                 write!(f, "frame_vector {vector} = {}{flags}", at.join(", "))
             }
             Self::EvictCache { at } => write!(f, "evict_cache {at}"),

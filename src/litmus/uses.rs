@@ -1,6 +1,6 @@
 //! Which names a statement uses and which it defines.
 
-use super::ast::{Name, Op, Place, ProcessRef};
+use super::ast::{Name, Op, PageRef, ProcessRef};
 use super::symbols::NameKind;
 
 /// A name that a statement uses.
@@ -9,15 +9,15 @@ pub(super) enum Use<'a> {
     /// A buffer.
     Buffer(&'a Name),
     /// A page of a buffer.
-    BufferPage(&'a Place),
+    BufferPage(&'a PageRef),
     /// An importer.
     Importer(&'a Name),
     /// A mapping of the process.
     Mapping(&'a Name),
     /// A page of a mapping of the process.
-    MappingPage(&'a Place),
+    MappingPage(&'a PageRef),
     /// A page that a device can reach.
-    Target(&'a Place),
+    Target(&'a PageRef),
     /// A name of this kind, which all processes see.
     Global(&'a Name, NameKind),
     /// A process.

@@ -6,7 +6,7 @@ use super::rules::{
     ExporterStep, FaultLock, FaultWait, KernelFence, Notifier, Placement, SyncForward, Usage,
 };
 use super::state::State;
-use super::step::{Access, Dir, Effect, Errno, Handle, Hazard, Job, Reply, Sink, Step};
+use super::step::{Dir, Effect, Errno, Handle, Hazard, Operation, Reply, Sink, Step, SyncAccess};
 use super::world::World;
 use crate::units::{ActorId, BufId, FrameId, ImporterId, PinId, PteId, SgId, VmaId};
 
@@ -231,7 +231,7 @@ fn buf_of(world: &World, state: &State, step: &Step) -> Option<BufId> {
 }
 
 /// DMA_BUF_IOCTL_SYNC waits for KERNEL and WRITE before a CPU read, for READ too before a write.
-fn sync_usage(access: Access) -> Usage {
+fn sync_usage(access: SyncAccess) -> Usage {
     if access.write { Usage::Read } else { Usage::Write }
 }
 
@@ -349,7 +349,7 @@ impl View<'_> {
         })
     }
 
-    fn exporter_ready(&self, buf: BufId, step: ExporterStep, job: Job) -> bool {
+    fn exporter_ready(&self, buf: BufId, step: ExporterStep, job: Operation) -> bool {
         match step {
             ExporterStep::Lock => self.lock_free(buf),
             ExporterStep::Wait => {

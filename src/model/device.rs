@@ -16,7 +16,9 @@
 use super::core::Core;
 use super::objects::{Attachment, Dma, Fence, Life, Owner, Slot, Target};
 use super::rules::{Bus, CpuSync, IotlbFlush, Placement, SyncForward, Usage};
-use super::step::{Access, Dir, Effect, Errno, Handle, Hazard, HazardKind, Reply, Sink, Step, Via};
+use super::step::{
+    Dir, Effect, Errno, Handle, Hazard, HazardKind, Reply, Sink, Step, SyncAccess, Via,
+};
 use crate::units::{AttachmentId, BufId, FenceId, FrameId, ImporterId, PageId, PinId, SgId, VmaId};
 
 impl<S: Sink> Core<'_, S> {
@@ -394,7 +396,7 @@ impl<S: Sink> Core<'_, S> {
         }
     }
 
-    pub(super) fn sync_start(&mut self, buf: BufId, access: Access, via: ImporterId) -> Reply {
+    pub(super) fn sync_start(&mut self, buf: BufId, access: SyncAccess, via: ImporterId) -> Reply {
         if via.is_some() && self.world.importer(via).sync == SyncForward::Dropped {
             return Reply::Done;
         }
@@ -408,7 +410,7 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
-    pub(super) fn sync_end(&mut self, buf: BufId, access: Access, via: ImporterId) -> Reply {
+    pub(super) fn sync_end(&mut self, buf: BufId, access: SyncAccess, via: ImporterId) -> Reply {
         let dropped = via.is_some() && self.world.importer(via).sync == SyncForward::Dropped;
         if !dropped {
             let first = !self.state.bufs[buf.index()].begun;
@@ -418,7 +420,7 @@ impl<S: Sink> Core<'_, S> {
     }
 
     /// What `begin_cpu_access` or `end_cpu_access` does to the buffer's cache lines.
-    fn cpu_sync(&mut self, buf: BufId, access: Access, rule: CpuSync, first: bool) {
+    fn cpu_sync(&mut self, buf: BufId, access: SyncAccess, rule: CpuSync, first: bool) {
         let (to_device, to_cpu) = match rule {
             CpuSync::Clean => (access.write, false),
             CpuSync::Invalidate => (false, access.read),
@@ -432,7 +434,7 @@ impl<S: Sink> Core<'_, S> {
     }
 
     /// The CPU's cache lines alone.
-    fn cache_sync(&mut self, buf: BufId, access: Access, rule: CpuSync, first: bool) {
+    fn cache_sync(&mut self, buf: BufId, access: SyncAccess, rule: CpuSync, first: bool) {
         let (clean, invalidate) = match rule {
             CpuSync::Clean => (true, false),
             CpuSync::Invalidate => (false, true),

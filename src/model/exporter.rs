@@ -11,10 +11,10 @@
 //! that fails gives back its frames and the lock.
 
 use super::core::{Core, zapped_pages};
-use super::moving::{self, Copying, FrameTable, Held, PageFrames, Pinned};
+use super::moving::{self, Copying, FrameRole, FrameTable, PageFrames, Pinned};
 use super::objects::{EMPTY_PAGE, Life, Owner, Page, Slot};
 use super::rules::{Blocks, ExporterStep, MoveNotify, PagePool, Placement};
-use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Job, Reply, Sink, Via};
+use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Operation, Reply, Sink, Via};
 use crate::units::{ActorId, AttachmentId, BufId, FrameId, PageId, SgId, VmaId};
 
 impl<S: Sink> Core<'_, S> {
@@ -23,7 +23,7 @@ impl<S: Sink> Core<'_, S> {
         buf: BufId,
         step: ExporterStep,
         page: u8,
-        job: Job,
+        job: Operation,
     ) -> Reply {
         let life = || self.state.bufs[buf.index()].life;
         if let Some(life) = moving::life_after(job, step, life) {
@@ -49,7 +49,7 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
-    fn lock(&mut self, buf: BufId, job: Job) -> Reply {
+    fn lock(&mut self, buf: BufId, job: Operation) -> Reply {
         if self.state.bufs[buf.index()].life != Life::Live {
             if self.world.exporter_of(buf).locks_late(job) {
                 self.abandon(buf);
@@ -228,8 +228,8 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
-    fn reserve(&mut self, buf: BufId, job: Job) -> Reply {
-        let Job::Move(dest) = job else { return Reply::Done };
+    fn reserve(&mut self, buf: BufId, job: Operation) -> Reply {
+        let Operation::Move(dest) = job else { return Reply::Done };
         let pages: Vec<PageId> = self.world.pages(buf).collect();
         if !moving::reserve(self, &pages, dest) {
             self.abandon(buf);
@@ -340,11 +340,11 @@ impl<S: Sink> Core<'_, S> {
         }
     }
 
-    fn free(&mut self, buf: BufId, job: Job) {
+    fn free(&mut self, buf: BufId, job: Operation) {
         for page in self.world.pages(buf) {
             match job {
-                Job::Move(_) => moving::free_left(self, page),
-                Job::Purge | Job::Revoke => moving::free_all(self, page),
+                Operation::Move(_) => moving::free_left(self, page),
+                Operation::Purge | Operation::Revoke => moving::free_all(self, page),
             }
         }
     }
@@ -487,11 +487,11 @@ impl<S: Sink> FrameTable for Core<'_, S> {
         *entry = Page { shadow: entry.shadow, ..EMPTY_PAGE };
     }
 
-    fn held(&self, frame: FrameId, page: PageId) -> Option<Held> {
+    fn held(&self, frame: FrameId, page: PageId) -> Option<FrameRole> {
         match self.state.frames[frame.index()].owner {
-            Owner::Page(of) if of == page => Some(Held::Now),
-            Owner::Reserved(of) if of == page => Some(Held::Next),
-            Owner::Retired(of) | Owner::Shadow(of) if of == page => Some(Held::Old),
+            Owner::Page(of) if of == page => Some(FrameRole::Now),
+            Owner::Reserved(of) if of == page => Some(FrameRole::Next),
+            Owner::Retired(of) | Owner::Shadow(of) if of == page => Some(FrameRole::Old),
             Owner::Page(_)
             | Owner::Reserved(_)
             | Owner::Retired(_)
@@ -504,11 +504,11 @@ impl<S: Sink> FrameTable for Core<'_, S> {
         }
     }
 
-    fn hold(&mut self, frame: FrameId, page: PageId, held: Held) {
+    fn hold(&mut self, frame: FrameId, page: PageId, held: FrameRole) {
         self.state.frames[frame.index()].owner = match held {
-            Held::Now => Owner::Page(page),
-            Held::Next => Owner::Reserved(page),
-            Held::Old => Owner::Retired(page),
+            FrameRole::Now => Owner::Page(page),
+            FrameRole::Next => Owner::Reserved(page),
+            FrameRole::Old => Owner::Retired(page),
         };
     }
 
@@ -560,7 +560,7 @@ impl<S: Sink> FrameTable for Core<'_, S> {
 
     fn leaves(&mut self, page: PageId, now: Option<FrameId>) {
         let late = self.state.copy_pending(self.world, page);
-        let own = now.filter(|&now| self.held(now, page) == Some(Held::Now));
+        let own = now.filter(|&now| self.held(now, page) == Some(FrameRole::Now));
         if let Some(now) = own.filter(|_| late) {
             // From here on nothing will fill it any more.
             self.check_filled(page, now, HazardKind::LostWrite);

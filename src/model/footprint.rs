@@ -6,7 +6,7 @@
 //! `tests/footprint.rs` holds every step of the suite and of random tests against [`objects`].
 
 use super::rules::{Coherency, CpuSync, ExporterStep, MmapKind, Notifier, Placement};
-use super::step::{Handle, Job, Step};
+use super::step::{Handle, Operation, Step};
 use super::world::World;
 use crate::units::{BufId, VmaId};
 
@@ -359,10 +359,10 @@ fn dma_start(world: &World, via: Handle) -> Objects {
     }
 }
 
-fn exporter(world: &World, buf: BufId, step: ExporterStep, job: Job) -> Objects {
+fn exporter(world: &World, buf: BufId, step: ExporterStep, job: Operation) -> Objects {
     let own = BUFS.one(buf.0);
     // A revocation is complete after its wait: the buffer's life changes.
-    let completes = if job == Job::Revoke { own } else { 0 };
+    let completes = if job == Operation::Revoke { own } else { 0 };
     match step {
         // A lock that is refused gives back what was taken before it.
         ExporterStep::Lock if world.exporter_of(buf).locks_late(job) => {

@@ -167,7 +167,7 @@ fn rename(
         let ghost = renaming.name(class, page.ghost);
         state.pages.unnoted_mut()[index].ghost = ghost;
         if looks.copies.has(index) {
-            renaming.doomed(state, page.next);
+            renaming.will_be_lost(state, page.next);
         }
         for frame in [page.frame, page.next, page.old, page.shadow] {
             renaming.frame(state, frame, class);

@@ -82,8 +82,8 @@ pub use rule::{RuleError, RuleSpec, RuleText, RuleValues};
 pub use rules::*;
 pub use state::State;
 pub use step::{
-    Access, Cost, Dir, Effect, Errno, Foll, Handle, Hazard, HazardKind, Job, Mmap, Reply, Signal,
-    Sink, Step, Via,
+    Cost, Dir, Effect, Errno, Foll, Handle, Hazard, HazardKind, Mmap, Operation, Reply, Signal,
+    Sink, Step, SyncAccess, Via,
 };
 pub use table::{Iter, Notes, Table};
 pub use world::{AttachmentDecl, BufDecl, PinDecl, SgDecl, TooMany, VmaDecl, World};

@@ -14,7 +14,7 @@
 //! is the kernel's "BUG: Bad page state" ([`FrameTable::bad_page_state`]).
 
 use super::rules::{ExporterRules, ExporterStep, OnDmaBufPin, OnForeignPin, Recycle};
-use super::step::Job;
+use super::step::Operation;
 use super::{Life, Placement, Usage, WaitFor};
 
 /// The frames of one page of a buffer.
@@ -30,7 +30,7 @@ pub struct PageFrames<F> {
 
 /// As what a page has a frame that is its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum FrameRole {
     /// As its memory.
     Now,
     /// As the destination of a move.
@@ -56,10 +56,10 @@ pub trait FrameTable {
     fn clear(&mut self, page: Self::Page);
 
     /// As what the page owns the frame; none if it does not.
-    fn held(&self, frame: Self::Frame, page: Self::Page) -> Option<Held>;
+    fn held(&self, frame: Self::Frame, page: Self::Page) -> Option<FrameRole>;
 
     /// The page owns the frame from now on.
-    fn hold(&mut self, frame: Self::Frame, page: Self::Page, held: Held);
+    fn hold(&mut self, frame: Self::Frame, page: Self::Page, held: FrameRole);
 
     /// Frames that are free in a placement.
     fn free_in(&self, placement: Placement) -> usize;
@@ -88,7 +88,7 @@ pub fn reserve<T: FrameTable>(table: &mut T, pages: &[T::Page], to: Placement) -
     }
     for &page in pages {
         if let Some(next) = table.take(to, page) {
-            table.hold(next, page, Held::Next);
+            table.hold(next, page, FrameRole::Next);
             table.set_frames(page, PageFrames { next: Some(next), ..table.frames(page) });
         }
     }
@@ -99,11 +99,11 @@ pub fn reserve<T: FrameTable>(table: &mut T, pages: &[T::Page], to: Placement) -
 pub fn rebind<T: FrameTable>(table: &mut T, page: T::Page) -> Option<(Option<T::Frame>, T::Frame)> {
     let PageFrames { now, next, old } = table.frames(page);
     let next = next?;
-    let retired = now.filter(|&now| table.held(now, page) == Some(Held::Now));
+    let retired = now.filter(|&now| table.held(now, page) == Some(FrameRole::Now));
     if let Some(now) = retired {
-        table.hold(now, page, Held::Old);
+        table.hold(now, page, FrameRole::Old);
     }
-    table.hold(next, page, Held::Now);
+    table.hold(next, page, FrameRole::Now);
     table.set_frames(page, PageFrames { now: Some(next), next: None, old: retired.or(old) });
     Some((now, next))
 }
@@ -122,8 +122,8 @@ pub fn copying<T: FrameTable>(table: &T, page: T::Page) -> Option<Copying<T::Fra
     match table.frames(page) {
         PageFrames { now: Some(now), next: Some(next), .. } => Some(Copying::Ahead(now, next)),
         PageFrames { now: Some(now), next: None, old: Some(old) }
-            if table.held(old, page) == Some(Held::Old)
-                && table.held(now, page) == Some(Held::Now) =>
+            if table.held(old, page) == Some(FrameRole::Old)
+                && table.held(now, page) == Some(FrameRole::Now) =>
         {
             Some(Copying::Late(old, now))
         }
@@ -139,7 +139,7 @@ pub fn free_left<T: FrameTable>(table: &mut T, page: T::Page) {
         table.leaves(page, now);
         put(table, old, page);
     } else if next.is_some()
-        && let Some(now) = now.filter(|&now| table.held(now, page) == Some(Held::Now))
+        && let Some(now) = now.filter(|&now| table.held(now, page) == Some(FrameRole::Now))
     {
         // Freed before the buffer was rebound: it goes on using the frame.
         put(table, now, page);
@@ -216,18 +216,18 @@ pub fn check_pins<F>(
 impl ExporterRules {
     /// The ordered steps of a job.
     #[must_use]
-    pub fn steps(&self, job: Job) -> &[ExporterStep] {
+    pub fn steps(&self, job: Operation) -> &[ExporterStep] {
         match job {
-            Job::Move(_) => &self.move_steps,
-            Job::Purge => &self.purge_steps,
-            Job::Revoke => &self.revoke_steps,
+            Operation::Move(_) => &self.move_steps,
+            Operation::Purge => &self.purge_steps,
+            Operation::Revoke => &self.revoke_steps,
         }
     }
 
     /// Whether a job may come to a lock with the lock or frames in hand, to be given back if it is
     /// refused.
     #[must_use]
-    pub fn locks_late(&self, job: Job) -> bool {
+    pub fn locks_late(&self, job: Operation) -> bool {
         let steps = self.steps(job);
         let last = steps.iter().rposition(|step| *step == ExporterStep::Lock).unwrap_or(0);
         steps[..last].iter().any(|step| matches!(step, ExporterStep::Reserve | ExporterStep::Lock))
@@ -237,15 +237,15 @@ impl ExporterRules {
 /// What a step leaves of a buffer, where it changes that. From the first of the steps that wait, or
 /// give up, a revoked buffer is quiesced: the exporter takes it that no importer accesses it any
 /// more.
-pub fn life_after(job: Job, step: ExporterStep, life: impl FnOnce() -> Life) -> Option<Life> {
+pub fn life_after(job: Operation, step: ExporterStep, life: impl FnOnce() -> Life) -> Option<Life> {
     let waited = matches!(
         step,
         ExporterStep::Unlock | ExporterStep::Wait | ExporterStep::WaitUnmap | ExporterStep::Free
     );
     match (step, job) {
-        (ExporterStep::Mark, Job::Revoke) => Some(Life::Revoked),
-        (ExporterStep::Mark, Job::Purge | Job::Move(_)) => Some(Life::Purged),
-        (_, Job::Revoke) if waited && life() == Life::Revoked => Some(Life::Quiesced),
+        (ExporterStep::Mark, Operation::Revoke) => Some(Life::Revoked),
+        (ExporterStep::Mark, Operation::Purge | Operation::Move(_)) => Some(Life::Purged),
+        (_, Operation::Revoke) if waited && life() == Life::Revoked => Some(Life::Quiesced),
         _ => None,
     }
 }

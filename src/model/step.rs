@@ -45,7 +45,7 @@ pub enum Dir {
 
 /// Direction of a CPU access bracket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Access {
+pub struct SyncAccess {
     /// DMA_BUF_SYNC_READ.
     pub read: bool,
     /// DMA_BUF_SYNC_WRITE.
@@ -77,7 +77,7 @@ pub struct Mmap {
 
 /// What an [`ExporterStep`] is part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Job {
+pub enum Operation {
     /// A move to a placement.
     Move(Placement),
     /// A purge.
@@ -234,7 +234,7 @@ pub enum Step {
         /// Which buffer.
         buf: BufId,
         /// Direction.
-        access: Access,
+        access: SyncAccess,
         /// Through whose file; none for the dma-buf's own.
         via: ImporterId,
     },
@@ -243,7 +243,7 @@ pub enum Step {
         /// Which buffer.
         buf: BufId,
         /// Direction.
-        access: Access,
+        access: SyncAccess,
         /// Through whose file; none for the dma-buf's own.
         via: ImporterId,
     },
@@ -256,7 +256,7 @@ pub enum Step {
         /// Page of the buffer, for [`ExporterStep::Copy`].
         page: u8,
         /// What it is part of.
-        job: Job,
+        job: Operation,
     },
     /// Allocate a declared buffer. ENOMEM; EBUSY when a pinned page is in the way in CMA.
     Alloc(BufId),

@@ -95,7 +95,7 @@ pub struct Prevention {
     /// The change.
     pub change: Change,
     /// What is refused now and was not before.
-    pub refused: Option<Refusal>,
+    pub refused: Option<FailingStatement>,
 }
 
 impl Prevention {
@@ -109,7 +109,7 @@ impl Prevention {
 
 /// A statement that a change makes fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct FailingStatement {
     /// The statement, as it stands in the file.
     pub statement: String,
     /// Its answer: an errno or a signal.
@@ -310,7 +310,12 @@ fn results(variant: &Variant, text: &str, search: &Search) -> Option<Results> {
 
 /// A statement that fails after a change, and never did before: one that always does, else the
 /// first.
-fn refused(variant: &Variant, text: &str, before: &Results, after: &Results) -> Option<Refusal> {
+fn refused(
+    variant: &Variant,
+    text: &str,
+    before: &Results,
+    after: &Results,
+) -> Option<FailingStatement> {
     let fails = |content: &Content| matches!(content, Content::Errno(_) | Content::Signal(_));
     let scenario = Scenario::new(variant, text).ok()?;
     let mut first = None;
@@ -321,7 +326,7 @@ fn refused(variant: &Variant, text: &str, before: &Results, after: &Results) -> 
         };
         let statement = scenario.programs.get(at.0)?.statements.get(at.1)?.text.clone();
         let always = contents.iter().all(fails);
-        let refusal = Refusal { statement, answer: answer.word(), always };
+        let refusal = FailingStatement { statement, answer: answer.word(), always };
         if always {
             return Some(refusal);
         }
@@ -383,16 +388,16 @@ exists (hazard any)
         }
     }
 
-    fn found(text: &str, variant: usize, max: usize) -> Vec<(String, Option<Refusal>)> {
+    fn found(text: &str, variant: usize, max: usize) -> Vec<(String, Option<FailingStatement>)> {
         let test = parse("t.litmus", text, &ModelRules).unwrap_or_else(|e| panic!("{}", e[0]));
         let search = Search { threads: 2, ..Search::default() };
         let found = preventions(&test, &test.variants[variant], text, &search, max);
         found.into_iter().map(|p| (p.change.describe(), p.refused)).collect()
     }
 
-    fn refusal(statement: &str, answer: &str) -> Option<Refusal> {
+    fn refusal(statement: &str, answer: &str) -> Option<FailingStatement> {
         let (statement, answer) = (statement.to_owned(), answer.to_owned());
-        Some(Refusal { statement, answer, always: true })
+        Some(FailingStatement { statement, answer, always: true })
     }
 
     #[test]
@@ -406,7 +411,8 @@ exists (hazard any)
     fn a_change_that_makes_an_operation_fail_comes_last_and_is_not_a_prevention() {
         let text = TEXT.replace("lock zap reserve rebind", "lock zap reserve copy rebind");
         let found = found(&text, 0, 9);
-        let merely = |refused: &Option<Refusal>| refused.as_ref().is_some_and(|r| r.always);
+        let merely =
+            |refused: &Option<FailingStatement>| refused.as_ref().is_some_and(|r| r.always);
         let first = found.iter().position(|(_, refused)| merely(refused)).unwrap();
         assert!(found[first..].iter().all(|(_, refused)| merely(refused)), "{found:?}");
         let pfnmap = "exporter heap { mmap = pfnmap }".to_owned();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Answer;
+use super::AnsweredVariant;
 use super::kernel::Kernel;
 use super::merged::Shard;
 use super::real::Real;
@@ -72,8 +72,8 @@ struct CostJson {
 impl<'a> VariantJson<'a> {
     /// Of an answer.
     #[must_use]
-    pub fn new(answer: &Answer<'a>) -> Self {
-        let Answer { test, scenario, judgement, notes } = *answer;
+    pub fn new(answer: &AnsweredVariant<'a>) -> Self {
+        let AnsweredVariant { test, scenario, judgement, notes } = *answer;
         let exploration = &judgement.exploration;
         let outcomes = exploration.outcomes.iter().map(|(outcome, stats)| OutcomeJson {
             outcome: outcome.describe(scenario),

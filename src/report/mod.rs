@@ -56,7 +56,7 @@ use crate::question::verdict::Judgement;
 
 /// A variant with the answer to its question.
 #[derive(Debug, Clone, Copy)]
-pub struct Answer<'a> {
+pub struct AnsweredVariant<'a> {
     /// The file it is from.
     pub test: &'a Test,
     /// What was explored.
@@ -67,7 +67,7 @@ pub struct Answer<'a> {
     pub notes: &'a [Note],
 }
 
-impl Answer<'_> {
+impl AnsweredVariant<'_> {
     /// `NAME` or `NAME/variant`.
     #[must_use]
     pub fn name(&self) -> String {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::paint::{Paint, Tone, compact, plural};
 use super::table::{Align, Cell, Column, Table};
-use super::{Answer, full_name};
+use super::{AnsweredVariant, full_name};
 use crate::litmus::ast::{Test, Verdict};
 use crate::model::Cost;
 use crate::question::notes::Note;
@@ -30,7 +30,7 @@ pub enum Mark {
 impl Mark {
     /// Of an answer.
     #[must_use]
-    pub fn of(answer: &Answer<'_>) -> Self {
+    pub fn of(answer: &AnsweredVariant<'_>) -> Self {
         match (answer.judgement.observation, answer.scenario.expected) {
             (None, expected) if answer.judgement.is_shown() => match expected {
                 Some(Verdict::Never) => Self::Differs,
@@ -113,8 +113,8 @@ pub(super) fn named_table<'a>(names: impl IntoIterator<Item = &'a str>, paint: P
 
 /// The cells of a variant's line.
 #[must_use]
-pub fn cells(answer: &Answer<'_>) -> Vec<Cell> {
-    let Answer { scenario, judgement, .. } = answer;
+pub fn cells(answer: &AnsweredVariant<'_>) -> Vec<Cell> {
+    let AnsweredVariant { scenario, judgement, .. } = answer;
     let mark = Mark::of(answer);
     let observed = match judgement.observation {
         Some(observed) if answer.vacuous() => {
@@ -137,7 +137,7 @@ pub fn cells(answer: &Answer<'_>) -> Vec<Cell> {
 
 /// `  costs: tlb-flushes 2, pat-steps 3 to 5`, a line, or nothing for a test that counts none.
 #[must_use]
-pub fn costs(answer: &Answer<'_>) -> String {
+pub fn costs(answer: &AnsweredVariant<'_>) -> String {
     costs_line(&answer.judgement.costs, &answer.scenario.expected_costs)
 }
 
@@ -158,7 +158,7 @@ pub(super) fn costs_line(costs: &[(Cost, u64, u64)], expected: &[(Cost, u64)]) -
 
 /// `  note: my.litmus:7: ...`, a line a note.
 #[must_use]
-pub fn notes(answer: &Answer<'_>, file: &str) -> String {
+pub fn notes(answer: &AnsweredVariant<'_>, file: &str) -> String {
     let note = |note: &Note| {
         let mark = if note.vacuous { "*" } else { " " };
         format!(" {mark}note: {file}:{}: {}\n", note.line, note.text)
@@ -187,8 +187,8 @@ pub fn failed_cells(test: &str, variant: &str, expected: Option<Verdict>) -> Vec
 /// `Positive` and `Negative` count complete schedules whose outcome satisfies the condition's body
 /// or does not.
 #[must_use]
-pub fn block(answer: &Answer<'_>, file: &str, paint: Paint) -> String {
-    let Answer { scenario, judgement, .. } = answer;
+pub fn block(answer: &AnsweredVariant<'_>, file: &str, paint: Paint) -> String {
+    let AnsweredVariant { scenario, judgement, .. } = answer;
     let exploration = &judgement.exploration;
     let name = answer.name();
     let mut out = String::new();

@@ -20,8 +20,8 @@ use rustix::fs::{self, FallocateFlags, MemfdFlags, SealFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::map::{MapError, Prot, Sharing, Window};
-use super::page::{Frame, PAGE_BYTES, Span};
-use super::touch::Access;
+use super::page::{FrameIndex, PAGE_BYTES, Span};
+use super::touch::Touch;
 
 /// The pages that an arena is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +37,10 @@ pub enum PageKind {
 pub enum ArenaError {
     /// ENOMEM or ENOSPC: no memory, no huge pages, or the file system is full.
     #[error("no memory for {0}: free some, or for huge pages raise vm.nr_hugepages")]
-    Full(Frame),
+    Full(FrameIndex),
     /// An access raised SIGBUS: the arena was truncated (revoked), or memory ran out.
     #[error("SIGBUS on {0}: the arena was truncated, or no memory is left")]
-    Bus(Frame),
+    Bus(FrameIndex),
     /// EPERM: a seal forbids it.
     #[error("a seal of the memfd forbids it (EPERM)")]
     Sealed,
@@ -59,7 +59,7 @@ pub enum ArenaError {
 }
 
 impl ArenaError {
-    pub(super) fn of(errno: Errno, frame: Frame) -> Self {
+    pub(super) fn of(errno: Errno, frame: FrameIndex) -> Self {
         match errno {
             Errno::NOMEM | Errno::NOSPC => Self::Full(frame),
             Errno::PERM => Self::Sealed,
@@ -90,15 +90,15 @@ impl Arena {
             flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
             align_bytes = 512 * PAGE_BYTES;
         }
-        let failed = |errno| ArenaError::of(errno, Frame(0));
+        let failed = |errno| ArenaError::of(errno, FrameIndex(0));
         let fd = fs::memfd_create("driftheap-arena", flags).map_err(failed)?;
-        fs::ftruncate(&fd, Frame(frames).offset_bytes()).map_err(failed)?;
+        fs::ftruncate(&fd, FrameIndex(frames).offset_bytes()).map_err(failed)?;
         Self::with_alias(fd, frames, align_bytes)
     }
 
     /// An arena from an fd that another process sent.
     pub fn adopt(fd: OwnedFd) -> Result<Self, ArenaError> {
-        let failed = |errno| ArenaError::of(errno, Frame(0));
+        let failed = |errno| ArenaError::of(errno, FrameIndex(0));
         let size = fs::fstat(&fd).map_err(failed)?.st_size.unsigned_abs();
         let frames =
             u32::try_from(size / PAGE_BYTES as u64).map_err(|_| ArenaError::Other(Errno::FBIG))?;
@@ -106,12 +106,12 @@ impl Arena {
     }
 
     fn with_alias(fd: OwnedFd, frames: u32, align_bytes: usize) -> Result<Self, ArenaError> {
-        let pages = Frame(frames).index();
+        let pages = FrameIndex(frames).index();
         if pages == 0 {
             return Err(ArenaError::Other(Errno::INVAL));
         }
         let alias = Window::reserve_aligned(pages, align_bytes)?;
-        alias.map(0, &fd, Frame(0), pages, Sharing::Shared, Prot::ReadWrite)?;
+        alias.map(0, &fd, FrameIndex(0), pages, Sharing::Shared, Prot::ReadWrite)?;
         Ok(Self { fd, alias })
     }
 
@@ -126,7 +126,7 @@ impl Arena {
     /// # Panics
     /// When the arena has no such frame, as every method that takes a frame does.
     #[must_use]
-    pub fn frame(&self, frame: Frame) -> Span<'_> {
+    pub fn frame(&self, frame: FrameIndex) -> Span<'_> {
         self.alias.span(frame.index(), 1)
     }
 
@@ -137,12 +137,12 @@ impl Arena {
     }
 
     /// Reads a frame through the alias; a frame that is not allocated becomes so.
-    pub fn read(&self, frame: Frame, into: &mut [u8; PAGE_BYTES]) -> Result<(), ArenaError> {
+    pub fn read(&self, frame: FrameIndex, into: &mut [u8; PAGE_BYTES]) -> Result<(), ArenaError> {
         done(self.frame(frame).read(0, into), frame)
     }
 
     /// Reads a frame without allocating it: a hole reads as zeros.
-    pub fn peek(&self, frame: Frame, into: &mut [u8; PAGE_BYTES]) -> Result<(), ArenaError> {
+    pub fn peek(&self, frame: FrameIndex, into: &mut [u8; PAGE_BYTES]) -> Result<(), ArenaError> {
         let mut filled = 0;
         while filled < into.len() {
             let at = frame.offset_bytes() + filled as u64;
@@ -157,43 +157,48 @@ impl Arena {
     }
 
     /// Stores `byte` all over a frame.
-    pub fn fill(&self, frame: Frame, byte: u8) -> Result<(), ArenaError> {
+    pub fn fill(&self, frame: FrameIndex, byte: u8) -> Result<(), ArenaError> {
         done(self.frame(frame).fill(byte), frame)
     }
 
     /// Copies one frame to another: the copy step of a move.
-    pub fn copy(&self, from: Frame, to: Frame) -> Result<(), ArenaError> {
+    pub fn copy(&self, from: FrameIndex, to: FrameIndex) -> Result<(), ArenaError> {
         self.copy_range(from, to, 1)
     }
 
     /// [`Arena::copy`] for several frames that lie one after the other; the ranges must not
     /// overlap.
-    pub fn copy_range(&self, from: Frame, to: Frame, frames: u32) -> Result<(), ArenaError> {
-        let pages = Frame(frames).index();
+    pub fn copy_range(
+        &self,
+        from: FrameIndex,
+        to: FrameIndex,
+        frames: u32,
+    ) -> Result<(), ArenaError> {
+        let pages = FrameIndex(frames).index();
         let source = self.alias.span(from.index(), pages);
         done(self.alias.span(to.index(), pages).copy_from(source), to)
     }
 
     /// Allocates frames now (fallocate), so that a full machine is an error here rather than a
     /// SIGBUS in whoever touches them first.
-    pub fn allocate(&self, first: Frame, frames: u32) -> Result<(), ArenaError> {
+    pub fn allocate(&self, first: FrameIndex, frames: u32) -> Result<(), ArenaError> {
         self.fallocate(FallocateFlags::KEEP_SIZE, first, frames)
     }
 
     /// Frees one frame (FALLOC_FL_PUNCH_HOLE): every PTE of it goes, in every process; a pin
     /// keeps the old page.
-    pub fn punch(&self, frame: Frame) -> Result<(), ArenaError> {
+    pub fn punch(&self, frame: FrameIndex) -> Result<(), ArenaError> {
         self.punch_range(frame, 1)
     }
 
     /// [`Arena::punch`] for several frames in one call.
-    pub fn punch_range(&self, first: Frame, frames: u32) -> Result<(), ArenaError> {
+    pub fn punch_range(&self, first: FrameIndex, frames: u32) -> Result<(), ArenaError> {
         self.fallocate(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, first, frames)
     }
 
-    fn fallocate(&self, mode: FallocateFlags, first: Frame, n: u32) -> Result<(), ArenaError> {
+    fn fallocate(&self, mode: FallocateFlags, first: FrameIndex, n: u32) -> Result<(), ArenaError> {
         loop {
-            let (at, len) = (first.offset_bytes(), Frame(n).offset_bytes());
+            let (at, len) = (first.offset_bytes(), FrameIndex(n).offset_bytes());
             match fs::fallocate(&self.fd, mode, at, len) {
                 Err(Errno::INTR) => {}
                 result => return result.map_err(|errno| ArenaError::of(errno, first)),
@@ -203,7 +208,7 @@ impl Arena {
 
     /// Whether the frame holds data (SEEK_DATA finds it). One that was only
     /// [`allocate`](Self::allocate)d and never touched does not.
-    pub fn has_data(&self, frame: Frame) -> Result<bool, ArenaError> {
+    pub fn has_data(&self, frame: FrameIndex) -> Result<bool, ArenaError> {
         match fs::seek(&self.fd, SeekFrom::Data(frame.offset_bytes())) {
             Ok(data) => Ok(data < frame.offset_bytes() + PAGE_BYTES as u64),
             Err(Errno::NXIO) => Ok(false),
@@ -213,20 +218,20 @@ impl Arena {
 
     /// How many frames have a page, touched or not. Orphans that a pin keeps are not counted.
     pub fn allocated_frames(&self) -> Result<u64, ArenaError> {
-        let stat = fs::fstat(&self.fd).map_err(|errno| ArenaError::of(errno, Frame(0)))?;
+        let stat = fs::fstat(&self.fd).map_err(|errno| ArenaError::of(errno, FrameIndex(0)))?;
         Ok(stat.st_blocks.unsigned_abs() * 512 / PAGE_BYTES as u64)
     }
 
     /// Truncates the arena to nothing: every later access by anyone is SIGBUS. The coarse revoke,
     /// for kernels without UFFDIO_POISON. It can't be undone for mappings that were touched.
     pub fn revoke_all(&self) -> Result<(), ArenaError> {
-        fs::ftruncate(&self.fd, 0).map_err(|errno| ArenaError::of(errno, Frame(0)))
+        fs::ftruncate(&self.fd, 0).map_err(|errno| ArenaError::of(errno, FrameIndex(0)))
     }
 
     /// Adds seals. `SealFlags::WRITE` is [`ArenaError::Busy`] while any writable mapping or pin
     /// exists; our alias is one.
     pub fn seal(&self, seals: SealFlags) -> Result<(), ArenaError> {
-        fs::fcntl_add_seals(&self.fd, seals).map_err(|errno| ArenaError::of(errno, Frame(0)))
+        fs::fcntl_add_seals(&self.fd, seals).map_err(|errno| ArenaError::of(errno, FrameIndex(0)))
     }
 }
 
@@ -238,9 +243,9 @@ impl AsFd for Arena {
 
 /// An alias access as a result. The alias is mapped read-write for the arena's whole life, so
 /// SIGSEGV would be a bug; it is reported like SIGBUS rather than hidden.
-pub(super) fn done(access: Access<()>, frame: Frame) -> Result<(), ArenaError> {
+pub(super) fn done(access: Touch<()>, frame: FrameIndex) -> Result<(), ArenaError> {
     match access {
-        Access::Value(()) => Ok(()),
-        Access::Sigbus { .. } | Access::Sigsegv { .. } => Err(ArenaError::Bus(frame)),
+        Touch::Value(()) => Ok(()),
+        Touch::Sigbus { .. } | Touch::Sigsegv { .. } => Err(ArenaError::Bus(frame)),
     }
 }

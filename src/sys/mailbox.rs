@@ -25,9 +25,9 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 
 use super::map::{MapError, Prot, Sharing, Window};
-use super::page::{Frame, PAGE_BYTES, Span};
+use super::page::{FrameIndex, PAGE_BYTES, Span};
 use super::process::has_ended;
-use super::touch::Access;
+use super::touch::Touch;
 
 /// The longest message.
 pub const MESSAGE_MAX_BYTES: usize = 1024;
@@ -117,7 +117,7 @@ impl Mailbox {
             return Err(MailboxError::NotMailbox);
         }
         let window = Window::reserve(1)?;
-        window.map(0, &fd, Frame(0), 1, Sharing::Shared, Prot::ReadWrite)?;
+        window.map(0, &fd, FrameIndex(0), 1, Sharing::Shared, Prot::ReadWrite)?;
         Ok(Self { fd, window })
     }
 
@@ -243,7 +243,7 @@ impl End {
     fn send(&mut self, half: usize, bytes: &[u8]) {
         assert!(bytes.len() <= MESSAGE_MAX_BYTES, "a message of {} bytes", bytes.len());
         let body = self.half(half).part(BODY_AT, MESSAGE_MAX_BYTES).write(0, bytes);
-        debug_assert_eq!(body, Access::Value(()), "the page is sealed and allocated");
+        debug_assert_eq!(body, Touch::Value(()), "the page is sealed and allocated");
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         self.word(half, LENGTH_AT).store(length, SeqCst);
         self.sequence[half] = self.sequence[half].wrapping_add(1);
@@ -271,8 +271,8 @@ impl End {
             return Err(CallError::TooLong(length));
         };
         match self.half(half).part(BODY_AT, MESSAGE_MAX_BYTES).read(0, into) {
-            Access::Value(()) => {}
-            Access::Sigbus { .. } | Access::Sigsegv { .. } => return Err(CallError::Corrupt),
+            Touch::Value(()) => {}
+            Touch::Sigbus { .. } | Touch::Sigsegv { .. } => return Err(CallError::Corrupt),
         }
         self.sequence[half] = self.word(half, SEQUENCE_AT).load(SeqCst);
         Ok(length)

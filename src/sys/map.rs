@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
 
-use super::page::{Frame, PAGE_BYTES, Span};
+use super::page::{FrameIndex, PAGE_BYTES, Span};
 
 /// What an access may do: the PROT bits that a litmus program can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl Window {
         &self,
         slot: usize,
         fd: impl AsFd,
-        frame: Frame,
+        frame: FrameIndex,
         pages: usize,
         sharing: Sharing,
         prot: Prot,

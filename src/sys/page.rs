@@ -12,9 +12,9 @@ pub const PAGE_BYTES: usize = 4096;
 
 /// A page of an arena, by its index: what a page frame number is to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Frame(pub u32);
+pub struct FrameIndex(pub u32);
 
-impl Frame {
+impl FrameIndex {
     /// The byte offset of the frame in its arena's file.
     #[must_use]
     pub fn offset_bytes(self) -> u64 {
@@ -28,7 +28,7 @@ impl Frame {
     }
 }
 
-impl fmt::Display for Frame {
+impl fmt::Display for FrameIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "frame {}", self.0)
     }

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::arena::{ArenaError, done};
 use super::map::{MapError, Prot, Sharing, Window, last_errno};
-use super::page::{Frame, PAGE_BYTES, Span};
+use super::page::{FrameIndex, PAGE_BYTES, Span};
 
 /// Why there is no secret arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +52,7 @@ impl SecretArena {
     /// Makes a secret arena of `frames` frames, mapped whole, none touched.
     pub fn create(frames: u32) -> Result<Self, SecretError> {
         let fd = open()?;
-        let len_bytes = Frame(frames).offset_bytes();
+        let len_bytes = FrameIndex(frames).offset_bytes();
         fs::ftruncate(&fd, len_bytes).map_err(SecretError::Other)?;
         Self::with_alias(fd, frames)
     }
@@ -66,18 +66,20 @@ impl SecretArena {
     }
 
     fn with_alias(fd: OwnedFd, frames: u32) -> Result<Self, SecretError> {
-        let pages = Frame(frames).index();
+        let pages = FrameIndex(frames).index();
         if pages == 0 {
             return Err(SecretError::Other(Errno::INVAL));
         }
         let alias = Window::reserve(pages).map_err(SecretError::Map)?;
-        alias.map(0, &fd, Frame(0), pages, Sharing::Shared, Prot::ReadWrite).map_err(|error| {
-            if error == MapError::LockedMemory {
-                SecretError::LockedMemory(frames)
-            } else {
-                SecretError::Map(error)
-            }
-        })?;
+        alias.map(0, &fd, FrameIndex(0), pages, Sharing::Shared, Prot::ReadWrite).map_err(
+            |error| {
+                if error == MapError::LockedMemory {
+                    SecretError::LockedMemory(frames)
+                } else {
+                    SecretError::Map(error)
+                }
+            },
+        )?;
         Ok(Self { fd, alias })
     }
 
@@ -92,22 +94,22 @@ impl SecretArena {
     /// # Panics
     /// When the arena has no such frame.
     #[must_use]
-    pub fn frame(&self, frame: Frame) -> Span<'_> {
+    pub fn frame(&self, frame: FrameIndex) -> Span<'_> {
         self.alias.span(frame.index(), 1)
     }
 
     /// Reads a frame.
-    pub fn read(&self, frame: Frame, into: &mut [u8; PAGE_BYTES]) -> Result<(), ArenaError> {
+    pub fn read(&self, frame: FrameIndex, into: &mut [u8; PAGE_BYTES]) -> Result<(), ArenaError> {
         done(self.frame(frame).read(0, into), frame)
     }
 
     /// Stores `byte` all over a frame.
-    pub fn fill(&self, frame: Frame, byte: u8) -> Result<(), ArenaError> {
+    pub fn fill(&self, frame: FrameIndex, byte: u8) -> Result<(), ArenaError> {
         done(self.frame(frame).fill(byte), frame)
     }
 
     /// Copies one frame to another.
-    pub fn copy(&self, from: Frame, to: Frame) -> Result<(), ArenaError> {
+    pub fn copy(&self, from: FrameIndex, to: FrameIndex) -> Result<(), ArenaError> {
         done(self.frame(to).copy_from(self.frame(from)), to)
     }
 }

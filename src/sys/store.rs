@@ -24,7 +24,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
 use super::map::{MapError, Prot, Sharing, Window, last_errno};
-use super::page::{Addr, Frame, PAGE_BYTES, Span};
+use super::page::{Addr, FrameIndex, PAGE_BYTES, Span};
 use super::uffd::{Fill, FillError, Modes, RegisterError, Uffd};
 
 /// Most pages that one move handles at once: 2 MiB.
@@ -80,7 +80,7 @@ impl Scratch {
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&fd, seals).map_err(StoreError::of)?;
         let window = Window::reserve(1 + CHUNK_PAGES)?;
-        window.map(0, &fd, Frame(0), 1 + CHUNK_PAGES, Sharing::Shared, Prot::ReadWrite)?;
+        window.map(0, &fd, FrameIndex(0), 1 + CHUNK_PAGES, Sharing::Shared, Prot::ReadWrite)?;
         Ok(Self { fd, window })
     }
 
@@ -133,7 +133,7 @@ impl Store {
     /// When `pages` is 0.
     pub fn adopt(file: OwnedFd, pages: usize, uffd: &Arc<Uffd>) -> Result<Self, StoreError> {
         let alias = Window::reserve(pages)?;
-        alias.map(0, &file, Frame(0), pages, Sharing::Shared, Prot::ReadWrite)?;
+        alias.map(0, &file, FrameIndex(0), pages, Sharing::Shared, Prot::ReadWrite)?;
         uffd.register(alias.span(0, pages).range(), Modes::MISSING)?;
         Ok(Self { file, alias, uffd: Arc::clone(uffd) })
     }

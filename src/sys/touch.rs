@@ -24,13 +24,13 @@
 
 use std::sync::OnceLock;
 
-use super::arch::{self, Outcome};
+use super::arch::{self, AccessResult};
 use super::page::{Addr, PAGE_BYTES, Span};
 
 /// How a load or store ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Access<T> {
+pub enum Touch<T> {
     /// The access completed with this value.
     Value(T),
     /// SIGBUS: there is a VMA, but no page could be had for it.
@@ -50,7 +50,7 @@ pub enum Access<T> {
     },
 }
 
-impl<T> Access<T> {
+impl<T> Touch<T> {
     /// The value, if the access completed.
     pub fn value(self) -> Option<T> {
         match self {
@@ -60,11 +60,11 @@ impl<T> Access<T> {
     }
 
     /// The same ending with another value.
-    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Access<U> {
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Touch<U> {
         match self {
-            Self::Value(value) => Access::Value(f(value)),
-            Self::Sigbus { addr, code } => Access::Sigbus { addr, code },
-            Self::Sigsegv { addr, code } => Access::Sigsegv { addr, code },
+            Self::Value(value) => Touch::Value(f(value)),
+            Self::Sigbus { addr, code } => Touch::Sigbus { addr, code },
+            Self::Sigsegv { addr, code } => Touch::Sigsegv { addr, code },
         }
     }
 }
@@ -74,82 +74,82 @@ impl Span<'_> {
     ///
     /// # Panics
     /// This and the other accesses panic when the bytes are not inside the span.
-    pub fn load_u8(&self, offset_bytes: usize) -> Access<u8> {
+    pub fn load_u8(&self, offset_bytes: usize) -> Touch<u8> {
         finish(load_u8(self.at(offset_bytes, 1)), |v| v.to_le_bytes()[0])
     }
 
     /// Loads eight bytes with one instruction.
-    pub fn load_u64(&self, offset_bytes: usize) -> Access<u64> {
+    pub fn load_u64(&self, offset_bytes: usize) -> Touch<u64> {
         finish(load_u64(self.at(offset_bytes, 8)), |v| v)
     }
 
     /// Stores one byte.
-    pub fn store_u8(&self, offset_bytes: usize, value: u8) -> Access<()> {
+    pub fn store_u8(&self, offset_bytes: usize, value: u8) -> Touch<()> {
         finish(store_u8(self.at(offset_bytes, 1), u64::from(value)), |_| ())
     }
 
     /// Stores eight bytes with one instruction.
-    pub fn store_u64(&self, offset_bytes: usize, value: u64) -> Access<()> {
+    pub fn store_u64(&self, offset_bytes: usize, value: u64) -> Touch<()> {
         finish(store_u64(self.at(offset_bytes, 8), value), |_| ())
     }
 
     /// Adds to eight bytes with one locked instruction and returns what was there before.
-    pub fn fetch_add_u64(&self, offset_bytes: usize, value: u64) -> Access<u64> {
+    pub fn fetch_add_u64(&self, offset_bytes: usize, value: u64) -> Touch<u64> {
         finish(fetch_add_u64(self.at(offset_bytes, 8), value), |v| v)
     }
 
     /// Loads `into.len()` bytes. On a fault the bytes before it have been loaded.
-    pub fn read(&self, offset_bytes: usize, into: &mut [u8]) -> Access<()> {
+    pub fn read(&self, offset_bytes: usize, into: &mut [u8]) -> Touch<()> {
         let from = self.at(offset_bytes, into.len());
         finish(copy(into.as_mut_ptr() as usize, from, 0_usize, into.len()), |_| ())
     }
 
     /// Stores `bytes`. On a fault the bytes before it have been stored.
-    pub fn write(&self, offset_bytes: usize, bytes: &[u8]) -> Access<()> {
+    pub fn write(&self, offset_bytes: usize, bytes: &[u8]) -> Touch<()> {
         let to = self.at(offset_bytes, bytes.len());
         finish(copy(to, bytes.as_ptr() as usize, 0_usize, bytes.len()), |_| ())
     }
 
     /// Copies the whole of `from` to the start of this span, memory to memory.
-    pub fn copy_from(&self, from: Span<'_>) -> Access<()> {
+    pub fn copy_from(&self, from: Span<'_>) -> Touch<()> {
         let len = from.len_bytes();
         finish(copy(self.at(0, len), from.at(0, len), 0_usize, len), |_| ())
     }
 
     /// Stores `byte` to the whole span.
-    pub fn fill(&self, byte: u8) -> Access<()> {
+    pub fn fill(&self, byte: u8) -> Touch<()> {
         let pattern = [byte; PAGE_BYTES];
         let mut done = 0;
         while done < self.len_bytes() {
             let len = PAGE_BYTES.min(self.len_bytes() - done);
             match self.write(done, &pattern[..len]) {
-                Access::Value(()) => done += len,
-                fault @ (Access::Sigbus { .. } | Access::Sigsegv { .. }) => return fault,
+                Touch::Value(()) => done += len,
+                fault @ (Touch::Sigbus { .. } | Touch::Sigsegv { .. }) => return fault,
             }
         }
-        Access::Value(())
+        Touch::Value(())
     }
 }
 
 /// An access function's answer as an [`Access`].
-fn finish<T>(outcome: Outcome, convert: impl FnOnce(u64) -> T) -> Access<T> {
+fn finish<T>(outcome: AccessResult, convert: impl FnOnce(u64) -> T) -> Touch<T> {
     if outcome.fault == 0 {
-        return Access::Value(convert(outcome.value));
+        return Touch::Value(convert(outcome.value));
     }
     let addr = Addr(outcome.value);
     let [s0, s1, s2, s3, c0, c1, c2, c3] = outcome.fault.to_le_bytes();
     let code = i32::from_le_bytes([c0, c1, c2, c3]);
     if i32::from_le_bytes([s0, s1, s2, s3]) == libc::SIGBUS {
-        Access::Sigbus { addr, code }
+        Touch::Sigbus { addr, code }
     } else {
-        Access::Sigsegv { addr, code }
+        Touch::Sigsegv { addr, code }
     }
 }
 
 /// Declares `$name`, which installs the handlers and then calls [`arch`]'s function of that name.
 macro_rules! access_fn {
     ($name:ident($($arg:ident),*)) => {
-        fn $name($($arg: impl Into<Register>),*) -> Outcome {
+        fn $name($($arg: impl Into<Register>),*) -> AccessResult {
             armed();
             // SAFETY: every address comes from `Span::at`, which a `Window` vouches for (or from
             // a live slice of the given length), so no Rust object is touched behind the
@@ -216,7 +216,7 @@ unsafe extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: 
         let addr = unsafe { info.si_addr() };
         let fault =
             u64::from(signal.unsigned_abs()) | (u64::from(info.si_code.cast_unsigned()) << 32);
-        arch::end_access(context, &Outcome { value: addr as u64, fault });
+        arch::end_access(context, &AccessResult { value: addr as u64, fault });
         return;
     }
     // Not ours: put back whoever was here before and let the instruction fault again.

@@ -40,7 +40,7 @@ use driftheap::device::live::{Mapping, Mover, Sabotage};
 use driftheap::report::chart::{self, Bar};
 use driftheap::sys::link::Link;
 use driftheap::sys::map::{Prot, Sharing, Window};
-use driftheap::sys::page::{Addr, Frame, PAGE_BYTES, Range};
+use driftheap::sys::page::{Addr, FrameIndex, PAGE_BYTES, Range};
 use driftheap::sys::process;
 use driftheap::sys::store::CHUNK_PAGES;
 use driftheap::sys::uffd::{Fill, Modes, Uffd, Via};
@@ -52,7 +52,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// A process that maps the file, sends its userfaultfd and touches every page when told to.
 fn client(link: &Link, file: &OwnedFd, pages: usize) -> Option<()> {
     let window = Window::reserve(pages).ok()?;
-    window.map(0, file, Frame(0), pages, Sharing::Shared, Prot::ReadWrite).ok()?;
+    window.map(0, file, FrameIndex(0), pages, Sharing::Shared, Prot::ReadWrite).ok()?;
     let uffd = Uffd::open(Via::UserModeOnly, FEATURES).ok()?;
     let span = window.span(0, pages);
     uffd.register(span.range(), Modes::MISSING | Modes::WP).ok()?;
@@ -102,7 +102,7 @@ fn moves(pages: usize, rounds: usize) -> [f64; 3] {
     let mut mover = Mover::new(Sabotage::None).unwrap();
     let store = mover.adopt(file.try_clone().unwrap(), pages).unwrap();
     let window = Window::reserve(pages).unwrap();
-    window.map(0, &file, Frame(0), pages, Sharing::Shared, Prot::ReadWrite).unwrap();
+    window.map(0, &file, FrameIndex(0), pages, Sharing::Shared, Prot::ReadWrite).unwrap();
     let own = Uffd::open(Via::UserModeOnly, FEATURES).unwrap();
     own.register(window.span(0, pages).range(), Modes::MISSING).unwrap();
     let alias = window.span(0, pages).start();

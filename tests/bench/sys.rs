@@ -22,10 +22,10 @@ use driftheap::sys::arena::{Arena, PageKind};
 use driftheap::sys::link::Link;
 use driftheap::sys::mailbox::{Mailbox, Pace};
 use driftheap::sys::map::{Prot, Sharing, Window};
-use driftheap::sys::page::{Frame, PAGE_BYTES, Range};
+use driftheap::sys::page::{FrameIndex, PAGE_BYTES, Range};
 use driftheap::sys::process::{self, Child};
-use driftheap::sys::touch::Access;
-use driftheap::sys::uffd::{Event, Features, Fill, Modes, Uffd, Via};
+use driftheap::sys::touch::Touch;
+use driftheap::sys::uffd::{Features, Fill, Modes, Uffd, UffdEvent, Via};
 use driftheap::uapi::userfaultfd as uapi;
 use rustix::process::PidfdFlags;
 
@@ -76,7 +76,7 @@ fn serve(uffd: &Uffd) -> Result<()> {
                 continue;
             }
             let event = uffd.wait(LONG)?.context("no fault came")?;
-            let Event::Fault(fault) = event else { anyhow::bail!("{event:?}") };
+            let UffdEvent::Fault(fault) = event else { anyhow::bail!("{event:?}") };
             uffd.continue_(Range::pages(fault.addr, 1), Fill::Plain)?;
         }
     }
@@ -105,10 +105,10 @@ struct Trapped {
 
 fn trapped() -> Result<Trapped> {
     let arena = Arena::create(FAULTS, PageKind::Base)?;
-    let pages = Frame(FAULTS).index();
-    ensure!(arena.alias().span(0, pages).fill(1) == Access::Value(()));
+    let pages = FrameIndex(FAULTS).index();
+    ensure!(arena.alias().span(0, pages).fill(1) == Touch::Value(()));
     let window = Window::reserve(pages)?;
-    window.map(0, &arena, Frame(0), pages, Sharing::Shared, Prot::ReadWrite)?;
+    window.map(0, &arena, FrameIndex(0), pages, Sharing::Shared, Prot::ReadWrite)?;
     let uffd = Uffd::open(Via::UserModeOnly, Features::MINOR_SHMEM)?;
     uffd.register(window.span(0, pages).range(), Modes::MINOR)?;
     Ok(Trapped { _arena: arena, window, uffd })
@@ -122,7 +122,7 @@ impl Trapped {
         let whole = self.window.span(0, pages);
         let start = Instant::now();
         for page in 0..pages {
-            ensure!(whole.load_u8(page * PAGE_BYTES) == Access::Value(1));
+            ensure!(whole.load_u8(page * PAGE_BYTES) == Touch::Value(1));
         }
         Ok(micros(start, FAULTS))
     }
@@ -238,12 +238,12 @@ fn pace(cpu: usize) -> Pace {
 
 /// `count` processes that map and have touched the first `frames` frames.
 fn mappers(arena: &Arena, frames: u32, count: usize) -> Result<Vec<(Child, Link)>> {
-    let pages = Frame(frames).index();
+    let pages = FrameIndex(frames).index();
     let mut children = Vec::new();
     for _ in 0..count {
         let (child, link) = child(0, |link| {
             let window = Window::reserve(pages)?;
-            window.map(0, arena, Frame(0), pages, Sharing::Shared, Prot::ReadWrite)?;
+            window.map(0, arena, FrameIndex(0), pages, Sharing::Shared, Prot::ReadWrite)?;
             window.populate(0, pages, true)?;
             link.send(&[0], &[])?;
             link.receive(&mut [0], LONG)?;
@@ -262,12 +262,12 @@ fn zap() -> Result<()> {
     let mut bars = Vec::new();
     for count in [0, 1, 8, 64] {
         let arena = Arena::create(FRAMES, PageKind::Base)?;
-        arena.allocate(Frame(0), FRAMES)?;
+        arena.allocate(FrameIndex(0), FRAMES)?;
         let children = mappers(&arena, FRAMES, count)?;
         let mut times = Vec::new();
         for frame in 0..FRAMES {
             let start = Instant::now();
-            arena.punch(Frame(frame))?;
+            arena.punch(FrameIndex(frame))?;
             times.push(micros(start, 1));
         }
         drop(children);
@@ -289,12 +289,12 @@ fn zap() -> Result<()> {
 
 fn moves() -> Result<()> {
     process::pin_to_cpu(0)?;
-    let pages = Frame(MOVE_FRAMES).index();
+    let pages = FrameIndex(MOVE_FRAMES).index();
     let len = pages * PAGE_BYTES;
     let (from, mut to) = (vec![1_u8; len], vec![2_u8; len]);
     for count in [0, 1, 8, 64] {
         let arena = Arena::create(2 * MOVE_FRAMES, PageKind::Base)?;
-        ensure!(arena.alias().span(0, 2 * pages).fill(3) == Access::Value(()));
+        ensure!(arena.alias().span(0, 2 * pages).fill(3) == Touch::Value(()));
         let children = mappers(&arena, MOVE_FRAMES, count)?;
         let (mut memcpy, mut copy) = (Vec::new(), Vec::new());
         for _ in 0..9 {
@@ -302,11 +302,11 @@ fn moves() -> Result<()> {
             black_box(&mut to).copy_from_slice(black_box(&from));
             memcpy.push(micros(start, 1000));
             let start = Instant::now();
-            arena.copy_range(Frame(0), Frame(MOVE_FRAMES), MOVE_FRAMES)?;
+            arena.copy_range(FrameIndex(0), FrameIndex(MOVE_FRAMES), MOVE_FRAMES)?;
             copy.push(micros(start, 1000));
         }
         let start = Instant::now();
-        arena.punch_range(Frame(0), MOVE_FRAMES)?;
+        arena.punch_range(FrameIndex(0), MOVE_FRAMES)?;
         let free = micros(start, 1000);
         drop(children);
         let (memcpy, copy) = (best(&memcpy), best(&copy));

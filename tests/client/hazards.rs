@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use driftheap::client::{Importer, Usage, Work};
 use driftheap::model::HazardKind;
-use driftheap::sys::touch::Access;
+use driftheap::sys::touch::Touch;
 use rustix::io::Errno;
 
 use super::kit::{Lab, moves, named};
@@ -25,7 +25,7 @@ fn capture(heap: &str, handles_notify: bool, fenced: bool) -> (u8, bool, Lab) {
     a.work(Work::Evict).unwrap();
     let b = named(&client, 1, "B");
     let of_b = b.map().unwrap();
-    assert_eq!(of_b.store_u8(0, 0x42), Access::Value(()));
+    assert_eq!(of_b.store_u8(0, 0x42), Touch::Value(()));
 
     let lock = a.lock().unwrap();
     if handles_notify && stale.swap(false, Ordering::SeqCst) {
@@ -39,7 +39,7 @@ fn capture(heap: &str, handles_notify: bool, fenced: bool) -> (u8, bool, Lab) {
         fence.signal().unwrap();
     }
 
-    let in_a = a.map().unwrap().load_u8(0) == Access::Value(0xcc);
+    let in_a = a.map().unwrap().load_u8(0) == Touch::Value(0xcc);
     let in_b = of_b.load_u8(0).value().unwrap();
     (in_b, in_a, lab)
 }
@@ -144,19 +144,19 @@ fn a_mapping_through_the_importer_is_not_zapped() {
     let a = named(&client, 1, "A");
     let wrong = a.map_through_importer().unwrap();
     let right = a.map().unwrap();
-    assert_eq!(wrong.store_u8(5, 1).unwrap(), Access::Value(()));
-    assert_eq!(right.load_u8(5), Access::Value(1), "until it moves they are one");
+    assert_eq!(wrong.store_u8(5, 1).unwrap(), Touch::Value(()));
+    assert_eq!(right.load_u8(5), Touch::Value(1), "until it moves they are one");
     assert_eq!(lab.report(), "");
 
     a.work(Work::Evict).unwrap();
-    assert_eq!(wrong.load_u8(5).unwrap(), Access::Value(1), "the old frame keeps what it held");
+    assert_eq!(wrong.load_u8(5).unwrap(), Touch::Value(1), "the old frame keeps what it held");
     let b = named(&client, 1, "B");
     let of_b = b.map().unwrap();
-    assert_eq!(of_b.store_u8(5, 0x42), Access::Value(()));
-    assert_eq!(wrong.load_u8(5).unwrap(), Access::Value(0x42), "B's bytes, by a load through A");
-    assert_eq!(wrong.store_u8(5, 0xcc).unwrap(), Access::Value(()));
-    assert_eq!(of_b.load_u8(5), Access::Value(0xcc), "and by a store");
-    assert_eq!(right.load_u8(5), Access::Value(1));
+    assert_eq!(of_b.store_u8(5, 0x42), Touch::Value(()));
+    assert_eq!(wrong.load_u8(5).unwrap(), Touch::Value(0x42), "B's bytes, by a load through A");
+    assert_eq!(wrong.store_u8(5, 0xcc).unwrap(), Touch::Value(()));
+    assert_eq!(of_b.load_u8(5), Touch::Value(0xcc), "and by a store");
+    assert_eq!(right.load_u8(5), Touch::Value(1));
     let kinds =
         [HazardKind::CrossBufferRead, HazardKind::CrossBufferWrite, HazardKind::UseAfterFree];
     let mut seen = lab.kinds();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use driftheap::client::{Connection, Importer, Usage, Work};
 use driftheap::sys::link::Link;
-use driftheap::sys::touch::Access;
+use driftheap::sys::touch::Touch;
 use driftheap::uapi::dma_buf::{SYNC_READ, SYNC_WRITE};
 use rustix::io::Errno;
 
@@ -33,9 +33,9 @@ fn no_update_is_lost_under_moves() {
                     while !stop.load(Ordering::Relaxed) {
                         for (page, count) in counts.iter_mut().enumerate() {
                             let at = page * 4096 + slot * 8;
-                            assert_eq!(span.load_u64(at), Access::Value(*count));
+                            assert_eq!(span.load_u64(at), Touch::Value(*count));
                             *count += 1;
-                            assert_eq!(span.store_u64(at, *count), Access::Value(()));
+                            assert_eq!(span.store_u64(at, *count), Touch::Value(()));
                         }
                         if counts[0] == 1 {
                             started.fetch_add(1, Ordering::SeqCst);
@@ -56,7 +56,7 @@ fn no_update_is_lost_under_moves() {
         for (slot, writer) in writers.into_iter().enumerate() {
             for (page, count) in writer.join().unwrap().into_iter().enumerate() {
                 let seen = mapping.span().load_u64(page * 4096 + slot * 8);
-                assert_eq!(seen, Access::Value(count), "page {page} of writer {slot}");
+                assert_eq!(seen, Touch::Value(count), "page {page} of writer {slot}");
                 assert!(count > 0);
             }
         }
@@ -74,9 +74,9 @@ fn a_purged_and_a_revoked_buffer_are_gone() {
         let client = lab.client("app");
         let a = named(&client, 2, "A");
         let mapping = a.map().unwrap();
-        assert_eq!(mapping.store_u8(4096, 1), Access::Value(()));
+        assert_eq!(mapping.store_u8(4096, 1), Touch::Value(()));
         a.work(work).unwrap();
-        assert!(matches!(mapping.load_u8(4096), Access::Sigbus { .. }), "{work:?}");
+        assert!(matches!(mapping.load_u8(4096), Touch::Sigbus { .. }), "{work:?}");
         let attached = a.attach("isp", Importer::pinning());
         assert_eq!(attached.unwrap_err().errno(), Errno::NODEV, "{work:?}");
         assert_eq!(a.work(Work::Evict).unwrap_err().errno(), Errno::INVAL, "{work:?}");
@@ -111,7 +111,7 @@ fn cpu_access_waits_for_the_device() {
         device.dma_write(table.addr(0), &[7]).unwrap();
         done.store(true, Ordering::SeqCst);
         fence.signal().unwrap();
-        assert_eq!(reader.join().unwrap(), Access::Value(7));
+        assert_eq!(reader.join().unwrap(), Touch::Value(7));
     });
     drop(a.begin_cpu_access(SYNC_WRITE).unwrap());
     assert_eq!(a.begin_cpu_access(8).unwrap_err().errno(), Errno::INVAL);

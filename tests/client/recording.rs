@@ -16,7 +16,7 @@ use super::lab::scenarios;
 
 use driftheap::device::fence::Usage as FenceUsage;
 use driftheap::device::live::attach::AttachmentId;
-use driftheap::device::live::record::{Actor, Doing, Recorder, SEGMENT_MAX, WINDOWS_MAX};
+use driftheap::device::live::record::{Actor, RecordedAction, Recorder, SEGMENT_MAX, WINDOWS_MAX};
 use driftheap::device::{BufferId, FenceId};
 use driftheap::model::{ExporterRules, Placement};
 
@@ -245,12 +245,12 @@ fn names_are_made_words_and_an_attachment_needs_no_map() {
     for (number, heap) in (1..).zip(["a.heap", "a heap", "\u{e9}"]) {
         let buffer = BufferId(number);
         recorder.declare(buffer, (heap, &rules), 1, Placement::Vram);
-        recorder.push(&Actor::Exporter, Doing::Alloc(buffer), &[]);
+        recorder.push(&Actor::Exporter, RecordedAction::Alloc(buffer), &[]);
         recorder.settle(&String::new);
     }
     for (number, device) in (1..).zip(["v4l2 \x1b[31m", "v4l2_?[31m", ""]) {
         let (id, buffer) = (AttachmentId(number), BufferId(number));
-        let attach = Doing::Attach { id, buffer, dynamic: true };
+        let attach = RecordedAction::Attach { id, buffer, dynamic: true };
         recorder.push(&Actor::Device(device.to_owned()), attach, &[]);
         recorder.settle(&String::new);
     }
@@ -267,16 +267,16 @@ fn what_has_no_place_is_said() {
     let (buffer, id, fence) = (BufferId(1), AttachmentId(1), FenceId(1));
     let device = Actor::Device("isp".to_owned());
     recorder.declare(buffer, ("system", &ExporterRules::default()), 1, Placement::Vram);
-    recorder.push(&Actor::Exporter, Doing::Alloc(buffer), &[]);
-    recorder.push(&device, Doing::Attach { id, buffer, dynamic: true }, &[]);
-    recorder.push(&device, Doing::Map(id), &[]);
+    recorder.push(&Actor::Exporter, RecordedAction::Alloc(buffer), &[]);
+    recorder.push(&device, RecordedAction::Attach { id, buffer, dynamic: true }, &[]);
+    recorder.push(&device, RecordedAction::Map(id), &[]);
     recorder.settle(&String::new);
-    recorder.push(&device, Doing::Submit(fence, id, FenceUsage::Write), &[]);
+    recorder.push(&device, RecordedAction::Submit(fence, id, FenceUsage::Write), &[]);
     for _ in 0..=SEGMENT_MAX {
-        recorder.push(&device, Doing::Dma { id, age: 0, page: 0, write: true }, &[]);
+        recorder.push(&device, RecordedAction::Dma { id, age: 0, page: 0, write: true }, &[]);
         recorder.settle(&String::new);
     }
-    recorder.push(&device, Doing::Signal(fence), &[]);
+    recorder.push(&device, RecordedAction::Signal(fence), &[]);
     recorder.settle(&String::new);
     let [recording] = &recorder.recordings("recorded", "Too much.")[..] else { panic!() };
     assert!(recording.stopped.is_some() && recording.text.contains("Not all of it is here"));

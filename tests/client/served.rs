@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use driftheap::client::{Buffer, Connection, Work};
-use driftheap::sys::touch::Access;
+use driftheap::sys::touch::Touch;
 use driftheap::uapi::dma_buf::SYNC_READ;
 
 use super::kit::{moves, named};
@@ -75,14 +75,14 @@ fn ctl_moves_purges_and_lists() {
     let client = served.client();
     let a = named(&client, 3, "A");
     let mapping = a.map().unwrap();
-    assert_eq!(mapping.store_u8(8192, 7), Access::Value(()));
+    assert_eq!(mapping.store_u8(8192, 7), Touch::Value(()));
     let ino = inode(&a);
     assert_eq!(served.ctl(&["evict", &ino]), "evict: 3 pages, 0 importers told\n");
     assert!(served.ctl(&["list"]).contains("system"), "{}", served.ctl(&["list"]));
     assert_eq!(served.ctl(&["move", &ino]), "move: 3 pages, 0 importers told\n");
-    assert_eq!(mapping.load_u8(8192), Access::Value(7));
+    assert_eq!(mapping.load_u8(8192), Touch::Value(7));
     assert_eq!(served.ctl(&["revoke", &ino]), "revoke: 3 pages, 0 importers told\n");
-    assert!(matches!(mapping.load_u8(8192), Access::Sigbus { .. }));
+    assert!(matches!(mapping.load_u8(8192), Touch::Sigbus { .. }));
     assert!(served.ctl(&["evict", &ino]).contains("EINVAL"), "{}", served.ctl(&["evict", &ino]));
     assert!(served.ctl(&["evict", "1"]).contains("no buffer with inode 1"));
     let (code, said) = served.stop();
@@ -132,13 +132,13 @@ fn a_wrong_device_fails_the_server() {
     let client = served.client();
     let a = named(&client, 1, "A");
     let of_a = a.map().unwrap();
-    while of_a.span().load_u8(0) == Access::Value(0) {
+    while of_a.span().load_u8(0) == Touch::Value(0) {
         std::thread::yield_now();
     }
     a.work(Work::MoveToSystem).unwrap();
     let b = named(&client, 1, "B");
     let of_b = b.map().unwrap();
-    while of_b.span().load_u8(100) == Access::Value(0) {
+    while of_b.span().load_u8(100) == Touch::Value(0) {
         std::thread::yield_now();
     }
     let (code, said) = served.stop();
@@ -179,14 +179,14 @@ fn a_killed_exporter_leaves_right_bytes_or_sigbus() {
                 while !over.load(Ordering::SeqCst) {
                     for page in 0..PAGES {
                         match mapping.span().load_u64(page * 4096) {
-                            Access::Value(seen) => {
+                            Touch::Value(seen) => {
                                 assert!(!gone[page], "page {page} came back");
                                 assert_eq!(seen, last[page], "page {page}");
                             }
-                            Access::Sigbus { .. } => gone[page] = true,
-                            Access::Sigsegv { .. } => panic!("the mapping is gone"),
+                            Touch::Sigbus { .. } => gone[page] = true,
+                            Touch::Sigsegv { .. } => panic!("the mapping is gone"),
                         }
-                        if mapping.span().store_u64(page * 4096, count) == Access::Value(()) {
+                        if mapping.span().store_u64(page * 4096, count) == Touch::Value(()) {
                             assert!(!gone[page], "page {page} came back");
                             last[page] = count;
                         }

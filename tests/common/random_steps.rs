@@ -5,9 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "a world this small has no limits to exceed")]
 
 use driftheap::model::{
-    Access, Dir, EXPORTER_RULES, ExporterRules, ExporterStep, Foll, HOST_RULES, Handle, HostRules,
-    IMPORTER_RULES, ImporterRules, Job, Mmap, Notifier, Placement, RuleSpec, RuleValues, Step,
-    Usage, World,
+    Dir, EXPORTER_RULES, ExporterRules, ExporterStep, Foll, HOST_RULES, Handle, HostRules,
+    IMPORTER_RULES, ImporterRules, Mmap, Notifier, Operation, Placement, RuleSpec, RuleValues,
+    Step, SyncAccess, Usage, World,
 };
 use driftheap::units::{
     ActorId, AttachmentId, BufId, FenceId, ImporterId, PageId, PinId, SgId, VmaId,
@@ -190,7 +190,7 @@ fn device(choices: &mut Choices<'_>) -> Step {
 
 fn exporter(choices: &mut Choices<'_>) -> Step {
     let (buf, via) = (buf(choices), importer(choices));
-    let access = Access { read: choices.one_in(2), write: choices.one_in(2) };
+    let access = SyncAccess { read: choices.one_in(2), write: choices.one_in(2) };
     match choices.below(10) {
         0 => Step::Alloc(buf),
         1 => Step::Close(buf),
@@ -201,7 +201,12 @@ fn exporter(choices: &mut Choices<'_>) -> Step {
             let word = choices.of(ExporterStep::WORDS);
             let step = ExporterStep::from_word(word).unwrap();
             let to = *choices.of(&[Placement::Vram, Placement::System, Placement::Cma]);
-            let job = *choices.of(&[Job::Move(to), Job::Move(to), Job::Purge, Job::Revoke]);
+            let job = *choices.of(&[
+                Operation::Move(to),
+                Operation::Move(to),
+                Operation::Purge,
+                Operation::Revoke,
+            ]);
             Step::Exporter { buf, step, page: page(choices), job }
         }
     }

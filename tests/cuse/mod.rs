@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use driftheap::device::cuse::{
-    Answer, Backend, Call, Extent, HANDLE_FIRST, OpenFile, Opener, text_extents,
+    Backend, Call, Extent, HANDLE_FIRST, IoctlReply, OpenFile, Opener, text_extents,
 };
 use driftheap::uapi::{IOC_READ, IOC_WRITE, ioc, ioc_dir, ioc_nr, ioc_size};
 use rustix::io::Errno;
@@ -62,23 +62,23 @@ impl Backend for Toy {
         (copied_in && call.memory.is_empty()).then_some(Extent { addr: call.arg, len })
     }
 
-    fn ioctl(&mut self, call: &Call) -> Answer {
+    fn ioctl(&mut self, call: &Call) -> IoctlReply {
         let open = self.files.len();
         let Some((name, handles)) = self.files.get_mut(&call.file) else {
-            return Answer::Fail(Errno::BADF);
+            return IoctlReply::Fail(Errno::BADF);
         };
         let value = match call.cmd {
             SET_NAME => {
                 let text = call.memory.concat();
                 let Some(end) = text.iter().position(|&byte| byte == 0) else {
-                    return Answer::Fail(Errno::INVAL);
+                    return IoctlReply::Fail(Errno::INVAL);
                 };
                 *name = text[..end].to_vec();
                 0
             }
             NAME_LEN => name.len(),
             OPEN_FILES => open,
-            WAIT if !self.woken => return Answer::Wait,
+            WAIT if !self.woken => return IoctlReply::Wait,
             WAIT => 7,
             WAKE => {
                 self.woken = true;
@@ -91,11 +91,11 @@ impl Backend for Toy {
                     data[8..12].copy_from_slice(&(HANDLE_FIRST + *handles).to_ne_bytes());
                 }
                 *handles += 1;
-                return Answer::Reply { value: 0, writes: vec![data] };
+                return IoctlReply::Reply { value: 0, writes: vec![data] };
             }
-            _ => return Answer::Fail(Errno::INVAL),
+            _ => return IoctlReply::Fail(Errno::INVAL),
         };
-        i32::try_from(value).map_or(Answer::Fail(Errno::OVERFLOW), |value| Answer::Reply {
+        i32::try_from(value).map_or(IoctlReply::Fail(Errno::OVERFLOW), |value| IoctlReply::Reply {
             value,
             writes: Vec::new(),
         })

@@ -18,7 +18,7 @@ use driftheap::client::{
     Attachment, Buffer, BusAddr, ClientError, Connection, GupPin, Importer, ImporterMapping,
     Mapping, Usage, Work,
 };
-use driftheap::sys::touch::Access;
+use driftheap::sys::touch::Touch;
 use rustix::io::Errno;
 
 thread_local! {
@@ -277,10 +277,10 @@ fn inside(offset: usize, len: usize, of: usize) -> Result<(), c_int> {
     if end.is_some_and(|end| end <= of) { Ok(()) } else { Err(invalid()) }
 }
 
-fn accessed(access: Access<()>) -> c_int {
+fn accessed(access: Touch<()>) -> c_int {
     match access {
-        Access::Value(()) => 0,
-        Access::Sigbus { .. } | Access::Sigsegv { .. } => {
+        Touch::Value(()) => 0,
+        Touch::Sigbus { .. } | Touch::Sigsegv { .. } => {
             say("SIGBUS: the buffer has no memory: it was purged or revoked", Errno::FAULT)
         }
     }

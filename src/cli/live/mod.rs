@@ -34,7 +34,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use clap::Args;
 use driftheap::device::Inode;
-use driftheap::device::control::{Controlled, Outcome, Query, Verb, answer};
+use driftheap::device::control::{ControlCommand, Controlled, Query, Status, answer};
 use driftheap::device::look::{Known, Look};
 use driftheap::device::misuse::Report;
 use driftheap::device::supervisor::net::caught;
@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use super::out::Out;
-use super::web::{self, Gate, Refusal, Reply};
+use super::web::{self, Gate, HttpError, Reply};
 use view::Books;
 
 /// Time between two looks while a page is open, and while none is.
@@ -265,7 +265,7 @@ struct Told {
 async fn events(State(shared): Server) -> Reply {
     if shared.looks.receiver_count() >= PAGES_MAX {
         let why = format!("{PAGES_MAX} pages are open already");
-        return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, why));
+        return Err(HttpError(StatusCode::SERVICE_UNAVAILABLE, why));
     }
     let mut looks = shared.looks.subscribe();
     looks.mark_changed();
@@ -290,7 +290,7 @@ async fn events(State(shared): Server) -> Reply {
 /// What a page wants done.
 #[derive(Debug, Deserialize)]
 struct Order {
-    verb: Verb,
+    verb: ControlCommand,
     ino: u64,
 }
 
@@ -303,19 +303,25 @@ struct Done {
 async fn order(State(shared): Server, body: Bytes) -> Reply {
     if !shared.control {
         let why = "this page only looks; start the device with --web-control";
-        return Err(Refusal(StatusCode::FORBIDDEN, why.to_owned()));
+        return Err(HttpError(StatusCode::FORBIDDEN, why.to_owned()));
     }
     let order: Order = web::read(&body)?;
-    if !matches!(order.verb, Verb::Move | Verb::Evict | Verb::Purge | Verb::Revoke) {
-        return Err(Refusal(StatusCode::BAD_REQUEST, "that is no order".to_owned()));
+    if !matches!(
+        order.verb,
+        ControlCommand::Move
+            | ControlCommand::Evict
+            | ControlCommand::Purge
+            | ControlCommand::Revoke
+    ) {
+        return Err(HttpError(StatusCode::BAD_REQUEST, "that is no order".to_owned()));
     }
     let query = Query { verb: order.verb, ino: Some(order.ino), json: false };
     // It waits until the device has done it.
     let answer = tokio::task::spawn_blocking(move || answer(&query, &*shared.device)).await;
     let Ok(answer) = answer else {
         let why = "internal error; the terminal says where";
-        return Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, why.to_owned()));
+        return Err(HttpError(StatusCode::INTERNAL_SERVER_ERROR, why.to_owned()));
     };
-    let done = answer.outcome == Outcome::Ok;
+    let done = answer.outcome == Status::Ok;
     Ok(web::json(&Done { done, text: answer.text.trim_end().to_owned() }))
 }

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use driftheap::device::live::frames::{Owner, PageOf};
 use driftheap::device::look::{self, Cell as Frame, Look, Seen, To, Who};
 use driftheap::device::supervisor::users::User;
-use driftheap::device::trace::Event;
+use driftheap::device::trace::TraceEvent;
 use driftheap::device::{BufferId, Inode, Life, Placement};
 use driftheap::report::page::Drawing;
-use driftheap::report::picture::{Arrow, Cell, Lane, Look as Colour, Picture, Place, Slot, Stage};
+use driftheap::report::picture::{
+    Arrow, Cell, FrameRow, Lane, Look as Colour, Picture, Slot, Stage,
+};
 use driftheap::terminal::printed;
 use driftheap::units::{BufId, FrameId};
 use serde::Serialize;
@@ -129,7 +131,7 @@ impl Books {
         self.look = look;
     }
 
-    fn happened(&mut self, event: &Event) {
+    fn happened(&mut self, event: &TraceEvent) {
         let placement = match event.name {
             "dma_buf_move" => Some(Placement::Vram),
             "dma_buf_evict" => Some(Placement::System),
@@ -245,7 +247,7 @@ fn whereabouts(seen: &Seen) -> &'static str {
 }
 
 /// A tracepoint in words.
-fn words(event: &Event) -> String {
+fn words(event: &TraceEvent) -> String {
     let pages = match event.pages {
         None => String::new(),
         Some((first, 1)) => format!(": page {first}"),
@@ -316,7 +318,7 @@ impl<'a> Drawn<'a> {
         part: Option<(BufferId, std::ops::Range<usize>)>,
     ) {
         let placement = placement.to_owned();
-        self.stage.places.push(Place { frame: FrameId::NONE, name, placement });
+        self.stage.places.push(FrameRow { frame: FrameId::NONE, name, placement });
         self.picture.cells.push(cell);
         self.parts.push(part);
     }

@@ -8,7 +8,7 @@ use driftheap::litmus::edit;
 use driftheap::litmus::rules::{BlockKind, ModelRules, RuleTable as _, RuleValues};
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::{Judgement, judge_until};
-use driftheap::report::Answer;
+use driftheap::report::AnsweredVariant;
 use driftheap::report::page::{self, Shown};
 use serde::{Deserialize, Serialize};
 
@@ -154,7 +154,7 @@ fn judged(
         }
         // All states of the one that is shown; the others are asked for when somebody looks.
         let states = if at == first { page::STATES_MAX } else { 0 };
-        let answer = Answer { test, scenario, judgement, notes: &[] };
+        let answer = AnsweredVariant { test, scenario, judgement, notes: &[] };
         shown.push(Shown::within(&answer, None, states));
     }
     answered.html = page::live(test, &loaded.text, &shown, first);

@@ -41,7 +41,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Exit;
 use super::input;
 use super::out::Out;
-use super::web::{self, Refusal, Reply, json, read};
+use super::web::{self, HttpError, Reply, json, read};
 use answer::Ask;
 use desk::{Desk, Stopper};
 
@@ -171,11 +171,11 @@ fn router(shared: Arc<Shared>) -> Router {
 }
 
 /// A question that is short enough.
-fn ask(body: &Bytes) -> Result<Ask, Refusal> {
+fn ask(body: &Bytes) -> Result<Ask, HttpError> {
     let ask: Ask = read(body)?;
     if ask.text.len() > TEXT_BYTES_MAX {
         let why = format!("the question is longer than {} KiB", TEXT_BYTES_MAX >> 10);
-        return Err(Refusal(StatusCode::PAYLOAD_TOO_LARGE, why));
+        return Err(HttpError(StatusCode::PAYLOAD_TOO_LARGE, why));
     }
     Ok(ask)
 }
@@ -199,7 +199,7 @@ async fn lesson(body: Bytes) -> Reply {
     match suite::TESTS.iter().find(|test| test.name == lesson.name) {
         Some(test) => Ok(json(&Text { text: test.text })),
         None => {
-            Err(Refusal(StatusCode::NOT_FOUND, format!("there is no lesson `{}`", lesson.name)))
+            Err(HttpError(StatusCode::NOT_FOUND, format!("there is no lesson `{}`", lesson.name)))
         }
     }
 }
@@ -208,7 +208,7 @@ async fn rule(body: Bytes) -> Reply {
     let flip: answer::Flip = read(&body)?;
     match flip.apply() {
         Ok(text) => Ok(json(&Text { text: &text })),
-        Err(why) => Err(Refusal(StatusCode::BAD_REQUEST, why)),
+        Err(why) => Err(HttpError(StatusCode::BAD_REQUEST, why)),
     }
 }
 
@@ -227,7 +227,7 @@ async fn answers(State(shared): Server, headers: HeaderMap, body: Bytes) -> Repl
         Ok(Some(answer)) => Ok(json(&answer)),
         Ok(None) | Err(_) => {
             let why = "internal error: the question could not be answered; the terminal says where";
-            Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, why.to_owned()))
+            Err(HttpError(StatusCode::INTERNAL_SERVER_ERROR, why.to_owned()))
         }
     }
 }
@@ -243,17 +243,17 @@ async fn step(State(shared): Server, body: Bytes) -> Reply {
     });
     match done.await {
         Ok(Some(Ok(told))) => Ok(json(&told)),
-        Ok(Some(Err(why))) => Err(Refusal(StatusCode::BAD_REQUEST, why)),
+        Ok(Some(Err(why))) => Err(HttpError(StatusCode::BAD_REQUEST, why)),
         Ok(None) | Err(_) => {
             let why = "internal error: the step could not be taken; the terminal says where";
-            Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, why.to_owned()))
+            Err(HttpError(StatusCode::INTERNAL_SERVER_ERROR, why.to_owned()))
         }
     }
 }
 
-fn busy() -> Refusal {
+fn busy() -> HttpError {
     let why = format!("{} questions are being answered; try again in a moment", desk::RUNNING_MAX);
-    Refusal(StatusCode::SERVICE_UNAVAILABLE, why)
+    HttpError(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 async fn replay(State(shared): Server, headers: HeaderMap, body: Bytes) -> Reply {

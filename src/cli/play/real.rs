@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::mpsc::{Sender, channel};
 
 use super::super::input::parsed;
-use super::super::web::Refusal;
+use super::super::web::HttpError;
 use super::super::{hunt as hunt_verb, replay as replay_verb};
 use super::Shared;
 use super::answer::{Ask, FILE};
@@ -58,7 +58,7 @@ pub(super) async fn stream(
     ticket: Ticket,
     ask: Ask,
     kind: Kind,
-) -> Result<Response, Refusal> {
+) -> Result<Response, HttpError> {
     let stopper = Stopper::new(&ticket);
     let alone = Arc::clone(&shared.desk.real).acquire_owned().await;
     let alone = alone.map_err(|_| super::busy())?;
@@ -78,7 +78,7 @@ pub(super) async fn stream(
     };
     if let Err(error) = std::thread::Builder::new().name("real".to_owned()).spawn(work) {
         let why = format!("can't start a thread: {error}");
-        return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, why));
+        return Err(HttpError(StatusCode::SERVICE_UNAVAILABLE, why));
     }
     let events =
         futures_util::stream::unfold((receiver, stopper), |(mut receiver, stopper)| async {

@@ -88,20 +88,20 @@ pub(super) fn json(value: &impl Serialize) -> Response {
 }
 
 /// A request that is not answered, and why.
-pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
+pub(super) struct HttpError(pub(super) StatusCode, pub(super) String);
 
-impl IntoResponse for Refusal {
+impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         refuse(self.0, self.1)
     }
 }
 
-pub(super) type Reply = Result<Response, Refusal>;
+pub(super) type Reply = Result<Response, HttpError>;
 
 /// A body as what it has to be.
-pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, HttpError> {
     let why = |error| format!("the request is not understood: {error}");
-    serde_json::from_slice(body).map_err(|error| Refusal(StatusCode::BAD_REQUEST, why(error)))
+    serde_json::from_slice(body).map_err(|error| HttpError(StatusCode::BAD_REQUEST, why(error)))
 }
 
 /// What a document is made of.

@@ -45,7 +45,7 @@ pub struct Call {
 
 /// What the backend makes of an ioctl.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum IoctlReply {
     /// Fail the call.
     Fail(Errno),
     /// Return a value of at least 0.
@@ -82,7 +82,7 @@ pub trait Backend {
     }
 
     /// Answers a call whose wants are met.
-    fn ioctl(&mut self, call: &Call) -> Answer;
+    fn ioctl(&mut self, call: &Call) -> IoctlReply;
 
     /// The POLL events that `file` is ready for.
     fn poll(&mut self, file: OpenFile) -> u32;

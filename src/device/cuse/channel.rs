@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rustix::io::Errno;
 
-use super::backend::{Answer, Backend, Call, Extent, OpenFile, Opener};
+use super::backend::{Backend, Call, Extent, IoctlReply, OpenFile, Opener};
 use super::request::{Body, Request, WireError, message, parse};
 use crate::uapi::fuse::{
     self, CuseInitIn, CuseInitOut, InHeader, IoctlIn, IoctlIovec, IoctlOut, NotifyPoll, OpenOut,
@@ -233,11 +233,11 @@ fn retry(unique: u64, fetch: &[Extent], outputs: &[Extent]) -> Vec<u8> {
 }
 
 /// The message for an answer; `None` for one that is still to come.
-fn answer(unique: u64, answer: Answer, outputs: &[Extent]) -> Option<Vec<u8>> {
+fn answer(unique: u64, answer: IoctlReply, outputs: &[Extent]) -> Option<Vec<u8>> {
     match answer {
-        Answer::Wait => None,
-        Answer::Fail(errno) => Some(fail(unique, errno)),
-        Answer::Reply { value, writes } => {
+        IoctlReply::Wait => None,
+        IoctlReply::Fail(errno) => Some(fail(unique, errno)),
+        IoctlReply::Reply { value, writes } => {
             debug_assert!(fits(&writes, outputs), "a write beyond what outputs() named");
             let out = IoctlOut { result: value, flags: 0, in_iovs: 0, out_iovs: 0 };
             Some(message(unique, 0, &[&out.to_bytes(), &writes.concat()]))

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{OFlags, SealFlags};
 use rustix::io::Errno;
 
-use super::backend::{Answer, Backend, Call, Extent, OpenFile, Opener, text_extents};
+use super::backend::{Backend, Call, Extent, IoctlReply, OpenFile, Opener, text_extents};
 use super::{HANDLE_FIRST, HANDLES_END};
 use crate::device::transport::lock;
 use crate::device::{
@@ -47,14 +47,14 @@ struct Handle {
 
 /// What an open file of the node is.
 #[derive(Clone, Copy, Debug)]
-enum What {
+enum NodeFileKind {
     Heap,
     Handle(u32),
 }
 
 #[derive(Clone, Copy, Debug)]
 struct NodeFile {
-    what: What,
+    what: NodeFileKind,
     uid: u32,
 }
 
@@ -96,8 +96,8 @@ impl NodeState {
 
     fn object(&self, file: OpenFile) -> Option<Object> {
         match self.files.get(&file)?.what {
-            What::Heap => Some(Object::Heap(self.heap)),
-            What::Handle(handle) => Some(self.handles.get(&handle)?.object),
+            NodeFileKind::Heap => Some(Object::Heap(self.heap)),
+            NodeFileKind::Handle(handle) => Some(self.handles.get(&handle)?.object),
         }
     }
 
@@ -157,29 +157,31 @@ impl NodeState {
     fn open_handle(&mut self, call: &Call) -> Result<(), Errno> {
         let number = u32::try_from(call.arg).map_err(|_| Errno::BADF)?;
         let file = self.files.get_mut(&call.file).ok_or(Errno::BADF)?;
-        if !matches!(file.what, What::Heap) {
+        if !matches!(file.what, NodeFileKind::Heap) {
             return Err(Errno::BUSY);
         }
         let handle = self.handles.get_mut(&number).filter(|handle| may_use(file.uid, handle.uid));
         let handle = handle.ok_or(Errno::BADF)?;
         handle.opens += 1;
         handle.made_on = None;
-        file.what = What::Handle(number);
+        file.what = NodeFileKind::Handle(number);
         Ok(())
     }
 
     /// Gives out a handle where a descriptor would be installed.
-    fn install(&mut self, call: &Call, install: Install) -> Answer {
+    fn install(&mut self, call: &Call, install: Install) -> IoctlReply {
         let Install { object, mut structure, answer, .. } = install;
         let number = match self.make_handle(call.file, object) {
             Ok(number) => number,
             Err(errno) => {
                 self.device.fail(object);
-                return Answer::Fail(errno);
+                return IoctlReply::Fail(errno);
             }
         };
         match answer {
-            FdAnswer::Value => Answer::Reply { value: number.cast_signed(), writes: Vec::new() },
+            FdAnswer::Value => {
+                IoctlReply::Reply { value: number.cast_signed(), writes: Vec::new() }
+            }
             FdAnswer::Field(offset) => {
                 if let Some(field) = structure.bytes.get_mut(offset..offset + 4) {
                     field.copy_from_slice(&number.to_ne_bytes());
@@ -223,7 +225,7 @@ impl NodeState {
     }
 
     fn release(&mut self, file: OpenFile) {
-        if let Some(NodeFile { what: What::Handle(number), .. }) = self.files.remove(&file)
+        if let Some(NodeFile { what: NodeFileKind::Handle(number), .. }) = self.files.remove(&file)
             && let Some(handle) = self.handles.get_mut(&number)
         {
             handle.opens = handle.opens.saturating_sub(1);
@@ -309,7 +311,7 @@ impl Backend for HeapNode {
         let state = &mut *lock(&self.state);
         state.files_made += 1;
         let file = OpenFile(state.files_made);
-        state.files.insert(file, NodeFile { what: What::Heap, uid: opener.uid });
+        state.files.insert(file, NodeFile { what: NodeFileKind::Heap, uid: opener.uid });
         Ok(file)
     }
 
@@ -332,21 +334,21 @@ impl Backend for HeapNode {
         outputs
     }
 
-    fn ioctl(&mut self, call: &Call) -> Answer {
+    fn ioctl(&mut self, call: &Call) -> IoctlReply {
         let state = &mut *lock(&self.state);
-        let Some(object) = state.object(call.file) else { return Answer::Fail(Errno::BADF) };
+        let Some(object) = state.object(call.file) else { return IoctlReply::Fail(Errno::BADF) };
         if call.cmd == OPEN_HANDLE {
-            let done = Answer::Reply { value: 0, writes: Vec::new() };
-            return state.open_handle(call).map_or_else(Answer::Fail, |()| done);
+            let done = IoctlReply::Reply { value: 0, writes: Vec::new() };
+            return state.open_handle(call).map_or_else(IoctlReply::Fail, |()| done);
         }
         let now_ns = (self.now_ns)();
         let (request, _) = state.request(object, call, now_ns);
         state.device.trace.at(call.pid, now_ns);
         match state.device.ioctl(&request) {
-            Action::Fail(errno) => Answer::Fail(errno),
+            Action::Fail(errno) => IoctlReply::Fail(errno),
             // do_vfs_ioctl (fs/ioctl.c) has answered these before they come here.
-            Action::Native => Answer::Fail(Errno::NOTTY),
-            Action::Wait(_) => Answer::Wait,
+            Action::Native => IoctlReply::Fail(Errno::NOTTY),
+            Action::Wait(_) => IoctlReply::Wait,
             Action::Install(install) => state.install(call, install),
             Action::Reply(reply) => reply_to(call, reply),
         }
@@ -362,11 +364,11 @@ impl Backend for HeapNode {
 }
 
 /// The bytes in the order of [`HeapNode::outputs`]: the argument itself, then what it points to.
-fn reply_to(call: &Call, reply: Reply) -> Answer {
-    let Ok(value) = i32::try_from(reply.value) else { return Answer::Fail(Errno::OVERFLOW) };
+fn reply_to(call: &Call, reply: Reply) -> IoctlReply {
+    let Ok(value) = i32::try_from(reply.value) else { return IoctlReply::Fail(Errno::OVERFLOW) };
     let mut writes = reply.writes;
     // A command that reads nothing back has an empty piece, which outputs() does not name.
     writes.retain(|write| !write.bytes.is_empty());
     writes.sort_by_key(|write| write.addr != call.arg);
-    Answer::Reply { value, writes: writes.into_iter().map(|write| write.bytes).collect() }
+    IoctlReply::Reply { value, writes: writes.into_iter().map(|write| write.bytes).collect() }
 }

@@ -37,7 +37,7 @@ mod node;
 mod request;
 mod socket;
 
-pub use backend::{Answer, Backend, Call, Extent, OpenFile, Opener, text_extents};
+pub use backend::{Backend, Call, Extent, IoctlReply, OpenFile, Opener, text_extents};
 pub use channel::{Channel, REQUEST_BYTES_MAX};
 pub use client::{NodeBuffer, NodeHeap};
 pub use heap_node::{HeapNode, NodeState, OPEN_HANDLE};

@@ -61,7 +61,7 @@ const FIRST_BUFFER: u64 = 1 << 20;
 
 /// What an inode number of the mount stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Node {
+enum MountNode {
     Root,
     Heaps,
     Buffers,
@@ -69,7 +69,7 @@ enum Node {
     Buffer(BufferId),
 }
 
-impl Node {
+impl MountNode {
     fn of(ino: INodeNo) -> Option<Self> {
         match ino.0 {
             ROOT => Some(Self::Root),
@@ -103,7 +103,7 @@ impl Zapper {
     /// # Errors
     /// ENOENT: nobody has the buffer open. ENOTCONN: the mount is gone.
     pub fn zap(&self, buffer: BufferId) -> io::Result<()> {
-        self.0.inval_inode(Node::Buffer(buffer).ino(), 0, 0)
+        self.0.inval_inode(MountNode::Buffer(buffer).ino(), 0, 0)
     }
 }
 
@@ -120,26 +120,26 @@ impl Served {
     }
 
     /// Opens a file; heaps count the buffers that are allocated through it.
-    fn open(&mut self, node: Node) -> u64 {
+    fn open(&mut self, node: MountNode) -> u64 {
         let handle = self.next_handle;
         self.next_handle += 1;
         match node {
-            Node::Heap(_) => drop(self.handles.insert(handle, Vec::new())),
-            Node::Buffer(id) => {
+            MountNode::Heap(_) => drop(self.handles.insert(handle, Vec::new())),
+            MountNode::Buffer(id) => {
                 *self.opens.entry(id).or_default() += 1;
                 self.handles.values_mut().for_each(|unopened| unopened.retain(|&held| held != id));
             }
-            Node::Root | Node::Heaps | Node::Buffers => {}
+            MountNode::Root | MountNode::Heaps | MountNode::Buffers => {}
         }
         handle
     }
 
     /// The last descriptor and mapping of an open file are gone.
-    fn close(&mut self, node: Node, handle: u64) {
+    fn close(&mut self, node: MountNode, handle: u64) {
         for id in self.handles.remove(&handle).unwrap_or_default() {
             self.release(id);
         }
-        if let Node::Buffer(id) = node
+        if let MountNode::Buffer(id) = node
             && let Some(opens) = self.opens.get_mut(&id)
         {
             *opens = opens.saturating_sub(1);
@@ -163,7 +163,13 @@ impl Served {
     }
 
     /// Answers an ioctl: its result and the bytes that go back.
-    fn ioctl(&mut self, node: Node, handle: u64, mut request: Ioctl, data: &[u8]) -> Answer {
+    fn ioctl(
+        &mut self,
+        node: MountNode,
+        handle: u64,
+        mut request: Ioctl,
+        data: &[u8],
+    ) -> FuseReply {
         loop {
             match self.device.wants(&request) {
                 None => break,
@@ -202,8 +208,8 @@ impl Served {
         }
     }
 
-    fn install(&mut self, node: Node, handle: u64, install: &Install) -> Answer {
-        let (Object::Buffer(id), Node::Heap(_)) = (install.object, node) else {
+    fn install(&mut self, node: MountNode, handle: u64, install: &Install) -> FuseReply {
+        let (Object::Buffer(id), MountNode::Heap(_)) = (install.object, node) else {
             return Err(Errno::NOTTY);
         };
         let buffer = self.device.buffer(id).ok_or(Errno::NOENT)?;
@@ -218,12 +224,12 @@ impl Served {
         }
         self.memory.insert(id, file);
         self.handles.entry(handle).or_default().push(id);
-        let inode = Inode { dev: 0, ino: Node::Buffer(id).ino().0 };
+        let inode = Inode { dev: 0, ino: MountNode::Buffer(id).ino().0 };
         self.device.installed(install.object, inode, Backing::Memfd);
         Ok(bytes)
     }
 
-    fn read(&self, id: BufferId, offset: u64, size: usize) -> Answer {
+    fn read(&self, id: BufferId, offset: u64, size: usize) -> FuseReply {
         let file = self.memory.get(&id).ok_or(Errno::NOENT)?;
         let mut bytes = vec![0; size];
         let got = rustix::io::pread(file.as_fd(), &mut bytes, offset)?;
@@ -242,7 +248,7 @@ impl Served {
 }
 
 /// Bytes for the caller, or an errno.
-type Answer = Result<Vec<u8>, Errno>;
+type FuseReply = Result<Vec<u8>, Errno>;
 
 impl DeviceFs {
     /// A file system over `served`.

@@ -12,7 +12,7 @@ use fuser::{
 };
 use rustix::io::Errno;
 
-use super::{BufferId, DeviceFs, HeapId, Ioctl, NEEDED, Node, Object, Served};
+use super::{BufferId, DeviceFs, HeapId, Ioctl, MountNode, NEEDED, Object, Served};
 use crate::device::transport::{lock, now_ns};
 
 /// Nothing is cached: buffers come and go without the kernel's doing.
@@ -23,14 +23,16 @@ fn fuse(errno: Errno) -> FuseErrno {
 }
 
 impl DeviceFs {
-    fn attr(&self, served: &Served, request: &Request, node: Node) -> Option<FileAttr> {
+    fn attr(&self, served: &Served, request: &Request, node: MountNode) -> Option<FileAttr> {
         let (kind, perm, size) = match node {
-            Node::Root | Node::Heaps | Node::Buffers => (FileType::Directory, 0o755, 0),
-            Node::Heap(id) => {
+            MountNode::Root | MountNode::Heaps | MountNode::Buffers => {
+                (FileType::Directory, 0o755, 0)
+            }
+            MountNode::Heap(id) => {
                 served.device.heap_config(id)?;
                 (FileType::RegularFile, 0o666, 0)
             }
-            Node::Buffer(id) => {
+            MountNode::Buffer(id) => {
                 (FileType::RegularFile, 0o600, served.device.buffer(id)?.size_bytes)
             }
         };
@@ -53,44 +55,44 @@ impl DeviceFs {
         })
     }
 
-    fn child(&self, served: &Served, parent: INodeNo, name: &OsStr) -> Option<Node> {
+    fn child(&self, served: &Served, parent: INodeNo, name: &OsStr) -> Option<MountNode> {
         let name = name.to_str()?;
-        match (Node::of(parent)?, name) {
-            (Node::Root, "dma_heap") => Some(Node::Heaps),
-            (Node::Root, "buffers") => Some(Node::Buffers),
-            (Node::Heaps, name) => served.device.heap(name).map(Node::Heap),
-            (Node::Buffers, name) => {
+        match (MountNode::of(parent)?, name) {
+            (MountNode::Root, "dma_heap") => Some(MountNode::Heaps),
+            (MountNode::Root, "buffers") => Some(MountNode::Buffers),
+            (MountNode::Heaps, name) => served.device.heap(name).map(MountNode::Heap),
+            (MountNode::Buffers, name) => {
                 let id = BufferId(name.parse().ok()?);
-                served.device.buffer(id).map(|_| Node::Buffer(id))
+                served.device.buffer(id).map(|_| MountNode::Buffer(id))
             }
             _ => None,
         }
     }
 
-    fn children(&self, served: &Served, node: Node) -> Vec<(Node, String)> {
+    fn children(&self, served: &Served, node: MountNode) -> Vec<(MountNode, String)> {
         match node {
-            Node::Root => {
-                vec![(Node::Heaps, "dma_heap".into()), (Node::Buffers, "buffers".into())]
+            MountNode::Root => {
+                vec![(MountNode::Heaps, "dma_heap".into()), (MountNode::Buffers, "buffers".into())]
             }
-            Node::Heaps => {
+            MountNode::Heaps => {
                 let heaps = served.device.heaps().iter().zip(0..);
-                heaps.map(|(heap, id)| (Node::Heap(HeapId(id)), heap.name.clone())).collect()
+                heaps.map(|(heap, id)| (MountNode::Heap(HeapId(id)), heap.name.clone())).collect()
             }
-            Node::Buffers => {
+            MountNode::Buffers => {
                 let buffers = served.device.buffers();
-                buffers.map(|(id, _)| (Node::Buffer(id), id.0.to_string())).collect()
+                buffers.map(|(id, _)| (MountNode::Buffer(id), id.0.to_string())).collect()
             }
-            Node::Heap(_) | Node::Buffer(_) => Vec::new(),
+            MountNode::Heap(_) | MountNode::Buffer(_) => Vec::new(),
         }
     }
 }
 
 /// The request handler's object behind a node.
-fn object(node: Node) -> Option<Object> {
+fn object(node: MountNode) -> Option<Object> {
     match node {
-        Node::Heap(id) => Some(Object::Heap(id)),
-        Node::Buffer(id) => Some(Object::Buffer(id)),
-        Node::Root | Node::Heaps | Node::Buffers => None,
+        MountNode::Heap(id) => Some(Object::Heap(id)),
+        MountNode::Buffer(id) => Some(Object::Buffer(id)),
+        MountNode::Root | MountNode::Heaps | MountNode::Buffers => None,
     }
 }
 
@@ -115,7 +117,7 @@ impl Filesystem for DeviceFs {
 
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let served = lock(&self.served);
-        match Node::of(ino).and_then(|node| self.attr(&served, request, node)) {
+        match MountNode::of(ino).and_then(|node| self.attr(&served, request, node)) {
             Some(attr) => reply.attr(&TTL, &attr),
             None => reply.error(FuseErrno::ENOENT),
         }
@@ -141,7 +143,9 @@ impl Filesystem for DeviceFs {
         reply: ReplyAttr,
     ) {
         // O_TRUNC on a device node is ignored, and arrives here without a file handle.
-        if size.is_some() && (fh.is_some() || !matches!(Node::of(ino), Some(Node::Heap(_)))) {
+        if size.is_some()
+            && (fh.is_some() || !matches!(MountNode::of(ino), Some(MountNode::Heap(_))))
+        {
             return reply.error(FuseErrno::EINVAL);
         }
         self.getattr(request, ino, fh, reply);
@@ -156,13 +160,13 @@ impl Filesystem for DeviceFs {
         mut reply: ReplyDirectory,
     ) {
         let served = lock(&self.served);
-        let Some(node) = Node::of(ino) else { return reply.error(FuseErrno::ENOENT) };
-        let dots = [(node, ".".to_owned()), (Node::Root, "..".to_owned())];
+        let Some(node) = MountNode::of(ino) else { return reply.error(FuseErrno::ENOENT) };
+        let dots = [(node, ".".to_owned()), (MountNode::Root, "..".to_owned())];
         let all = dots.into_iter().chain(self.children(&served, node));
         for (index, (child, name)) in (1u64..).zip(all).filter(|(index, _)| *index > offset) {
             let kind = match child {
-                Node::Heap(_) | Node::Buffer(_) => FileType::RegularFile,
-                Node::Root | Node::Heaps | Node::Buffers => FileType::Directory,
+                MountNode::Heap(_) | MountNode::Buffer(_) => FileType::RegularFile,
+                MountNode::Root | MountNode::Heaps | MountNode::Buffers => FileType::Directory,
             };
             if reply.add(child.ino(), index, kind, name) {
                 break;
@@ -173,9 +177,9 @@ impl Filesystem for DeviceFs {
 
     fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let mut served = lock(&self.served);
-        match Node::of(ino).filter(|&node| match node {
-            Node::Buffer(id) => served.device.buffer(id).is_some(),
-            Node::Root | Node::Heaps | Node::Buffers | Node::Heap(_) => true,
+        match MountNode::of(ino).filter(|&node| match node {
+            MountNode::Buffer(id) => served.device.buffer(id).is_some(),
+            MountNode::Root | MountNode::Heaps | MountNode::Buffers | MountNode::Heap(_) => true,
         }) {
             Some(node) => {
                 let handle = served.open(node);
@@ -195,7 +199,7 @@ impl Filesystem for DeviceFs {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        if let Some(node) = Node::of(ino) {
+        if let Some(node) = MountNode::of(ino) {
             lock(&self.served).close(node, fh.0);
         }
         reply.ok();
@@ -213,7 +217,8 @@ impl Filesystem for DeviceFs {
         lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let Some(Node::Buffer(id)) = Node::of(ino).filter(|_| lock_owner.is_none()) else {
+        let Some(MountNode::Buffer(id)) = MountNode::of(ino).filter(|_| lock_owner.is_none())
+        else {
             return reply.error(FuseErrno::EINVAL);
         };
         let size = usize::try_from(size).unwrap_or(0);
@@ -237,7 +242,7 @@ impl Filesystem for DeviceFs {
         reply: ReplyWrite,
     ) {
         let written_back = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let Some(Node::Buffer(id)) = Node::of(ino).filter(|_| written_back) else {
+        let Some(MountNode::Buffer(id)) = MountNode::of(ino).filter(|_| written_back) else {
             return reply.error(FuseErrno::EINVAL);
         };
         match lock(&self.served).write(id, offset, data) {
@@ -282,7 +287,7 @@ impl Filesystem for DeviceFs {
         _: u32,
         reply: ReplyIoctl,
     ) {
-        let Some((node, object)) = Node::of(ino).and_then(|node| Some((node, object(node)?)))
+        let Some((node, object)) = MountNode::of(ino).and_then(|node| Some((node, object(node)?)))
         else {
             return reply.error(FuseErrno::ENOTTY);
         };

@@ -28,13 +28,13 @@ use rustix::io::Errno;
 
 use super::attach::{AttachError, Attachment, AttachmentId, Attachments, Holder, PinId, Sg};
 use super::copies::Copies;
-use super::findings::{Finding, Findings, Place};
+use super::findings::{Finding, Findings, NamedPage};
 use super::frames::{BusAddr, Bytes, FrameNo, Frames, FreedTwice, Given, Landing, Owner, PageOf};
 use super::pages::{OwnBytes, Pages, read_all, write_all};
-use super::record::{Actor, Doing, Recorder};
+use super::record::{Actor, RecordedAction, Recorder};
 use crate::device::{BufferId, Device, FenceId};
 use crate::model::{self, moving};
-use crate::model::{ExporterRules, ExporterStep, HazardKind, HostRules, Job, Life};
+use crate::model::{ExporterRules, ExporterStep, HazardKind, HostRules, Life, Operation};
 use crate::sys::backing;
 use crate::sys::page::PAGE_BYTES;
 
@@ -62,14 +62,14 @@ pub enum Through {
 
 /// A transfer.
 #[derive(Debug)]
-pub enum Dma<'a> {
+pub enum Transfer<'a> {
     /// The device reads memory.
     Read(&'a mut [u8]),
     /// The device writes memory.
     Write(&'a [u8]),
 }
 
-impl Dma<'_> {
+impl Transfer<'_> {
     fn len(&self) -> usize {
         match self {
             Self::Read(into) => into.len(),
@@ -182,7 +182,7 @@ impl Bus {
     }
 
     /// What is left of a buffer after a step of the exporter's.
-    pub(super) fn advance(&mut self, job: Job, step: ExporterStep, buffer: BufferId) {
+    pub(super) fn advance(&mut self, job: Operation, step: ExporterStep, buffer: BufferId) {
         if let Some(life) = moving::life_after(job, step, || self.life(buffer)) {
             self.life.insert(buffer, life);
         }
@@ -200,7 +200,7 @@ impl Bus {
         for &FreedTwice { frame, of } in &given.twice {
             self.broken.insert(of.buffer);
             let hit = self.hit(device, frame);
-            let meant = Some(Place { of, name: name_of(device, of.buffer) });
+            let meant = Some(NamedPage { of, name: name_of(device, of.buffer) });
             self.findings.push(Finding {
                 kind: HazardKind::KernelBug,
                 holder: Holder(0),
@@ -241,7 +241,7 @@ impl Bus {
         let program = program.to_owned();
         let actor = Actor::Program(program.clone());
         self.pins.insert(id, GupPin { holder, of, frame, program });
-        self.note(&actor, Doing::Gup { id, mapping, page: of.page }, &[]);
+        self.note(&actor, RecordedAction::Gup { id, mapping, page: of.page }, &[]);
         Ok((id, BusAddr::of(frame)))
     }
 
@@ -254,7 +254,7 @@ impl Bus {
         let GupPin { frame, program, .. } = held.ok_or(AttachError::NotHeld)?.clone();
         self.pins.remove(&id);
         self.frames.unpin(frame);
-        self.note(&Actor::Program(program), Doing::Unpin(id), &[]);
+        self.note(&Actor::Program(program), RecordedAction::Unpin(id), &[]);
         Ok(())
     }
 
@@ -264,7 +264,7 @@ impl Bus {
         let pins: Vec<_> = self.pins.extract_if(.., |_, pin| pin.holder == holder).collect();
         for (id, pin) in pins {
             self.frames.unpin(pin.frame);
-            self.note(&Actor::Program(pin.program), Doing::Unpin(id), &[]);
+            self.note(&Actor::Program(pin.program), RecordedAction::Unpin(id), &[]);
         }
         let ids = self.attachments.iter().filter(|(_, attachment)| attachment.holder == holder);
         let ids: Vec<AttachmentId> = ids.map(|(id, _)| id).collect();
@@ -286,7 +286,7 @@ impl Bus {
         pages: &dyn Pages,
         (through, holder): (Through, Holder),
         addr: BusAddr,
-        mut dma: Dma<'_>,
+        mut dma: Transfer<'_>,
     ) -> Result<Vec<HazardKind>, DmaError> {
         let access = self.translate(device, through, holder, addr)?;
         let Some((frame, offset)) = access.at else {
@@ -298,10 +298,10 @@ impl Bus {
         }
         let mut before = vec![0; dma.len()];
         self.load(pages, frame, offset, &mut before)?;
-        let write = matches!(dma, Dma::Write(_));
+        let write = matches!(dma, Transfer::Write(_));
         match &mut dma {
-            Dma::Write(bytes) => self.store(pages, frame, offset, bytes)?,
-            Dma::Read(into) => into.copy_from_slice(&before),
+            Transfer::Write(bytes) => self.store(pages, frame, offset, bytes)?,
+            Transfer::Read(into) => into.copy_from_slice(&before),
         }
         let mut kinds = Vec::new();
         let doing = access.doing(frame, through, write);
@@ -310,7 +310,7 @@ impl Bus {
             .and_then(|meant| self.judge(pages, meant, (frame, offset), write, &before));
         if let Some((kind, expected)) = judged {
             kinds.push(kind);
-            let now: &[u8] = if let Dma::Write(bytes) = dma { bytes } else { &before };
+            let now: &[u8] = if let Transfer::Write(bytes) = dma { bytes } else { &before };
             let byte = expected.iter().zip(now).position(|(a, b)| a != b);
             let byte = byte.map(|at| (offset + at, expected[at], now[at]));
             let hit = self.hit(device, frame);
@@ -345,7 +345,7 @@ impl Bus {
         through: Through,
         holder: Holder,
         addr: BusAddr,
-    ) -> Result<Access, DmaError> {
+    ) -> Result<DmaAccess, DmaError> {
         let split = addr.split();
         let mut access = match through {
             Through::Attachment(id) => {
@@ -357,7 +357,7 @@ impl Bus {
                 }
                 let means = |(frame, offset)| Some(((frame, offset), attachment.means(frame)?));
                 let found = split.and_then(means);
-                Access {
+                DmaAccess {
                     holder,
                     who: attachment.device.clone(),
                     at: found.map(|(at, _)| at),
@@ -374,7 +374,7 @@ impl Bus {
             Through::Pin(id) => {
                 let pin = self.pins.get(&id).filter(|pin| pin.holder == holder);
                 let pin = pin.ok_or(AttachError::NotHeld)?;
-                Access {
+                DmaAccess {
                     holder,
                     who: format!("pin {}", id.0),
                     at: split.filter(|&(frame, _)| frame == pin.frame),
@@ -428,7 +428,7 @@ impl Bus {
         (kind != HazardKind::StaleRead || expected != before).then_some((kind, expected))
     }
 
-    fn why(&self, access: &Access) -> &'static str {
+    fn why(&self, access: &DmaAccess) -> &'static str {
         let Link::Attachment(attachment) = &access.link else { return PINNED };
         match attachment.sg {
             Sg::Invalid if access.fenced && !attachment.ignored_notify => NOT_WAITED,
@@ -440,10 +440,10 @@ impl Bus {
         }
     }
 
-    fn hit(&self, device: &Device, frame: FrameNo) -> Option<Place> {
+    fn hit(&self, device: &Device, frame: FrameNo) -> Option<NamedPage> {
         match self.frames.owner(frame)? {
             Owner::Page(of) | Owner::Reserved(of) => {
-                Some(Place { of, name: name_of(device, of.buffer) })
+                Some(NamedPage { of, name: name_of(device, of.buffer) })
             }
             Owner::Free | Owner::Retired(_) | Owner::Orphan => None,
         }
@@ -502,7 +502,7 @@ enum Link {
 }
 
 /// An access on its way.
-struct Access {
+struct DmaAccess {
     holder: Holder,
     who: String,
     at: Option<(FrameNo, usize)>,
@@ -519,8 +519,8 @@ struct Access {
     name: String,
 }
 
-impl Access {
-    fn doing(&self, frame: FrameNo, through: Through, write: bool) -> Doing {
+impl DmaAccess {
+    fn doing(&self, frame: FrameNo, through: Through, write: bool) -> RecordedAction {
         match through {
             Through::Attachment(id) => {
                 let (page, age) = match &self.link {
@@ -531,16 +531,16 @@ impl Access {
                     }
                     Link::Pin => (0, 0),
                 };
-                Doing::Dma { id, age, page, write }
+                RecordedAction::Dma { id, age, page, write }
             }
-            Through::Pin(id) => Doing::PinDma(id, write),
+            Through::Pin(id) => RecordedAction::PinDma(id, write),
         }
     }
 
     fn finding(
         &self,
         kind: HazardKind,
-        dma: &Dma<'_>,
+        dma: &Transfer<'_>,
         addr: BusAddr,
         why: &'static str,
     ) -> Finding {
@@ -548,11 +548,11 @@ impl Access {
             kind,
             holder: self.holder,
             who: self.who.clone(),
-            write: matches!(dma, Dma::Write(_)),
+            write: matches!(dma, Transfer::Write(_)),
             addr,
             len: dma.len(),
             byte: None,
-            meant: self.meant.map(|of| Place { of, name: self.name.clone() }),
+            meant: self.meant.map(|of| NamedPage { of, name: self.name.clone() }),
             hit: None,
             why,
         }

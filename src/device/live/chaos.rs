@@ -6,7 +6,7 @@
 use std::str::FromStr;
 
 use crate::device::{Life, Placement};
-use crate::model::{Job, Placement as To};
+use crate::model::{Operation, Placement as To};
 
 /// What an exporter does to a buffer.
 #[derive(
@@ -45,12 +45,12 @@ impl Deed {
 
     /// The job by the exporter's rules.
     #[must_use]
-    pub fn job(self) -> Job {
+    pub fn job(self) -> Operation {
         match self {
-            Self::Move => Job::Move(To::Vram),
-            Self::Evict => Job::Move(To::System),
-            Self::Purge => Job::Purge,
-            Self::Revoke => Job::Revoke,
+            Self::Move => Operation::Move(To::Vram),
+            Self::Evict => Operation::Move(To::System),
+            Self::Purge => Operation::Purge,
+            Self::Revoke => Operation::Revoke,
         }
     }
 

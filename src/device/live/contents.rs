@@ -16,7 +16,7 @@ use super::copies::{Copied, Overtaken, PageBytes};
 use super::frames::{Bytes, FrameNo, PageOf, Rebound};
 use super::pages::{OwnBytes, Pages, write_all};
 use crate::device::BufferId;
-use crate::model::moving::{self, Copying, FrameTable as _, Held};
+use crate::model::moving::{self, Copying, FrameRole, FrameTable as _};
 use crate::model::{HazardKind, Life};
 use crate::sys::page::PAGE_BYTES;
 
@@ -52,7 +52,7 @@ impl Bus {
         for of in self.frames.pages_of(buffer) {
             match moving::copying(&self.frames, of) {
                 Some(Copying::Ahead(now, next)) => {
-                    let is_own = self.frames.held(now, of) == Some(Held::Now);
+                    let is_own = self.frames.held(now, of) == Some(FrameRole::Now);
                     let mut bytes = PageBytes::zeros();
                     if !is_own || self.frames.is_told(next) {
                         self.load(pages, now, 0, &mut *bytes.0).map_err(errno)?;
@@ -91,7 +91,9 @@ impl Bus {
                 // There is no memory behind.
                 continue;
             }
-            if let Some(left) = left.filter(|&left| self.frames.held(left, of) == Some(Held::Old)) {
+            if let Some(left) =
+                left.filter(|&left| self.frames.held(left, of) == Some(FrameRole::Old))
+            {
                 self.keep(pages, left, of)?;
             }
             match copied {

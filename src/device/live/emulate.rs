@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::attach::{AttachmentId, Holder, Sg};
-use super::bus::{Dma, InBracket, Through};
+use super::bus::{InBracket, Through, Transfer};
 use super::frames::BusAddr;
 use super::job::{Host, Parts};
 use crate::device::fence::Usage;
@@ -421,7 +421,8 @@ impl Machine {
         let by = (Through::Attachment(bound.id), self.holder);
         let host = Arc::clone(&self.host);
         for &addr in &bound.addrs {
-            let dma = if self.spec.writes { Dma::Write(&page) } else { Dma::Read(&mut page) };
+            let dma =
+                if self.spec.writes { Transfer::Write(&page) } else { Transfer::Read(&mut page) };
             let mut dma = Some(dma);
             host.with(&mut |parts| {
                 let Parts { device, bus, memory } = parts;

@@ -12,8 +12,8 @@ use crate::device::{BufferId, Inode};
 use crate::sys::page::{Addr, PAGE_BYTES};
 use crate::sys::store::{Store, StoreError};
 
-use super::guardian::{Guardian, Ward};
-use super::maps::Area;
+use super::guardian::{Guardian, KeptFile};
+use super::maps::FileMapping;
 use super::mover::{Mapping, MoveError, Moved, Mover, Sabotage, SetupError};
 use super::space::{Space, Unseen};
 
@@ -22,7 +22,7 @@ const TRIES_MAX: usize = 8;
 
 /// Why a buffer stays where it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum NotMovable {
     /// Not a buffer of a heap on memory that can be taken away.
     #[error("{0}")]
     Unsuitable(&'static str),
@@ -51,7 +51,7 @@ pub enum Refusal {
 
 /// A buffer that can move.
 #[derive(Debug)]
-struct Held {
+struct LiveBuffer {
     inode: Inode,
     store: Store,
     barred: Option<String>,
@@ -59,10 +59,10 @@ struct Held {
     /// How often pages of it were replaced or taken away.
     replaced: u64,
     /// The guardian's copy of the file.
-    _ward: Option<Ward>,
+    _ward: Option<KeptFile>,
 }
 
-impl Held {
+impl LiveBuffer {
     fn bar(&mut self, why: &str, newly: &mut Vec<String>) {
         if self.barred.is_none() {
             self.barred = Some(why.to_owned());
@@ -88,7 +88,7 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct Engine {
     mover: Mover,
-    buffers: BTreeMap<BufferId, Held>,
+    buffers: BTreeMap<BufferId, LiveBuffer>,
     spaces: Vec<Space>,
     /// Why no buffer can move any more.
     all_barred: Option<String>,
@@ -158,8 +158,10 @@ impl Engine {
         let store = self.mover.adopt(file, pages)?;
         let guardian = self.guardian.as_ref();
         let ward = guardian.map(|guardian| guardian.keep(id.0, pages, store.as_fd()));
-        self.buffers
-            .insert(id, Held { inode, store, barred: None, dead: false, replaced: 0, _ward: ward });
+        self.buffers.insert(
+            id,
+            LiveBuffer { inode, store, barred: None, dead: false, replaced: 0, _ward: ward },
+        );
         Ok(())
     }
 
@@ -194,7 +196,7 @@ impl Engine {
         let known = self.spaces.iter().position(|space| space.is_home_of(pid));
         if let Some(index) = known {
             let buffers = &self.buffers;
-            let ours = |area: &Area| buffers.values().any(|held| held.inode == area.inode);
+            let ours = |area: &FileMapping| buffers.values().any(|held| held.inode == area.inode);
             if !self.spaces[index].is_alive() {
                 self.spaces.remove(index);
             } else if self.spaces[index].still_has(pid, ours) {
@@ -263,7 +265,7 @@ impl Engine {
 
     /// Whether the mapping of a process at an address is trapped.
     pub fn traps(&self, pid: i32, addr: u64) -> bool {
-        let holds = |area: &Area| (area.start..area.start + area.len_bytes).contains(&addr);
+        let holds = |area: &FileMapping| (area.start..area.start + area.len_bytes).contains(&addr);
         let home = self.spaces.iter().find(|space| space.is_home_of(pid));
         home.is_some_and(|space| space.areas.iter().any(holds))
     }
@@ -307,15 +309,15 @@ impl Engine {
     }
 
     /// Why the buffer can't move; `None` if it can.
-    pub fn immovable(&self, id: BufferId) -> Option<Refusal> {
+    pub fn immovable(&self, id: BufferId) -> Option<NotMovable> {
         match self.buffers.get(&id) {
-            None => Some(Refusal::Unsuitable(
+            None => Some(NotMovable::Unsuitable(
                 "its memory can't be taken away: it is memfd_secret (mmap=pfnmap) or the caller's \
                  own memfd (udmabuf)",
             )),
-            Some(held) if held.dead => Some(Refusal::Dead),
+            Some(held) if held.dead => Some(NotMovable::Dead),
             Some(held) => {
-                held.barred.clone().or_else(|| self.all_barred.clone()).map(Refusal::Barred)
+                held.barred.clone().or_else(|| self.all_barred.clone()).map(NotMovable::Barred)
             }
         }
     }
@@ -352,7 +354,12 @@ impl Engine {
     ///
     /// # Panics
     /// When the pages are not all in the buffer.
-    pub fn relocate(&mut self, id: BufferId, first: usize, pages: usize) -> Result<Moved, Refusal> {
+    pub fn relocate(
+        &mut self,
+        id: BufferId,
+        first: usize,
+        pages: usize,
+    ) -> Result<Moved, NotMovable> {
         let moved = self.try_relocate(id, first, pages);
         match &moved {
             Ok(moved) => {
@@ -366,12 +373,17 @@ impl Engine {
         moved
     }
 
-    fn try_relocate(&mut self, id: BufferId, first: usize, pages: usize) -> Result<Moved, Refusal> {
+    fn try_relocate(
+        &mut self,
+        id: BufferId,
+        first: usize,
+        pages: usize,
+    ) -> Result<Moved, NotMovable> {
         for _ in 0..TRIES_MAX {
             if let Some(refusal) = self.immovable(id) {
                 return Err(refusal);
             }
-            let Some(held) = self.buffers.get(&id) else { return Err(Refusal::Dead) };
+            let Some(held) = self.buffers.get(&id) else { return Err(NotMovable::Dead) };
             let mappings = mappings(&self.spaces, held.inode);
             match self.mover.relocate(id.0, &held.store, &mappings, first, pages) {
                 Ok(moved) => return Ok(moved),
@@ -386,11 +398,11 @@ impl Engine {
                     if let Some(held) = self.buffers.get_mut(&id).filter(|_| lost) {
                         held.dead = true;
                     }
-                    return Err(Refusal::Failed(error));
+                    return Err(NotMovable::Failed(error));
                 }
             }
         }
-        Err(Refusal::Restless)
+        Err(NotMovable::Restless)
     }
 
     /// Takes a buffer's memory away for good: every access is SIGBUS, every system call's EFAULT.
@@ -398,12 +410,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`Refusal::Dead`], [`Refusal::Unsuitable`], [`Refusal::Failed`].
-    pub fn kill(&mut self, id: BufferId) -> Result<(), Refusal> {
-        if let Some(refusal @ (Refusal::Unsuitable(_) | Refusal::Dead)) = self.immovable(id) {
+    pub fn kill(&mut self, id: BufferId) -> Result<(), NotMovable> {
+        if let Some(refusal @ (NotMovable::Unsuitable(_) | NotMovable::Dead)) = self.immovable(id) {
             return Err(refusal);
         }
-        let Some(held) = self.buffers.get_mut(&id) else { return Err(Refusal::Dead) };
-        held.store.truncate().map_err(|error| Refusal::Failed(error.into()))?;
+        let Some(held) = self.buffers.get_mut(&id) else { return Err(NotMovable::Dead) };
+        held.store.truncate().map_err(|error| NotMovable::Failed(error.into()))?;
         held.dead = true;
         held.replaced += 1;
         // Who sleeps in a fault of it shall see.
@@ -430,7 +442,7 @@ fn mappings(spaces: &[Space], inode: Inode) -> Vec<Mapping> {
     let of_space = |space: &Space| {
         let uffd = Arc::clone(space.uffd());
         let areas = space.areas.iter().filter(|area| area.inode == inode);
-        let mapping = |area: &Area| Mapping {
+        let mapping = |area: &FileMapping| Mapping {
             uffd: Arc::clone(&uffd),
             start: Addr(area.start),
             first: pages(area.offset_bytes),

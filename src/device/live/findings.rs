@@ -20,7 +20,7 @@ const FRESH_MAX: usize = 4096;
 
 /// A buffer page with the buffer's name as it was then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct NamedPage {
     /// Which.
     pub of: PageOf,
     /// The buffer's name: what DMA_BUF_SET_NAME gave it, or its inode.
@@ -46,9 +46,9 @@ pub struct Finding {
     /// (or should be) and what it is (or what was read).
     pub byte: Option<(usize, u8, u8)>,
     /// What the address stood for; none for one that the device was never told.
-    pub meant: Option<Place>,
+    pub meant: Option<NamedPage>,
     /// Whose memory it is; none: nobody's.
-    pub hit: Option<Place>,
+    pub hit: Option<NamedPage>,
     /// Why the address was still in use, and the rule that would have prevented it.
     pub why: &'static str,
 }
@@ -65,12 +65,14 @@ impl Finding {
         let mut text = format!("driftheap: BUG: {} by {}\n", self.kind, printed(&self.who));
         // Writing to a String can't fail.
         let _ = write!(text, "  {verb} of {} bytes at bus address {}", self.len, self.addr);
-        if let Some(Place { of, name }) = &self.meant {
+        if let Some(NamedPage { of, name }) = &self.meant {
             let _ = write!(text, ", meant for page {} of `{}`", of.page, printed(name));
         }
         text.push('\n');
         match &self.hit {
-            Some(Place { of, name }) if self.meant.as_ref().is_none_or(|meant| meant.of != *of) => {
+            Some(NamedPage { of, name })
+                if self.meant.as_ref().is_none_or(|meant| meant.of != *of) =>
+            {
                 let _ =
                     writeln!(text, "  The address is page {} of `{}` now", of.page, printed(name));
             }
@@ -174,7 +176,7 @@ mod tests {
     use crate::device::live::frames::FrameNo;
 
     fn finding(kind: HazardKind) -> Finding {
-        let place = |buffer, name: &str| Place {
+        let place = |buffer, name: &str| NamedPage {
             of: PageOf { buffer: BufferId(buffer), page: 0 },
             name: name.into(),
         };

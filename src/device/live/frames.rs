@@ -30,8 +30,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::device::BufferId;
-use crate::model::moving::{self, FrameTable, Held, PageFrames};
-use crate::model::{Job, Placement, Recycle};
+use crate::model::moving::{self, FrameRole, FrameTable, PageFrames};
+use crate::model::{Operation, Placement, Recycle};
 use crate::sys::page::PAGE_BYTES;
 
 /// A frame, by its place in the table.
@@ -101,7 +101,7 @@ pub enum Bytes {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Frame {
+struct FrameState {
     placement: Placement,
     owner: Owner,
     bytes: Bytes,
@@ -182,7 +182,7 @@ pub enum Landing {
 /// All frames; see the [module](self).
 #[derive(Debug)]
 pub struct Frames {
-    frames: Vec<Frame>,
+    frames: Vec<FrameState>,
     free: BTreeMap<Placement, Vec<FrameNo>>,
     limits: BTreeMap<Placement, usize>,
     buffers: BTreeMap<BufferId, Placed>,
@@ -245,7 +245,7 @@ impl Frames {
 
     fn fill(&mut self, of: PageOf, placement: Placement) {
         if let Some(now) = self.take(placement, of) {
-            self.hold(now, of, Held::Now);
+            self.hold(now, of, FrameRole::Now);
             let frames = self.frames(of);
             self.set_frames(of, PageFrames { now: Some(now), ..frames });
         }
@@ -417,11 +417,11 @@ impl Frames {
     }
 
     /// Step `free` of a job.
-    pub fn free(&mut self, buffer: BufferId, job: Job) -> Given {
+    pub fn free(&mut self, buffer: BufferId, job: Operation) -> Given {
         for of in self.pages_of(buffer) {
             match job {
-                Job::Move(_) => moving::free_left(self, of),
-                Job::Purge | Job::Revoke => moving::free_all(self, of),
+                Operation::Move(_) => moving::free_left(self, of),
+                Operation::Purge | Operation::Revoke => moving::free_all(self, of),
             }
         }
         std::mem::take(&mut self.given)
@@ -455,12 +455,12 @@ impl Frames {
         self.free.entry(placement).or_default().push(frame);
     }
 
-    fn get(&self, frame: FrameNo) -> Option<&Frame> {
+    fn get(&self, frame: FrameNo) -> Option<&FrameState> {
         self.frames.get(usize::try_from(frame.0).ok()?)
     }
 
     /// A frame that this table has handed out.
-    fn at(&mut self, frame: FrameNo) -> Option<&mut Frame> {
+    fn at(&mut self, frame: FrameNo) -> Option<&mut FrameState> {
         self.frames.get_mut(usize::try_from(frame.0).ok()?)
     }
 
@@ -492,11 +492,11 @@ impl FrameTable for Frames {
         self.set_frames(of, NO_FRAMES);
     }
 
-    fn held(&self, frame: FrameNo, page: PageOf) -> Option<Held> {
+    fn held(&self, frame: FrameNo, page: PageOf) -> Option<FrameRole> {
         match self.owner(frame)? {
-            Owner::Page(of) if of == page => Some(Held::Now),
-            Owner::Reserved(of) if of == page => Some(Held::Next),
-            Owner::Retired(of) if of == page => Some(Held::Old),
+            Owner::Page(of) if of == page => Some(FrameRole::Now),
+            Owner::Reserved(of) if of == page => Some(FrameRole::Next),
+            Owner::Retired(of) if of == page => Some(FrameRole::Old),
             Owner::Page(_)
             | Owner::Reserved(_)
             | Owner::Retired(_)
@@ -505,12 +505,12 @@ impl FrameTable for Frames {
         }
     }
 
-    fn hold(&mut self, frame: FrameNo, of: PageOf, held: Held) {
+    fn hold(&mut self, frame: FrameNo, of: PageOf, held: FrameRole) {
         let Some(entry) = self.at(frame) else { return };
         (entry.owner, entry.bytes) = match held {
-            Held::Now => (Owner::Page(of), Bytes::Buffer(of)),
-            Held::Next => (Owner::Reserved(of), Bytes::Own),
-            Held::Old => (Owner::Retired(of), Bytes::Own),
+            FrameRole::Now => (Owner::Page(of), Bytes::Buffer(of)),
+            FrameRole::Next => (Owner::Reserved(of), Bytes::Own),
+            FrameRole::Old => (Owner::Retired(of), Bytes::Own),
         };
     }
 
@@ -525,12 +525,12 @@ impl FrameTable for Frames {
 
     fn take(&mut self, placement: Placement, of: PageOf) -> Option<FrameNo> {
         if let Some(frame) = self.free.get_mut(&placement).and_then(Vec::pop) {
-            self.hold(frame, of, Held::Next);
+            self.hold(frame, of, FrameRole::Next);
             return Some(frame);
         }
         let number = u32::try_from(self.frames.len()).ok()?;
         let (owner, bytes) = (Owner::Reserved(of), Bytes::Own);
-        self.frames.push(Frame { placement, owner, bytes, pins: 0, told: false });
+        self.frames.push(FrameState { placement, owner, bytes, pins: 0, told: false });
         Some(FrameNo(number))
     }
 

@@ -40,12 +40,12 @@ pub struct Guardian {
 
 /// Something that the guardian holds a copy of until this is dropped.
 #[derive(Debug)]
-pub struct Ward {
+pub struct KeptFile {
     link: Arc<Link>,
     id: u64,
 }
 
-impl Drop for Ward {
+impl Drop for KeptFile {
     fn drop(&mut self) {
         tell(&self.link, DROP, self.id, 0, None);
     }
@@ -66,9 +66,9 @@ impl Guardian {
     /// Gives it a copy of a userfaultfd (`pages` is 0) or of a buffer's file. `id` names it in the
     /// journal and must be new.
     #[must_use]
-    pub fn keep(&self, id: u64, pages: usize, file: BorrowedFd<'_>) -> Ward {
+    pub fn keep(&self, id: u64, pages: usize, file: BorrowedFd<'_>) -> KeptFile {
         tell(&self.link, KEEP, id, pages, Some(file));
-        Ward { link: Arc::clone(&self.link), id }
+        KeptFile { link: Arc::clone(&self.link), id }
     }
 }
 

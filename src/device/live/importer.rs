@@ -13,7 +13,7 @@ use super::attach::{AttachError, AttachmentId, Holder, Sg};
 use super::bus::Bus;
 use super::frames::BusAddr;
 use super::notes::signals;
-use super::record::{Actor, Doing};
+use super::record::{Actor, RecordedAction};
 use crate::device::fence::Usage;
 use crate::device::{BufferId, Device, FenceId};
 use crate::model::{Life, Placement};
@@ -36,7 +36,7 @@ impl Bus {
             let heap = device.buffer(buffer).map_or("heap", |found| found.exp_name.as_str());
             recorder.declare(buffer, (heap, &device.rules_of(buffer)), pages, placement);
         }
-        self.note(&Actor::Exporter, Doing::Alloc(buffer), &[]);
+        self.note(&Actor::Exporter, RecordedAction::Alloc(buffer), &[]);
         Ok(())
     }
 
@@ -46,7 +46,7 @@ impl Bus {
             let given = self.frames.release(buffer);
             self.copies.forget(buffer);
             let kinds = self.given(device, &given);
-            self.note(&Actor::Exporter, Doing::Close(buffer), &kinds);
+            self.note(&Actor::Exporter, RecordedAction::Close(buffer), &kinds);
         }
     }
 
@@ -64,7 +64,11 @@ impl Bus {
             return Err(AttachError::Gone);
         }
         let id = self.attachments.attach(buffer, holder, name, dynamic);
-        self.note(&Actor::Device(name.to_owned()), Doing::Attach { id, buffer, dynamic }, &[]);
+        self.note(
+            &Actor::Device(name.to_owned()),
+            RecordedAction::Attach { id, buffer, dynamic },
+            &[],
+        );
         Ok(id)
     }
 
@@ -84,8 +88,8 @@ impl Bus {
             return Err(AttachError::Gone);
         };
         self.attachments.map(id, holder, &addrs)?;
-        let unmap = mapped.then_some(Doing::Unmap(id));
-        self.note_all(&actor, unmap.into_iter().chain([Doing::Map(id)]));
+        let unmap = mapped.then_some(RecordedAction::Unmap(id));
+        self.note_all(&actor, unmap.into_iter().chain([RecordedAction::Map(id)]));
         Ok(addrs)
     }
 
@@ -106,7 +110,7 @@ impl Bus {
     /// [`AttachError`].
     pub fn unmap(&mut self, id: AttachmentId, holder: Holder) -> Result<(), AttachError> {
         self.attachments.unmap(id, holder)?;
-        self.note_of(id, holder, Doing::Unmap(id));
+        self.note_of(id, holder, RecordedAction::Unmap(id));
         Ok(())
     }
 
@@ -116,7 +120,7 @@ impl Bus {
     /// [`AttachError`].
     pub fn pin(&mut self, id: AttachmentId, holder: Holder, pin: bool) -> Result<(), AttachError> {
         self.attachments.pin(id, holder, pin)?;
-        self.note_of(id, holder, Doing::DmaBufPin(id, pin));
+        self.note_of(id, holder, RecordedAction::DmaBufPin(id, pin));
         Ok(())
     }
 
@@ -131,7 +135,7 @@ impl Bus {
     ) -> Result<Vec<FenceId>, AttachError> {
         let gone = self.attachments.detach(id, holder)?;
         let actor = Actor::Device(gone.device);
-        self.note_all(&actor, signals(&gone.fences).chain([Doing::Detach(id)]));
+        self.note_all(&actor, signals(&gone.fences).chain([RecordedAction::Detach(id)]));
         Ok(gone.fences)
     }
 
@@ -158,7 +162,7 @@ impl Bus {
         {
             recorder.ignored_notify(&name);
         }
-        self.note(&Actor::Device(name), Doing::Submit(fence, id, usage), &[]);
+        self.note(&Actor::Device(name), RecordedAction::Submit(fence, id, usage), &[]);
         Ok(fence)
     }
 
@@ -177,11 +181,11 @@ impl Bus {
         let at = attachment.fences.iter().position(|&held| held == fence);
         attachment.fences.swap_remove(at.ok_or(AttachError::NotHeld)?);
         device.signal_fence(fence, 1, now_ns);
-        self.note_of(id, holder, Doing::Signal(fence));
+        self.note_of(id, holder, RecordedAction::Signal(fence));
         Ok(())
     }
 
-    fn note_of(&mut self, id: AttachmentId, holder: Holder, doing: Doing) {
+    fn note_of(&mut self, id: AttachmentId, holder: Holder, doing: RecordedAction) {
         let device = self.attachments.of(id, holder).map(|attachment| attachment.device.clone());
         if let Ok(device) = device {
             self.note(&Actor::Device(device), doing, &[]);

@@ -32,11 +32,11 @@ use super::attach::{AttachmentId, Holder};
 use super::bus::Bus;
 use super::frames::{NoFrames, PageOf};
 use super::pages::Pages;
-use super::record::{Doing, Outcome};
+use super::record::{EventEnd, RecordedAction};
 use crate::device::Life::{Purged, Revoked};
 use crate::device::{BufferId, Device};
 use crate::model::moving::{self, Pinned};
-use crate::model::{ExporterRules, ExporterStep, HazardKind, Job, Life, Placement};
+use crate::model::{ExporterRules, ExporterStep, HazardKind, Life, Operation, Placement};
 use crate::sys::page::PAGE_BYTES;
 
 /// The memory of live buffers.
@@ -144,7 +144,7 @@ pub fn run(
     host: &dyn Host,
     mover: Holder,
     buffer: BufferId,
-    job: Job,
+    job: Operation,
     patience: Patience,
 ) -> Result<Done, JobError> {
     let mut rules = None;
@@ -166,19 +166,19 @@ pub fn run(
     run.end(result)
 }
 
-fn doing(buffer: BufferId, job: Job) -> Doing {
+fn doing(buffer: BufferId, job: Operation) -> RecordedAction {
     match job {
-        Job::Move(to) => Doing::Move { buffer, to },
-        Job::Purge => Doing::Purge(buffer),
-        Job::Revoke => Doing::Revoke(buffer),
+        Operation::Move(to) => RecordedAction::Move { buffer, to },
+        Operation::Purge => RecordedAction::Purge(buffer),
+        Operation::Revoke => RecordedAction::Revoke(buffer),
     }
 }
 
-fn outcome(result: &Result<(), JobError>) -> Outcome {
+fn outcome(result: &Result<(), JobError>) -> EventEnd {
     match result {
-        Ok(()) => Outcome::Done,
-        Err(JobError::Pinned | JobError::PagePinned) => Outcome::Busy,
-        Err(_) => Outcome::Failed,
+        Ok(()) => EventEnd::Done,
+        Err(JobError::Pinned | JobError::PagePinned) => EventEnd::Busy,
+        Err(_) => EventEnd::Failed,
     }
 }
 
@@ -186,7 +186,7 @@ struct Run<'a> {
     host: &'a dyn Host,
     mover: Holder,
     buffer: BufferId,
-    job: Job,
+    job: Operation,
     rules: &'a ExporterRules,
     patience: Patience,
     notified: usize,
@@ -201,7 +201,7 @@ impl<'a> Run<'a> {
         host: &'a dyn Host,
         mover: Holder,
         buffer: BufferId,
-        job: Job,
+        job: Operation,
         rules: &'a ExporterRules,
         patience: Patience,
     ) -> Self {
@@ -233,11 +233,11 @@ impl<'a> Run<'a> {
             bus.end(&doing(buffer, job), outcome(&result), &self.kinds);
             match (&result, job) {
                 (Err(_), _) => device.stats.moves_refused += 1,
-                (Ok(()), Job::Move(to)) => {
+                (Ok(()), Operation::Move(to)) => {
                     device.moved(buffer, to.into(), 0, u64::try_from(pages).unwrap_or(u64::MAX));
                 }
                 // `mark` has told it.
-                (Ok(()), Job::Purge | Job::Revoke) => {}
+                (Ok(()), Operation::Purge | Operation::Revoke) => {}
             }
         });
         self.host.frames_changed();
@@ -282,11 +282,11 @@ impl<'a> Run<'a> {
             | ExporterStep::Fence
             | ExporterStep::Signal => Ok(()),
             ExporterStep::Reserve => self.quick(|parts, _| match job {
-                Job::Move(to) => {
+                Operation::Move(to) => {
                     parts.bus.frames.reserve(buffer, to)?;
                     parts.bus.reserved(buffer).map_err(unreachable)
                 }
-                Job::Purge | Job::Revoke => Ok(()),
+                Operation::Purge | Operation::Revoke => Ok(()),
             }),
             ExporterStep::Copy => self.changing(|parts, _| {
                 let Parts { bus, memory, .. } = parts;
@@ -352,7 +352,7 @@ impl<'a> Run<'a> {
     }
 
     fn rebind(&mut self) -> Result<(), JobError> {
-        let (buffer, moves) = (self.buffer, matches!(self.job, Job::Move(_)));
+        let (buffer, moves) = (self.buffer, matches!(self.job, Operation::Move(_)));
         let mut lost = None;
         let result = self.changing(|parts, _| {
             let Parts { bus, memory, .. } = parts;
@@ -371,7 +371,7 @@ impl<'a> Run<'a> {
         let mut found = Vec::new();
         let result = self.changing(|parts, _| {
             let Parts { device, bus, memory } = parts;
-            let ends = !matches!(job, Job::Move(_));
+            let ends = !matches!(job, Operation::Move(_));
             // What a device still reads there is what the page held.
             bus.leave(*memory, buffer, !ends).map_err(unreachable)?;
             let given = bus.frames.free(buffer, job);

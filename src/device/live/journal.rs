@@ -7,7 +7,7 @@
 //! every store before that point (the compiler keeps their order, as each is a call).
 
 use crate::sys::page::Span;
-use crate::sys::touch::Access;
+use crate::sys::touch::Touch;
 
 const STATE_AT: usize = 0;
 const BUFFER_AT: usize = 8;
@@ -70,7 +70,7 @@ impl<'scratch> Journal<'scratch> {
     fn put(&self, at: usize, value: u64) {
         let stored = self.head.store_u64(at, value);
         // The scratch is allocated and sealed, so its pages can't go.
-        debug_assert_eq!(stored, Access::Value(()), "the scratch is mapped");
+        debug_assert_eq!(stored, Touch::Value(()), "the scratch is mapped");
     }
 }
 

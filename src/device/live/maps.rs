@@ -6,7 +6,7 @@ use crate::device::Inode;
 
 /// One mapping of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Area {
+pub struct FileMapping {
     /// First byte.
     pub start: u64,
     /// Bytes.
@@ -46,14 +46,14 @@ pub fn is_gone(error: &io::Error) -> bool {
 
 /// The mappings of files in a process, in order of address. `None`: it is gone, or can't be looked
 /// into.
-pub fn areas(pid: i32) -> Option<Vec<Area>> {
+pub fn areas(pid: i32) -> Option<Vec<FileMapping>> {
     // A process that is past exit_mmap has an empty file, as a kernel thread has.
     let text = text(pid).ok().filter(|text| !text.is_empty())?;
     Some(String::from_utf8_lossy(&text).lines().filter_map(area).collect())
 }
 
 /// The mapping of a file that a line of /proc/PID/maps tells of.
-fn area(line: &str) -> Option<Area> {
+fn area(line: &str) -> Option<FileMapping> {
     let mut fields = line.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let hex = |text| u64::from_str_radix(text, 16).ok();
@@ -64,7 +64,7 @@ fn area(line: &str) -> Option<Area> {
     let dev = rustix::fs::makedev(number(major)?, number(minor)?);
     let ino = fields.next()?.parse().ok()?;
     let len_bytes = end.checked_sub(start)?;
-    (ino != 0).then_some(Area { start, len_bytes, offset_bytes, inode: Inode { dev, ino } })
+    (ino != 0).then_some(FileMapping { start, len_bytes, offset_bytes, inode: Inode { dev, ino } })
 }
 
 #[cfg(test)]
@@ -78,7 +78,7 @@ mod tests {
         for (line, expect) in [
             (
                 "7ea000000000-7ea000003000 rw-s 00002000 00:01 2054   /memfd:dmabuf (deleted)",
-                Some(Area {
+                Some(FileMapping {
                     start: 0x7ea0_0000_0000,
                     len_bytes: 0x3000,
                     offset_bytes: 0x2000,

@@ -44,6 +44,6 @@ mod resv;
 pub mod space;
 
 pub use chaos::{Chaos, ChaosConfig, Deed};
-pub use engine::{Engine, Refusal};
+pub use engine::{Engine, NotMovable};
 pub use guardian::Guardian;
 pub use mover::{Mapping, MoveError, Moved, Mover, Sabotage};

@@ -7,19 +7,19 @@ use super::attach::{Attachment, AttachmentId, PinId, Sg};
 use super::bus::{Bus, GupPin};
 use super::frames::FrameNo;
 use super::pages::Pages;
-use super::record::{Actor, Doing, Outcome};
+use super::record::{Actor, EventEnd, RecordedAction};
 use crate::device::FenceId;
 use crate::model::HazardKind;
 use crate::sys::page::PAGE_BYTES;
 
 /// The fences of an attachment signal, with an error, as it goes.
-pub(super) fn signals(fences: &[FenceId]) -> impl Iterator<Item = Doing> {
-    fences.iter().map(|&fence| Doing::Signal(fence))
+pub(super) fn signals(fences: &[FenceId]) -> impl Iterator<Item = RecordedAction> {
+    fences.iter().map(|&fence| RecordedAction::Signal(fence))
 }
 
 impl Bus {
     /// Records something that somebody did.
-    pub fn note(&mut self, actor: &Actor, doing: Doing, kinds: &[HazardKind]) {
+    pub fn note(&mut self, actor: &Actor, doing: RecordedAction, kinds: &[HazardKind]) {
         if let Some(recorder) = &mut self.recorder {
             recorder.push(actor, doing, kinds);
         }
@@ -27,14 +27,14 @@ impl Bus {
     }
 
     /// Records that the exporter begins something.
-    pub fn begin(&mut self, doing: Doing) {
+    pub fn begin(&mut self, doing: RecordedAction) {
         if let Some(recorder) = &mut self.recorder {
             recorder.begin(&Actor::Exporter, doing);
         }
     }
 
     /// Records that it ended it.
-    pub fn end(&mut self, doing: &Doing, outcome: Outcome, kinds: &[HazardKind]) {
+    pub fn end(&mut self, doing: &RecordedAction, outcome: EventEnd, kinds: &[HazardKind]) {
         if let Some(recorder) = &mut self.recorder {
             recorder.end(doing, outcome, kinds);
         }
@@ -50,10 +50,15 @@ impl Bus {
     }
 
     /// Records several things that are one for everybody else.
-    pub(super) fn note_all(&mut self, actor: &Actor, doings: impl IntoIterator<Item = Doing>) {
+    pub(super) fn note_all(
+        &mut self,
+        actor: &Actor,
+        doings: impl IntoIterator<Item = RecordedAction>,
+    ) {
         if let Some(recorder) = &mut self.recorder {
             for doing in doings {
-                let is_over = matches!(doing, Doing::Signal(fence) if !recorder.is_pending(fence));
+                let is_over =
+                    matches!(doing, RecordedAction::Signal(fence) if !recorder.is_pending(fence));
                 if !is_over {
                     recorder.push(actor, doing, &[]);
                 }
@@ -65,7 +70,10 @@ impl Bus {
     /// Records that an attachment has gone with its holder.
     pub(super) fn note_dropped(&mut self, id: AttachmentId, attachment: &Attachment) {
         let is_mapped = matches!(attachment.sg, Sg::Held | Sg::Invalid);
-        let ends = is_mapped.then_some(Doing::Unmap(id)).into_iter().chain([Doing::Detach(id)]);
+        let ends = is_mapped
+            .then_some(RecordedAction::Unmap(id))
+            .into_iter()
+            .chain([RecordedAction::Detach(id)]);
         let actor = Actor::Device(attachment.device.clone());
         self.note_all(&actor, signals(&attachment.fences).chain(ends));
     }
@@ -80,7 +88,7 @@ impl Bus {
         }
         let judged = self.judge(pages, of, (frame, 0), false, &bytes);
         let kinds: Vec<HazardKind> = judged.map(|(kind, _)| kind).into_iter().collect();
-        self.note(&Actor::Program(program), Doing::PinDma(id, false), &kinds);
+        self.note(&Actor::Program(program), RecordedAction::PinDma(id, false), &kinds);
     }
 
     /// What the addresses that somebody has stand for now, and where every buffer is: two

@@ -40,7 +40,7 @@ pub use windows::{SEGMENT_MAX, WINDOWS_MAX};
 
 /// Something that is done, as the language says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Doing {
+pub enum RecordedAction {
     /// `alloc`.
     Alloc(BufferId),
     /// `close`: the last reference went.
@@ -125,7 +125,7 @@ pub enum Doing {
 
 /// How something ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum EventEnd {
     /// Done.
     Done,
     /// EBUSY.
@@ -145,9 +145,9 @@ struct Declared {
 
 /// One event of one process.
 #[derive(Clone, Debug)]
-struct Event {
+struct RecordedEvent {
     who: Who,
-    doing: Doing,
+    doing: RecordedAction,
     begin: u64,
     /// None while it goes on.
     end: Option<u64>,
@@ -181,7 +181,7 @@ pub struct Recorder {
     buffers: BTreeMap<BufferId, Declared>,
     heaps: BTreeMap<String, ExporterRules>,
     /// The events since the last moment at which nothing was under way.
-    segment: Vec<Event>,
+    segment: Vec<RecordedEvent>,
     /// Fences that have not signalled.
     fences: BTreeSet<FenceId>,
     /// Whether its beginning was left out, because it was too long.
@@ -263,21 +263,21 @@ impl Recorder {
     }
 
     /// Something was done at once.
-    pub fn push(&mut self, actor: &Actor, doing: Doing, kinds: &[HazardKind]) {
+    pub fn push(&mut self, actor: &Actor, doing: RecordedAction, kinds: &[HazardKind]) {
         let begin = self.tick();
         if let Some(timeline) = &mut self.timeline {
             timeline.note(Some(actor), &doing, Phase::Once, kinds);
         }
-        if let Doing::Submit(fence, ..) = doing {
+        if let RecordedAction::Submit(fence, ..) = doing {
             self.fences.insert(fence);
-        } else if let Doing::Signal(fence) = doing {
+        } else if let RecordedAction::Signal(fence) = doing {
             self.fences.remove(&fence);
         }
         self.add(actor, doing, begin, Some(begin), kinds);
     }
 
     /// Something begins that others may overlap with.
-    pub fn begin(&mut self, actor: &Actor, doing: Doing) {
+    pub fn begin(&mut self, actor: &Actor, doing: RecordedAction) {
         let begin = self.tick();
         if let Some(timeline) = &mut self.timeline {
             timeline.note(Some(actor), &doing, Phase::Begin, &[]);
@@ -286,18 +286,18 @@ impl Recorder {
     }
 
     /// The last such thing ends.
-    pub fn end(&mut self, doing: &Doing, outcome: Outcome, kinds: &[HazardKind]) {
+    pub fn end(&mut self, doing: &RecordedAction, outcome: EventEnd, kinds: &[HazardKind]) {
         let end = self.tick();
         if let Some(timeline) = &mut self.timeline {
             timeline.note(None, doing, Phase::End(outcome), kinds);
         }
-        let open = |event: &Event| event.end.is_none() && event.doing == *doing;
+        let open = |event: &RecordedEvent| event.end.is_none() && event.doing == *doing;
         let Some(at) = self.segment.iter().rposition(open) else { return };
-        if outcome == Outcome::Failed {
+        if outcome == EventEnd::Failed {
             self.segment.remove(at);
         } else {
             self.segment[at].end = Some(end);
-            self.segment[at].busy = outcome == Outcome::Busy;
+            self.segment[at].busy = outcome == EventEnd::Busy;
             self.segment[at].kinds.extend(kinds);
         }
     }
@@ -341,15 +341,15 @@ impl Recorder {
     fn add(
         &mut self,
         actor: &Actor,
-        doing: Doing,
+        doing: RecordedAction,
         begin: u64,
         end: Option<u64>,
         kinds: &[HazardKind],
     ) {
         if self.segment.len() >= SEGMENT_MAX {
             // What waits for an end shall see it.
-            let ended = |event: &mut Event| event.end.is_some();
-            let lost: Vec<Event> = self.segment.extract_if(.., ended).collect();
+            let ended = |event: &mut RecordedEvent| event.end.is_some();
+            let lost: Vec<RecordedEvent> = self.segment.extract_if(.., ended).collect();
             let mut history = mem::take(&mut self.history);
             history.lose(&lost, self);
             self.history = history;
@@ -361,17 +361,17 @@ impl Recorder {
             Actor::Program(name) => Who::Program(name.clone()),
         };
         let kinds = kinds.iter().copied().collect();
-        self.segment.push(Event { who, doing, begin, end, kinds, busy: false });
+        self.segment.push(RecordedEvent { who, doing, begin, end, kinds, busy: false });
     }
 
     /// The heap whose buffer an exporter's deed is about.
-    fn heap_of(&self, doing: &Doing) -> String {
+    fn heap_of(&self, doing: &RecordedAction) -> String {
         let buffer = doing.buffer().and_then(|buffer| self.buffers.get(&buffer));
         buffer.map_or_else(|| "heap".to_owned(), |declared| declared.heap.clone())
     }
 }
 
-impl Doing {
+impl RecordedAction {
     /// The buffer that it names.
     fn buffer(&self) -> Option<BufferId> {
         match *self {
@@ -424,7 +424,7 @@ impl Doing {
     }
 }
 
-impl Event {
+impl RecordedEvent {
     fn changes(&self) -> bool {
         self.doing.changes()
     }

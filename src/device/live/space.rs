@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::sys::page::{Addr, Range};
 use crate::sys::uffd::{Modes, ProtectError, RegisterError, Uffd};
 
-use super::maps::{self, Area};
+use super::maps::{self, FileMapping};
 
 /// Where buffers are mapped when the program leaves the address to the kernel: above what mmap
 /// hands out by itself, and inside what the sanitizers' shadow maps allow. A seccomp filter can
@@ -40,10 +40,10 @@ pub struct Space {
     /// each time that it matters.
     suspects: Vec<i32>,
     /// Mappings of our buffers, all of them registered.
-    pub areas: Vec<Area>,
+    pub areas: Vec<FileMapping>,
     next: u64,
     /// The guardian's copy of the userfaultfd.
-    pub ward: Option<super::guardian::Ward>,
+    pub ward: Option<super::guardian::KeptFile>,
 }
 
 impl Space {
@@ -93,7 +93,7 @@ impl Space {
 
     /// Whether a member that may have left is still here; one that is not is forgotten. Nobody maps
     /// a buffer without a call that comes to us, so a process with mappings of ours has not left.
-    pub fn still_has(&mut self, pid: i32, ours: impl Fn(&Area) -> bool) -> bool {
+    pub fn still_has(&mut self, pid: i32, ours: impl Fn(&FileMapping) -> bool) -> bool {
         let others = self.members.iter().filter(|&&other| other != pid);
         let told = others.copied().find_map(|other| crate::sys::inject::share_memory(pid, other));
         let stays = match told {
@@ -125,8 +125,8 @@ impl Space {
     /// [`Unseen`].
     pub fn scan(
         &mut self,
-        ours: impl Fn(&Area) -> bool,
-    ) -> Result<Vec<(Area, RegisterError)>, Unseen> {
+        ours: impl Fn(&FileMapping) -> bool,
+    ) -> Result<Vec<(FileMapping, RegisterError)>, Unseen> {
         if !self.is_alive() {
             return Err(Unseen::Gone);
         }

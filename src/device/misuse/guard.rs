@@ -47,9 +47,9 @@ pub enum Mode {
 
 /// A number generator for [`Mode::Sampled`]: splitmix64, so that a seed gives the same choices.
 #[derive(Clone, Copy, Debug)]
-pub struct Dice(pub u64);
+pub struct SplitMixSampler(pub u64);
 
-impl Dice {
+impl SplitMixSampler {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -66,7 +66,7 @@ impl Dice {
 
 /// One mapping of a buffer in a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Area {
+pub struct GuardedMapping {
     /// Its addresses.
     pub range: Range<u64>,
     /// Which buffer.
@@ -82,7 +82,7 @@ pub struct Area {
 }
 
 /// A range and the protection that it is to get.
-pub type Change = (Range<u64>, u32);
+pub type ProtectionChange = (Range<u64>, u32);
 
 fn strict(prot: u32, allowed: Allowed) -> u32 {
     match allowed {
@@ -92,7 +92,7 @@ fn strict(prot: u32, allowed: Allowed) -> u32 {
     }
 }
 
-impl Area {
+impl GuardedMapping {
     /// A new mapping, all of it open.
     pub fn new(range: Range<u64>, buffer: BufferId, offset: u64, prot: u32) -> Self {
         assert!(range.start.is_multiple_of(PAGE_SIZE) && range.end.is_multiple_of(PAGE_SIZE));
@@ -121,8 +121,8 @@ impl Area {
         allowed: Allowed,
         mode: Mode,
         fresh: bool,
-        dice: &mut Dice,
-    ) -> Vec<Change> {
+        dice: &mut SplitMixSampler,
+    ) -> Vec<ProtectionChange> {
         let prot = strict(self.prot, allowed);
         let part = match (mode, &self.closed) {
             _ if prot == self.prot => None,
@@ -153,7 +153,7 @@ impl Area {
     }
 
     /// A run of pages at random.
-    fn run(&self, dice: &mut Dice) -> Range<u64> {
+    fn run(&self, dice: &mut SplitMixSampler) -> Range<u64> {
         let pages = (self.range.end - self.range.start) / PAGE_SIZE;
         let len = 1 + dice.below(pages.min(RUN_PAGES_MAX));
         let start = self.range.start + dice.below(pages - len + 1) * PAGE_SIZE;
@@ -168,7 +168,7 @@ impl Area {
     }
 
     /// All of it is opened until the next END.
-    pub fn open_all(&mut self) -> Vec<Change> {
+    pub fn open_all(&mut self) -> Vec<ProtectionChange> {
         self.opened.clear();
         self.closed.take().map(|(part, _)| (part, self.prot)).into_iter().collect()
     }
@@ -240,13 +240,13 @@ mod tests {
 
     const START: u64 = 0x10_0000;
 
-    fn area(pages: u64) -> Area {
-        Area::new(START..START + pages * PAGE_SIZE, BufferId(1), 0, READ | WRITE)
+    fn area(pages: u64) -> GuardedMapping {
+        GuardedMapping::new(START..START + pages * PAGE_SIZE, BufferId(1), 0, READ | WRITE)
     }
 
     #[test]
     fn brackets_open_and_close_the_whole() {
-        let mut dice = Dice(1);
+        let mut dice = SplitMixSampler(1);
         let mut area = area(4);
         let all = area.range.clone();
         let mut adapt = |allowed, fresh| area.adapt(allowed, Mode::Exhaustive, fresh, &mut dice);
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_page_opened_by_itself_closes_with_the_bracket() {
-        let mut dice = Dice(1);
+        let mut dice = SplitMixSampler(1);
         let mut area = area(4);
         area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut dice);
         area.leave_open(START + 5000);
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn sampling_is_rare_and_repeats_by_seed() {
         let closings = |seed| {
-            let mut dice = Dice(seed);
+            let mut dice = SplitMixSampler(seed);
             let mut area = area(64);
             let mut hits = Vec::new();
             for _ in 0..800 {
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn what_the_program_does_to_its_mapping_is_seen() {
-        let mut dice = Dice(1);
+        let mut dice = SplitMixSampler(1);
         let mut area = area(4);
         area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut dice);
         let all = area.range.clone();
@@ -317,8 +317,8 @@ mod tests {
 
     #[test]
     fn a_read_only_mapping_needs_no_guard_in_a_read_bracket() {
-        let mut dice = Dice(1);
-        let mut area = Area::new(START..START + PAGE_SIZE, BufferId(1), 0, READ);
+        let mut dice = SplitMixSampler(1);
+        let mut area = GuardedMapping::new(START..START + PAGE_SIZE, BufferId(1), 0, READ);
         assert_eq!(area.adapt(Allowed::Reads, Mode::Exhaustive, true, &mut dice), []);
         assert_eq!(area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut dice).len(), 1);
         assert_eq!(area.adapt(Allowed::Nothing, Mode::Off, true, &mut dice).len(), 1, "opened");

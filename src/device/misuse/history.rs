@@ -10,7 +10,7 @@ use crate::uapi::dma_buf;
 
 /// What a program or an exporter did to a buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub enum BufferEvent {
     /// ALLOC, or the creation of a udmabuf.
     Allocated,
     /// mmap, with the mapping's address and length.
@@ -54,7 +54,7 @@ pub fn sync_words(flags: u64) -> String {
     format!("{end}|{kind}")
 }
 
-impl Deed {
+impl BufferEvent {
     fn words(&self) -> String {
         match self {
             Self::Allocated => "allocated".into(),
@@ -81,7 +81,7 @@ impl Deed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// What.
-    pub deed: Deed,
+    pub deed: BufferEvent,
     /// By whom and where.
     pub site: Option<Site>,
     /// Nanoseconds since the device was started.
@@ -173,7 +173,7 @@ impl Histories {
     pub fn mapped_at(&mut self, buffer: BufferId, address: u64) {
         let moments = self.table.get_mut(&buffer).map(|history| &mut history.moments);
         for moment in moments.into_iter().flatten() {
-            if let Deed::Mapped { addr, .. } = &mut moment.deed {
+            if let BufferEvent::Mapped { addr, .. } = &mut moment.deed {
                 *addr = address;
             }
         }
@@ -184,7 +184,7 @@ impl Histories {
         let moments = self.table.get(&buffer).map_or(&[][..], History::moments);
         let times = moments
             .iter()
-            .map(|moment| if let Deed::Moved { times } = moment.deed { times } else { 0 });
+            .map(|moment| if let BufferEvent::Moved { times } = moment.deed { times } else { 0 });
         times.max().unwrap_or(0)
     }
 
@@ -209,7 +209,8 @@ mod tests {
         let buffer = BufferId(1);
         let by = |pid| Some(Site { pid, tid: pid, ..Site::default() });
         let used = |histories: &mut Histories, pid| {
-            histories.push(buffer, Moment { deed: Deed::Allocated, site: by(pid), at_ns: 0 });
+            histories
+                .push(buffer, Moment { deed: BufferEvent::Allocated, site: by(pid), at_ns: 0 });
         };
         let mut histories = Histories::default();
         used(&mut histories, 10);
@@ -228,12 +229,12 @@ mod tests {
     fn the_last_deed_of_each_kind_stays() {
         let mut history = History::default();
         let deeds = [
-            Deed::Allocated,
-            Deed::Mapped { addr: 0x1000, len: 4096, offset: 0 },
-            Deed::Synced { flags: dma_buf::SYNC_RW },
-            Deed::Moved { times: 1 },
-            Deed::Synced { flags: dma_buf::SYNC_END | dma_buf::SYNC_READ },
-            Deed::Moved { times: 2 },
+            BufferEvent::Allocated,
+            BufferEvent::Mapped { addr: 0x1000, len: 4096, offset: 0 },
+            BufferEvent::Synced { flags: dma_buf::SYNC_RW },
+            BufferEvent::Moved { times: 1 },
+            BufferEvent::Synced { flags: dma_buf::SYNC_END | dma_buf::SYNC_READ },
+            BufferEvent::Moved { times: 2 },
         ];
         for (at_ns, deed) in (0..).zip(deeds) {
             history.push(Moment { deed, site: None, at_ns: at_ns * 1_500_000 });

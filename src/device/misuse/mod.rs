@@ -25,9 +25,9 @@ mod site;
 mod watch;
 
 pub use brackets::{Allowed, Bracket, Brackets, Fault, Unended};
-pub use history::{Deed, Histories, History, Moment, sync_words};
+pub use history::{BufferEvent, Histories, History, Moment, sync_words};
 pub use kind::{Kind, Kinds, UnknownKind};
 pub use pins::{Holder, PINS_MAX, Pin, Pins};
 pub use report::{Act, Finding, Log, REPORTS_MAX, Report, Subject};
-pub use site::{Frame, Site, Symbol};
+pub use site::{Site, StackFrame, Symbol};
 pub use watch::Watch;

@@ -292,7 +292,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::device::misuse::{Frame, Symbol};
+    use crate::device::misuse::{StackFrame, Symbol};
 
     fn report(kind: Kind, offset: u64) -> Report {
         let symbol = Symbol {
@@ -302,7 +302,7 @@ mod tests {
             source: Some(("/src/client.c".into(), u32::try_from(offset).unwrap())),
             own: true,
         };
-        let frames = vec![Frame { pc: 0x40_0000 + offset, symbol: Arc::new(symbol) }];
+        let frames = vec![StackFrame { pc: 0x40_0000 + offset, symbol: Arc::new(symbol) }];
         Report {
             kind,
             what: "It is wrong.".into(),

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Frame, Kind, Report};
+use super::{Kind, Report, StackFrame};
 
 /// Where a report is in the source; a path below `here` is relative to it.
 #[must_use]
@@ -15,7 +15,7 @@ pub fn place(report: &Report, here: &Path) -> Option<(String, u32)> {
     source(report.site.place()?, here)
 }
 
-fn source(frame: &Frame, here: &Path) -> Option<(String, u32)> {
+fn source(frame: &StackFrame, here: &Path) -> Option<(String, u32)> {
     let (file, line) = frame.symbol.source.as_ref()?;
     let path = Path::new(file);
     let path = path.strip_prefix(here).unwrap_or(path);

@@ -44,7 +44,7 @@ impl Symbol {
 
 /// One entry of a call stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
+pub struct StackFrame {
     /// Address in the process: of the instruction, or where a call returns to.
     pub pc: u64,
     /// What is there.
@@ -63,7 +63,7 @@ pub struct Site {
     /// Nanoseconds since the device was started.
     pub at_ns: u64,
     /// The call stack, innermost first; empty where it could not be read.
-    pub frames: Vec<Frame>,
+    pub frames: Vec<StackFrame>,
 }
 
 impl Site {
@@ -71,7 +71,7 @@ impl Site {
     /// one of the program itself with a source line, else the innermost one with a source line,
     /// else the innermost one of the program itself, else the innermost one. A library that was
     /// built with source lines does many things for one line of the program.
-    pub fn place(&self) -> Option<&Frame> {
+    pub fn place(&self) -> Option<&StackFrame> {
         self.frames
             .iter()
             .find(|frame| frame.symbol.own && frame.symbol.source.is_some())
@@ -125,7 +125,7 @@ impl Site {
 mod tests {
     use super::*;
 
-    fn frame(function: &str, source: Option<(&str, u32)>, own: bool) -> Frame {
+    fn frame(function: &str, source: Option<(&str, u32)>, own: bool) -> StackFrame {
         let symbol = Symbol {
             module: "/usr/bin/x".into(),
             offset: 0x40,
@@ -133,7 +133,7 @@ mod tests {
             source: source.map(|(file, line)| (file.into(), line)),
             own,
         };
-        Frame { pc: 1, symbol: Arc::new(symbol) }
+        StackFrame { pc: 1, symbol: Arc::new(symbol) }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Every detector of one device, and the reports they made.
 
 use super::brackets::{Brackets, Fault, Unended};
-use super::history::{Deed, Histories, Moment, sync_words};
+use super::history::{BufferEvent, Histories, Moment, sync_words};
 use super::kind::Kind;
 use super::pins::Pins;
 use super::report::{Act, Finding, Log, Report, Subject};
@@ -51,7 +51,7 @@ pub struct Watch {
 
 impl Watch {
     /// Notes what a thread did to a buffer.
-    pub fn did(&mut self, buffer: BufferId, deed: Deed, site: Site) {
+    pub fn did(&mut self, buffer: BufferId, deed: BufferEvent, site: Site) {
         let at_ns = site.at_ns;
         self.histories.push(buffer, Moment { deed, site: Some(site), at_ns });
     }
@@ -63,7 +63,7 @@ impl Watch {
         if let Some(fault) = fault {
             self.report(id, buffer, unbalanced(fault, flags, &site));
         }
-        self.did(id, Deed::Synced { flags }, site);
+        self.did(id, BufferEvent::Synced { flags }, site);
     }
 
     /// A process exits: reports the brackets that it leaves open.
@@ -88,8 +88,8 @@ impl Watch {
     }
 
     /// Notes what the exporter did to a buffer.
-    pub fn exporter_did(&mut self, buffer: BufferId, deed: Deed, at_ns: u64) {
-        if matches!(deed, Deed::Purged | Deed::Revoked) {
+    pub fn exporter_did(&mut self, buffer: BufferId, deed: BufferEvent, at_ns: u64) {
+        if matches!(deed, BufferEvent::Purged | BufferEvent::Revoked) {
             self.brackets.taken_away(buffer);
         }
         self.histories.push(buffer, Moment { deed, site: None, at_ns });
@@ -98,7 +98,7 @@ impl Watch {
     /// The exporter has moved a buffer once more.
     pub fn exporter_moved(&mut self, buffer: BufferId, at_ns: u64) {
         let times = self.histories.moves(buffer) + 1;
-        self.exporter_did(buffer, Deed::Moved { times }, at_ns);
+        self.exporter_did(buffer, BufferEvent::Moved { times }, at_ns);
     }
 
     /// Reports a misuse of a buffer; how often it was seen at this place.
@@ -123,7 +123,8 @@ impl Watch {
     /// Where a buffer was allocated, if that was seen.
     pub fn allocated_at(&self, buffer: BufferId) -> Option<Site> {
         let history = self.histories.of(buffer);
-        let allocated = history.moments().iter().find(|moment| moment.deed == Deed::Allocated)?;
+        let allocated =
+            history.moments().iter().find(|moment| moment.deed == BufferEvent::Allocated)?;
         allocated.site.clone()
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::memory::SocketMemory;
-use super::protocol::{self, Event};
+use super::protocol::{self, Notification};
 use crate::device::live::attach::{AttachmentId, Holder};
 use crate::device::live::bus::Bus;
 use crate::device::live::frames::{Bytes, FrameNo};
@@ -18,7 +18,7 @@ use crate::device::live::job::{self, Done, Host, JobError, Parts, Patience};
 use crate::device::live::record::Recorder;
 use crate::device::transport::{self, now_ns};
 use crate::device::{BufferId, Device, HeapConfig, Limits};
-use crate::model::{Job, Placement};
+use crate::model::{Operation, Placement};
 use crate::sys::link::{Link, LinkError};
 use crate::sys::uffd::Uffd;
 
@@ -57,7 +57,7 @@ pub(super) struct View {
 
 /// Everything under the lock.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct ExporterState {
     pub(super) device: Device,
     pub(super) bus: Bus,
     pub(super) memory: SocketMemory,
@@ -106,7 +106,7 @@ pub struct Config {
 /// An exporter; see the [module](self).
 #[derive(Debug)]
 pub struct Exporter {
-    state: Mutex<State>,
+    state: Mutex<ExporterState>,
     changed: Condvar,
     patience: Patience,
     pub(super) placement: Placement,
@@ -124,7 +124,7 @@ impl Exporter {
         let system = system.saturating_mul(2).min(1 << 30);
         let mut bus = Bus::new(config.vram_pages, system)?;
         bus.recorder = config.record.then(Recorder::default);
-        let state = State {
+        let state = ExporterState {
             device: Device::new(config.heaps, config.limits),
             bus,
             memory: SocketMemory::new()?,
@@ -147,11 +147,11 @@ impl Exporter {
     ///
     /// # Errors
     /// [`JobError`].
-    pub fn work(&self, buffer: BufferId, job: Job) -> Result<Done, JobError> {
+    pub fn work(&self, buffer: BufferId, job: Operation) -> Result<Done, JobError> {
         job::run(self, MOVER, buffer, job, self.patience)
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ExporterState> {
         // Each change is complete before anything can panic.
         transport::lock(&self.state)
     }
@@ -172,7 +172,7 @@ impl Exporter {
     }
 
     /// Says an event to a client and waits until it has acted on it.
-    fn tell(&self, holder: Holder, event: &Event, fd: Option<OwnedFd>) -> bool {
+    fn tell(&self, holder: Holder, event: &Notification, fd: Option<OwnedFd>) -> bool {
         let events = self.lock().clients.get(&holder).map(|client| Arc::clone(&client.events));
         let Some(events) = events else { return false };
         let told = {
@@ -212,7 +212,7 @@ impl Exporter {
     }
 }
 
-impl State {
+impl ExporterState {
     pub(super) fn take_id(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -245,7 +245,7 @@ impl State {
 impl Host for Exporter {
     fn with(&self, f: &mut dyn FnMut(&mut Parts<'_>)) {
         let state = &mut *self.lock();
-        let State { device, bus, memory, .. } = state;
+        let ExporterState { device, bus, memory, .. } = state;
         f(&mut Parts { device, bus, memory });
         self.changed();
     }
@@ -262,7 +262,7 @@ impl Host for Exporter {
             // A device of the exporter's own looks at its attachment's state.
             return true;
         }
-        self.tell(holder, &Event::MoveNotify { attachment: attachment.0 }, None)
+        self.tell(holder, &Notification::MoveNotify { attachment: attachment.0 }, None)
     }
 
     fn drop_holder(&self, holder: Holder, why: &str) {
@@ -292,7 +292,7 @@ impl Host for Exporter {
             }
             for (holder, mapping, page, frame, bytes) in moved {
                 if let Some((fd, place)) = state.place(frame, bytes) {
-                    events.push((holder, Event::Frame { mapping, page, place }, fd));
+                    events.push((holder, Notification::Frame { mapping, page, place }, fd));
                 }
             }
         }

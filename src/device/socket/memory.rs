@@ -34,7 +34,7 @@ pub struct Mapped {
 }
 
 #[derive(Debug)]
-struct Held {
+struct BufferMemory {
     store: Store,
     mapped: Vec<Mapped>,
 }
@@ -43,7 +43,7 @@ struct Held {
 #[derive(Debug)]
 pub struct SocketMemory {
     mover: Mover,
-    held: BTreeMap<BufferId, Held>,
+    held: BTreeMap<BufferId, BufferMemory>,
     /// Pages that were given new memory.
     pub moved: Moved,
 }
@@ -82,7 +82,7 @@ impl SocketMemory {
             .map_err(std::io::Error::from)?;
         let own = file.try_clone()?;
         let store = self.mover.adopt(own, pages)?;
-        self.held.insert(buffer, Held { store, mapped: Vec::new() });
+        self.held.insert(buffer, BufferMemory { store, mapped: Vec::new() });
         Ok(file)
     }
 
@@ -132,7 +132,8 @@ impl SocketMemory {
     /// The buffer behind a mapping.
     #[must_use]
     pub fn behind(&self, id: u64, holder: Holder) -> Option<BufferId> {
-        let has = |held: &Held| held.mapped.iter().any(|m| (m.id, m.holder) == (id, holder));
+        let has =
+            |held: &BufferMemory| held.mapped.iter().any(|m| (m.id, m.holder) == (id, holder));
         self.held.iter().find(|(_, held)| has(held)).map(|(&buffer, _)| buffer)
     }
 

@@ -240,7 +240,7 @@ pub enum Request {
 /// What the exporter answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Answer {
+pub enum Response {
     /// Done.
     Done,
     /// To `Hello`: whether the exporter records.
@@ -290,7 +290,7 @@ pub enum Answer {
 /// What the exporter tells a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Event {
+pub enum Notification {
     /// `move_notify` of an attachment.
     MoveNotify {
         /// The attachment.

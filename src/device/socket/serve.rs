@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::exporter::{CLIENTS_MAX, Client, Exporter, SetupError, State};
-use super::protocol::{self, Answer, INLINE_PAGES_MAX, Received, Request, VERSION};
+use super::exporter::{CLIENTS_MAX, Client, Exporter, ExporterState, SetupError};
+use super::protocol::{self, INLINE_PAGES_MAX, Received, Request, Response, VERSION};
 use crate::device::live::attach::{AttachError, AttachmentId, Holder};
-use crate::device::live::bus::{Dma, DmaError};
+use crate::device::live::bus::{DmaError, Transfer};
 use crate::device::live::frames::BusAddr;
 use crate::device::transport::inode;
 use crate::device::{Action, BufferId, Inode, Ioctl, Object};
@@ -75,7 +75,7 @@ fn accept(exporter: &Arc<Exporter>, listener: &Listener) {
 }
 
 fn refuse(link: &Link, errno: Errno, text: &str) {
-    let answer = Answer::Error { errno: errno.raw_os_error(), text: text.to_owned() };
+    let answer = Response::Error { errno: errno.raw_os_error(), text: text.to_owned() };
     // Whoever is gone needs no answer.
     let _gone = protocol::send(link, &answer, &[], &[]);
 }
@@ -142,7 +142,7 @@ fn hello(exporter: &Exporter, link: &Arc<Link>) -> Option<Holder> {
         state.clients.insert(holder, client);
         state.bus.recorder.is_some()
     };
-    if protocol::send(link, &Answer::Welcome { record }, &[], &[]).is_err() {
+    if protocol::send(link, &Response::Welcome { record }, &[], &[]).is_err() {
         exporter.forget(holder);
         return None;
     }
@@ -151,27 +151,27 @@ fn hello(exporter: &Exporter, link: &Arc<Link>) -> Option<Holder> {
 
 /// An answer with what goes along.
 struct Answered {
-    answer: Answer,
+    answer: Response,
     bytes: Vec<u8>,
     fd: Option<OwnedFd>,
 }
 
-impl From<Answer> for Answered {
-    fn from(answer: Answer) -> Self {
+impl From<Response> for Answered {
+    fn from(answer: Response) -> Self {
         Self { answer, bytes: Vec::new(), fd: None }
     }
 }
 
 /// A refusal: the kernel's errno and a text.
-struct Refusal(Errno, String);
+struct RequestError(Errno, String);
 
-impl From<Errno> for Refusal {
+impl From<Errno> for RequestError {
     fn from(errno: Errno) -> Self {
         Self(errno, errno.to_string())
     }
 }
 
-impl From<AttachError> for Refusal {
+impl From<AttachError> for RequestError {
     fn from(error: AttachError) -> Self {
         let errno = match error {
             AttachError::NoAttachment => Errno::BADF,
@@ -182,7 +182,7 @@ impl From<AttachError> for Refusal {
     }
 }
 
-impl From<DmaError> for Refusal {
+impl From<DmaError> for RequestError {
     fn from(error: DmaError) -> Self {
         let errno = match error {
             DmaError::Attach(error) => return error.into(),
@@ -194,7 +194,7 @@ impl From<DmaError> for Refusal {
     }
 }
 
-type Answers = Result<Answered, Refusal>;
+type Answers = Result<Answered, RequestError>;
 
 struct Session<'a> {
     exporter: &'a Exporter,
@@ -209,8 +209,8 @@ impl Session<'_> {
                 .or_else(|| self.importers(&message).or_else(|| self.transfers(&message, &bytes)))
         });
         let result = result.unwrap_or_else(|| Err(Errno::INVAL.into()));
-        result.unwrap_or_else(|Refusal(errno, text)| {
-            Answer::Error { errno: errno.raw_os_error(), text }.into()
+        result.unwrap_or_else(|RequestError(errno, text)| {
+            Response::Error { errno: errno.raw_os_error(), text }.into()
         })
     }
 
@@ -230,7 +230,7 @@ impl Session<'_> {
             Request::Findings => {
                 let text = self.exporter.lock().bus.findings.text_of(self.holder);
                 let text: String = text.chars().take(protocol::MESSAGE_BYTES_MAX / 4).collect();
-                Ok(Answer::Text(text).into())
+                Ok(Response::Text(text).into())
             }
             _ => return None,
         })
@@ -269,18 +269,22 @@ impl Session<'_> {
         Ok(answered)
     }
 
-    fn install(&self, state: &mut State, buffer: BufferId) -> Result<Answered, Refusal> {
+    fn install(
+        &self,
+        state: &mut ExporterState,
+        buffer: BufferId,
+    ) -> Result<Answered, RequestError> {
         let size = state.device.buffer(buffer).map_or(0, |found| found.size_bytes);
         let pages = usize::try_from(size).map_err(|_| Errno::NOMEM)? / PAGE_BYTES;
         let file = state.memory.make(buffer, pages);
-        let file = file.map_err(|error| Refusal(Errno::NOMEM, error.to_string()))?;
+        let file = file.map_err(|error| RequestError(Errno::NOMEM, error.to_string()))?;
         let inode = inode(file.as_fd())?;
         state.device.installed(Object::Buffer(buffer), inode, crate::device::Backing::Memfd);
-        let State { device, bus, .. } = state;
+        let ExporterState { device, bus, .. } = state;
         bus.allocated(device, buffer, pages, self.exporter.placement)?;
         device.placed(buffer, self.exporter.placement);
         state.handles.insert((buffer, self.holder), 1);
-        let answer = Answer::Buffer { id: buffer.0, pages };
+        let answer = Response::Buffer { id: buffer.0, pages };
         Ok(Answered { answer, bytes: Vec::new(), fd: Some(file) })
     }
 
@@ -292,7 +296,7 @@ impl Session<'_> {
         let (id, size) = found.map(|(id, buffer)| (id, buffer.size_bytes)).ok_or(Errno::INVAL)?;
         *state.handles.entry((id, self.holder)).or_default() += 1;
         let pages = usize::try_from(size).map_err(|_| Errno::NOMEM)? / PAGE_BYTES;
-        Ok(Answer::Buffer { id: id.0, pages }.into())
+        Ok(Response::Buffer { id: id.0, pages }.into())
     }
 
     /// An ioctl on a buffer, decided by the same core as everywhere.
@@ -302,8 +306,8 @@ impl Session<'_> {
         let request = Ioctl::new(Object::Buffer(BufferId(buffer)), cmd, 0).with_memory(argument);
         match state.device.ioctl(&request) {
             Action::Fail(errno) => Err(errno.into()),
-            Action::Wait(_) => Ok(Answer::Again.into()),
-            Action::Reply(_) | Action::Install(_) | Action::Native => Ok(Answer::Done.into()),
+            Action::Wait(_) => Ok(Response::Again.into()),
+            Action::Reply(_) | Action::Install(_) | Action::Native => Ok(Response::Done.into()),
         }
     }
 
@@ -319,11 +323,11 @@ impl Session<'_> {
             }
         }
         crate::device::live::job::Host::frames_changed(self.exporter);
-        Ok(Answer::Done.into())
+        Ok(Response::Done.into())
     }
 
     /// EBADF for a buffer that this client has no handle of.
-    fn held(&self, state: &State, buffer: BufferId) -> Result<(), Errno> {
+    fn held(&self, state: &ExporterState, buffer: BufferId) -> Result<(), Errno> {
         let held = state.handles.contains_key(&(buffer, self.holder));
         if held { Ok(()) } else { Err(Errno::BADF) }
     }
@@ -339,15 +343,15 @@ impl Session<'_> {
             into.resize((*len).min(PAGE_BYTES + 1), 0);
         }
         let dma = match request {
-            Request::DmaRead { .. } => Dma::Read(&mut into),
-            _ => Dma::Write(bytes),
+            Request::DmaRead { .. } => Transfer::Read(&mut into),
+            _ => Transfer::Write(bytes),
         };
         let state = &mut *self.exporter.lock();
-        let State { device, bus, memory, .. } = state;
+        let ExporterState { device, bus, memory, .. } = state;
         let by = (requests::through(via), self.holder);
         let result = bus.dma(device, memory, by, BusAddr(addr), dma);
         Some(match result {
-            Ok(_) => Ok(Answered { answer: Answer::Done, bytes: into, fd: None }),
+            Ok(_) => Ok(Answered { answer: Response::Done, bytes: into, fd: None }),
             Err(error) => Err(error.into()),
         })
     }
@@ -356,7 +360,7 @@ impl Session<'_> {
 /// An sg_table, with the answer or in a file.
 fn addrs(addrs: &[BusAddr]) -> Answers {
     let bytes: Vec<u8> = addrs.iter().flat_map(|addr| addr.0.to_le_bytes()).collect();
-    let answer = Answer::Addrs { pages: addrs.len() };
+    let answer = Response::Addrs { pages: addrs.len() };
     if addrs.len() <= INLINE_PAGES_MAX {
         return Ok(Answered { answer, bytes, fd: None });
     }

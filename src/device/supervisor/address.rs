@@ -5,7 +5,7 @@
 
 use rustix::io::Errno;
 
-use super::{Answer, Supervisor, int, lock, uint};
+use super::{Decision, Supervisor, int, lock, uint};
 use crate::device::{Buffer, Exporter, Inode, Object};
 use crate::sys::notify::Call;
 
@@ -19,14 +19,14 @@ struct MappedFile {
 }
 
 impl Supervisor {
-    pub(super) fn on_address(&mut self, call: &Call) -> Answer {
+    pub(super) fn on_address(&mut self, call: &Call) -> Decision {
         match call.nr {
             libc::SYS_madvise => self.madvise(call),
             libc::SYS_mremap => self.mremap(call),
             libc::SYS_mprotect => self.mprotect(call),
             libc::SYS_mlock | libc::SYS_mlock2 => self.mlock(call),
             libc::SYS_msync => self.msync(call),
-            _ => Answer::Native,
+            _ => Decision::Native,
         }
     }
 
@@ -57,7 +57,7 @@ impl Supervisor {
     /// A VM_PFNMAP or VM_IO mapping refuses advice that would drop or populate pages, and never
     /// gives up VM_DONTDUMP (VM_SPECIAL), nor VM_DONTCOPY where it has VM_IO
     /// (madvise_vma_behavior).
-    fn madvise(&mut self, call: &Call) -> Answer {
+    fn madvise(&mut self, call: &Call) -> Decision {
         const REMOVE: i32 = 9;
         const DOFORK: i32 = 11;
         // DONTNEED, FREE, REMOVE, DOFORK, DODUMP, WIPEONFORK, COLD, PAGEOUT, POPULATE_READ,
@@ -66,18 +66,18 @@ impl Supervisor {
         let [addr, _, advice, ..] = call.args;
         let advice = int(advice);
         if !REFUSED.contains(&advice) {
-            return Answer::Native;
+            return Decision::Native;
         }
-        let Some(buffer) = self.buffer_under(call, addr, 0) else { return Answer::Native };
+        let Some(buffer) = self.buffer_under(call, addr, 0) else { return Decision::Native };
         match advice {
-            REMOVE => Answer::Fail(Errno::NODEV),
-            DOFORK if !is_of_a_heap(&buffer) => Answer::Native,
-            _ => Answer::Fail(Errno::INVAL),
+            REMOVE => Decision::Fail(Errno::NODEV),
+            DOFORK if !is_of_a_heap(&buffer) => Decision::Native,
+            _ => Decision::Fail(Errno::INVAL),
         }
     }
 
     /// VM_DONTEXPAND: growing is EFAULT; VM_PFNMAP: MREMAP_DONTUNMAP is EINVAL.
-    fn mremap(&mut self, call: &Call) -> Answer {
+    fn mremap(&mut self, call: &Call) -> Decision {
         const MREMAP_DONTUNMAP: u64 = 4;
         let [addr, old_len, new_len, flags, ..] = call.args;
         let grows = new_len.div_ceil(PAGE) > old_len.div_ceil(PAGE);
@@ -85,51 +85,53 @@ impl Supervisor {
             return self.mremap_live(call);
         }
         match self.mapped_buffer(call, addr) {
-            Some(Object::Buffer(_)) if flags & MREMAP_DONTUNMAP != 0 => Answer::Fail(Errno::INVAL),
-            Some(Object::Buffer(_)) => Answer::Fail(Errno::FAULT),
-            _ => Answer::Native,
+            Some(Object::Buffer(_)) if flags & MREMAP_DONTUNMAP != 0 => {
+                Decision::Fail(Errno::INVAL)
+            }
+            Some(Object::Buffer(_)) => Decision::Fail(Errno::FAULT),
+            _ => Decision::Native,
         }
     }
 
     /// A shared mapping of a file that is not open for writing has no VM_MAYWRITE (do_mmap). A
     /// udmabuf's file is always open for both.
-    fn mprotect(&mut self, call: &Call) -> Answer {
+    fn mprotect(&mut self, call: &Call) -> Decision {
         let [addr, _, prot, ..] = call.args;
         if uint(prot) & libc::PROT_WRITE.cast_unsigned() == 0 {
-            return Answer::Native;
+            return Decision::Native;
         }
         match self.buffer_under(call, addr, 0) {
             Some(buffer) if is_of_a_heap(&buffer) && !buffer.access.writes() => {
-                Answer::Fail(Errno::ACCESS)
+                Decision::Fail(Errno::ACCESS)
             }
-            _ => Answer::Native,
+            _ => Decision::Native,
         }
     }
 
     /// mlock skips VM_PFNMAP and VM_IO mappings (mlock_fixup: VM_SPECIAL).
-    fn mlock(&mut self, call: &Call) -> Answer {
+    fn mlock(&mut self, call: &Call) -> Decision {
         const MLOCK_ONFAULT: u64 = 1;
         let [addr, len, flags, ..] = call.args;
         if call.nr == libc::SYS_mlock2 && flags & !MLOCK_ONFAULT != 0 {
-            return Answer::Native;
+            return Decision::Native;
         }
         match self.buffer_under(call, addr, len) {
-            Some(_) => Answer::Value(0),
-            None => Answer::Native,
+            Some(_) => Decision::Value(0),
+            None => Decision::Native,
         }
     }
 
     /// MS_INVALIDATE is EBUSY for a locked mapping only, and a VM_PFNMAP one is never locked.
-    fn msync(&mut self, call: &Call) -> Answer {
+    fn msync(&mut self, call: &Call) -> Decision {
         let [addr, len, flags, ..] = call.args;
         let flags = int(flags);
         let known = libc::MS_ASYNC | libc::MS_INVALIDATE;
         if flags & libc::MS_INVALIDATE == 0 || flags & !known != 0 || addr % PAGE != 0 {
-            return Answer::Native;
+            return Decision::Native;
         }
         match self.buffer_under(call, addr, len) {
-            Some(_) => Answer::Value(0),
-            None => Answer::Native,
+            Some(_) => Decision::Value(0),
+            None => Decision::Native,
         }
     }
 }

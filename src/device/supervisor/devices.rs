@@ -24,7 +24,7 @@ use crate::device::live::findings::Finding;
 use crate::device::live::frames::PageOf;
 use crate::device::live::job::{self, Done, Host, JobError, Memory, Parts, Patience};
 use crate::device::live::pages::{Pages, read_all, write_all};
-use crate::device::live::record::{Actor, Doing, Recorder};
+use crate::device::live::record::{Actor, RecordedAction, Recorder};
 use crate::device::live::{Deed, Engine};
 use crate::device::misuse::{self, Watch};
 use crate::device::{BufferId, Device};
@@ -100,7 +100,7 @@ impl ProgramBus {
     pub(super) fn mapped(&mut self, buffer: BufferId, pid: i32) {
         if self.files.contains_key(&buffer) {
             self.mappings += 1;
-            let doing = Doing::Mmap { id: self.mappings, buffer, importer: None };
+            let doing = RecordedAction::Mmap { id: self.mappings, buffer, importer: None };
             self.bus.note(&Actor::Program(format!("pid {pid}")), doing, &[]);
             self.mapped.insert((buffer, pid), self.mappings);
         }

@@ -10,7 +10,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::{Answer, Supervisor, caller, int, lock};
+use super::{Decision, Supervisor, caller, int, lock};
 use crate::device::{BufferId, Object};
 use crate::sys::notify::Call;
 
@@ -65,10 +65,10 @@ impl Proxy {
 }
 
 impl Supervisor {
-    pub(super) fn epoll_ctl(&mut self, call: &Call) -> Answer {
+    pub(super) fn epoll_ctl(&mut self, call: &Call) -> Decision {
         let [epfd, op, fd, event, ..] = call.args;
         let Some((Object::Buffer(buffer), _)) = self.object(call.tid, int(fd)) else {
-            return Answer::Native;
+            return Decision::Native;
         };
         self.epoll_ctl_buffer(call, (int(epfd), int(fd)), int(op), event, buffer).into()
     }
@@ -80,13 +80,13 @@ impl Supervisor {
         op: i32,
         event: u64,
         buffer: BufferId,
-    ) -> Result<Answer, Errno> {
+    ) -> Result<Decision, Errno> {
         let epoll = self.callers.file(call.tid, epfd)?;
         let key = (caller::tgid(call.tid).ok_or(Errno::SRCH)?, epfd, fd);
         if op == libc::EPOLL_CTL_DEL {
             let proxy = self.epolls.table.remove(&key).ok_or(Errno::NOENT)?;
             epoll::delete(&epoll, &proxy.socket)?;
-            return Ok(Answer::Value(0));
+            return Ok(Decision::Value(0));
         }
         // struct epoll_event: events u32, data u64 at its end; packed on x86-64 alone.
         let size = size_of::<libc::epoll_event>();
@@ -106,7 +106,7 @@ impl Supervisor {
                     && proxy.buffer == buffer
                 {
                     epoll::add(&epoll, &proxy.socket, data, flags)?;
-                    return Ok(Answer::Value(0));
+                    return Ok(Decision::Value(0));
                 }
                 if self.epolls.table.len() >= PROXIES_MAX {
                     return Err(Errno::NOSPC);
@@ -118,7 +118,7 @@ impl Supervisor {
             }
             _ => return Err(Errno::INVAL),
         }
-        Ok(Answer::Value(0))
+        Ok(Decision::Value(0))
     }
 
     fn readiness(&self, buffer: BufferId) -> (bool, bool) {

@@ -19,7 +19,7 @@ use super::life::{self, Key};
 use super::scatter::Scattered;
 use crate::device::transport::inode;
 use crate::device::{
-    Access, Backing, Buffer, Device, Exporter, HeapId, Inode, Object, SyncFileId, TimelineId,
+    Backing, Buffer, Device, Exporter, HeapId, Inode, Object, OpenMode, SyncFileId, TimelineId,
 };
 use crate::sys::backing;
 
@@ -167,7 +167,7 @@ impl Files {
         rustix::fs::fcntl_add_seals(&whole, seals)?;
         let flags = OFlags::from_bits_retain(buffer.access.mode);
         let file = match buffer.access {
-            Access::RDWR => whole,
+            OpenMode::RDWR => whole,
             _ => backing::reopen(whole.as_fd(), flags).map_err(to_errno)?,
         };
         let writable = buffer.access.writes();

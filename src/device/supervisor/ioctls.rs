@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 
 use super::{
-    Answer, Files, Shared, Supervisor, caller, int, is_shortage, lock, now_ns, pending::Waiting,
+    Decision, Files, Shared, Supervisor, caller, int, is_shortage, lock, now_ns, pending::Waiting,
     uint,
 };
 use crate::device::{
@@ -20,16 +20,16 @@ use crate::sys::notify::Call;
 pub(super) type Memfds = BTreeMap<Inode, OwnedFd>;
 
 impl Supervisor {
-    pub(super) fn ioctl(&mut self, call: &Call) -> Answer {
+    pub(super) fn ioctl(&mut self, call: &Call) -> Decision {
         let [fd, cmd, arg, ..] = call.args;
         let (object, file) = match self.look(call.tid, int(fd)) {
             Ok(Some(found)) => found,
-            Ok(None) => return Answer::Native,
-            Err(errno) => return Answer::Fail(errno),
+            Ok(None) => return Decision::Native,
+            Err(errno) => return Decision::Fail(errno),
         };
         let device_file = matches!(object, Object::Heap(_) | Object::Udmabuf);
         if device_file && backing::brand_of(file.as_fd()) == backing::BRAND_PATH {
-            return Answer::Fail(Errno::BADF);
+            return Decision::Fail(Errno::BADF);
         }
         // Not needed any more.
         drop(file);
@@ -39,7 +39,7 @@ impl Supervisor {
         }
         match self.fetch(call, &mut request) {
             Ok(memfds) => self.decide(call, request, &memfds),
-            Err(errno) => Answer::Fail(errno),
+            Err(errno) => Decision::Fail(errno),
         }
     }
 
@@ -94,9 +94,9 @@ impl Supervisor {
     }
 
     /// Asks the device and carries its action out. Also the way back in for a call that waited.
-    pub(super) fn decide(&mut self, call: &Call, mut request: Ioctl, memfds: &Memfds) -> Answer {
+    pub(super) fn decide(&mut self, call: &Call, mut request: Ioctl, memfds: &Memfds) -> Decision {
         if !self.listener.id_valid(call.id) {
-            return Answer::Sent;
+            return Decision::Sent;
         }
         request.now_ns = now_ns();
         let mut shared = lock(&self.shared);
@@ -111,11 +111,11 @@ impl Supervisor {
             }
         }
         match action {
-            Action::Fail(errno) => Answer::Fail(errno),
-            Action::Native => Answer::Native,
+            Action::Fail(errno) => Decision::Fail(errno),
+            Action::Native => Decision::Native,
             Action::Wait(fences) => {
                 drop(shared);
-                Answer::Later(Waiting::Ioctl { request, fences })
+                Decision::Later(Waiting::Ioctl { request, fences })
             }
             Action::Reply(reply) => {
                 let watched = shared.watch.is_some();
@@ -137,17 +137,17 @@ impl Supervisor {
         }
     }
 
-    fn reply(&self, call: &Call, reply: &Reply) -> Result<Answer, Errno> {
+    fn reply(&self, call: &Call, reply: &Reply) -> Result<Decision, Errno> {
         for write in &reply.writes {
             caller::write(call.tid, write.addr, &write.bytes)?;
         }
-        Ok(Answer::Value(reply.value))
+        Ok(Decision::Value(reply.value))
     }
 
     /// Makes the object's file, puts it into the caller's table and tells its number. What fails
     /// on the way leaves nothing behind, but for one race: if another thread unmaps the argument
     /// between the two writes, the descriptor stays and the call answers EFAULT.
-    fn install(&mut self, call: &Call, install: &Install, memfds: &Memfds) -> Answer {
+    fn install(&mut self, call: &Call, install: &Install, memfds: &Memfds) -> Decision {
         let structure = &install.structure;
         let result = caller::write(call.tid, structure.addr, &structure.bytes)
             .and_then(|()| self.create_with_room(install.object, memfds));
@@ -167,25 +167,25 @@ impl Supervisor {
         lock(&self.shared).device.installed(install.object, inode, made_of);
         self.watch_alloc(install.object, site);
         match install.answer {
-            FdAnswer::Value => Answer::Sent,
+            FdAnswer::Value => Decision::Sent,
             FdAnswer::Field(at) => {
                 let mut bytes = structure.bytes.clone();
                 if let Some(field) = bytes.get_mut(at..at + 4) {
                     field.copy_from_slice(&fd.to_ne_bytes());
                 }
                 match caller::write(call.tid, structure.addr, &bytes) {
-                    Ok(()) => Answer::Value(0),
-                    Err(errno) => Answer::Fail(errno),
+                    Ok(()) => Decision::Value(0),
+                    Err(errno) => Decision::Fail(errno),
                 }
             }
         }
     }
 
-    fn abandon(&self, object: Object, errno: Errno) -> Answer {
+    fn abandon(&self, object: Object, errno: Errno) -> Decision {
         let mut shared = lock(&self.shared);
         shared.device.fail(object);
         shared.files.forget(object);
-        Answer::Fail(errno)
+        Decision::Fail(errno)
     }
 
     /// Makes the file of a new object, after letting go of what nobody needs any more if there is no

@@ -11,15 +11,15 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
 use super::flights::{Aims, Flights};
 use super::pending::Waiting;
-use super::{Answer, Shared, Supervisor, held_up, lock, now_ns};
+use super::{Decision, Shared, Supervisor, held_up, lock, now_ns};
 use crate::device::control::NotDone;
 use crate::device::live::job::JobError;
 use crate::device::live::mover::SetupError;
-use crate::device::live::{Chaos, ChaosConfig, Deed, Engine, Refusal, Sabotage};
+use crate::device::live::{Chaos, ChaosConfig, Deed, Engine, NotMovable, Sabotage};
 use crate::device::{Backing, BufferId, Device, Life, Object};
 use crate::sys::notify::Call;
 use crate::sys::page::{Addr, PAGE_BYTES, Range};
-use crate::sys::uffd::{Event, FaultKind, Fill, Uffd};
+use crate::sys::uffd::{FaultKind, Fill, Uffd, UffdEvent};
 
 /// Time between looks for buffers and processes that are gone.
 const SWEEP_NS: u64 = 250_000_000;
@@ -181,7 +181,7 @@ impl Live {
     fn answer_faults(&self) {
         for space in self.engine.spaces() {
             for _ in 0..FAULTS_MAX {
-                let Ok(Some(Event::Fault(fault))) = space.uffd().poll_event() else { break };
+                let Ok(Some(UffdEvent::Fault(fault))) = space.uffd().poll_event() else { break };
                 let page = Addr(fault.addr.0 & !(PAGE_BYTES as u64 - 1));
                 answer_fault(space.uffd(), page, fault.kind);
             }
@@ -199,7 +199,7 @@ fn concerns(engine: &Engine, id: BufferId, aims: &Aims) -> bool {
 }
 
 /// Answers an order. Whoever gave it may have lost patience.
-fn reply(order: &Order, ino: u64, result: Result<u64, Refusal>) {
+fn reply(order: &Order, ino: u64, result: Result<u64, NotMovable>) {
     let word = order.deed.word();
     let answer = match result {
         Ok(0) => Ok(format!("{word} {ino}: its pages are gone\n")),
@@ -223,13 +223,13 @@ fn answer_fault(uffd: &Uffd, page: Addr, kind: FaultKind) {
 
 impl Supervisor {
     /// Everything that is due: orders, chaos, faults, housekeeping.
-    pub(super) fn tend_live(&mut self) {
-        if super::net::caught(|| self.tend()).is_none() {
+    pub(super) fn work_on_live(&mut self) {
+        if super::net::caught(|| self.work_now()).is_none() {
             self.gave_up("buffers were moved");
         }
     }
 
-    fn tend(&mut self) {
+    fn work_now(&mut self) {
         let Some(live) = &mut self.live else { return };
         live.answer_faults();
         live.take_wakes();
@@ -237,10 +237,10 @@ impl Supervisor {
             lock(&self.shared).orders.as_mut().map(|orders| std::mem::take(&mut orders.queue));
         self.retry_wanted();
         for order in orders.unwrap_or_default() {
-            self.obey(order);
+            self.carry_out(order);
         }
         self.sweep_live();
-        self.make_chaos();
+        self.run_chaos();
         self.tell_barred();
     }
 
@@ -276,7 +276,7 @@ impl Supervisor {
         };
         let aims = super::flights::aims(&call);
         if let Some(access) = held_up::take() {
-            self.send(call, Answer::Later(Waiting::Memory(access)));
+            self.send(call, Decision::Later(Waiting::Memory(access)));
             return;
         }
         if let Some(wanted) = &live.wanted
@@ -295,7 +295,7 @@ impl Supervisor {
         let Some(wanted) = live.wanted.take() else { return };
         let result = self.act(wanted.deed, wanted.id, wanted.first, wanted.pages);
         let Some(live) = &mut self.live else { return };
-        if matches!(result, Err(Refusal::InUse(_) | Refusal::Fenced))
+        if matches!(result, Err(NotMovable::InUse(_) | NotMovable::Fenced))
             && now_ns() < wanted.deadline_ns
         {
             live.wanted = Some(wanted);
@@ -321,7 +321,8 @@ impl Supervisor {
     ) {
         let result = self.act(deed, id, first, pages);
         let Some(live) = &mut self.live else { return };
-        if matches!(result, Err(Refusal::InUse(_) | Refusal::Fenced)) && live.wanted.is_none() {
+        if matches!(result, Err(NotMovable::InUse(_) | NotMovable::Fenced)) && live.wanted.is_none()
+        {
             let patience = if order.is_some() { ORDER_PATIENCE_NS } else { CHAOS_PATIENCE_NS };
             let deadline_ns = now_ns() + patience;
             live.wanted = Some(Wanted { deed, id, first, pages, deadline_ns, order });
@@ -354,7 +355,7 @@ impl Supervisor {
         }
     }
 
-    fn make_chaos(&mut self) {
+    fn run_chaos(&mut self) {
         for _ in 0..BURST_MAX {
             let Some(live) = &mut self.live else { return };
             let Some(chaos) = &mut live.chaos else { return };
@@ -371,7 +372,7 @@ impl Supervisor {
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    fn carry_out(&mut self, order: Order) {
         let (deed, ino) = (order.deed, order.ino);
         let id = {
             let shared = lock(&self.shared);
@@ -394,20 +395,20 @@ impl Supervisor {
         id: BufferId,
         first: usize,
         pages: usize,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<u64, NotMovable> {
         let Some(live) = &mut self.live else {
-            return Err(Refusal::Unsuitable("this device was started without --live"));
+            return Err(NotMovable::Unsuitable("this device was started without --live"));
         };
         let (placement, life) = (deed.placement(), deed.ends().unwrap_or(Life::Live));
         if let Some(tid) = placement.and_then(|_| live.busy(id)) {
-            return Err(Refusal::InUse(tid));
+            return Err(NotMovable::InUse(tid));
         }
         if lock(&self.shared).program_bus.is_some() {
             return self.act_by_rules(deed, id);
         }
         // Pins that have ended by now are none that the move leaves behind.
         let pins = self.living_pins(id, first, pages);
-        let Some(live) = &mut self.live else { return Err(Refusal::Dead) };
+        let Some(live) = &mut self.live else { return Err(NotMovable::Dead) };
         let result = match placement {
             Some(_) => live.engine.relocate(id, first, pages).map(|moved| moved.pages),
             None => live.engine.kill(id).map(|()| 0),
@@ -430,11 +431,12 @@ impl Supervisor {
     }
 
     /// The same where devices are attached: by the heap's rules, and the whole buffer.
-    fn act_by_rules(&mut self, deed: Deed, id: BufferId) -> Result<u64, Refusal> {
-        let Some(live) = &mut self.live else { return Err(Refusal::Dead) };
+    fn act_by_rules(&mut self, deed: Deed, id: BufferId) -> Result<u64, NotMovable> {
+        let Some(live) = &mut self.live else { return Err(NotMovable::Dead) };
         lock(&self.shared).device.trace.at(self.main_pid, now_ns());
-        if let Some(refusal @ (Refusal::Unsuitable(_) | Refusal::Barred(_) | Refusal::Dead)) =
-            live.engine.immovable(id)
+        if let Some(
+            refusal @ (NotMovable::Unsuitable(_) | NotMovable::Barred(_) | NotMovable::Dead),
+        ) = live.engine.immovable(id)
             && matches!(deed, Deed::Move | Deed::Evict)
         {
             lock(&self.shared).device.stats.moves_refused += 1;
@@ -442,7 +444,7 @@ impl Supervisor {
         }
         let pages = live.engine.buffers().find(|(held, _)| *held == id).map_or(0, |(_, n)| n);
         let pins = self.living_pins(id, 0, pages);
-        let Some(live) = &mut self.live else { return Err(Refusal::Dead) };
+        let Some(live) = &mut self.live else { return Err(NotMovable::Dead) };
         let before = live.engine.replaced(id);
         let result = super::devices::work(&self.shared, &mut live.engine, deed, id);
         if lock(&self.shared).program_bus.as_ref().is_some_and(|bus| bus.bus.is_broken(id)) {
@@ -455,8 +457,8 @@ impl Supervisor {
         match result {
             Ok(_) if matches!(deed, Deed::Purge | Deed::Revoke) => Ok(0),
             Ok(done) => Ok(u64::try_from(done.pages).unwrap_or(u64::MAX)),
-            Err(JobError::FenceTimeout(_) | JobError::LockTimeout(_)) => Err(Refusal::Fenced),
-            Err(error) => Err(Refusal::ByRule(error.to_string())),
+            Err(JobError::FenceTimeout(_) | JobError::LockTimeout(_)) => Err(NotMovable::Fenced),
+            Err(error) => Err(NotMovable::ByRule(error.to_string())),
         }
     }
 

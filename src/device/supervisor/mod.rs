@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use rustix::io::Errno;
 
 use super::misuse::Watch;
-use super::path::Node;
+use super::path::DeviceNode;
 use super::transport::{lock, now_ns};
 use super::{Device, Object};
 use crate::sys::arch::legacy;
@@ -79,7 +79,7 @@ pub struct Shared {
 
 /// What a handler decided.
 #[derive(Debug)]
-enum Answer {
+enum Decision {
     /// Return a value.
     Value(i64),
     /// Fail.
@@ -92,19 +92,19 @@ enum Answer {
     Later(Waiting),
 }
 
-impl From<Errno> for Answer {
+impl From<Errno> for Decision {
     fn from(errno: Errno) -> Self {
         Self::Fail(errno)
     }
 }
 
-impl From<Result<Self, Errno>> for Answer {
+impl From<Result<Self, Errno>> for Decision {
     fn from(result: Result<Self, Errno>) -> Self {
         result.unwrap_or_else(Self::Fail)
     }
 }
 
-impl From<super::Verdict> for Answer {
+impl From<super::Verdict> for Decision {
     fn from(verdict: super::Verdict) -> Self {
         match verdict {
             super::Verdict::Fail(errno) => Self::Fail(errno),
@@ -177,7 +177,7 @@ impl Supervisor {
         });
         let answer = answer.unwrap_or_else(|| {
             self.gave_up("a call was looked at");
-            Answer::Native
+            Decision::Native
         });
         if net::caught(|| self.send(call, answer)).is_none() {
             self.gave_up("a call was answered");
@@ -217,19 +217,19 @@ impl Supervisor {
         }
     }
 
-    fn send(&mut self, call: Call, answer: Answer) {
+    fn send(&mut self, call: Call, answer: Decision) {
         // An error means that the caller is gone, and with it whoever wanted the answer.
         let sent = match answer {
-            Answer::Value(value) => self.listener.reply(call.id, Ok(value)),
-            Answer::Fail(errno) => self.listener.reply(call.id, Err(errno)),
-            Answer::Native => {
+            Decision::Value(value) => self.listener.reply(call.id, Ok(value)),
+            Decision::Fail(errno) => self.listener.reply(call.id, Err(errno)),
+            Decision::Native => {
                 self.let_go(call);
                 Ok(())
             }
-            Answer::Sent => Ok(()),
-            Answer::Later(waiting) => {
+            Decision::Sent => Ok(()),
+            Decision::Later(waiting) => {
                 if let Err(errno) = self.pending.push(call, waiting) {
-                    self.send(call, Answer::Fail(errno));
+                    self.send(call, Decision::Fail(errno));
                 }
                 Ok(())
             }
@@ -238,19 +238,19 @@ impl Supervisor {
     }
 
     /// The answer to a call, once everything that it points to can be read.
-    fn answer_or_wait(&mut self, call: &Call) -> Answer {
+    fn answer_or_wait(&mut self, call: &Call) -> Decision {
         // What was read for something else held up nobody's call.
         drop(held_up::take());
         match (self.answer(call), held_up::take()) {
             // Nothing was done for want of an argument.
-            (Answer::Fail(Errno::FAULT) | Answer::Native, Some(access)) => {
-                Answer::Later(Waiting::Memory(access))
+            (Decision::Fail(Errno::FAULT) | Decision::Native, Some(access)) => {
+                Decision::Later(Waiting::Memory(access))
             }
             (answer, _) => answer,
         }
     }
 
-    fn answer(&mut self, call: &Call) -> Answer {
+    fn answer(&mut self, call: &Call) -> Decision {
         let [a0, a1, a2, a3, ..] = call.args;
         let cwd = libc::AT_FDCWD;
         match call.nr {
@@ -267,8 +267,10 @@ impl Supervisor {
             | libc::SYS_lgetxattr
             | libc::SYS_listxattr
             | libc::SYS_llistxattr => match self.node(call, cwd, a0) {
-                Some(Node::FdInfo { .. } | Node::FdLink { .. }) | None => Answer::Native,
-                Some(_) => Answer::Fail(Errno::OPNOTSUPP),
+                Some(DeviceNode::FdInfo { .. } | DeviceNode::FdLink { .. }) | None => {
+                    Decision::Native
+                }
+                Some(_) => Decision::Fail(Errno::OPNOTSUPP),
             },
             libc::SYS_ioctl => self.ioctl(call),
             libc::SYS_mmap => self.mmap(call),
@@ -280,15 +282,15 @@ impl Supervisor {
             libc::SYS_execve | libc::SYS_execveat => self.exec_live(call),
             libc::SYS_vmsplice => {
                 self.watch_vmsplice(call);
-                Answer::Native
+                Decision::Native
             }
             libc::SYS_io_uring_register => {
                 self.watch_ring(call);
-                Answer::Native
+                Decision::Native
             }
             libc::SYS_userfaultfd => {
                 held_up::becomes_possible();
-                Answer::Native
+                Decision::Native
             }
             libc::SYS_remap_file_pages => self.remap_file_pages(call),
             _ => self.strict(call),
@@ -348,7 +350,7 @@ impl Supervisor {
     }
 
     /// Counts what the main program still holds as it exits.
-    fn exit_group(&mut self, call: &Call) -> Answer {
+    fn exit_group(&mut self, call: &Call) -> Decision {
         self.watch_exit(call);
         let thread = format!("/proc/{}/task/{}", self.main_pid, call.tid);
         if call.tid == self.main_pid || std::fs::exists(thread).unwrap_or(false) {
@@ -357,6 +359,6 @@ impl Supervisor {
             let held = u64::try_from(shared.device.buffers().count()).unwrap_or(u64::MAX);
             shared.device.stats.held_at_exit = Some(held);
         }
-        Answer::Native
+        Decision::Native
     }
 }

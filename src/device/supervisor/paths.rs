@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Answer, Supervisor, caller, held_up, int, lock, uint};
-use crate::device::path::{Node, PATH_MAX};
+use super::{Decision, Supervisor, caller, held_up, int, lock, uint};
+use crate::device::path::{DeviceNode, PATH_MAX};
 use crate::device::transport::inode_at;
 use crate::device::{Call as FileCall, HeapId, Object, Verdict};
 use crate::sys::backing;
@@ -24,19 +24,19 @@ const S_IFDIR: u32 = 0o040_000;
 const MAJOR: u32 = 249;
 
 /// What stat says about a node: mode and device minor.
-fn mode_of(node: Node) -> Option<(u32, u32)> {
+fn mode_of(node: DeviceNode) -> Option<(u32, u32)> {
     match node {
-        Node::Directory => Some((S_IFDIR | 0o755, 0)),
-        Node::Heap(HeapId(id)) => Some((S_IFCHR | 0o666, u32::try_from(id).unwrap_or(0))),
-        Node::Udmabuf => Some((S_IFCHR | 0o666, 200)),
-        Node::SwSync => Some((S_IFCHR | 0o666, 201)),
-        Node::FdInfo { .. } | Node::FdLink { .. } => None,
+        DeviceNode::Directory => Some((S_IFDIR | 0o755, 0)),
+        DeviceNode::Heap(HeapId(id)) => Some((S_IFCHR | 0o666, u32::try_from(id).unwrap_or(0))),
+        DeviceNode::Udmabuf => Some((S_IFCHR | 0o666, 200)),
+        DeviceNode::SwSync => Some((S_IFCHR | 0o666, 201)),
+        DeviceNode::FdInfo { .. } | DeviceNode::FdLink { .. } => None,
     }
 }
 
 impl Supervisor {
     /// The node that a path names, if it is ours.
-    pub(super) fn node(&self, call: &Call, dirfd: i32, addr: u64) -> Option<Node> {
+    pub(super) fn node(&self, call: &Call, dirfd: i32, addr: u64) -> Option<DeviceNode> {
         // A path that can't be read here is the kernel's to judge.
         let path = caller::read_text(call.tid, addr, PATH_MAX).ok()?;
         if FILLERS.contains(&path.as_slice()) {
@@ -66,55 +66,55 @@ impl Supervisor {
     }
 
     /// The node that a descriptor was opened at, such as a link opened with O_PATH | O_NOFOLLOW.
-    pub(super) fn opened_node(&self, tid: i32, fd: i32) -> Option<Node> {
+    pub(super) fn opened_node(&self, tid: i32, fd: i32) -> Option<DeviceNode> {
         let path = std::fs::read_link(format!("/proc/{tid}/fd/{fd}")).ok()?;
         lock(&self.shared).device.node(path.as_os_str().as_bytes())
     }
 
-    pub(super) fn openat2(&mut self, call: &Call) -> Answer {
+    pub(super) fn openat2(&mut self, call: &Call) -> Decision {
         let [dirfd, path, how, size, ..] = call.args;
         if size < 24 {
-            return Answer::Native;
+            return Decision::Native;
         }
         // struct open_how begins with `u64 flags`.
-        let Ok(bytes) = caller::read(call.tid, how, 8) else { return Answer::Native };
+        let Ok(bytes) = caller::read(call.tid, how, 8) else { return Decision::Native };
         let flags = bytes.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
         self.open(call, int(dirfd), path, uint(flags))
     }
 
-    pub(super) fn open(&mut self, call: &Call, dirfd: i32, path: u64, flags: u32) -> Answer {
-        let Some(node) = self.node(call, dirfd, path) else { return Answer::Native };
+    pub(super) fn open(&mut self, call: &Call, dirfd: i32, path: u64, flags: u32) -> Decision {
+        let Some(node) = self.node(call, dirfd, path) else { return Decision::Native };
         if !self.listener.id_valid(call.id) {
-            return Answer::Sent;
+            return Decision::Sent;
         }
-        if matches!(node, Node::Heap(_) | Node::Udmabuf | Node::SwSync) {
+        if matches!(node, DeviceNode::Heap(_) | DeviceNode::Udmabuf | DeviceNode::SwSync) {
             self.tell_emulated(call.tid);
         }
         let flags = OFlags::from_bits_retain(flags);
         let opened = match node {
-            Node::FdInfo { pid, fd } => return self.open_fdinfo(call, pid, fd),
+            DeviceNode::FdInfo { pid, fd } => return self.open_fdinfo(call, pid, fd),
             // An O_PATH open opens nothing, and O_NOFOLLOW meets the link itself.
-            Node::FdLink { .. } if flags.intersects(OFlags::PATH | OFlags::NOFOLLOW) => {
-                return Answer::Native;
+            DeviceNode::FdLink { .. } if flags.intersects(OFlags::PATH | OFlags::NOFOLLOW) => {
+                return Decision::Native;
             }
-            Node::FdLink { pid, fd } => return self.open_fd_link(call, pid, fd),
-            Node::Directory => self.open_directory(flags),
-            Node::Heap(heap) => self.open_node(call, Some(Object::Heap(heap)), flags),
-            Node::Udmabuf => self.open_node(call, Some(Object::Udmabuf), flags),
-            Node::SwSync => self.open_node(call, None, flags),
+            DeviceNode::FdLink { pid, fd } => return self.open_fd_link(call, pid, fd),
+            DeviceNode::Directory => self.open_directory(flags),
+            DeviceNode::Heap(heap) => self.open_node(call, Some(Object::Heap(heap)), flags),
+            DeviceNode::Udmabuf => self.open_node(call, Some(Object::Udmabuf), flags),
+            DeviceNode::SwSync => self.open_node(call, None, flags),
         };
         match opened {
             Ok(file) => self.deliver(call, &file, flags.contains(OFlags::CLOEXEC)),
-            Err(errno) => Answer::Fail(errno),
+            Err(errno) => Decision::Fail(errno),
         }
     }
 
     /// Installs `file` as the call's result.
-    fn deliver(&self, call: &Call, file: &OwnedFd, cloexec: bool) -> Answer {
+    fn deliver(&self, call: &Call, file: &OwnedFd, cloexec: bool) -> Decision {
         match self.listener.add_fd(call.id, file.as_fd(), cloexec, true) {
-            Ok(_) => Answer::Sent,
+            Ok(_) => Decision::Sent,
             Err(error) => {
-                Answer::Fail(error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
+                Decision::Fail(error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
             }
         }
     }
@@ -162,16 +162,16 @@ impl Supervisor {
     }
 
     /// A buffer's fdinfo, in the kernel's format.
-    fn open_fdinfo(&mut self, call: &Call, pid: Option<i32>, fd: i32) -> Answer {
+    fn open_fdinfo(&mut self, call: &Call, pid: Option<i32>, fd: i32) -> Decision {
         let Ok(file) = self.callers.file(pid.unwrap_or(call.tid), fd) else {
-            return Answer::Native;
+            return Decision::Native;
         };
         let text = {
             let shared = lock(&self.shared);
             let Some(Object::Buffer(id)) = shared.files.object(file.as_fd()) else {
-                return Answer::Native;
+                return Decision::Native;
             };
-            let Some(buffer) = shared.device.buffer(id) else { return Answer::Native };
+            let Some(buffer) = shared.device.buffer(id) else { return Decision::Native };
             let cloexec =
                 std::fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", pid.unwrap_or(call.tid)))
                     .unwrap_or_default();
@@ -188,48 +188,49 @@ impl Supervisor {
             .and_then(|whole| backing::reopen(whole.as_fd(), OFlags::RDONLY))
         {
             Ok(file) => self.deliver(call, &file, true),
-            Err(_) => Answer::Native,
+            Err(_) => Decision::Native,
         }
     }
 
     /// Opening /proc/PID/fd/N anew: ENXIO for a dma-buf, as for any anonymous file.
-    fn open_fd_link(&mut self, call: &Call, pid: Option<i32>, fd: i32) -> Answer {
+    fn open_fd_link(&mut self, call: &Call, pid: Option<i32>, fd: i32) -> Decision {
         let Ok(file) = self.callers.file(pid.unwrap_or(call.tid), fd) else {
-            return Answer::Native;
+            return Decision::Native;
         };
         let shared = lock(&self.shared);
         match shared.files.object(file.as_fd()) {
             Some(object) => match shared.device.call(object, FileCall::Reopen) {
-                Verdict::Fail(errno) => Answer::Fail(errno),
-                Verdict::Value(_) | Verdict::Native => Answer::Native,
+                Verdict::Fail(errno) => Decision::Fail(errno),
+                Verdict::Value(_) | Verdict::Native => Decision::Native,
             },
-            None => Answer::Native,
+            None => Decision::Native,
         }
     }
 
-    pub(super) fn stat_path(&mut self, call: &Call, dirfd: i32, path: u64, buf: u64) -> Answer {
-        let Some(node) = self.node(call, dirfd, path) else { return Answer::Native };
-        if let Node::FdLink { pid, fd } = node {
+    pub(super) fn stat_path(&mut self, call: &Call, dirfd: i32, path: u64, buf: u64) -> Decision {
+        let Some(node) = self.node(call, dirfd, path) else { return Decision::Native };
+        if let DeviceNode::FdLink { pid, fd } = node {
             return self.fstat(call, pid.unwrap_or(call.tid), fd, buf);
         }
-        let Some((mode, minor)) = mode_of(node) else { return Answer::Native };
+        let Some((mode, minor)) = mode_of(node) else { return Decision::Native };
         let stat = Stat { mode, rdev: rustix::fs::makedev(MAJOR, minor), ..blank_stat() };
-        caller::write(call.tid, buf, &stat.to_bytes()).map(|()| Answer::Value(0)).into()
+        caller::write(call.tid, buf, &stat.to_bytes()).map(|()| Decision::Value(0)).into()
     }
 
     /// lstat differs for the links of /proc/PID/fd only, which are the kernel's to describe.
-    pub(super) fn lstat(&mut self, call: &Call, path: u64, buf: u64) -> Answer {
+    pub(super) fn lstat(&mut self, call: &Call, path: u64, buf: u64) -> Decision {
         match self.node(call, libc::AT_FDCWD, path) {
-            Some(Node::FdLink { .. }) => Answer::Native,
+            Some(DeviceNode::FdLink { .. }) => Decision::Native,
             _ => self.stat_path(call, libc::AT_FDCWD, path, buf),
         }
     }
 
-    pub(super) fn newfstatat(&mut self, call: &Call) -> Answer {
+    pub(super) fn newfstatat(&mut self, call: &Call) -> Decision {
         let [dirfd, path, buf, flags, ..] = call.args;
         let follows = uint(flags) & NO_FOLLOW == 0;
-        if !follows && matches!(self.node(call, int(dirfd), path), Some(Node::FdLink { .. })) {
-            return Answer::Native;
+        if !follows && matches!(self.node(call, int(dirfd), path), Some(DeviceNode::FdLink { .. }))
+        {
+            return Decision::Native;
         }
         if uint(flags) & EMPTY_PATH != 0 && self.is_empty_path(call, path) {
             return self.fstat(call, call.tid, int(dirfd), buf);
@@ -237,41 +238,41 @@ impl Supervisor {
         self.stat_path(call, int(dirfd), path, buf)
     }
 
-    pub(super) fn statx(&mut self, call: &Call) -> Answer {
+    pub(super) fn statx(&mut self, call: &Call) -> Decision {
         let [dirfd, path, flags, _mask, buf, _] = call.args;
         if uint(flags) & EMPTY_PATH != 0 && self.is_empty_path(call, path) {
             return self.fstatx(call, call.tid, int(dirfd), buf);
         }
-        let Some(node) = self.node(call, int(dirfd), path) else { return Answer::Native };
-        if let Node::FdLink { pid, fd } = node {
+        let Some(node) = self.node(call, int(dirfd), path) else { return Decision::Native };
+        if let DeviceNode::FdLink { pid, fd } = node {
             if uint(flags) & NO_FOLLOW != 0 {
-                return Answer::Native;
+                return Decision::Native;
             }
             return self.fstatx(call, pid.unwrap_or(call.tid), fd, buf);
         }
-        let Some((mode, minor)) = mode_of(node) else { return Answer::Native };
+        let Some((mode, minor)) = mode_of(node) else { return Decision::Native };
         let statx = Statx { rdev_major: MAJOR, rdev_minor: minor, ..blank_statx(mode) };
-        caller::write(call.tid, buf, &statx.to_bytes()).map(|()| Answer::Value(0)).into()
+        caller::write(call.tid, buf, &statx.to_bytes()).map(|()| Decision::Value(0)).into()
     }
 
     pub(super) fn is_empty_path(&self, call: &Call, path: u64) -> bool {
         path == 0 || caller::read(call.tid, path, 1).is_ok_and(|byte| byte == [0])
     }
 
-    pub(super) fn access(&self, call: &Call, dirfd: i32, path: u64, mode: u32) -> Answer {
+    pub(super) fn access(&self, call: &Call, dirfd: i32, path: u64, mode: u32) -> Decision {
         const R_OK_W_OK_X_OK: u32 = 7;
         const X_OK: u32 = 1;
         const W_OK: u32 = 2;
-        let Some(node) = self.node(call, dirfd, path) else { return Answer::Native };
+        let Some(node) = self.node(call, dirfd, path) else { return Decision::Native };
         if mode & !R_OK_W_OK_X_OK != 0 {
-            return Answer::Fail(Errno::INVAL);
+            return Decision::Fail(Errno::INVAL);
         }
         let denied = match node {
-            Node::Directory => W_OK,
-            Node::Heap(_) | Node::Udmabuf | Node::SwSync => X_OK,
-            Node::FdInfo { .. } | Node::FdLink { .. } => return Answer::Native,
+            DeviceNode::Directory => W_OK,
+            DeviceNode::Heap(_) | DeviceNode::Udmabuf | DeviceNode::SwSync => X_OK,
+            DeviceNode::FdInfo { .. } | DeviceNode::FdLink { .. } => return Decision::Native,
         };
-        if mode & denied != 0 { Answer::Fail(Errno::ACCESS) } else { Answer::Value(0) }
+        if mode & denied != 0 { Decision::Fail(Errno::ACCESS) } else { Decision::Value(0) }
     }
 }
 

@@ -7,7 +7,7 @@
 use rustix::io::Errno;
 
 use super::held_up::HeldUp;
-use super::{Answer, Supervisor, caller, lock, strict::PollCall};
+use super::{Decision, Supervisor, caller, lock, strict::PollCall};
 use crate::device::{FenceId, Ioctl};
 use crate::sys::notify::Call;
 
@@ -65,15 +65,15 @@ impl Supervisor {
                     if lock(&self.shared).device.fences().all_signalled(&fences) {
                         self.decide(&call, request, &Default::default())
                     } else {
-                        Answer::Later(Waiting::Ioctl { request, fences })
+                        Decision::Later(Waiting::Ioctl { request, fences })
                     }
                 }
                 Waiting::Poll(poll) => self.poll_again(&call, poll),
                 Waiting::Memory(access) if access.is_over() => self.answer_or_wait(&call),
-                Waiting::Memory(access) => Answer::Later(Waiting::Memory(access)),
+                Waiting::Memory(access) => Decision::Later(Waiting::Memory(access)),
             };
-            let interrupted = matches!(answer, Answer::Later(_)) && caller::has_signal(call.tid);
-            self.send(call, if interrupted { Answer::Fail(Errno::INTR) } else { answer });
+            let interrupted = matches!(answer, Decision::Later(_)) && caller::has_signal(call.tid);
+            self.send(call, if interrupted { Decision::Fail(Errno::INTR) } else { answer });
         }
     }
 }

@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use super::stack::maps::mappings;
 use super::{Shared, Supervisor, caller, int, lock, now_ns, uint};
 use crate::device::holders::holders;
-use crate::device::misuse::{Deed, Holder, Pin};
+use crate::device::misuse::{BufferEvent, Holder, Pin};
 use crate::device::transport;
 use crate::device::{BufferId, Inode, Life, Object};
 use crate::sys::notify::Call;
@@ -138,7 +138,7 @@ impl Supervisor {
         for (buffer, range, addr) in found {
             let (holder, site) = (holder.clone(), site.clone());
             let pin = Pin { buffer, range, addr, holder, site, has_landed: false };
-            watch.did(buffer, Deed::Pinned { by: pin.call() }, pin.site.clone());
+            watch.did(buffer, BufferEvent::Pinned { by: pin.call() }, pin.site.clone());
             if let Some(bus) = program_bus {
                 bus.pinned(device, &pin);
             }
@@ -184,8 +184,8 @@ impl Supervisor {
         let at_ns = self.stacks.since_start(now_ns());
         self.with_watch(|watch| match life {
             Life::Live => watch.exporter_moved(id, at_ns),
-            Life::Purged => watch.exporter_did(id, Deed::Purged, at_ns),
-            Life::Revoked => watch.exporter_did(id, Deed::Revoked, at_ns),
+            Life::Purged => watch.exporter_did(id, BufferEvent::Purged, at_ns),
+            Life::Revoked => watch.exporter_did(id, BufferEvent::Revoked, at_ns),
         });
         if let Some(bus) = &mut lock(&self.shared).program_bus {
             bus.outlived(&pins);

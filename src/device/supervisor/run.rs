@@ -330,7 +330,7 @@ impl Supervisor {
             if ready.call {
                 self.refresh_epolls();
             }
-            self.tend_live();
+            self.work_on_live();
             self.show_reports();
             if ready.gone {
                 self.reap_last(&mut ended);

@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::files::to_errno;
-use super::{Answer, Supervisor, lock, uint};
+use super::{Decision, Supervisor, lock, uint};
 use crate::device::buffer::MmapArgs;
 use crate::device::buffer::Piece;
 use crate::device::{BufferId, Inode};
@@ -103,14 +103,14 @@ impl Supervisor {
         call: &Call,
         id: BufferId,
         args: MmapArgs,
-    ) -> Option<Answer> {
+    ) -> Option<Decision> {
         let len = args.len.next_multiple_of(crate::uapi::PAGE_SIZE);
         let pieces = lock(&self.shared).files.scattered.range(id, args.offset, len)?;
         let seized = match Seized::new(call.tid) {
             Ok(seized) => seized,
             Err(error) => {
                 self.say_unmapped(call, &error);
-                return Some(Answer::Fail(Errno::ACCESS));
+                return Some(Decision::Fail(Errno::ACCESS));
             }
         };
         let lent = match self.lend(call, &pieces) {
@@ -118,7 +118,7 @@ impl Supervisor {
             Err(errno) => {
                 drop(self.listener.reply(call.id, Err(errno)));
                 seized.release();
-                return Some(Answer::Sent);
+                return Some(Decision::Sent);
             }
         };
         // The thread leaves its call and stops; should it not stop, it shall not believe in a
@@ -128,10 +128,10 @@ impl Supervisor {
             Ok(thread) => thread,
             Err(error) => {
                 self.say_unmapped(call, &error);
-                return Some(Answer::Sent);
+                return Some(Decision::Sent);
             }
         };
-        let mapped = Place { cookie: self.cookie, call, len }.map(&mut thread, &pieces, &lent);
+        let mapped = MapRequest { cookie: self.cookie, call, len }.map(&mut thread, &pieces, &lent);
         for fd in lent.values() {
             let fd = u64::from(fd.cast_unsigned());
             let _ = thread.call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]);
@@ -145,7 +145,7 @@ impl Supervisor {
                 let _ = thread.finish(Err(Errno::NOMEM));
             }
         }
-        Some(Answer::Sent)
+        Some(Decision::Sent)
     }
 
     /// Gives the caller a descriptor of each memfd, for as long as it takes to map them.
@@ -175,13 +175,13 @@ impl Supervisor {
 }
 
 /// Where a mapping goes.
-struct Place<'a> {
+struct MapRequest<'a> {
     cookie: u32,
     call: &'a Call,
     len: u64,
 }
 
-impl Place<'_> {
+impl MapRequest<'_> {
     /// One mmap a piece, in a range that the first of them, or a reservation, has found.
     fn map(
         &self,

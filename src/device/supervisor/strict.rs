@@ -9,9 +9,9 @@ use rustix::io::Errno;
 use super::caller::Copied;
 use super::paths::{blank_stat, blank_statx};
 use super::pending::Waiting;
-use super::{Answer, Supervisor, caller, int, lock, now_ns, uint};
+use super::{Decision, Supervisor, caller, int, lock, now_ns, uint};
 use crate::device::buffer::MmapArgs;
-use crate::device::path::Node;
+use crate::device::path::DeviceNode;
 use crate::device::{Buffer, BufferId, Call as FileCall, Object, Verdict};
 use crate::sys::arch::{O_LARGEFILE, legacy};
 use crate::sys::notify::Call;
@@ -41,16 +41,16 @@ struct PollEntry {
 }
 
 impl Supervisor {
-    pub(super) fn mmap(&mut self, call: &Call) -> Answer {
+    pub(super) fn mmap(&mut self, call: &Call) -> Decision {
         const MAP_ANONYMOUS: u32 = 0x20;
         let [_, len, prot, flags, fd, offset] = call.args;
         if uint(flags) & MAP_ANONYMOUS != 0 {
-            return Answer::Native;
+            return Decision::Native;
         }
         let args = MmapArgs { len, prot: uint(prot), flags: uint(flags), offset };
         match self.look(call.tid, int(fd)) {
             // It may be a buffer, whose mapping has to be ours.
-            Err(_) => Answer::Fail(Errno::NOMEM),
+            Err(_) => Decision::Fail(Errno::NOMEM),
             Ok(Some((object, _))) => {
                 let verdict = lock(&self.shared).device.call(object, FileCall::Mmap(args));
                 self.watch_mmap(call, object, args, verdict);
@@ -64,34 +64,34 @@ impl Supervisor {
     }
 
     /// mmap of a buffer that the device has granted.
-    fn map_buffer(&mut self, call: &Call, id: BufferId, args: MmapArgs) -> Answer {
+    fn map_buffer(&mut self, call: &Call, id: BufferId, args: MmapArgs) -> Decision {
         if let Some(answer) = self.map_scattered(call, id, args) {
             return answer;
         }
         let followed = self.followed(call, id);
         match (self.mmap_live(call, id, args), followed) {
-            (Answer::Native, Some(pid)) => self.check_mmap(call, pid, id, args),
+            (Decision::Native, Some(pid)) => self.check_mmap(call, pid, id, args),
             (answer, _) => answer,
         }
     }
 
     /// Answers a call on a descriptor that needs no more than the device's word.
-    fn file_call(&mut self, call: &Call, fd: u64, file_call: FileCall) -> Answer {
+    fn file_call(&mut self, call: &Call, fd: u64, file_call: FileCall) -> Decision {
         match self.object(call.tid, int(fd)) {
             Some((object, _)) => lock(&self.shared).device.call(object, file_call).into(),
-            None => Answer::Native,
+            None => Decision::Native,
         }
     }
 
     /// The answer for a call's first descriptor or, if that is not ours, for its second.
-    fn unless_ours(&mut self, first: Answer, call: &Call, second: u64) -> Answer {
-        if matches!(first, Answer::Native) {
+    fn unless_ours(&mut self, first: Decision, call: &Call, second: u64) -> Decision {
+        if matches!(first, Decision::Native) {
             return self.file_call(call, second, FileCall::Stream);
         }
         first
     }
 
-    pub(super) fn strict(&mut self, call: &Call) -> Answer {
+    pub(super) fn strict(&mut self, call: &Call) -> Decision {
         let [a0, a1, a2, ..] = call.args;
         match call.nr {
             libc::SYS_lseek => {
@@ -147,9 +147,9 @@ impl Supervisor {
     }
 
     /// A dma-buf's inode has mode 0600 and no type bits (`alloc_anon_inode`).
-    pub(super) fn fstat(&mut self, call: &Call, tid: i32, fd: i32, buf: u64) -> Answer {
-        let Some((object, file)) = self.object(tid, fd) else { return Answer::Native };
-        let Ok(own) = rustix::fs::fstat(&file) else { return Answer::Native };
+    pub(super) fn fstat(&mut self, call: &Call, tid: i32, fd: i32, buf: u64) -> Decision {
+        let Some((object, file)) = self.object(tid, fd) else { return Decision::Native };
+        let Ok(own) = rustix::fs::fstat(&file) else { return Decision::Native };
         let mut stat = blank_stat();
         (stat.dev, stat.ino, stat.uid, stat.gid) = (own.st_dev, own.st_ino, own.st_uid, own.st_gid);
         let (mode, size) = self.mode_and_size(object);
@@ -159,12 +159,12 @@ impl Supervisor {
         if mode & 0o170_000 != 0 {
             stat.rdev = rustix::fs::makedev(249, 0);
         }
-        caller::write(call.tid, buf, &stat.to_bytes()).map(|()| Answer::Value(0)).into()
+        caller::write(call.tid, buf, &stat.to_bytes()).map(|()| Decision::Value(0)).into()
     }
 
-    pub(super) fn fstatx(&mut self, call: &Call, tid: i32, fd: i32, buf: u64) -> Answer {
-        let Some((object, file)) = self.object(tid, fd) else { return Answer::Native };
-        let Ok(own) = rustix::fs::fstat(&file) else { return Answer::Native };
+    pub(super) fn fstatx(&mut self, call: &Call, tid: i32, fd: i32, buf: u64) -> Decision {
+        let Some((object, file)) = self.object(tid, fd) else { return Decision::Native };
+        let Ok(own) = rustix::fs::fstat(&file) else { return Decision::Native };
         let (mode, size) = self.mode_and_size(object);
         let mut statx = blank_statx(mode);
         (statx.uid, statx.gid, statx.ino) = (own.st_uid, own.st_gid, own.st_ino);
@@ -172,7 +172,7 @@ impl Supervisor {
         statx.dev_minor = rustix::fs::minor(own.st_dev);
         statx.size = size;
         statx.blocks = size / 512;
-        caller::write(call.tid, buf, &statx.to_bytes()).map(|()| Answer::Value(0)).into()
+        caller::write(call.tid, buf, &statx.to_bytes()).map(|()| Decision::Value(0)).into()
     }
 
     fn mode_and_size(&self, object: Object) -> (u32, u64) {
@@ -186,9 +186,9 @@ impl Supervisor {
         }
     }
 
-    fn fstatfs(&mut self, call: &Call, fd: i32, buf: u64) -> Answer {
+    fn fstatfs(&mut self, call: &Call, fd: i32, buf: u64) -> Decision {
         if self.buffer(call, fd).is_none() {
-            return Answer::Native;
+            return Decision::Native;
         }
         let statfs = Statfs {
             kind: MAGIC,
@@ -198,32 +198,32 @@ impl Supervisor {
             frsize: 4096,
             rest: [0; 40],
         };
-        caller::write(call.tid, buf, &statfs.to_bytes()).map(|()| Answer::Value(0)).into()
+        caller::write(call.tid, buf, &statfs.to_bytes()).map(|()| Decision::Value(0)).into()
     }
 
     /// F_GETFL shows the access mode that ALLOC was asked for; seals are for shmem only, and leases
     /// for regular files and directories (generic_setlease in fs/locks.c).
-    fn fcntl(&mut self, call: &Call) -> Answer {
+    fn fcntl(&mut self, call: &Call) -> Decision {
         const F_ADD_SEALS: i32 = 1033;
         const F_GET_SEALS: i32 = 1034;
         let [fd, cmd, ..] = call.args;
         match int(cmd) {
             libc::F_GETFL => {
                 let Some((buffer, file)) = self.buffer(call, int(fd)) else {
-                    return Answer::Native;
+                    return Decision::Native;
                 };
-                let Ok(flags) = rustix::fs::fcntl_getfl(&file) else { return Answer::Native };
+                let Ok(flags) = rustix::fs::fcntl_getfl(&file) else { return Decision::Native };
                 // The file behind the buffer shows how it was opened (O_LARGEFILE, O_NOFOLLOW), and
                 // that it tells us of its end (O_ASYNC). A dma-buf has none of these.
                 let shown = OFlags::from_bits_retain(flags.bits());
                 let backing = OFlags::from_bits_retain(O_LARGEFILE | O_ASYNC) | OFlags::NOFOLLOW;
                 let own = (shown - OFlags::RWMODE - backing).bits();
-                Answer::Value(i64::from(own | buffer.access.mode))
+                Decision::Value(i64::from(own | buffer.access.mode))
             }
             F_ADD_SEALS | F_GET_SEALS => self.file_call(call, fd, FileCall::Seals),
             libc::F_SETLEASE => self.file_call(call, fd, FileCall::SetLease),
             libc::F_GETLEASE => self.file_call(call, fd, FileCall::GetLease),
-            _ => Answer::Native,
+            _ => Decision::Native,
         }
     }
 
@@ -235,34 +235,34 @@ impl Supervisor {
         path: u64,
         buf: u64,
         len: u64,
-    ) -> Answer {
+    ) -> Decision {
         let node = match self.is_empty_path(call, path) {
             // An O_PATH descriptor of the link itself.
             true => self.opened_node(call.tid, dirfd),
             false => self.node(call, dirfd, path),
         };
         let (pid, fd) = match node {
-            Some(Node::FdLink { pid, fd }) => (pid, fd),
-            Some(Node::FdInfo { .. }) | None => return Answer::Native,
-            Some(_) => return Answer::Fail(Errno::INVAL),
+            Some(DeviceNode::FdLink { pid, fd }) => (pid, fd),
+            Some(DeviceNode::FdInfo { .. }) | None => return Decision::Native,
+            Some(_) => return Decision::Fail(Errno::INVAL),
         };
         let Ok(file) = self.callers.file(pid.unwrap_or(call.tid), fd) else {
-            return Answer::Native;
+            return Decision::Native;
         };
         let link = {
             let shared = lock(&self.shared);
             let Some(Object::Buffer(id)) = shared.files.object(file.as_fd()) else {
-                return Answer::Native;
+                return Decision::Native;
             };
-            let Some(buffer) = shared.device.buffer(id) else { return Answer::Native };
+            let Some(buffer) = shared.device.buffer(id) else { return Decision::Native };
             buffer.link()
         };
         if int(len) <= 0 {
-            return Answer::Fail(Errno::INVAL);
+            return Decision::Fail(Errno::INVAL);
         }
         let cut = link.len().min(usize::try_from(len).unwrap_or(usize::MAX));
         let value = i64::try_from(cut).unwrap_or(0);
-        caller::write(call.tid, buf, &link[..cut]).map(|()| Answer::Value(value)).into()
+        caller::write(call.tid, buf, &link[..cut]).map(|()| Decision::Value(value)).into()
     }
 
     fn ppoll_timeout(&self, call: &Call, addr: u64) -> Option<u64> {
@@ -276,17 +276,17 @@ impl Supervisor {
     }
 
     /// poll: the kernel's, unless it names a buffer that is busy.
-    fn poll(&mut self, call: &Call, addr: u64, count: u64, timeout_ns: Option<u64>) -> Answer {
-        let Ok(count) = usize::try_from(count) else { return Answer::Native };
+    fn poll(&mut self, call: &Call, addr: u64, count: u64, timeout_ns: Option<u64>) -> Decision {
+        let Ok(count) = usize::try_from(count) else { return Decision::Native };
         if count == 0 || count > POLL_FDS_MAX {
-            return Answer::Native;
+            return Decision::Native;
         }
-        let Ok(bytes) = caller::read(call.tid, addr, count * 8) else { return Answer::Native };
+        let Ok(bytes) = caller::read(call.tid, addr, count * 8) else { return Decision::Native };
         let mut busy = false;
         let mut entries = Vec::with_capacity(count);
         for entry in bytes.chunks_exact(8) {
             let (Some(fd), Some(events)) = (entry.first_chunk(), entry[4..].first_chunk()) else {
-                return Answer::Native;
+                return Decision::Native;
             };
             let (fd, events) = (i32::from_ne_bytes(*fd), u16::from_ne_bytes(*events));
             let file = self.callers.file(call.tid, fd).ok();
@@ -303,14 +303,14 @@ impl Supervisor {
             entries.push(PollEntry { fd, events, file, buffer });
         }
         if !busy {
-            return Answer::Native;
+            return Decision::Native;
         }
         let deadline_ns = timeout_ns.map(|timeout| now_ns().saturating_add(timeout));
         self.poll_again(call, PollCall { addr, entries, deadline_ns })
     }
 
     /// One look at everything that a waiting poll names.
-    pub(super) fn poll_again(&mut self, call: &Call, poll: PollCall) -> Answer {
+    pub(super) fn poll_again(&mut self, call: &Call, poll: PollCall) -> Decision {
         let mut ready = 0;
         let mut bytes = Vec::with_capacity(poll.entries.len() * 8);
         for entry in &poll.entries {
@@ -321,9 +321,9 @@ impl Supervisor {
             bytes.extend(revents.to_ne_bytes());
         }
         if ready == 0 && poll.deadline_ns.is_none_or(|deadline| now_ns() < deadline) {
-            return Answer::Later(Waiting::Poll(poll));
+            return Decision::Later(Waiting::Poll(poll));
         }
-        caller::write(call.tid, poll.addr, &bytes).map(|()| Answer::Value(ready)).into()
+        caller::write(call.tid, poll.addr, &bytes).map(|()| Decision::Value(ready)).into()
     }
 
     fn poll_entry(&self, entry: &PollEntry) -> u16 {

@@ -15,7 +15,7 @@
 use rustix::io::Errno;
 
 use super::live::Live;
-use super::{Answer, Supervisor, caller, int, lock, uint};
+use super::{Decision, Supervisor, caller, int, lock, uint};
 use crate::device::buffer::MmapArgs;
 use crate::device::{BufferId, Object};
 use crate::sys::arch::legacy;
@@ -87,13 +87,13 @@ enum Untrapped {
 
 impl Supervisor {
     /// mmap of a buffer that the device has allowed.
-    pub(super) fn mmap_live(&mut self, call: &Call, id: BufferId, args: MmapArgs) -> Answer {
+    pub(super) fn mmap_live(&mut self, call: &Call, id: BufferId, args: MmapArgs) -> Decision {
         if !self.live.as_ref().is_some_and(|live| live.engine.holds(id)) {
-            return Answer::Native;
+            return Decision::Native;
         }
         // A mapping that can't be trapped for want of descriptors is refused.
-        let Ok(tgid) = self.tgid(call.tid) else { return Answer::Fail(Errno::NOMEM) };
-        let Some(live) = &mut self.live else { return Answer::Native };
+        let Ok(tgid) = self.tgid(call.tid) else { return Decision::Fail(Errno::NOMEM) };
+        let Some(live) = &mut self.live else { return Decision::Native };
         if let Some(why) = live.engine.distrusts(tgid).map(str::to_owned) {
             live.engine.bar(id, &why);
         }
@@ -107,7 +107,7 @@ impl Supervisor {
             Ok(seized) => seized,
             Err(error) => {
                 bar(live, &error.into());
-                return Answer::Native;
+                return Decision::Native;
             }
         };
         // The thread leaves its call and stops; should it not stop, it shall not believe in a
@@ -117,7 +117,7 @@ impl Supervisor {
             Ok(thread) => thread,
             Err(error) => {
                 bar(live, &error.into());
-                return Answer::Sent;
+                return Decision::Sent;
             }
         };
         let space = live.space(&mut thread, tgid, &mut self.callers);
@@ -146,7 +146,7 @@ impl Supervisor {
                 let _ = thread.finish(Err(Errno::NOMEM));
             }
         }
-        Answer::Sent
+        Decision::Sent
     }
 
     /// Records a mapping of a whole buffer.
@@ -163,7 +163,7 @@ impl Supervisor {
 
     /// mmap of a file that is not ours, or that can't be told: a caller that is not dumpable may map
     /// any buffer.
-    pub(super) fn mmap_unseen(&mut self, call: &Call) -> Answer {
+    pub(super) fn mmap_unseen(&mut self, call: &Call) -> Decision {
         if let Some(live) = &mut self.live
             && let Err(errno) = self.callers.file(call.tid, int(call.args[4]))
             && !matches!(errno, Errno::BADF | Errno::SRCH)
@@ -172,19 +172,19 @@ impl Supervisor {
             live.engine
                 .bar_all(&format!("thread {tid} may map it, and can't be looked into: {errno}"));
         }
-        Answer::Native
+        Decision::Native
     }
 
     /// mremap of a buffer, after the device's own refusals.
-    pub(super) fn mremap_live(&mut self, call: &Call) -> Answer {
+    pub(super) fn mremap_live(&mut self, call: &Call) -> Decision {
         let Some(Object::Buffer(id)) = self.mapped_buffer(call, call.args[0]) else {
-            return Answer::Native;
+            return Decision::Native;
         };
         if !self.live.as_ref().is_some_and(|live| live.engine.holds(id)) {
-            return Answer::Native;
+            return Decision::Native;
         }
-        let Ok(tgid) = self.tgid(call.tid) else { return Answer::Fail(Errno::NOMEM) };
-        let Some(live) = &mut self.live else { return Answer::Native };
+        let Ok(tgid) = self.tgid(call.tid) else { return Decision::Fail(Errno::NOMEM) };
+        let Some(live) = &mut self.live else { return Decision::Native };
         let bar = |live: &mut Live, error: InjectError| {
             if error != InjectError::Gone {
                 live.engine.bar(id, &format!("process {tgid} moves its mapping, and {error}"));
@@ -192,13 +192,13 @@ impl Supervisor {
         };
         let Some(space) = live.engine.space_of(tgid) else {
             // Its mapping was not trapped in the first place, and is known for it.
-            return Answer::Native;
+            return Decision::Native;
         };
         let seized = match Seized::new(call.tid) {
             Ok(seized) => seized,
             Err(error) => {
                 bar(live, error);
-                return Answer::Native;
+                return Decision::Native;
             }
         };
         drop(self.listener.reply(call.id, Err(Errno::NOMEM)));
@@ -206,7 +206,7 @@ impl Supervisor {
             Ok(thread) => thread,
             Err(error) => {
                 bar(live, error);
-                return Answer::Sent;
+                return Decision::Sent;
             }
         };
         let mut args = call.args;
@@ -219,12 +219,12 @@ impl Supervisor {
         live.engine.scan(space);
         live.check_trapped(id, tgid, result);
         let _ = thread.finish(result);
-        Answer::Sent
+        Decision::Sent
     }
 
     /// fork, and clone without CLONE_VM.
-    pub(super) fn fork_live(&mut self, call: &Call) -> Answer {
-        let Some(live) = &mut self.live else { return Answer::Native };
+    pub(super) fn fork_live(&mut self, call: &Call) -> Decision {
+        let Some(live) = &mut self.live else { return Decision::Native };
         let flags = match call.nr {
             libc::SYS_clone3 => {
                 let bytes = caller::read(call.tid, call.args[0], 8).unwrap_or_default();
@@ -236,25 +236,25 @@ impl Supervisor {
         if flags & u64::from(CLONE_VM) != 0 {
             // Another process that may map a buffer into the caller's address space at any time.
             live.sharers |= flags & u64::from(CLONE_THREAD | CLONE_VFORK) == 0;
-            return Answer::Native;
+            return Decision::Native;
         }
         // A child of a process that can't be looked into is not followed, so there is none.
-        let Ok(tgid) = self.tgid(call.tid) else { return Answer::Fail(Errno::AGAIN) };
-        let Some(live) = &mut self.live else { return Answer::Native };
+        let Ok(tgid) = self.tgid(call.tid) else { return Decision::Fail(Errno::AGAIN) };
+        let Some(live) = &mut self.live else { return Decision::Native };
         let parent = live.engine.space_of(tgid);
         let maps = parent.is_some_and(|space| !live.engine.spaces()[space].areas.is_empty());
         // Another thread may map a buffer before this one has forked.
         let threads = caller::status(call.tid, "Threads");
         let alone = threads.as_deref() == Some("1") && !live.sharers;
         if !maps && alone {
-            return Answer::Native;
+            return Decision::Native;
         }
         let seized = match Seized::for_fork(call.tid) {
             Ok(seized) if flags & CLONE_UNTRACED == 0 => seized,
             Ok(_) | Err(_) => {
                 live.engine
                     .distrust(tgid, &format!("process {tgid} has a child that can't be traced"));
-                return Answer::Native;
+                return Decision::Native;
             }
         };
         drop(self.listener.resume(call.id));
@@ -278,25 +278,25 @@ impl Supervisor {
                     .distrust(tgid, &format!("the child of process {tgid} is lost: {error}"));
             }
         }
-        Answer::Sent
+        Decision::Sent
     }
 
-    pub(super) fn exec_live(&mut self, call: &Call) -> Answer {
+    pub(super) fn exec_live(&mut self, call: &Call) -> Decision {
         if self.live.is_none() {
-            return Answer::Native;
+            return Decision::Native;
         }
-        let Ok(tgid) = self.tgid(call.tid) else { return Answer::Fail(Errno::NOMEM) };
+        let Ok(tgid) = self.tgid(call.tid) else { return Decision::Fail(Errno::NOMEM) };
         if let Some(live) = &mut self.live {
             live.engine.may_leave(tgid);
         }
-        Answer::Native
+        Decision::Native
     }
 
     /// remap_file_pages makes another mapping of the file; a VM_PFNMAP mapping has none.
-    pub(super) fn remap_file_pages(&mut self, call: &Call) -> Answer {
+    pub(super) fn remap_file_pages(&mut self, call: &Call) -> Decision {
         match self.mapped_buffer(call, call.args[0]) {
-            Some(Object::Buffer(_)) => Answer::Fail(Errno::INVAL),
-            _ => Answer::Native,
+            Some(Object::Buffer(_)) => Decision::Fail(Errno::INVAL),
+            _ => Decision::Native,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Answer, Supervisor, int, lock, say};
+use super::{Decision, Supervisor, int, lock, say};
 use crate::sys::arch;
 use crate::sys::notify::Call;
 use crate::terminal::printed;
@@ -37,7 +37,7 @@ fn foreign(call: &Call) -> Option<&'static str> {
 
 impl Supervisor {
     /// The answer to a call of a program of another kind; `None` to one of our own kind.
-    pub(super) fn foreign_call(&mut self, call: &Call) -> Option<Answer> {
+    pub(super) fn foreign_call(&mut self, call: &Call) -> Option<Decision> {
         let kind = foreign(call)?;
         let calls = match call.arch {
             arch::AUDIT_ARCH => arch::foreign::X32?,
@@ -58,7 +58,7 @@ impl Supervisor {
                 "build it for this machine's own 64-bit programs",
             );
         }
-        Some(Answer::Native)
+        Some(Decision::Native)
     }
 
     /// Says so if the program that opens the device runs under qemu-user.

@@ -8,7 +8,7 @@ use super::stack::maps::mappings;
 use super::{Supervisor, caller, held_up, lock, now_ns};
 use crate::device::buffer::MmapArgs;
 use crate::device::holders::{Holder, holders};
-use crate::device::misuse::{Act, Deed, Finding, Kind, Site, Watch};
+use crate::device::misuse::{Act, BufferEvent, Finding, Kind, Site, Watch};
 use crate::device::{BufferId, Inode, Ioctl, Object, Verdict};
 use crate::sys::notify::Call;
 use crate::terminal::printed;
@@ -19,12 +19,12 @@ const MAP_PRIVATE: u32 = 2;
 
 /// What a process holds of a buffer.
 #[derive(Clone, Debug, Default)]
-struct Held {
+struct HeldBuffer {
     fds: Vec<i32>,
     mapped_at: Vec<u64>,
 }
 
-impl Held {
+impl HeldBuffer {
     /// `file descriptor 5 and the mapping at 0x7f00`.
     fn words(&self) -> String {
         let fds = self.fds.iter().map(|fd| format!("file descriptor {fd}"));
@@ -72,7 +72,7 @@ impl Supervisor {
         if let (Object::Buffer(id), Some(site)) = (object, site) {
             let shared = &mut *lock(&self.shared);
             if let Some(watch) = &mut shared.watch {
-                watch.did(id, Deed::Allocated, site);
+                watch.did(id, BufferEvent::Allocated, site);
                 forget_dead(watch);
                 watch.retain(|id| shared.device.buffer(id).is_some());
             }
@@ -125,7 +125,9 @@ impl Supervisor {
             self.report(id, finding);
         }
         if matches!(verdict, Verdict::Native) {
-            self.with_watch(|watch| watch.did(id, Deed::Mapped { addr: 0, len, offset }, site));
+            self.with_watch(|watch| {
+                watch.did(id, BufferEvent::Mapped { addr: 0, len, offset }, site)
+            });
         }
     }
 
@@ -187,8 +189,8 @@ impl Supervisor {
         pid: i32,
         tid: i32,
         live: &BTreeMap<Inode, BufferId>,
-    ) -> BTreeMap<Inode, Held> {
-        let mut held: BTreeMap<Inode, Held> = BTreeMap::new();
+    ) -> BTreeMap<Inode, HeldBuffer> {
+        let mut held: BTreeMap<Inode, HeldBuffer> = BTreeMap::new();
         let numbers = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         for fd in numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
             let Ok(file) = self.callers.file(tid, fd) else { continue };

@@ -5,12 +5,12 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
-use super::super::command::{Answer, Command, LabMap};
+use super::super::command::{Command, CommandResult, LabMap};
 use super::super::store::look;
 use super::memory::{SLOTS, accessed, errno_of};
 use crate::sys::lab::Lab;
 use crate::sys::map::{Prot, Sharing, Window};
-use crate::sys::page::Frame;
+use crate::sys::page::FrameIndex;
 use crate::uapi::lab::{NO_FRAME, Op, Step};
 
 /// The laboratory, and the window whose slots are mapped of it.
@@ -37,7 +37,7 @@ impl Bench {
 
     /// Carries a command out, if it is one of a laboratory's.
     #[expect(clippy::wildcard_enum_match_arm, reason = "the others are not a laboratory's")]
-    pub(super) fn carry_out(&mut self, command: Command) -> Option<Answer> {
+    pub(super) fn carry_out(&mut self, command: Command) -> Option<CommandResult> {
         self.used = true;
         Some(match command {
             Command::Lab { op, obj, page, flags, slot, value } => {
@@ -68,7 +68,7 @@ impl Bench {
             }
             Command::LabStride { pages } => {
                 self.stride = usize::from(pages).clamp(1, STRIDE_MAX);
-                Answer::Done
+                CommandResult::Done
             }
             _ => return None,
         })
@@ -79,7 +79,7 @@ impl Bench {
         usize::from(slot) * self.stride
     }
 
-    fn step(&self, op: Op, obj: u8, page: u8, flags: u16, slot: u16, value: u8) -> Answer {
+    fn step(&self, op: Op, obj: u8, page: u8, flags: u16, slot: u16, value: u8) -> CommandResult {
         let frame = matches!(op, Op::Bind | Op::Shadow | Op::Reserve) && value == u8::MAX;
         let step = Step {
             op: 0,
@@ -92,9 +92,9 @@ impl Bench {
         match self.lab.step(op, step) {
             Ok(value) => {
                 let [low, ..] = value.to_le_bytes();
-                Answer::Word { low, high: u32::try_from(value >> 32).unwrap_or(NO_FRAME) }
+                CommandResult::Word { low, high: u32::try_from(value >> 32).unwrap_or(NO_FRAME) }
             }
-            Err(errno) => Answer::Refused(errno),
+            Err(errno) => CommandResult::Refused(errno),
         }
     }
 
@@ -109,7 +109,7 @@ impl Bench {
         let first = usize::from(offset) * self.stride;
         let first = u32::try_from(first).map_err(|_| Errno::OVERFLOW)?;
         self.window
-            .map(at, &fd, Frame(first), pages, sharing, prot)
+            .map(at, &fd, FrameIndex(first), pages, sharing, prot)
             .map_err(|error| errno_of(&error))
     }
 
@@ -125,9 +125,9 @@ impl Bench {
 }
 
 /// An errno is the kernel's answer.
-fn refused(tried: Result<(), Errno>) -> Answer {
+fn refused(tried: Result<(), Errno>) -> CommandResult {
     match tried {
-        Ok(()) => Answer::Done,
-        Err(errno) => Answer::Refused(errno),
+        Ok(()) => CommandResult::Done,
+        Err(errno) => CommandResult::Refused(errno),
     }
 }

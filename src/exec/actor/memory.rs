@@ -11,11 +11,11 @@ use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 
-use super::super::command::{Answer, Place};
+use super::super::command::{ArenaPage, CommandResult};
 use super::super::store::{ARENA_PAGES, ArenaFds, BEYOND_PAGE, PLACEMENTS, is_secret, look};
 use crate::sys::map::{MapError, Prot, Sharing, Window};
-use crate::sys::page::{Frame, PAGE_BYTES, Range, Span};
-use crate::sys::touch::Access;
+use crate::sys::page::{FrameIndex, PAGE_BYTES, Range, Span};
+use crate::sys::touch::Touch;
 use crate::sys::uffd::{Features, Fill, FillError, Modes, OpenError, Uffd, Via};
 
 /// Slots of an actor's window.
@@ -27,7 +27,7 @@ enum Slot {
     /// Reserved address space.
     Empty,
     /// A shared mapping of a page; `trapped` while userfaultfd watches it.
-    Shared { place: Place, write: bool, trapped: bool },
+    Shared { place: ArenaPage, write: bool, trapped: bool },
     /// A private mapping of a page.
     Private { write: bool },
     /// Anonymous memory.
@@ -99,13 +99,19 @@ impl Slots {
         &mut self,
         arenas: &ArenaFds,
         slot: u16,
-        place: Place,
+        place: ArenaPage,
         write: bool,
-    ) -> Answer {
+    ) -> CommandResult {
         answer(self.try_arm(arenas, slot, place, write))
     }
 
-    fn try_arm(&mut self, arenas: &ArenaFds, slot: u16, place: Place, write: bool) -> Tried<()> {
+    fn try_arm(
+        &mut self,
+        arenas: &ArenaFds,
+        slot: u16,
+        place: ArenaPage,
+        write: bool,
+    ) -> Tried<()> {
         if self.uffd.is_none() || is_secret(place) {
             return self.clear(slot);
         }
@@ -113,9 +119,15 @@ impl Slots {
     }
 
     /// Map a page, trapped where that is possible.
-    fn map_shared(&mut self, arenas: &ArenaFds, slot: u16, place: Place, write: bool) -> Tried<()> {
+    fn map_shared(
+        &mut self,
+        arenas: &ArenaFds,
+        slot: u16,
+        place: ArenaPage,
+        write: bool,
+    ) -> Tried<()> {
         let prot = if write { Prot::ReadWrite } else { Prot::Read };
-        let (at, frame) = (usize::from(slot), Frame(u32::from(place.page)));
+        let (at, frame) = (usize::from(slot), FrameIndex(u32::from(place.page)));
         self.window
             .map(at, arenas.get(place)?, frame, 1, Sharing::Shared, prot)
             .map_err(|error| errno_of(&error))?;
@@ -135,9 +147,9 @@ impl Slots {
         &mut self,
         arenas: &ArenaFds,
         slot: u16,
-        place: Place,
+        place: ArenaPage,
         write: bool,
-    ) -> Answer {
+    ) -> CommandResult {
         answer(self.try_install(arenas, slot, place, write))
     }
 
@@ -145,7 +157,7 @@ impl Slots {
         &mut self,
         arenas: &ArenaFds,
         slot: u16,
-        place: Place,
+        place: ArenaPage,
         write: bool,
     ) -> Tried<()> {
         let there = matches!(self.slots[usize::from(slot)],
@@ -168,15 +180,15 @@ impl Slots {
         &mut self,
         arenas: &ArenaFds,
         slot: u16,
-        place: Place,
+        place: ArenaPage,
         write: bool,
-    ) -> Answer {
+    ) -> CommandResult {
         let at = usize::from(slot);
         if matches!(self.slots[at], Slot::Private { .. }) {
-            return Answer::Done;
+            return CommandResult::Done;
         }
         let prot = if write { Prot::ReadWrite } else { Prot::Read };
-        let frame = Frame(u32::from(place.page));
+        let frame = FrameIndex(u32::from(place.page));
         let mapped = arenas.get(place).and_then(|fd| {
             self.window
                 .map(at, fd, frame, 1, Sharing::Private, prot)
@@ -186,10 +198,10 @@ impl Slots {
         answer(mapped)
     }
 
-    pub(super) fn install_anon(&mut self, slot: u16, write: bool) -> Answer {
+    pub(super) fn install_anon(&mut self, slot: u16, write: bool) -> CommandResult {
         let at = usize::from(slot);
         if matches!(self.slots[at], Slot::Anon { .. }) {
-            return Answer::Done;
+            return CommandResult::Done;
         }
         let prot = if write { Prot::ReadWrite } else { Prot::Read };
         let mapped = self.window.map_anonymous(at, 1, prot).map_err(|error| errno_of(&error));
@@ -197,7 +209,7 @@ impl Slots {
         answer(mapped)
     }
 
-    pub(super) fn zap(&mut self, slot: u16) -> Answer {
+    pub(super) fn zap(&mut self, slot: u16) -> CommandResult {
         match self.slots[usize::from(slot)] {
             Slot::Shared { trapped: true, .. } => {
                 let zapped = self.window.zap(usize::from(slot), 1);
@@ -206,22 +218,22 @@ impl Slots {
             Slot::Shared { .. } | Slot::Private { .. } | Slot::Anon { .. } => {
                 answer(self.clear(slot))
             }
-            Slot::Empty | Slot::Sigbus { .. } => Answer::Done,
+            Slot::Empty | Slot::Sigbus { .. } => CommandResult::Done,
         }
     }
 
-    pub(super) fn no_backing(&mut self, arenas: &ArenaFds, slot: u16) -> Answer {
+    pub(super) fn no_backing(&mut self, arenas: &ArenaFds, slot: u16) -> CommandResult {
         let at = usize::from(slot);
         if let (Slot::Shared { trapped: true, .. }, Some(uffd)) = (self.slots[at], &self.uffd)
             && uffd.poison(self.range(slot)).is_ok()
         {
             self.slots[at] = Slot::Sigbus { poisoned: true };
-            return Answer::Done;
+            return CommandResult::Done;
         }
         // Before Linux 6.6, and for memory that can't be trapped: a page past the end of a file.
-        let place = Place { arena: 0, page: BEYOND_PAGE };
+        let place = ArenaPage { arena: 0, page: BEYOND_PAGE };
         let mapped = arenas.get(place).and_then(|fd| {
-            let frame = Frame(u32::from(place.page));
+            let frame = FrameIndex(u32::from(place.page));
             self.window
                 .map(at, fd, frame, 1, Sharing::Shared, Prot::ReadWrite)
                 .map_err(|error| errno_of(&error))
@@ -230,7 +242,7 @@ impl Slots {
         answer(mapped)
     }
 
-    pub(super) fn unmap(&mut self, slot: u16) -> Answer {
+    pub(super) fn unmap(&mut self, slot: u16) -> CommandResult {
         answer(self.clear(slot))
     }
 
@@ -243,7 +255,7 @@ impl Slots {
         self.window.unmap(at, 1).map_err(|error| errno_of(&error))
     }
 
-    pub(super) fn move_page(&mut self, from: u16, to: u16) -> Answer {
+    pub(super) fn move_page(&mut self, from: u16, to: u16) -> CommandResult {
         answer(self.try_move(from, to))
     }
 
@@ -271,11 +283,11 @@ impl Slots {
         Ok(())
     }
 
-    pub(super) fn break_cow(&mut self, slot: u16) -> Answer {
+    pub(super) fn break_cow(&mut self, slot: u16) -> CommandResult {
         let span = self.span(slot);
         let byte = match span.load_u8(0) {
-            Access::Value(byte) => byte,
-            fault @ (Access::Sigbus { .. } | Access::Sigsegv { .. }) => {
+            Touch::Value(byte) => byte,
+            fault @ (Touch::Sigbus { .. } | Touch::Sigsegv { .. }) => {
                 return accessed(fault.map(|_| ()));
             }
         };
@@ -284,7 +296,9 @@ impl Slots {
                 accessed(span.store_u8(0, byte))
             }
             Slot::Private { .. } | Slot::Anon { .. } => answer(self.force(slot, byte)),
-            Slot::Empty | Slot::Shared { .. } | Slot::Sigbus { .. } => Answer::Failed(Errno::INVAL),
+            Slot::Empty | Slot::Shared { .. } | Slot::Sigbus { .. } => {
+                CommandResult::Failed(Errno::INVAL)
+            }
         }
     }
 
@@ -306,7 +320,7 @@ impl Slots {
         self.window.protect(usize::from(slot), 1, prot).map_err(|error| errno_of(&error))
     }
 
-    pub(super) fn touch(&self, slot: u16, write: bool) -> Answer {
+    pub(super) fn touch(&self, slot: u16, write: bool) -> CommandResult {
         let span = self.span(slot);
         // Adding nothing is a write access that leaves memory as it is.
         if write {
@@ -316,25 +330,25 @@ impl Slots {
         }
     }
 
-    pub(super) fn load(&self, slot: u16) -> Answer {
+    pub(super) fn load(&self, slot: u16) -> CommandResult {
         look(self.span(slot))
     }
 
-    pub(super) fn store(&self, slot: u16, value: u8) -> Answer {
+    pub(super) fn store(&self, slot: u16, value: u8) -> CommandResult {
         accessed(self.span(slot).fill(value))
     }
 
-    fn bus_slot(place: Place) -> u16 {
+    fn bus_slot(place: ArenaPage) -> u16 {
         u16::from(place.arena) * ARENA_PAGES + place.page
     }
 
-    pub(super) fn bus_map(&mut self, arenas: &ArenaFds, place: Place) -> Answer {
+    pub(super) fn bus_map(&mut self, arenas: &ArenaFds, place: ArenaPage) -> CommandResult {
         let slot = Self::bus_slot(place);
         if self.bus_mapped.contains(&slot) {
-            return Answer::Done;
+            return CommandResult::Done;
         }
         let mapped = arenas.get(place).and_then(|fd| {
-            let frame = Frame(u32::from(place.page));
+            let frame = FrameIndex(u32::from(place.page));
             self.bus
                 .map(usize::from(slot), fd, frame, 1, Sharing::Shared, Prot::ReadWrite)
                 .map_err(|error| errno_of(&error))
@@ -345,23 +359,23 @@ impl Slots {
         answer(mapped)
     }
 
-    pub(super) fn bus_unmap(&mut self, place: Place) -> Answer {
+    pub(super) fn bus_unmap(&mut self, place: ArenaPage) -> CommandResult {
         let slot = Self::bus_slot(place);
         self.bus_mapped.retain(|mapped| *mapped != slot);
         answer(self.bus.unmap(usize::from(slot), 1).map_err(|error| errno_of(&error)))
     }
 
-    pub(super) fn bus_load(&self, place: Place) -> Answer {
+    pub(super) fn bus_load(&self, place: ArenaPage) -> CommandResult {
         look(self.bus.span(usize::from(Self::bus_slot(place)), 1))
     }
 
-    pub(super) fn bus_store(&self, place: Place, value: u8) -> Answer {
+    pub(super) fn bus_store(&self, place: ArenaPage, value: u8) -> CommandResult {
         accessed(self.bus.span(usize::from(Self::bus_slot(place)), 1).fill(value))
     }
 
-    pub(super) fn witness(&mut self, arenas: &ArenaFds, place: Place) -> Answer {
+    pub(super) fn witness(&mut self, arenas: &ArenaFds, place: ArenaPage) -> CommandResult {
         for step in [self.bus_unmap(place), self.bus_map(arenas, place)] {
-            if step != Answer::Done {
+            if step != CommandResult::Done {
                 return step;
             }
         }
@@ -398,21 +412,21 @@ impl Slots {
         Ok(())
     }
 
-    pub(super) fn reset(&mut self) -> Answer {
+    pub(super) fn reset(&mut self) -> CommandResult {
         let used = self.slots.iter().rposition(|slot| *slot != Slot::Empty);
         if let Some(last) = used {
             self.slots[..=last].fill(Slot::Empty);
             if let Err(error) = self.window.unmap(0, last + 1) {
-                return Answer::Failed(errno_of(&error));
+                return CommandResult::Failed(errno_of(&error));
             }
         }
         if !self.bus_mapped.is_empty() {
             self.bus_mapped.clear();
             if let Err(error) = self.bus.unmap(0, self.bus.pages()) {
-                return Answer::Failed(errno_of(&error));
+                return CommandResult::Failed(errno_of(&error));
             }
         }
-        Answer::Done
+        CommandResult::Done
     }
 }
 
@@ -426,18 +440,18 @@ fn open_uffd() -> Tried<Option<Uffd>> {
     }
 }
 
-fn answer(tried: Tried<()>) -> Answer {
+fn answer(tried: Tried<()>) -> CommandResult {
     match tried {
-        Ok(()) => Answer::Done,
-        Err(errno) => Answer::Failed(errno),
+        Ok(()) => CommandResult::Done,
+        Err(errno) => CommandResult::Failed(errno),
     }
 }
 
-pub(super) fn accessed(access: Access<()>) -> Answer {
+pub(super) fn accessed(access: Touch<()>) -> CommandResult {
     match access {
-        Access::Value(()) => Answer::Done,
-        Access::Sigbus { .. } => Answer::Sigbus,
-        Access::Sigsegv { .. } => Answer::Sigsegv,
+        Touch::Value(()) => CommandResult::Done,
+        Touch::Sigbus { .. } => CommandResult::Sigbus,
+        Touch::Sigsegv { .. } => CommandResult::Sigsegv,
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::command::{ANSWER_BYTES, Answer, COMMAND_BYTES, Command};
+use super::command::{ANSWER_BYTES, COMMAND_BYTES, Command, CommandResult};
 use super::store::ArenaFds;
 use crate::sys::link::Link;
 use crate::sys::mailbox::{CallError, MESSAGE_MAX_BYTES, Mailbox, Pace, Server};
@@ -125,7 +125,7 @@ impl Actor {
                 bytes.copy_from_slice(chunk);
                 let answer = match Command::decode(bytes) {
                     Some(command) => self.carry_out(command),
-                    None => Answer::Failed(Errno::PROTO),
+                    None => CommandResult::Failed(Errno::PROTO),
                 };
                 reply[filled..filled + ANSWER_BYTES].copy_from_slice(&answer.encode());
                 filled += ANSWER_BYTES;
@@ -134,7 +134,7 @@ impl Actor {
         }
     }
 
-    fn carry_out(&mut self, command: Command) -> Answer {
+    fn carry_out(&mut self, command: Command) -> CommandResult {
         if let Some(bench) = &mut self.bench
             && let Some(answer) = bench.carry_out(command)
         {
@@ -169,34 +169,34 @@ impl Actor {
             Command::Lab { .. }
             | Command::LabMap { .. }
             | Command::LabMove { .. }
-            | Command::LabStride { .. } => Answer::Failed(Errno::NODEV),
+            | Command::LabStride { .. } => CommandResult::Failed(Errno::NODEV),
             Command::Fork { child: _ } => self.fork(),
             Command::Reset => self.reset(),
         }
     }
 
     /// A real fork. The child serves a mailbox of its own.
-    fn fork(&mut self) -> Answer {
+    fn fork(&mut self) -> CommandResult {
         let mut kind = [0; 8];
         let mailbox = match self.link.receive(&mut kind, LINK_TIMEOUT) {
             Ok((1, mut fds)) if kind[0] == CHILD && fds.len() == 1 => fds.remove(0),
-            Ok(_) => return Answer::Failed(Errno::PROTO),
-            Err(_) => return Answer::Failed(Errno::PIPE),
+            Ok(_) => return CommandResult::Failed(Errno::PROTO),
+            Err(_) => return CommandResult::Failed(Errno::PIPE),
         };
-        match process::fork(|| self.be_the_child(mailbox)) {
+        match process::fork(|| self.run_child(mailbox)) {
             Ok(child) => {
                 let pid = child.pid();
                 self.children.push(child);
-                Answer::Pid(pid)
+                CommandResult::Pid(pid)
             }
-            Err(process::SpawnError::TooMany) => Answer::Failed(Errno::AGAIN),
-            Err(process::SpawnError::NoFd) => Answer::Failed(Errno::MFILE),
-            Err(_) => Answer::Failed(Errno::NOMEM),
+            Err(process::SpawnError::TooMany) => CommandResult::Failed(Errno::AGAIN),
+            Err(process::SpawnError::NoFd) => CommandResult::Failed(Errno::MFILE),
+            Err(_) => CommandResult::Failed(Errno::NOMEM),
         }
     }
 
     /// What the child does with its copy of everything.
-    fn be_the_child(&mut self, mailbox: OwnedFd) -> u8 {
+    fn run_child(&mut self, mailbox: OwnedFd) -> u8 {
         // The parent's children are not ours to end: dropping them would kill them.
         std::mem::forget(std::mem::take(&mut self.children));
         self.pins.leave_to_parent();
@@ -211,14 +211,14 @@ impl Actor {
         self.serve()
     }
 
-    fn reset(&mut self) -> Answer {
+    fn reset(&mut self) -> CommandResult {
         // Dropping a child kills and reaps it.
         self.children.clear();
         self.pins.reset();
         if let Some(bench) = &mut self.bench
             && let Err(errno) = bench.reset()
         {
-            return Answer::Failed(errno);
+            return CommandResult::Failed(errno);
         }
         self.memory.reset()
     }

@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::super::command::{Answer, PinHow};
+use super::super::command::{CommandResult, PinHow};
 use super::super::store::uniform;
 use super::memory::Slots;
 use crate::sys::map::Prot;
 use crate::sys::page::{PAGE_BYTES, Span};
 use crate::sys::pin::{UringPin, VmsplicePin};
-use crate::sys::touch::Access;
+use crate::sys::touch::Touch;
 
 /// How long a transfer that has been let go may take.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A pin that is held.
 #[derive(Debug)]
-enum Held {
+enum HeldPin {
     Uring(Box<UringPin>),
     Splice(VmsplicePin),
 }
@@ -26,7 +26,7 @@ enum Held {
 /// All of them, by the conductor's numbers.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
-    held: BTreeMap<u8, Held>,
+    held: BTreeMap<u8, HeldPin>,
     /// Unpinned while a transfer was in flight: the pin goes when that ends.
     leaving: Vec<u8>,
     /// Rings without pages, to use again.
@@ -49,18 +49,24 @@ impl Pins {
         }
     }
 
-    pub(super) fn pin(&mut self, memory: &mut Slots, pin: u8, slot: u16, how: PinHow) -> Answer {
+    pub(super) fn pin(
+        &mut self,
+        memory: &mut Slots,
+        pin: u8,
+        slot: u16,
+        how: PinHow,
+    ) -> CommandResult {
         let taken = match how {
-            PinHow::Uring => self.uring(memory.span(slot)).map(Held::Uring),
-            PinHow::Vmsplice => VmsplicePin::take(memory.span(slot)).map(Held::Splice),
-            PinHow::Force => self.forced(memory, slot).map(Held::Uring),
+            PinHow::Uring => self.uring(memory.span(slot)).map(HeldPin::Uring),
+            PinHow::Vmsplice => VmsplicePin::take(memory.span(slot)).map(HeldPin::Splice),
+            PinHow::Force => self.forced(memory, slot).map(HeldPin::Uring),
         };
         match taken {
             Ok(held) => {
                 // A pin that its driver takes anew: what it had goes first in the kernel, too.
                 self.unpin(pin);
                 self.held.insert(pin, held);
-                Answer::Done
+                CommandResult::Done
             }
             Err(errno) => refused(errno),
         }
@@ -92,9 +98,9 @@ impl Pins {
             };
         }
         let byte = match memory.span(slot).load_u8(0) {
-            Access::Value(byte) => byte,
+            Touch::Value(byte) => byte,
             // Not present, or not readable: the write below has to be refused.
-            Access::Sigbus { .. } | Access::Sigsegv { .. } => 0,
+            Touch::Sigbus { .. } | Touch::Sigsegv { .. } => 0,
         };
         memory.force(slot, byte).map_err(
             |errno| {
@@ -107,59 +113,59 @@ impl Pins {
         taken
     }
 
-    pub(super) fn unpin(&mut self, pin: u8) -> Answer {
+    pub(super) fn unpin(&mut self, pin: u8) -> CommandResult {
         match self.held.remove(&pin) {
-            Some(Held::Uring(ring)) if ring.is_in_flight() => {
-                self.held.insert(pin, Held::Uring(ring));
+            Some(HeldPin::Uring(ring)) if ring.is_in_flight() => {
+                self.held.insert(pin, HeldPin::Uring(ring));
                 self.leaving.push(pin);
-                Answer::Done
+                CommandResult::Done
             }
-            Some(Held::Uring(mut ring)) => match ring.release_pages() {
+            Some(HeldPin::Uring(mut ring)) => match ring.release_pages() {
                 Ok(()) => {
                     self.idle.push(ring);
-                    Answer::Done
+                    CommandResult::Done
                 }
-                Err(errno) => Answer::Failed(errno),
+                Err(errno) => CommandResult::Failed(errno),
             },
-            Some(Held::Splice(_)) | None => Answer::Done,
+            Some(HeldPin::Splice(_)) | None => CommandResult::Done,
         }
     }
 
-    pub(super) fn start(&mut self, pin: u8, write: bool) -> Answer {
+    pub(super) fn start(&mut self, pin: u8, write: bool) -> CommandResult {
         let started = match self.held.get_mut(&pin) {
-            Some(Held::Uring(ring)) if write => ring.start_to_memory(0, PAGE_BYTES),
-            Some(Held::Uring(ring)) => ring.start_from_memory(0, PAGE_BYTES),
-            Some(Held::Splice(_)) if !write => Ok(()),
-            Some(Held::Splice(_)) => Err(Errno::NOTSUP),
+            Some(HeldPin::Uring(ring)) if write => ring.start_to_memory(0, PAGE_BYTES),
+            Some(HeldPin::Uring(ring)) => ring.start_from_memory(0, PAGE_BYTES),
+            Some(HeldPin::Splice(_)) if !write => Ok(()),
+            Some(HeldPin::Splice(_)) => Err(Errno::NOTSUP),
             None => Err(Errno::BADF),
         };
-        started.map_or_else(Answer::Failed, |()| Answer::Done)
+        started.map_or_else(CommandResult::Failed, |()| CommandResult::Done)
     }
 
-    pub(super) fn write(&mut self, pin: u8, value: u8) -> Answer {
+    pub(super) fn write(&mut self, pin: u8, value: u8) -> CommandResult {
         let done = match self.held.get_mut(&pin) {
-            Some(Held::Uring(ring)) => {
+            Some(HeldPin::Uring(ring)) => {
                 ring.feed(&[value; PAGE_BYTES]).and_then(|()| ring.complete(TRANSFER_TIMEOUT))
             }
-            Some(Held::Splice(_)) => Err(Errno::NOTSUP),
+            Some(HeldPin::Splice(_)) => Err(Errno::NOTSUP),
             None => Err(Errno::BADF),
         };
         self.leave(pin);
         match done {
-            Ok(PAGE_BYTES) => Answer::Done,
-            Ok(_) => Answer::Failed(Errno::IO),
+            Ok(PAGE_BYTES) => CommandResult::Done,
+            Ok(_) => CommandResult::Failed(Errno::IO),
             Err(errno) => refused(errno),
         }
     }
 
-    pub(super) fn read(&mut self, pin: u8) -> Answer {
+    pub(super) fn read(&mut self, pin: u8) -> CommandResult {
         let mut bytes = [0; PAGE_BYTES];
         let done = match self.held.get_mut(&pin) {
-            Some(Held::Uring(ring)) => ring
+            Some(HeldPin::Uring(ring)) => ring
                 .release()
                 .and_then(|()| ring.complete(TRANSFER_TIMEOUT))
                 .and_then(|_| ring.taken(&mut bytes)),
-            Some(Held::Splice(pipe)) => pipe.peek(&mut bytes),
+            Some(HeldPin::Splice(pipe)) => pipe.peek(&mut bytes),
             None => Err(Errno::BADF),
         };
         self.leave(pin);
@@ -186,7 +192,7 @@ impl Pins {
     pub(super) fn reset(&mut self) {
         self.leaving.clear();
         for held in std::mem::take(&mut self.held).into_values() {
-            if let Held::Uring(mut ring) = held
+            if let HeldPin::Uring(mut ring) = held
                 && ring.release_pages().is_ok()
             {
                 self.idle.push(ring);
@@ -197,11 +203,11 @@ impl Pins {
 }
 
 /// What a litmus test may observe, apart from what it may not.
-fn refused(errno: Errno) -> Answer {
+fn refused(errno: Errno) -> CommandResult {
     match errno {
         Errno::NOSYS | Errno::PERM | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::TIME => {
-            Answer::Failed(errno)
+            CommandResult::Failed(errno)
         }
-        other => Answer::Refused(other),
+        other => CommandResult::Refused(other),
     }
 }

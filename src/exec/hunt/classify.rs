@@ -14,7 +14,7 @@ use crate::units::PageId;
 
 /// A write that was meant for a page, or a read of it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Access {
+pub(super) struct TimedAccess {
     pub(super) page: PageId,
     pub(super) value: u8,
     pub(super) start: Instant,
@@ -24,8 +24,8 @@ pub(super) struct Access {
 /// All accesses of a run.
 #[derive(Debug, Default)]
 pub(super) struct Accesses {
-    pub(super) writes: Vec<Access>,
-    pub(super) reads: Vec<Access>,
+    pub(super) writes: Vec<TimedAccess>,
+    pub(super) reads: Vec<TimedAccess>,
 }
 
 impl Accesses {
@@ -33,8 +33,8 @@ impl Accesses {
     pub(super) fn reads(&self) -> u16 {
         let mut hazards = 0;
         for read in &self.reads {
-            let known = |write: &Access| write.page == read.page && write.value == read.value;
-            let others = |write: &Access| write.page != read.page && write.value == read.value;
+            let known = |write: &TimedAccess| write.page == read.page && write.value == read.value;
+            let others = |write: &TimedAccess| write.page != read.page && write.value == read.value;
             hazards |= if self.writes.iter().any(known) {
                 if self.could_see(read) { 0 } else { HazardKind::StaleRead.bit() }
             } else if self.writes.iter().any(others) {
@@ -47,10 +47,10 @@ impl Accesses {
     }
 
     /// Whether a read's value is that of a write which no other had replaced for sure.
-    fn could_see(&self, read: &Access) -> bool {
+    fn could_see(&self, read: &TimedAccess) -> bool {
         let of_page = || self.writes.iter().filter(|write| write.page == read.page);
         of_page().filter(|write| write.value == read.value).any(|write| {
-            let replaced = |other: &Access| other.start > write.end && other.end < read.start;
+            let replaced = |other: &TimedAccess| other.start > write.end && other.end < read.start;
             write.start <= read.end && !of_page().any(replaced)
         })
     }
@@ -64,10 +64,11 @@ impl Accesses {
     /// found where they do not belong: those writes are not lost but elsewhere.
     pub(super) fn lost(&self, page: PageId, value: u8, strayed: &[u8]) -> bool {
         let arrived = || {
-            let stayed = |write: &&Access| write.value == value || !strayed.contains(&write.value);
+            let stayed =
+                |write: &&TimedAccess| write.value == value || !strayed.contains(&write.value);
             self.writes.iter().filter(|write| write.page == page).filter(stayed)
         };
-        let last = |write: &Access| {
+        let last = |write: &TimedAccess| {
             write.value == value && !arrived().any(|other| other.start > write.end)
         };
         !arrived().any(last)
@@ -83,7 +84,7 @@ mod tests {
     fn accesses(writes: &[(u8, u64, u64)]) -> Accesses {
         let zero = Instant::now();
         let at = |micros| zero + Duration::from_micros(micros);
-        let write = |&(value, start, end): &(u8, u64, u64)| Access {
+        let write = |&(value, start, end): &(u8, u64, u64)| TimedAccess {
             page: PageId(0),
             value,
             start: at(start),
@@ -122,9 +123,9 @@ mod tests {
             let mut accesses = accesses(&[(0, 0, 0), (1, 2, 3)]);
             let zero = accesses.writes[0].start;
             let time = zero + Duration::from_micros(at);
-            accesses.reads.push(Access { page: PageId(0), value, start: time, end: time });
+            accesses.reads.push(TimedAccess { page: PageId(0), value, start: time, end: time });
             assert_eq!(accesses.reads(), expected, "{value} at {at}");
-            accesses.writes.push(Access { page: PageId(1), value: 9, start: zero, end: zero });
+            accesses.writes.push(TimedAccess { page: PageId(1), value: 9, start: zero, end: zero });
             let expected = if value == 9 { HazardKind::CrossBufferRead.bit() } else { expected };
             assert_eq!(accesses.reads(), expected, "{value} at {at}, and another buffer");
         }

@@ -1,7 +1,7 @@
 //! The end of a run: what is in memory, as an outcome.
 
 use super::race::{Ended, Race};
-use crate::exec::command::Answer;
+use crate::exec::command::CommandResult;
 use crate::exec::error::ExecError;
 use crate::explore::Machine;
 use crate::model::{HazardKind, Life};
@@ -47,7 +47,7 @@ impl Race<'_> {
                 continue;
             }
             let place = self.conduct.plan.memory(page.frame);
-            let Answer::Value(value) = self.conduct.arenas.look_afresh(place)? else {
+            let CommandResult::Value(value) = self.conduct.arenas.look_afresh(place)? else {
                 return Ok(None);
             };
             contents.push((PageId::at(index), value));
@@ -91,6 +91,6 @@ impl Race<'_> {
         if now == before {
             return None;
         }
-        if let Answer::Value(value) = now { Some(value) } else { None }
+        if let CommandResult::Value(value) = now { Some(value) } else { None }
     }
 }

@@ -4,15 +4,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::classify::{Access, Accesses};
-use crate::exec::command::{Answer, Command};
+use super::classify::{Accesses, TimedAccess};
+use crate::exec::command::{Command, CommandResult};
 use crate::exec::conduct::{Conduct, Flight, Halt};
 use crate::exec::error::{ExecError, Skip};
 use crate::exec::executor::Executor;
 use crate::exec::plan::Plan;
 use crate::explore::{Machine, SplitMix64};
 use crate::model::{Dir, Effect, ExporterStep, Owner, Reply, Step, Target};
-use crate::question::scenario::{Action, Content, Event, Outcome, Scenario, ScenarioState};
+use crate::question::scenario::{Action, Content, Outcome, Scenario, ScenarioState, ScheduleStep};
 use crate::units::PageId;
 
 /// The unit of the delays.
@@ -33,7 +33,7 @@ pub(super) enum Ended {
 
 /// What a process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Doing {
+enum RaceActivity {
     /// Nothing: its next action is due at some time.
     Pausing,
     /// An access or a transfer, in the process of this actor.
@@ -44,7 +44,7 @@ enum Doing {
 
 #[derive(Debug, Clone, Copy)]
 struct Runner {
-    doing: Doing,
+    doing: RaceActivity,
     due: Instant,
     started: Instant,
     /// Its delays are up to so many units.
@@ -60,12 +60,12 @@ pub(super) struct Race<'a> {
     random: SplitMix64,
     pub(super) accesses: Accesses,
     /// What a free frame held when it became so.
-    pub(super) freed: Vec<Option<Answer>>,
+    pub(super) freed: Vec<Option<CommandResult>>,
     /// Values that were found in free frames when these were handed out again.
     pub(super) in_free: Vec<u8>,
     pub(super) schedule: Vec<u8>,
     pub(super) torn: bool,
-    answers: Vec<Answer>,
+    answers: Vec<CommandResult>,
 }
 
 impl<'a> Race<'a> {
@@ -80,7 +80,7 @@ impl<'a> Race<'a> {
         let runner = |_: &_| {
             // Some processes are fast, some slow: orders of magnitude matter more than noise.
             let units = [0, 2, 8, 32][random.below(4) as usize];
-            Runner { doing: Doing::Pausing, due: now, started: now, units }
+            Runner { doing: RaceActivity::Pausing, due: now, started: now, units }
         };
         let runners = scenario.programs.iter().map(runner).collect();
         Self {
@@ -122,11 +122,11 @@ impl<'a> Race<'a> {
             if page.frame.is_some() {
                 let value = self.state.model.frames[page.frame.index()].value;
                 let page = PageId::at(index);
-                self.accesses.writes.push(Access { page, value, start: begun, end: begun });
+                self.accesses.writes.push(TimedAccess { page, value, start: begun, end: begun });
             }
         }
         for (index, frame) in self.state.model.frames.iter().enumerate() {
-            self.freed[index] = (frame.rank > 0).then_some(Answer::Value(frame.value));
+            self.freed[index] = (frame.rank > 0).then_some(CommandResult::Value(frame.value));
         }
         for runner in 0..self.runners.len() {
             self.conduct.team.start(runner, self.conduct.arenas)?;
@@ -160,12 +160,12 @@ impl<'a> Race<'a> {
 
     fn is_waiting(&self, runner: usize) -> bool {
         match self.runners[runner].doing {
-            Doing::Under { .. } => true,
-            Doing::Pausing => {
+            RaceActivity::Under { .. } => true,
+            RaceActivity::Pausing => {
                 Instant::now() < self.runners[runner].due
                     && self.scenario.next(&self.state, runner).is_some()
             }
-            Doing::Trapped => false,
+            RaceActivity::Trapped => false,
         }
     }
 
@@ -174,7 +174,7 @@ impl<'a> Race<'a> {
         let units = self.runners[runner].units;
         let units = if units == 0 { 0 } else { self.random.below(units) };
         self.runners[runner].due = Instant::now() + JITTER * units;
-        self.runners[runner].doing = Doing::Pausing;
+        self.runners[runner].doing = RaceActivity::Pausing;
     }
 
     /// Let a process go on if it can; whether it did.
@@ -182,21 +182,21 @@ impl<'a> Race<'a> {
         let Some(instruction) = self.scenario.next(&self.state, runner) else { return Ok(false) };
         let action = instruction.action;
         match self.runners[runner].doing {
-            Doing::Pausing if Instant::now() < self.runners[runner].due => Ok(false),
-            Doing::Pausing => match action {
+            RaceActivity::Pausing if Instant::now() < self.runners[runner].due => Ok(false),
+            RaceActivity::Pausing => match action {
                 Action::Step(step) => self.begin(runner, &step),
                 Action::Await(_) => self.model_step(runner),
             },
-            Doing::Under { way } => {
+            RaceActivity::Under { way } => {
                 if !self.conduct.team.try_collect(way, &mut self.answers)? {
                     return Ok(false);
                 }
-                let answer = self.answers.first().copied().unwrap_or(Answer::Done);
+                let answer = self.answers.first().copied().unwrap_or(CommandResult::Done);
                 let Action::Step(step) = action else { return Ok(false) };
                 self.end(runner, &step, answer)?;
                 Ok(true)
             }
-            Doing::Trapped => self.model_step(runner),
+            RaceActivity::Trapped => self.model_step(runner),
         }
     }
 
@@ -233,12 +233,12 @@ impl<'a> Race<'a> {
             }
             _ => return self.model_step(runner),
         };
-        let taken = |other: &Runner| other.doing == Doing::Under { way: actor };
+        let taken = |other: &Runner| other.doing == RaceActivity::Under { way: actor };
         if self.conduct.team.is_busy(actor) || self.runners.iter().any(taken) {
             return Ok(false);
         }
         self.runners[runner].started = Instant::now();
-        self.runners[runner].doing = Doing::Under { way: actor };
+        self.runners[runner].doing = RaceActivity::Under { way: actor };
         self.conduct.team.post(actor, &[command])?;
         Ok(true)
     }
@@ -252,42 +252,42 @@ impl<'a> Race<'a> {
             let Some(Action::Step(access @ (Step::Load { .. } | Step::Store { .. }))) = next else {
                 continue;
             };
-            let Doing::Under { way } = self.runners[runner].doing else { continue };
+            let RaceActivity::Under { way } = self.runners[runner].doing else { continue };
             while !self.conduct.team.try_collect(way, &mut self.answers)? {
                 if begun.elapsed() > SETTLE_TIMEOUT {
                     return self.lost();
                 }
                 std::thread::yield_now();
             }
-            let answer = self.answers.first().copied().unwrap_or(Answer::Done);
+            let answer = self.answers.first().copied().unwrap_or(CommandResult::Done);
             self.end(runner, &access, answer)?;
         }
         Ok(())
     }
 
     /// An access or a transfer has ended so.
-    fn end(&mut self, runner: usize, step: &Step, answer: Answer) -> Result<(), Halt> {
-        if matches!(answer, Answer::Sigbus | Answer::Sigsegv)
+    fn end(&mut self, runner: usize, step: &Step, answer: CommandResult) -> Result<(), Halt> {
+        if matches!(answer, CommandResult::Sigbus | CommandResult::Sigsegv)
             && matches!(step, Step::Load { .. } | Step::Store { .. })
         {
-            self.runners[runner].doing = Doing::Trapped;
+            self.runners[runner].doing = RaceActivity::Trapped;
             return Ok(());
         }
         let target = self.target(runner, step);
         let (start, end) = (self.runners[runner].started, Instant::now());
         match (*step, answer) {
-            (_, Answer::Torn { .. }) => self.torn = true,
+            (_, CommandResult::Torn { .. }) => self.torn = true,
             (Step::DmaFinish { dir: Dir::Prefetch, .. }, _) => {}
-            (_, Answer::Value(value)) => {
+            (_, CommandResult::Value(value)) => {
                 self.note_register(runner, value);
-                let read = target.map(|page| Access { page, value, start, end });
+                let read = target.map(|page| TimedAccess { page, value, start, end });
                 self.accesses.reads.extend(read);
             }
             (
                 Step::Store { value, .. } | Step::DmaFinish { dir: Dir::Write(value), .. },
-                Answer::Done,
+                CommandResult::Done,
             ) => {
-                let write = target.map(|page| Access { page, value, start, end });
+                let write = target.map(|page| TimedAccess { page, value, start, end });
                 self.accesses.writes.extend(write);
             }
             (_, other) => {
@@ -347,11 +347,12 @@ impl<'a> Race<'a> {
         let served = matches!(reply, Reply::Done | Reply::Value(_));
         let faulted = matches!(reply, Reply::Again);
         if let Action::Step(step @ (Step::Load { .. } | Step::Store { .. })) = &instruction.action
-            && (was == Doing::Trapped && served || matches!(was, Doing::Under { .. }) && faulted)
+            && (was == RaceActivity::Trapped && served
+                || matches!(was, RaceActivity::Under { .. }) && faulted)
         {
             return Err(Halt::Anomaly(format!("{step:?}: {was:?}, the model: {reply:?}")));
         }
-        let event = Event { actor: runner, pc, reply, effects, after: self.state.clone() };
+        let event = ScheduleStep { actor: runner, pc, reply, effects, after: self.state.clone() };
         if let Action::Step(step) = &instruction.action {
             for effect in &event.effects {
                 self.effect(&event, step, effect)?;
@@ -363,7 +364,7 @@ impl<'a> Race<'a> {
         Ok(true)
     }
 
-    fn effect(&mut self, event: &Event, step: &Step, effect: &Effect) -> Result<(), Halt> {
+    fn effect(&mut self, event: &ScheduleStep, step: &Step, effect: &Effect) -> Result<(), Halt> {
         if let Effect::FrameFilled(frame, ..)
         | Effect::FrameFilledInCache(frame, ..)
         | Effect::FrameReserved(frame, _) = *effect
@@ -379,7 +380,7 @@ impl<'a> Race<'a> {
             | Effect::FrameFilledInCache(_, Owner::Page(page), value) => {
                 let now = Instant::now();
                 self.accesses.writes.retain(|write| write.page != page);
-                self.accesses.writes.push(Access { page, value, start: now, end: now });
+                self.accesses.writes.push(TimedAccess { page, value, start: now, end: now });
             }
             Effect::FrameFreed(frame) if self.conduct.in_arena[frame.index()] => {
                 let place = self.conduct.plan.memory(frame);

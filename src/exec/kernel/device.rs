@@ -8,7 +8,7 @@ use super::Bench;
 use super::expect::{self, Expect};
 use super::steps::Call;
 use crate::model::{self, Dir, Effect, Foll, Handle, Life, Owner, Reply, Slot, State, Step};
-use crate::question::scenario::Event;
+use crate::question::scenario::ScheduleStep;
 use crate::uapi::lab::{FOLL_NOFAULT, Op};
 use crate::units::PinId;
 
@@ -16,7 +16,7 @@ impl Bench<'_> {
     pub(super) fn importer(
         &mut self,
         before: &State,
-        event: &Event,
+        event: &ScheduleStep,
         step: &Step,
     ) -> Result<(), Halt> {
         let actor = event.actor;
@@ -68,7 +68,7 @@ impl Bench<'_> {
     fn job(
         &mut self,
         before: &State,
-        event: &Event,
+        event: &ScheduleStep,
         step: &Step,
         expect: Expect,
     ) -> Result<(), Halt> {
@@ -128,7 +128,7 @@ impl Bench<'_> {
     pub(super) fn dma_start(
         &mut self,
         before: &State,
-        event: &Event,
+        event: &ScheduleStep,
         via: Handle,
         page: u8,
     ) -> Result<(), Halt> {
@@ -162,7 +162,7 @@ impl Bench<'_> {
     }
 
     /// A page that a notifier took away is looked for again, at the address that was pinned.
-    fn take_again(&mut self, before: &State, event: &Event, pin: PinId) -> Result<(), Halt> {
+    fn take_again(&mut self, before: &State, event: &ScheduleStep, pin: PinId) -> Result<(), Halt> {
         let world = &self.scenario.world;
         let entry = &before.pins[pin.index()];
         let (vma, page) = world.vma_of(entry.pte);
@@ -197,7 +197,7 @@ impl Bench<'_> {
     pub(super) fn dma_finish(
         &mut self,
         before: &State,
-        event: &Event,
+        event: &ScheduleStep,
         dir: Dir,
     ) -> Result<(), Halt> {
         let actor = event.actor;

@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::super::command::Answer;
+use super::super::command::CommandResult;
 use crate::model::{
     self, Cow, ExporterRules, FaultLock, Foll, Huge, ImporterMmap, MmapCheck, MmapKind,
     OnDmaBufPin, OnForeignPin, Signal, Usage, WaitFor, YesNo, ZapReach,
@@ -29,18 +29,18 @@ pub(super) enum Expect {
 }
 
 impl Expect {
-    pub(super) fn fits(self, answer: Answer) -> bool {
+    pub(super) fn fits(self, answer: CommandResult) -> bool {
         match (self, answer) {
-            (Self::Done, Answer::Done | Answer::Word { .. })
-            | (Self::Signal(Signal::Sigbus), Answer::Sigbus)
-            | (Self::Signal(Signal::Sigsegv), Answer::Sigsegv) => true,
-            (Self::Value(model), Answer::Value(real)) => model == real,
-            (Self::Value(model), Answer::Word { low, high: 0 }) => model == low,
-            (Self::Frame(frame), Answer::Word { high, .. }) => {
+            (Self::Done, CommandResult::Done | CommandResult::Word { .. })
+            | (Self::Signal(Signal::Sigbus), CommandResult::Sigbus)
+            | (Self::Signal(Signal::Sigsegv), CommandResult::Sigsegv) => true,
+            (Self::Value(model), CommandResult::Value(real)) => model == real,
+            (Self::Value(model), CommandResult::Word { low, high: 0 }) => model == low,
+            (Self::Frame(frame), CommandResult::Word { high, .. }) => {
                 high == frame.map_or(lab::NO_FRAME, u32::from)
             }
-            (Self::Errno(model), Answer::Refused(real)) => errno(model) == real,
-            (Self::NoPage, Answer::Refused(real)) => real == Errno::EXIST,
+            (Self::Errno(model), CommandResult::Refused(real)) => errno(model) == real,
+            (Self::NoPage, CommandResult::Refused(real)) => real == Errno::EXIST,
             _ => false,
         }
     }
@@ -48,7 +48,7 @@ impl Expect {
     pub(super) fn describe(self) -> String {
         match self {
             Self::Done => "done".to_owned(),
-            Self::Value(value) => Answer::Value(value).describe(),
+            Self::Value(value) => CommandResult::Value(value).describe(),
             Self::Frame(Some(frame)) => format!("frame {frame}"),
             Self::Frame(None) => "a page of the process's own".to_owned(),
             Self::Errno(errno) => errno.to_string(),

@@ -1,10 +1,10 @@
 //! What the kernel's tables and pages show after a step.
 
-use super::super::command::{Answer, BATCH_MAX, Command};
+use super::super::command::{BATCH_MAX, Command, CommandResult};
 use super::super::conduct::Halt;
 use super::Bench;
 use crate::model::{self, Life, Owner, Pte, Slot};
-use crate::question::scenario::Event;
+use crate::question::scenario::ScheduleStep;
 use crate::uapi::lab::{
     NO_FRAME, Op, PTE_HUGE, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_ZERO, Step as LabStep,
 };
@@ -12,7 +12,7 @@ use crate::units::{BufId, FrameId, PinId, VmaId};
 
 impl Bench<'_> {
     /// Compare everything with the state after a step.
-    pub(super) fn look(&mut self, event: &Event) -> Result<(), Halt> {
+    pub(super) fn look(&mut self, event: &ScheduleStep) -> Result<(), Halt> {
         let model = &event.after.model;
         self.look_at_entries(model)?;
         self.look_at_frames(model)?;
@@ -87,7 +87,7 @@ impl Bench<'_> {
             self.report.compared += 1;
             let Some(pte) = self.scenario.world.pte(*vma, *page) else { continue };
             let pte = model.ptes[pte.index()];
-            let real = if let Answer::Word { low, high } = answer {
+            let real = if let CommandResult::Word { low, high } = answer {
                 entry_in_words(low, high)
             } else {
                 answer.describe()
@@ -139,11 +139,11 @@ impl Bench<'_> {
             let name = || self.scenario.names.frame(&self.scenario.world, frame);
             if found != entry.value || torn != 0 {
                 let real = if torn == 0 {
-                    Answer::Value(found).describe()
+                    CommandResult::Value(found).describe()
                 } else {
                     format!("a torn page that begins with {found}")
                 };
-                let model = Answer::Value(entry.value).describe();
+                let model = CommandResult::Value(entry.value).describe();
                 return Err(self.disagree(&format!("memory of frame {}", name()), model, real));
             }
             let expected: usize =

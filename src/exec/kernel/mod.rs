@@ -55,7 +55,7 @@ use super::report::{Disagreement, ReplayReport};
 use super::store::Arenas;
 use super::team::Team;
 use crate::model::{self, Life, Owner, Reply, Signal, World};
-use crate::question::scenario::{Action, Event, Replay, Scenario, ScenarioState};
+use crate::question::scenario::{Action, Replay, Scenario, ScenarioState, ScheduleStep};
 use crate::sys::lab::Lab;
 use crate::uapi::lab::{NO_FRAME, Op, Step as LabStep};
 use crate::units::{BufId, FrameId, VmaId};
@@ -230,7 +230,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn event(&mut self, before: &ScenarioState, event: &Event) -> Result<(), Halt> {
+    fn event(&mut self, before: &ScenarioState, event: &ScheduleStep) -> Result<(), Halt> {
         let program = &self.scenario.programs[event.actor];
         let instruction = &program.instructions[event.pc];
         let Action::Step(step) = &instruction.action else { return Ok(()) };
@@ -299,7 +299,11 @@ impl Bench<'_> {
             && !matches!(model.frames[frame.index()].owner, Owner::Anon | Owner::Zero)
     }
 
-    fn ask_one(&mut self, actor: usize, command: Command) -> Result<super::command::Answer, Halt> {
+    fn ask_one(
+        &mut self,
+        actor: usize,
+        command: Command,
+    ) -> Result<super::command::CommandResult, Halt> {
         let mut answers = Vec::with_capacity(1);
         self.team.start(actor, self.arenas)?;
         self.team.call(actor, &[command], &mut answers)?;

@@ -8,9 +8,10 @@ use super::super::executor::Sabotage;
 use super::Bench;
 use super::expect::{self, Expect};
 use crate::model::{
-    self, Effect, ExporterStep, Foll, Job, Mmap, Notifier, Owner, Reply, Signal, Slot, State, Step,
+    self, Effect, ExporterStep, Foll, Mmap, Notifier, Operation, Owner, Reply, Signal, Slot, State,
+    Step,
 };
-use crate::question::scenario::Event;
+use crate::question::scenario::ScheduleStep;
 use crate::uapi::lab::{
     FOLL_FAST, FOLL_LONGTERM, FOLL_NOFAULT, FOLL_PROBE, FOLL_WATCH, Op, Step as LabStep,
 };
@@ -28,7 +29,12 @@ pub(super) struct Call {
 
 impl Bench<'_> {
     /// Take a step and compare its answer.
-    pub(super) fn take(&mut self, before: &State, event: &Event, step: &Step) -> Result<(), Halt> {
+    pub(super) fn take(
+        &mut self,
+        before: &State,
+        event: &ScheduleStep,
+        step: &Step,
+    ) -> Result<(), Halt> {
         let actor = event.actor;
         self.hand_out(event, step)?;
         match *step {
@@ -107,7 +113,7 @@ impl Bench<'_> {
     }
 
     /// Frames that the step hands out: which ones is luck in a kernel, and comes from the model.
-    fn hand_out(&mut self, event: &Event, step: &Step) -> Result<(), Halt> {
+    fn hand_out(&mut self, event: &ScheduleStep, step: &Step) -> Result<(), Halt> {
         let after = &event.after.model;
         let chosen = event.effects.iter().find_map(|effect| match *effect {
             Effect::FrameFilled(frame, Owner::Anon, _) => Some(frame),
@@ -142,7 +148,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn mmap(&mut self, event: &Event, mmap: &Mmap) -> Result<(), Halt> {
+    fn mmap(&mut self, event: &ScheduleStep, mmap: &Mmap) -> Result<(), Halt> {
         let world = &self.scenario.world;
         let expect = match event.reply {
             Reply::Errno(errno) => Expect::Errno(errno),
@@ -177,7 +183,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn mremap(&mut self, event: &Event, to: VmaId, from: VmaId) -> Result<(), Halt> {
+    fn mremap(&mut self, event: &ScheduleStep, to: VmaId, from: VmaId) -> Result<(), Halt> {
         // Nothing to move, or no room: of our window a process would be told otherwise.
         if event.reply != Reply::Done {
             return Ok(());
@@ -189,7 +195,7 @@ impl Bench<'_> {
 
     fn access(
         &mut self,
-        event: &Event,
+        event: &ScheduleStep,
         vma: VmaId,
         page: u8,
         store: Option<u8>,
@@ -226,7 +232,7 @@ impl Bench<'_> {
     fn gup_fast(
         &mut self,
         before: &State,
-        event: &Event,
+        event: &ScheduleStep,
         pin: PinId,
         (vma, page): (VmaId, u8),
         foll: Foll,
@@ -262,7 +268,7 @@ impl Bench<'_> {
     fn gup_slow(
         &mut self,
         before: &State,
-        event: &Event,
+        event: &ScheduleStep,
         pin: PinId,
         (vma, page): (VmaId, u8),
         foll: Foll,
@@ -324,7 +330,7 @@ impl Bench<'_> {
 
     fn follow_pfn(
         &mut self,
-        event: &Event,
+        event: &ScheduleStep,
         pin: PinId,
         (vma, page): (VmaId, u8),
         write: bool,
@@ -355,7 +361,7 @@ impl Bench<'_> {
     }
 
     /// Pins that the step gave up.
-    fn unpinned(&mut self, event: &Event) -> Result<(), Halt> {
+    fn unpinned(&mut self, event: &ScheduleStep) -> Result<(), Halt> {
         for effect in &event.effects {
             if let Effect::Unpinned(pin) = *effect {
                 let call = Call { obj: pin.0, ..Call::default() };
@@ -368,9 +374,9 @@ impl Bench<'_> {
     fn exporter(
         &mut self,
         before: &State,
-        event: &Event,
+        event: &ScheduleStep,
         buf: BufId,
-        (step, page, job): (ExporterStep, u8, Job),
+        (step, page, job): (ExporterStep, u8, Operation),
     ) -> Result<(), Halt> {
         let actor = event.actor;
         let waits = expect::wait(self.scenario.world.exporter_of(buf).wait);
@@ -406,7 +412,7 @@ impl Bench<'_> {
             }
             ExporterStep::Rebind => self.lab(actor, Op::Rebind, call, Expect::Done)?,
             ExporterStep::Mark => {
-                let flags = if job == Job::Revoke { 2 } else { 1 };
+                let flags = if job == Operation::Revoke { 2 } else { 1 };
                 self.lab(actor, Op::Mark, Call { flags, ..call }, Expect::Done)?;
             }
             ExporterStep::Free => self.forget_pages(before, event, buf)?,
@@ -427,7 +433,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn reserve(&mut self, event: &Event, buf: BufId) -> Result<(), Halt> {
+    fn reserve(&mut self, event: &ScheduleStep, buf: BufId) -> Result<(), Halt> {
         for effect in &event.effects {
             if let Effect::FrameReserved(frame, page) = *effect {
                 let page = self.scenario.world.page_index(page);
@@ -440,7 +446,12 @@ impl Bench<'_> {
     }
 
     /// Pages whose frames a step gave back.
-    fn forget_pages(&mut self, before: &State, event: &Event, buf: BufId) -> Result<(), Halt> {
+    fn forget_pages(
+        &mut self,
+        before: &State,
+        event: &ScheduleStep,
+        buf: BufId,
+    ) -> Result<(), Halt> {
         let after = &event.after.model;
         let pages: Vec<_> = self.scenario.world.pages(buf).collect();
         for id in pages {

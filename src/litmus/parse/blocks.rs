@@ -219,11 +219,11 @@ impl Parser<'_> {
                 let square = Kind::Open(Bracket::Square);
                 self.expect(square, &format!("a list of steps such as `[{example}]`"))?;
                 let mut steps = Vec::new();
-                while !self.eat(Kind::Close(Bracket::Square)) {
+                while !self.accept(Kind::Close(Bracket::Square)) {
                     let step = self.name(&format!("a step of `{rule}` or `]`"))?;
                     self.one_of(&step, words, &format!("a step of `{rule}`"))?;
                     steps.push(step);
-                    self.eat(Kind::Comma);
+                    self.accept(Kind::Comma);
                 }
                 Ok(RuleValue::Steps(steps))
             }

@@ -3,8 +3,8 @@
 use super::super::NESTING_MAX;
 use super::super::ast::Count;
 use super::super::cond::{
-    Atom, AtomKind, Cond, Condition, Counter, Failure, HazardKind, Outcome, Quantifier,
-    RegisterValue, Relation,
+    Atom, AtomKind, Cond, Condition, Counter, Failure, HazardKind, Quantifier, RegisterValue,
+    Relation, StatementResult,
 };
 use super::super::diag::Problem;
 use super::super::lex::{Bracket, Kind, is_process};
@@ -14,7 +14,7 @@ impl Parser<'_> {
     /// `exists (..)`, `~exists (..)`, `forall (..)`
     pub(super) fn condition(&mut self) -> Result<Condition> {
         let start = self.at;
-        let quantifier = if self.eat(Kind::Not) {
+        let quantifier = if self.accept(Kind::Not) {
             if !self.eat_word("exists") {
                 return self.expected("`exists` behind `~`");
             }
@@ -38,7 +38,7 @@ impl Parser<'_> {
             return Ok(first);
         }
         let mut operands = vec![first];
-        while self.eat(Kind::Or) {
+        while self.accept(Kind::Or) {
             operands.push(self.both(depth)?);
         }
         Ok(Cond::Or(operands))
@@ -51,7 +51,7 @@ impl Parser<'_> {
             return Ok(first);
         }
         let mut operands = vec![first];
-        while self.eat(Kind::And) {
+        while self.accept(Kind::And) {
             operands.push(self.one(depth)?);
         }
         Ok(Cond::And(operands))
@@ -63,10 +63,10 @@ impl Parser<'_> {
             let message = format!("the condition is nested deeper than {NESTING_MAX}");
             return self.fail(Problem::new(self.here(), message));
         }
-        if self.eat(Kind::Not) {
+        if self.accept(Kind::Not) {
             return Ok(Cond::Not(Box::new(self.one(depth + 1)?)));
         }
-        if self.eat(Kind::Open(Bracket::Round)) {
+        if self.accept(Kind::Open(Bracket::Round)) {
             let inner = self.either(depth + 1)?;
             self.expect(Kind::Close(Bracket::Round), "`/\\`, `\\/` or `)`")?;
             return Ok(inner);
@@ -104,7 +104,7 @@ impl Parser<'_> {
         let name = self.name(
             "a condition: `hazard KIND`, `warning`, `P0:r = N`, `NAME = ERRNO`, `BUF[i] = N`",
         )?;
-        if self.eat(Kind::Open(Bracket::Square)) {
+        if self.accept(Kind::Open(Bracket::Square)) {
             let page = self.page()?;
             let relation = self.relation()?;
             let value = self.small("a byte", 0, u8::MAX)?;
@@ -127,7 +127,7 @@ impl Parser<'_> {
     }
 
     fn relation(&mut self) -> Result<Relation> {
-        if self.eat(Kind::NotEqual) {
+        if self.accept(Kind::NotEqual) {
             return Ok(Relation::NotEqual);
         }
         self.expect(Kind::Equal, "`=` or `!=`")?;
@@ -142,9 +142,9 @@ impl Parser<'_> {
         Ok(RegisterValue::Failure(self.choice(what, Failure::WORDS, Failure::from_word)?))
     }
 
-    fn outcome(&mut self) -> Result<Outcome> {
+    fn outcome(&mut self) -> Result<StatementResult> {
         if self.eat_word("ok") {
-            return Ok(Outcome::Ok);
+            return Ok(StatementResult::Ok);
         }
         if self.peek() == Some(Kind::Number) {
             let problem =
@@ -154,7 +154,7 @@ impl Parser<'_> {
         }
         let words = [&["ok"], Failure::WORDS].concat();
         let what = "`ok`, an errno or a signal";
-        Ok(Outcome::Failure(self.choice(what, &words, Failure::from_word)?))
+        Ok(StatementResult::Failure(self.choice(what, &words, Failure::from_word)?))
     }
 
     /// `count (COUNTER [= N], ...)`
@@ -164,13 +164,13 @@ impl Parser<'_> {
         let mut counters = Vec::new();
         loop {
             let counter = self.choice("a counter", Counter::WORDS, Counter::from_word)?;
-            let expected = if self.eat(Kind::Equal) {
+            let expected = if self.accept(Kind::Equal) {
                 Some(self.small("a number", 0, u8::MAX)?)
             } else {
                 None
             };
             counters.push(Count { counter, expected });
-            if !self.eat(Kind::Comma) {
+            if !self.accept(Kind::Comma) {
                 break;
             }
         }

@@ -108,7 +108,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Takes the next token if it is of this kind.
-    fn eat(&mut self, kind: Kind) -> bool {
+    fn accept(&mut self, kind: Kind) -> bool {
         let found = self.peek() == Some(kind);
         if found {
             self.advance();

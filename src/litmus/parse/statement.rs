@@ -1,8 +1,8 @@
 //! The statements of a process.
 
 use super::super::ast::{
-    AttachMode, FenceUsage, GupFlags, Name, Op, Place, ProcessRef, Protection, Sharing, Statement,
-    SyncAccess, SyncPhase,
+    AttachMode, FenceUsage, GupFlags, Name, Op, PageRef, ProcessRef, Protection, Sharing,
+    Statement, SyncAccess, SyncPhase,
 };
 use super::super::diag::Problem;
 use super::super::lex::{Bracket, Kind};
@@ -167,7 +167,7 @@ impl Parser<'_> {
                 let vector = self.defined("a frame vector")?;
                 let start = self.here();
                 let mut at = vec![self.place("a page of a mapping")?];
-                while self.eat(Kind::Comma) {
+                while self.accept(Kind::Comma) {
                     at.push(self.place("a page of a mapping")?);
                 }
                 if at.len() > FRAME_VECTOR_MAX {
@@ -283,12 +283,12 @@ impl Parser<'_> {
     }
 
     /// `NAME[PAGE]`
-    fn place(&mut self, what: &str) -> Result<Place> {
+    fn place(&mut self, what: &str) -> Result<PageRef> {
         let start = self.at;
         let name = self.name(what)?;
         self.expect(Kind::Open(Bracket::Square), "`[` and a page")?;
         let page = self.page()?;
-        Ok(Place { name, page, span: self.since(start) })
+        Ok(PageRef { name, page, span: self.since(start) })
     }
 
     /// `PAGE]`

@@ -7,12 +7,12 @@ use proptest::sample::select;
 
 use super::super::ast::{
     AttachMode, Buffer, BufferState, Count, Exporter, FenceUsage, Frames, GupFlags, Importer, Name,
-    Op, Place, Placement, Process, ProcessRef, Protection, Role, Rule, RuleValue, Sharing,
+    Op, PageRef, Placement, Process, ProcessRef, Protection, Role, Rule, RuleValue, Sharing,
     Statement, SyncAccess, SyncPhase, Variant, Verdict,
 };
 use super::super::cond::{
-    Atom, AtomKind, Cond, Condition, Counter, Failure, HazardKind, Outcome, Quantifier,
-    RegisterValue, Relation,
+    Atom, AtomKind, Cond, Condition, Counter, Failure, HazardKind, Quantifier, RegisterValue,
+    Relation, StatementResult,
 };
 use super::super::format;
 use super::super::rules::{BlockKind, RuleTable, RuleValues};
@@ -36,8 +36,8 @@ fn name(text: &str) -> Name {
     Name::new(text)
 }
 
-fn place(name_text: &str, page: u8) -> Place {
-    Place { name: name(name_text), page, span: Span::default() }
+fn place(name_text: &str, page: u8) -> PageRef {
+    PageRef { name: name(name_text), page, span: Span::default() }
 }
 
 /// The statements that define what the others use, in process 0.
@@ -82,11 +82,11 @@ fn mapping() -> impl Strategy<Value = Name> {
     select(MAPPINGS).prop_map(name)
 }
 
-fn at() -> impl Strategy<Value = Place> {
+fn at() -> impl Strategy<Value = PageRef> {
     (select(MAPPINGS), 0..PAGES).prop_map(|(mapping, page)| place(mapping, page))
 }
 
-fn target() -> impl Strategy<Value = Place> {
+fn target() -> impl Strategy<Value = PageRef> {
     prop_oneof![
         select(&["p", "q"][..]).prop_map(|target| place(target, 0)),
         (0..2_u8).prop_map(|page| place("f", page)),
@@ -273,7 +273,7 @@ fn atom() -> impl Strategy<Value = Cond> {
             value: RegisterValue::Failure(failure)
         }),
         (select(results), relation(), option::of(failure())).prop_map(|(n, relation, failure)| {
-            let outcome = failure.map_or(Outcome::Ok, Outcome::Failure);
+            let outcome = failure.map_or(StatementResult::Ok, StatementResult::Failure);
             AtomKind::Result { name: name(n), relation, outcome }
         }),
         (buffer(), 0..PAGES, relation(), any::<u8>()).prop_map(

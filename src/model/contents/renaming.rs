@@ -71,7 +71,7 @@ impl<'a> Renaming<'a> {
     }
 
     /// What a frame holds will be copied over.
-    pub(in crate::model) fn doomed(&mut self, state: &mut State, frame: FrameId) {
+    pub(in crate::model) fn will_be_lost(&mut self, state: &mut State, frame: FrameId) {
         if frame.is_some() && !std::mem::replace(&mut self.done[frame.index()], true) {
             state.frames.unnoted_mut()[frame.index()].value = 0;
         }

@@ -8,7 +8,7 @@
 use super::Looks;
 use crate::model::footprint::refills;
 use crate::model::rules::{Coherency, ExporterStep, ImporterMmap, Placement, Recycle};
-use crate::model::step::{Dir, Handle, Job, Step};
+use crate::model::step::{Dir, Handle, Operation, Step};
 use crate::model::world::World;
 use crate::units::{BufId, PageId, PinId, SgId, VmaId};
 
@@ -85,7 +85,7 @@ impl Steps<'_> {
         let mut places = bit(world.buf(buf).placement);
         for (.., step) in self.0 {
             match *step {
-                Step::Exporter { buf: of, job: Job::Move(dest), .. } if of == buf => {
+                Step::Exporter { buf: of, job: Operation::Move(dest), .. } if of == buf => {
                     places |= bit(dest);
                 }
                 Step::Mmap(mmap) if mmap.buf == buf && shadows(world, step) => {
@@ -123,7 +123,10 @@ impl Steps<'_> {
             match *step {
                 Step::Alloc(buf) => taken = bit(world.buf(buf).placement),
                 Step::Exporter {
-                    step: ExporterStep::Reserve, job: Job::Move(dest), buf, ..
+                    step: ExporterStep::Reserve,
+                    job: Operation::Move(dest),
+                    buf,
+                    ..
                 } => {
                     taken = bit(dest);
                     freed = self.reserved(world, buf, (*actor, *place));
@@ -287,7 +290,7 @@ impl Steps<'_> {
             if of != buf {
                 continue;
             }
-            if !matches!(job, Job::Move(dest) if recycled & bit(dest) == 0) {
+            if !matches!(job, Operation::Move(dest) if recycled & bit(dest) == 0) {
                 return false;
             }
             let is_ours = *owner.get_or_insert(*actor) == *actor;

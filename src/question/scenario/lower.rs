@@ -11,13 +11,13 @@ use std::sync::Arc;
 use super::names::Names;
 use super::program::{Action, Content, Device, Instruction, Program, SlotId, Slots, Statement};
 use super::{Scenario, ScenarioState, fork_bit, slot_bit};
-use crate::litmus::ast::{self, Op, Place, Role, Variant};
+use crate::litmus::ast::{self, Op, PageRef, Role, Variant};
 use crate::litmus::cond::{AtomKind, Cond};
 use crate::litmus::span::{Span, line_column};
 use crate::model::{
     self, Coherency, ContentUse, Contents, Cow, ExporterPolicy, ExporterRules, ExporterStep,
-    HostRules, ImporterRules, Job, MmapKind, Objects, Placement, RuleError, State, Step, TooMany,
-    World,
+    HostRules, ImporterRules, MmapKind, Objects, Operation, Placement, RuleError, State, Step,
+    TooMany, World,
 };
 use crate::units::{ActorId, BufId, ExporterId, ImporterId, VmaId};
 
@@ -415,7 +415,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// The steps of a move, purge or revocation of `buf`, as the exporter's rules order them.
-    fn exporter_steps(&self, buf: BufId, job: Job) -> Vec<Step> {
+    fn exporter_steps(&self, buf: BufId, job: Operation) -> Vec<Step> {
         let rules = self.world.exporter_of(buf);
         let mut steps = Vec::new();
         for &step in rules.steps(job) {
@@ -428,7 +428,7 @@ impl<'a> Lowering<'a> {
         steps
     }
 
-    fn handle(&self, at: &Place) -> Result<(model::Handle, u8), LowerError> {
+    fn handle(&self, at: &PageRef) -> Result<(model::Handle, u8), LowerError> {
         match self.devices.get(at.name.as_str()) {
             Some(Device::Handle(model::Handle::Pin(first), count)) if at.page < *count => {
                 Ok((model::Handle::Pin(crate::units::PinId(first.0 + at.page)), 0))

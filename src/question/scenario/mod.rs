@@ -15,7 +15,7 @@ pub use lower::{LowerError, Policies, result_name};
 pub use names::Names;
 pub use outcome::Outcome;
 pub use program::{Action, Content, Device, Instruction, Program, SlotId, Slots, Statement};
-pub use replay::{Event, Replay, ReplayError};
+pub use replay::{Replay, ReplayError, ScheduleStep};
 
 use crate::explore::{ACTORS_MAX, Footprint, Machine};
 use crate::litmus::ast;

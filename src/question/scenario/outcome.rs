@@ -1,7 +1,7 @@
 //! How a run ended, as far as the test asks.
 
 use super::{Content, Scenario};
-use crate::litmus::cond::{AtomKind, Cond, Outcome as Ending, RegisterValue, Relation};
+use crate::litmus::cond::{AtomKind, Cond, RegisterValue, Relation, StatementResult as Ending};
 use crate::model::HazardKind;
 
 /// How a run ended: hazards, the registers and results that the condition or an `await` names,

@@ -8,7 +8,7 @@ use crate::model::{Cost, Effect, Hazard, Reply};
 
 /// One action of a schedule.
 #[derive(Debug, Clone)]
-pub struct Event {
+pub struct ScheduleStep {
     /// Which process.
     pub actor: usize,
     /// Which of its instructions.
@@ -21,7 +21,7 @@ pub struct Event {
     pub after: ScenarioState,
 }
 
-impl Event {
+impl ScheduleStep {
     /// The hazards that the oracle saw in this action.
     pub fn hazards(&self) -> impl Iterator<Item = &Hazard> {
         self.effects.iter().filter_map(|effect| match effect {
@@ -37,7 +37,7 @@ pub struct Replay {
     /// The state before the first action.
     pub before: ScenarioState,
     /// Its actions, in order.
-    pub events: Vec<Event>,
+    pub events: Vec<ScheduleStep>,
     /// How it ended; of an incomplete schedule, as if nothing more happened.
     pub outcome: Outcome,
     /// Whether every process came to its end or can't go on.
@@ -112,7 +112,7 @@ impl Scenario {
             let pc = usize::from(state.pcs[actor]);
             let mut effects = Vec::new();
             let reply = self.advance(&mut state, actor, &mut effects);
-            events.push(Event { actor, pc, reply, effects, after: state.clone() });
+            events.push(ScheduleStep { actor, pc, reply, effects, after: state.clone() });
         }
         let complete = self.enabled(&state) == 0;
         let mut outcome = self.classify(&state);

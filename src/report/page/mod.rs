@@ -24,7 +24,7 @@ use super::real::Real;
 use super::story::{Prevented, Splat, Story};
 use super::svg::{self, Titles};
 use super::verdicts::Mark;
-use super::{Answer, Paint, compact, plural};
+use super::{AnsweredVariant, Paint, compact, plural};
 use crate::litmus::ast::{Test, Verdict};
 use crate::question::scenario::Scenario;
 use crate::question::verdict::Judgement;
@@ -57,14 +57,14 @@ pub struct Shown<'a> {
 impl<'a> Shown<'a> {
     /// A variant with its answer, and what real memory said if it was asked.
     #[must_use]
-    pub fn new(answer: &Answer<'a>, real: Option<&'a Real>) -> Self {
+    pub fn new(answer: &AnsweredVariant<'a>, real: Option<&'a Real>) -> Self {
         Self::within(answer, real, STATES_MAX)
     }
 
     /// The same with all states up to `states_max`; of more those of the schedules alone.
     #[must_use]
-    pub fn within(answer: &Answer<'a>, real: Option<&'a Real>, states_max: usize) -> Self {
-        let Answer { test, scenario, judgement, notes: _ } = *answer;
+    pub fn within(answer: &AnsweredVariant<'a>, real: Option<&'a Real>, states_max: usize) -> Self {
+        let AnsweredVariant { test, scenario, judgement, notes: _ } = *answer;
         let telling = judgement.shortest.is_some();
         let ways = ways(judgement);
         let paths: Vec<&[u8]> = ways.iter().map(|(_, way)| way.as_slice()).collect();

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Answer, Shown, article, document};
+use super::{AnsweredVariant, Shown, article, document};
 use crate::litmus::parse;
 use crate::litmus::rules::ModelRules;
 use crate::model::{Slot, State};
@@ -30,7 +30,7 @@ fn page(bundled: &suite::Bundled) -> (Vec<Scenario>, String) {
         .iter()
         .zip(&judged)
         .map(|(scenario, judgement)| {
-            Shown::new(&Answer { test: &test, scenario, judgement, notes: &[] }, None)
+            Shown::new(&AnsweredVariant { test: &test, scenario, judgement, notes: &[] }, None)
         })
         .collect();
     let part = article(&test, bundled.text, &shown);
@@ -45,7 +45,8 @@ fn what_a_kernel_said_is_shown() {
     let test = parse(bundled.file, bundled.text, &ModelRules).expect("a bundled test");
     let scenario = Scenario::new(&test.variants[0], bundled.text).expect("a scenario");
     let judgement = judge(&scenario, &Search::default(), &mut |_| ()).expect("an answer");
-    let answer = Answer { test: &test, scenario: &scenario, judgement: &judgement, notes: &[] };
+    let answer =
+        AnsweredVariant { test: &test, scenario: &scenario, judgement: &judgement, notes: &[] };
     let with = |kernel: Option<&Kernel>| {
         let shown = [Shown::new(&answer, None).with_kernel(kernel)];
         (article(&test, bundled.text, &shown), super::Entry::new(&test, &shown).good)

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use super::Stage;
 use crate::explore::Machine;
 use crate::model::{HazardKind, State};
-use crate::question::scenario::{Event, Scenario, ScenarioState};
+use crate::question::scenario::{Scenario, ScenarioState, ScheduleStep};
 use crate::report::story;
 
 /// A hazard that a step shows, as far as it can be pointed at.
@@ -131,7 +131,7 @@ impl Graph {
 
 /// A step, before it is told.
 struct Link {
-    event: Event,
+    event: ScheduleStep,
     to: Option<usize>,
 }
 
@@ -209,7 +209,7 @@ fn steps(scenario: &Scenario, before: &ScenarioState) -> Vec<Link> {
         let mut after = before.clone();
         let mut effects = Vec::new();
         let reply = scenario.advance(&mut after, actor, &mut effects);
-        Link { event: Event { actor, pc, reply, effects, after }, to: None }
+        Link { event: ScheduleStep { actor, pc, reply, effects, after }, to: None }
     };
     let actors = 0..scenario.programs.len();
     actors.filter(|actor| enabled & (1 << actor) != 0).map(step).collect()
@@ -239,7 +239,7 @@ fn edge(scenario: &Scenario, stage: &Stage, before: &State, link: &Link) -> Edge
     }
 }
 
-fn sights(scenario: &Scenario, stage: &Stage, event: &Event) -> Vec<Sight> {
+fn sights(scenario: &Scenario, stage: &Stage, event: &ScheduleStep) -> Vec<Sight> {
     let sight = |hazard: &crate::model::Hazard| Sight {
         kind: hazard.kind,
         slot: stage.through(scenario, hazard.via),

@@ -54,7 +54,7 @@ pub struct Lane {
 
 /// A frame that is somebody's at some time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct FrameRow {
     /// In the model; [`FrameId::NONE`] where the picture is of a running device.
     pub frame: FrameId,
     /// `vram:0`.
@@ -71,7 +71,7 @@ pub struct Stage {
     /// Where arrows may begin, by lane.
     pub slots: Vec<Slot>,
     /// The frames to show, by placement.
-    pub places: Vec<Place>,
+    pub places: Vec<FrameRow>,
 }
 
 /// How a cell looks: what its colour says, and its letter says too.
@@ -149,7 +149,7 @@ impl Stage {
                 |state: &&ScenarioState| state.model.frames[frame.index()].owner != Owner::Free;
             states.iter().any(owned)
         };
-        let places = frames.filter(used).map(|frame| Place {
+        let places = frames.filter(used).map(|frame| FrameRow {
             frame,
             name: scenario.names.frame(&scenario.world, frame),
             placement: scenario.world.placement(frame).to_string(),

@@ -3,13 +3,13 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "each line is about a few of the effects")]
 
 use super::words::{Teller, job_word};
-use crate::model::{Effect, ExporterStep, Job, MoveNotify, Owner, State};
-use crate::question::scenario::Event;
+use crate::model::{Effect, ExporterStep, MoveNotify, Operation, Owner, State};
+use crate::question::scenario::ScheduleStep;
 use crate::units::BufId;
 
 impl Teller<'_> {
     /// `v[0], v[1]`: the entries that were removed.
-    pub(super) fn zapped(self, event: &Event) -> String {
+    pub(super) fn zapped(self, event: &ScheduleStep) -> String {
         let zapped = event.effects.iter().filter_map(|effect| match effect {
             Effect::Zapped(vma, page, _) => Some(self.place(*vma, *page)),
             _ => None,
@@ -18,7 +18,7 @@ impl Teller<'_> {
     }
 
     /// `B[0] is vram:0`: the frames that were handed out.
-    pub(super) fn filled(self, event: &Event) -> String {
+    pub(super) fn filled(self, event: &ScheduleStep) -> String {
         let filled = event.effects.iter().filter_map(|effect| match *effect {
             Effect::FrameFilled(frame, Owner::Page(page), _)
             | Effect::FrameFilledInCache(frame, Owner::Page(page), _) => {
@@ -33,11 +33,11 @@ impl Teller<'_> {
     pub(super) fn exporter(
         self,
         before: &State,
-        event: &Event,
+        event: &ScheduleStep,
         buf: BufId,
         step: ExporterStep,
         page: u8,
-        job: Job,
+        job: Operation,
     ) -> String {
         let what = match step {
             ExporterStep::Lock => "dma_resv_lock".to_owned(),
@@ -97,7 +97,7 @@ impl Teller<'_> {
         format!("{}: {what}", job_word(job))
     }
 
-    fn notified(self, event: &Event) -> String {
+    fn notified(self, event: &ScheduleStep) -> String {
         let told = event.effects.iter().filter_map(|effect| match *effect {
             Effect::Notified(attachment, _) => {
                 let name = self.scenario.names.attachment(attachment);
@@ -115,7 +115,7 @@ impl Teller<'_> {
         }
     }
 
-    fn freed(self, event: &Event) -> String {
+    fn freed(self, event: &ScheduleStep) -> String {
         let freed = event.effects.iter().filter_map(|effect| match *effect {
             Effect::FrameFreed(frame) => Some(format!("free {}", self.frame(frame))),
             Effect::FrameOrphaned(frame) => {

@@ -13,7 +13,7 @@ use crate::model::{
     Dir, Effect, ExporterStep, Handle, Hazard, HazardKind, Life, MoveNotify, Owner, Reach, State,
     Step, Target, Via, World, ZapReach,
 };
-use crate::question::scenario::{Action, Event, Replay};
+use crate::question::scenario::{Action, Replay, ScheduleStep};
 use crate::units::{BufId, FrameId, PageId, PinId, PteId, SgId, VmaId};
 
 /// What a hazard's history is about.
@@ -63,7 +63,7 @@ impl Subject {
 
 impl Teller<'_> {
     /// `P0 (gup p = v[0] write longterm, line 12)`.
-    pub(super) fn who(self, event: &Event) -> String {
+    pub(super) fn who(self, event: &ScheduleStep) -> String {
         let program = &self.scenario.programs[event.actor];
         let statement = &program.statements[program.instructions[event.pc].statement];
         match statement.line {
@@ -135,7 +135,7 @@ impl Teller<'_> {
         if hazard.kind == HazardKind::LostWrite && matches!(hazard.via, Via::Exporter(_)) {
             self.lost_way(replay, &mut subject, at);
         }
-        let starts = |event: &Event| {
+        let starts = |event: &ScheduleStep| {
             event.effects.iter().any(|effect| match *effect {
                 Effect::DmaStarted(handle, ..) => subject.is_through(handle),
                 _ => false,
@@ -174,7 +174,7 @@ impl Teller<'_> {
 
     /// The step (from 0) in which the way of an access was made.
     fn made_at(self, replay: &Replay, subject: &Subject, at: usize) -> usize {
-        let makes = |event: &Event| {
+        let makes = |event: &ScheduleStep| {
             event.effects.iter().any(|effect| match *effect {
                 Effect::Pinned(pin, ..) | Effect::PfnCached(pin, ..) => subject.pins.contains(&pin),
                 Effect::SgMapped(sg) => subject.sg == Some(sg),
@@ -227,21 +227,21 @@ impl Teller<'_> {
             return None;
         }
         let what = self.way(subject, event, effect).or_else(|| {
-            (index >= subject.from).then(|| self.fate(subject, event, effect)).flatten()
+            (index >= subject.from).then(|| self.what_became_of(subject, event, effect)).flatten()
         });
         let what = what.or_else(|| self.traffic(subject, event, effect))?;
         Some(self.dated(&what, index, event))
     }
 
     /// `what at step n by Pm (statement)`, with what stands behind a semicolon at the end.
-    fn dated(self, what: &str, index: usize, event: &Event) -> String {
+    fn dated(self, what: &str, index: usize, event: &ScheduleStep) -> String {
         let (what, note) = what.split_once("; ").map_or((what, None), |(w, n)| (w, Some(n)));
         let note = note.map_or_else(String::new, |note| format!("; {note}"));
         format!("{what} at step {} by {}{note}", index + 1, self.who(event))
     }
 
     /// A zap that left the entry of the access where it was, and why.
-    fn zap_missed(self, subject: &Subject, index: usize, event: &Event) -> Option<String> {
+    fn zap_missed(self, subject: &Subject, index: usize, event: &ScheduleStep) -> Option<String> {
         let world = &self.scenario.world;
         let instruction = &self.scenario.programs[event.actor].instructions[event.pc];
         let Action::Step(Step::Exporter { buf, step: ExporterStep::Zap, .. }) = instruction.action
@@ -275,7 +275,7 @@ impl Teller<'_> {
     }
 
     /// How the way of the access came about.
-    fn way(self, subject: &Subject, event: &Event, effect: &Effect) -> Option<String> {
+    fn way(self, subject: &Subject, event: &ScheduleStep, effect: &Effect) -> Option<String> {
         let after = &event.after.model;
         match *effect {
             Effect::VmaMapped(vma) => subject.vma.is_some_and(|(v, _)| v == vma).then(|| {
@@ -336,7 +336,12 @@ impl Teller<'_> {
     }
 
     /// What became of the page that was meant and of the frame that was reached.
-    fn fate(self, subject: &Subject, event: &Event, effect: &Effect) -> Option<String> {
+    fn what_became_of(
+        self,
+        subject: &Subject,
+        event: &ScheduleStep,
+        effect: &Effect,
+    ) -> Option<String> {
         match *effect {
             Effect::Rebound(page, frame) => (subject.page == Some(page))
                 .then(|| format!("{} moved away to {}", self.page(page), self.frame(frame))),
@@ -378,7 +383,7 @@ impl Teller<'_> {
     }
 
     /// Reads and writes on the way, where the hazard is about their order.
-    fn traffic(self, subject: &Subject, event: &Event, effect: &Effect) -> Option<String> {
+    fn traffic(self, subject: &Subject, event: &ScheduleStep, effect: &Effect) -> Option<String> {
         let about_order = match subject.kind {
             HazardKind::StaleRead
             | HazardKind::LostWrite
@@ -450,7 +455,7 @@ impl Teller<'_> {
 }
 
 /// What is left of an access's way after its page table entry is gone.
-fn remains(subject: &Subject, event: &Event) -> &'static str {
+fn remains(subject: &Subject, event: &ScheduleStep) -> &'static str {
     let pins = &event.after.model.pins;
     let held = subject.pins.iter().find(|pin| pins[pin.index()].frame.is_some());
     match held.map(|pin| pins[pin.index()].counted) {

@@ -26,7 +26,7 @@ use words::Teller;
 use super::full_name;
 use crate::litmus::ast::{Role, RuleValue, Test, Variant};
 use crate::model::HazardKind;
-use crate::question::scenario::{Event, Replay, Scenario};
+use crate::question::scenario::{Replay, Scenario, ScheduleStep};
 
 /// A schedule, told.
 #[derive(Debug, Clone, Serialize)]
@@ -146,7 +146,7 @@ impl Story {
 
 /// What the step of `event` did in the kernel's nouns, given the state before it.
 #[must_use]
-pub fn tell(scenario: &Scenario, before: &crate::model::State, event: &Event) -> String {
+pub fn tell(scenario: &Scenario, before: &crate::model::State, event: &ScheduleStep) -> String {
     Teller { scenario }.tell(before, event)
 }
 

@@ -8,9 +8,11 @@
 use serde::Serialize;
 
 use super::words::{Teller, job_word};
-use crate::model::{Dir, Effect, Handle, Hazard, HazardKind, Job, Owner, State, Step, Target, Via};
+use crate::model::{
+    Dir, Effect, Handle, Hazard, HazardKind, Operation, Owner, State, Step, Target, Via,
+};
 use crate::question::prevent::Prevention;
-use crate::question::scenario::{Action, Event, Replay, ScenarioState};
+use crate::question::scenario::{Action, Replay, ScenarioState, ScheduleStep};
 use crate::report::paint::{Paint, Tone};
 
 /// A hazard with its history and what would have prevented it.
@@ -147,7 +149,13 @@ impl Teller<'_> {
         splats
     }
 
-    fn what(self, event: &Event, hazard: &Hazard, step: usize, before: &State) -> Vec<String> {
+    fn what(
+        self,
+        event: &ScheduleStep,
+        hazard: &Hazard,
+        step: usize,
+        before: &State,
+    ) -> Vec<String> {
         let mut lines = vec![self.access_line(event, hazard, step, before)];
         let frame = self.frame(hazard.frame);
         let now = match hazard.owner {
@@ -203,7 +211,13 @@ impl Teller<'_> {
         }
     }
 
-    fn access_line(self, event: &Event, hazard: &Hazard, step: usize, before: &State) -> String {
+    fn access_line(
+        self,
+        event: &ScheduleStep,
+        hazard: &Hazard,
+        step: usize,
+        before: &State,
+    ) -> String {
         let names = &self.scenario.names;
         let via = self.via(hazard.via, before);
         let target = hazard.target.map(|target| names.target(&self.scenario.world, target));
@@ -270,7 +284,7 @@ impl Teller<'_> {
         }
     }
 
-    fn writes(self, event: &Event) -> bool {
+    fn writes(self, event: &ScheduleStep) -> bool {
         let instruction = &self.scenario.programs[event.actor].instructions[event.pc];
         matches!(
             instruction.action,
@@ -283,14 +297,14 @@ impl Teller<'_> {
     }
 
     /// `The move of A`, `The allocation of B`.
-    fn job(self, event: &Event) -> String {
+    fn job(self, event: &ScheduleStep) -> String {
         let instruction = &self.scenario.programs[event.actor].instructions[event.pc];
         let Action::Step(step) = instruction.action else { return "The operation".to_owned() };
         match step {
             Step::Exporter { buf, job, .. } => {
                 let noun = match job {
-                    Job::Move(_) | Job::Purge => job_word(job),
-                    Job::Revoke => "revocation",
+                    Operation::Move(_) | Operation::Purge => job_word(job),
+                    Operation::Revoke => "revocation",
                 };
                 format!("The {noun} of {}", self.buf(buf))
             }
@@ -349,7 +363,7 @@ const fn is_access(via: Via) -> bool {
 }
 
 /// Whether the step shows a hazard.
-pub(super) fn hazards(event: &Event) -> Vec<&'static str> {
+pub(super) fn hazards(event: &ScheduleStep) -> Vec<&'static str> {
     let of = |effect: &Effect| match effect {
         Effect::Hazard(hazard) => Some(hazard.kind.word()),
         _ => None,

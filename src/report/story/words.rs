@@ -3,10 +3,10 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "each line is about a few of the effects")]
 
 use crate::model::{
-    Cost, Dir, Effect, ExporterStep, FollowPfn, Handle, Job, Life, MmapKind, Pte, Reach, Reply,
-    Slot, State, Step, SyncForward, Vma, VmaKind, YesNo,
+    Cost, Dir, Effect, ExporterStep, FollowPfn, Handle, Life, MmapKind, Operation, Pte, Reach,
+    Reply, Slot, State, Step, SyncForward, Vma, VmaKind, YesNo,
 };
-use crate::question::scenario::{Action, Event, Scenario};
+use crate::question::scenario::{Action, Scenario, ScheduleStep};
 use crate::units::{BufId, FrameId, ImporterId, PinId, SgId, VmaId};
 
 /// Tells the steps of one scenario.
@@ -45,7 +45,7 @@ impl<'a> Teller<'a> {
     }
 
     /// What the step of `event` did, given the state before it.
-    pub(super) fn tell(self, before: &State, event: &Event) -> String {
+    pub(super) fn tell(self, before: &State, event: &ScheduleStep) -> String {
         let instruction = &self.scenario.programs[event.actor].instructions[event.pc];
         let Action::Step(step) = &instruction.action else {
             return "await: it has finished".to_owned();
@@ -109,7 +109,7 @@ impl<'a> Teller<'a> {
     }
 
     /// What came of it beside the step's own purpose: buffers released, frames freed, warnings.
-    fn aftermath(self, step: &Step, event: &Event, text: &mut String) {
+    fn aftermath(self, step: &Step, event: &ScheduleStep, text: &mut String) {
         let own = matches!(step, Step::Exporter { step: ExporterStep::Free, .. });
         let life = |buf: BufId| event.after.model.bufs[buf.index()].life;
         let (mut notes, mut freed) = (Vec::new(), Vec::new());
@@ -200,7 +200,7 @@ impl<'a> Teller<'a> {
     }
 
     /// The fault that was served: who installed what.
-    fn fault(self, after: &State, event: &Event) -> Option<String> {
+    fn fault(self, after: &State, event: &ScheduleStep) -> Option<String> {
         let faulted = event.effects.iter().find_map(|effect| match effect {
             Effect::Faulted(vma, page, pte) => Some((*vma, *page, *pte)),
             _ => None,
@@ -247,7 +247,7 @@ impl<'a> Teller<'a> {
         }
     }
 
-    fn access(self, after: &State, event: &Event) -> String {
+    fn access(self, after: &State, event: &ScheduleStep) -> String {
         if let Reply::Signal(signal) = event.reply {
             return match signal {
                 crate::model::Signal::Oops => "fault: kernel BUG in vmf_insert_pfn".to_owned(),
@@ -273,7 +273,7 @@ impl<'a> Teller<'a> {
         format!("fault: {fault}")
     }
 
-    fn gup_fast(self, before: &State, event: &Event, vma: VmaId, page: u8) -> String {
+    fn gup_fast(self, before: &State, event: &ScheduleStep, vma: VmaId, page: u8) -> String {
         if let Some(frame) = pinned(event) {
             return format!("gup_fast: takes {}", self.frame(frame));
         }
@@ -290,7 +290,7 @@ impl<'a> Teller<'a> {
         format!("gup_fast: {why}, slow path")
     }
 
-    fn gup_slow(self, after: &State, event: &Event) -> String {
+    fn gup_slow(self, after: &State, event: &ScheduleStep) -> String {
         if let Some(frame) = pinned(event) {
             return format!("gup: vm_normal_page {}, pinned", self.frame(frame));
         }
@@ -311,7 +311,7 @@ impl<'a> Teller<'a> {
         "gup: returns 1 page".to_owned()
     }
 
-    fn follow_pfn(self, after: &State, event: &Event) -> String {
+    fn follow_pfn(self, after: &State, event: &ScheduleStep) -> String {
         let cached = event.effects.iter().find_map(|effect| match effect {
             Effect::PfnCached(_, _, _, frame) => Some(*frame),
             _ => None,
@@ -339,7 +339,7 @@ impl<'a> Teller<'a> {
         self.frames(state.sg_frames[first..first + pages].iter().copied())
     }
 
-    fn validate(self, after: &State, event: &Event, sg: SgId) -> String {
+    fn validate(self, after: &State, event: &ScheduleStep, sg: SgId) -> String {
         let mapped = event.effects.iter().any(|effect| matches!(effect, Effect::SgMapped(_)));
         if mapped {
             format!("dma_resv_lock; map again: {}", self.sg(after, sg))
@@ -348,7 +348,7 @@ impl<'a> Teller<'a> {
         }
     }
 
-    fn dma_start(self, after: &State, event: &Event, via: Handle, page: u8) -> String {
+    fn dma_start(self, after: &State, event: &ScheduleStep, via: Handle, page: u8) -> String {
         for effect in &event.effects {
             match *effect {
                 Effect::DmaStarted(via, page, frame, _) => {
@@ -370,7 +370,7 @@ impl<'a> Teller<'a> {
         }
     }
 
-    fn dma_finish(self, event: &Event) -> String {
+    fn dma_finish(self, event: &ScheduleStep) -> String {
         let done = event.effects.iter().find_map(|effect| match *effect {
             Effect::DmaFinished(_, _, frame, dir, value) => Some((frame, dir, value)),
             _ => None,
@@ -389,7 +389,7 @@ impl<'a> Teller<'a> {
         }
     }
 
-    pub(super) fn cache(self, prefix: &str, event: &Event) -> String {
+    pub(super) fn cache(self, prefix: &str, event: &ScheduleStep) -> String {
         let mut parts = Vec::new();
         for effect in &event.effects {
             match *effect {
@@ -406,20 +406,20 @@ impl<'a> Teller<'a> {
         format!("{prefix}{what}")
     }
 
-    fn sync(self, call: &str, via: ImporterId, event: &Event) -> String {
+    fn sync(self, call: &str, via: ImporterId, event: &ScheduleStep) -> String {
         if via.is_some() && self.scenario.world.importer(via).sync == SyncForward::Dropped {
             return "SYNC ends at the importer".to_owned();
         }
         self.cache(&format!("{call}: "), event)
     }
 
-    fn fork(self, event: &Event) -> String {
+    fn fork(self, event: &ScheduleStep) -> String {
         let copied = event.effects.iter().filter(|e| matches!(e, Effect::Faulted(..))).count();
         format!("fork: {copied} entries copied")
     }
 }
 
-fn pinned(event: &Event) -> Option<FrameId> {
+fn pinned(event: &ScheduleStep) -> Option<FrameId> {
     event.effects.iter().find_map(|effect| match effect {
         Effect::Pinned(_, _, _, frame, _) => Some(*frame),
         _ => None,
@@ -436,11 +436,11 @@ pub(super) fn vma_kind(vma: &Vma) -> &'static str {
     }
 }
 
-pub(super) const fn job_word(job: Job) -> &'static str {
+pub(super) const fn job_word(job: Operation) -> &'static str {
     match job {
-        Job::Move(_) => "move",
-        Job::Purge => "purge",
-        Job::Revoke => "revoke",
+        Operation::Move(_) => "move",
+        Operation::Purge => "purge",
+        Operation::Revoke => "revoke",
     }
 }
 
@@ -489,7 +489,7 @@ pub(super) const fn slot_word(slot: Slot) -> &'static str {
 }
 
 /// `3 zapped-ptes` for the costs of a step, or nothing.
-pub(super) fn costs(event: &Event, wanted: &[Cost]) -> Vec<String> {
+pub(super) fn costs(event: &ScheduleStep, wanted: &[Cost]) -> Vec<String> {
     let of = |effect: &Effect| match effect {
         Effect::Cost(cost, count) if wanted.contains(cost) => {
             Some(format!("{count} {}", cost.word()))

@@ -4,7 +4,7 @@ use core::arch::naked_asm;
 
 use rustix::io::Errno;
 
-use super::{Outcome, register_of, result_of};
+use super::{AccessResult, register_of, result_of};
 
 /// As uname(2) calls it.
 pub const NAME: &str = "aarch64";
@@ -146,7 +146,7 @@ macro_rules! accesses {
             /// # Safety
             /// The addresses must be of memory that no Rust object lies in, or of a live slice.
             #[unsafe(naked)]
-            pub(in super::super) unsafe extern "C" fn $name($($arg: u64),*) -> Outcome {
+            pub(in super::super) unsafe extern "C" fn $name($($arg: u64),*) -> AccessResult {
                 naked_asm!($($line,)* "mov x1, xzr", "ret")
             }
         )*
@@ -203,7 +203,7 @@ accesses! {
 ///
 /// # Safety
 /// As the other accesses.
-pub(in super::super) unsafe fn fetch_add_u64(at: u64, value: u64) -> Outcome {
+pub(in super::super) unsafe fn fetch_add_u64(at: u64, value: u64) -> AccessResult {
     if std::arch::is_aarch64_feature_detected!("lse") {
         // SAFETY: the caller's.
         unsafe { fetch_add_at_once(at, value) }
@@ -213,7 +213,7 @@ pub(in super::super) unsafe fn fetch_add_u64(at: u64, value: u64) -> Outcome {
     }
 }
 
-/// Where a faulting access resumes: x0 and x1 already hold the [`Outcome`].
+/// Where a faulting access resumes: x0 and x1 already hold the [`AccessResult`].
 #[unsafe(naked)]
 unsafe extern "C" fn resume() {
     naked_asm!("ret")
@@ -225,7 +225,7 @@ pub(in super::super) fn pc_of_context(context: &libc::ucontext_t) -> u64 {
 }
 
 /// Has the interrupted access function return `outcome`.
-pub(in super::super) fn end_access(context: &mut libc::ucontext_t, outcome: &Outcome) {
+pub(in super::super) fn end_access(context: &mut libc::ucontext_t, outcome: &AccessResult) {
     let registers = &mut context.uc_mcontext;
     registers.regs[0] = outcome.value;
     registers.regs[1] = outcome.fault;

@@ -57,7 +57,7 @@ pub const CALL_BYTES: u64 = CALL_INSTRUCTION.len() as u64;
 
 /// What an access function returns, in the first two return registers.
 #[repr(C)]
-pub(super) struct Outcome {
+pub(super) struct AccessResult {
     /// The value, or `si_addr`.
     pub(super) value: u64,
     /// 0, or the signal number in the low half and `si_code` in the high half.

@@ -4,7 +4,7 @@ use core::arch::naked_asm;
 
 use rustix::io::Errno;
 
-use super::{Outcome, register_of, result_of};
+use super::{AccessResult, register_of, result_of};
 
 /// As uname(2) calls it.
 pub const NAME: &str = "x86_64";
@@ -152,7 +152,7 @@ macro_rules! accesses {
             /// # Safety
             /// The addresses must be of memory that no Rust object lies in, or of a live slice.
             #[unsafe(naked)]
-            pub(in super::super) unsafe extern "C" fn $name($($arg: u64),*) -> Outcome {
+            pub(in super::super) unsafe extern "C" fn $name($($arg: u64),*) -> AccessResult {
                 naked_asm!($($line,)* "xor edx, edx", "ret")
             }
         )*
@@ -179,7 +179,7 @@ accesses! {
     copy(to, from, unused, len_bytes) = "rep movsb";
 }
 
-/// Where a faulting access resumes: rax and rdx already hold the [`Outcome`].
+/// Where a faulting access resumes: rax and rdx already hold the [`AccessResult`].
 #[unsafe(naked)]
 unsafe extern "C" fn resume() {
     naked_asm!("ret")
@@ -191,7 +191,7 @@ pub(in super::super) fn pc_of_context(context: &libc::ucontext_t) -> u64 {
 }
 
 /// Has the interrupted access function return `outcome`.
-pub(in super::super) fn end_access(context: &mut libc::ucontext_t, outcome: &Outcome) {
+pub(in super::super) fn end_access(context: &mut libc::ucontext_t, outcome: &AccessResult) {
     let registers = &mut context.uc_mcontext.gregs;
     registers[REG_RAX] = outcome.value.cast_signed();
     registers[REG_RDX] = outcome.fault.cast_signed();

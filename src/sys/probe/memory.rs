@@ -4,10 +4,10 @@ use rustix::process::Resource;
 
 use super::super::arena::{Arena, PageKind};
 use super::super::map::{Prot, Sharing, Window};
-use super::super::page::{Frame, PAGE_BYTES};
+use super::super::page::{FrameIndex, PAGE_BYTES};
 use super::super::pin::VmsplicePin;
 use super::super::secret::SecretArena;
-use super::super::touch::Access;
+use super::super::touch::Touch;
 use super::super::uffd::{Features, Fill, Modes, Uffd, Via};
 use super::{Probe, setting};
 
@@ -41,20 +41,20 @@ fn try_userfaultfd() -> Result<String, String> {
     }
     let uffd = Uffd::open(Via::UserModeOnly, needed).map_err(text)?;
     let arena = Arena::create(1, PageKind::Base).map_err(text)?;
-    arena.fill(Frame(0), 1).map_err(text)?;
+    arena.fill(FrameIndex(0), 1).map_err(text)?;
     let window = Window::reserve(1).map_err(text)?;
-    window.map(0, &arena, Frame(0), 1, Sharing::Shared, Prot::ReadWrite).map_err(text)?;
+    window.map(0, &arena, FrameIndex(0), 1, Sharing::Shared, Prot::ReadWrite).map_err(text)?;
     let page = window.span(0, 1);
     uffd.register(page.range(), Modes::MISSING | Modes::MINOR | Modes::WP).map_err(text)?;
     uffd.continue_(page.range(), Fill::WriteProtected).map_err(text)?;
     uffd.write_unprotect(page.range()).map_err(text)?;
-    if page.store_u8(0, 2) != Access::Value(()) {
+    if page.store_u8(0, 2) != Touch::Value(()) {
         return Err("a store to a page that was made writable did not complete".to_owned());
     }
     window.zap(0, 1).map_err(text)?;
     uffd.poison(page.range()).map_err(text)?;
     let access = page.load_u8(0);
-    if matches!(access, Access::Sigbus { .. }) {
+    if matches!(access, Touch::Sigbus { .. }) {
         Ok(names)
     } else {
         Err(format!("a poisoned page was loaded: {access:?}"))
@@ -80,8 +80,8 @@ pub fn userfaultfd_kernel() -> Probe {
 pub fn memfd_secret() -> Probe {
     let tried = || {
         let secret = SecretArena::create(1).map_err(text)?;
-        secret.fill(Frame(0), 1).map_err(text)?;
-        match VmsplicePin::take(secret.frame(Frame(0))).err() {
+        secret.fill(FrameIndex(0), 1).map_err(text)?;
+        match VmsplicePin::take(secret.frame(FrameIndex(0))).err() {
             Some(rustix::io::Errno::FAULT) => Ok("get_user_pages answers EFAULT".to_owned()),
             other => Err(format!("its pages can be pinned: {other:?}")),
         }
@@ -124,14 +124,14 @@ pub fn collapse() -> Probe {
         let arena = Arena::create(512, PageKind::Base).map_err(text)?;
         let window = Window::reserve_aligned(HUGE_PAGES, HUGE_PAGES * PAGE_BYTES).map_err(text)?;
         window
-            .map(0, &arena, Frame(0), HUGE_PAGES, Sharing::Shared, Prot::ReadWrite)
+            .map(0, &arena, FrameIndex(0), HUGE_PAGES, Sharing::Shared, Prot::ReadWrite)
             .map_err(text)?;
-        if window.span(0, HUGE_PAGES).fill(3) != Access::Value(()) {
+        if window.span(0, HUGE_PAGES).fill(3) != Touch::Value(()) {
             return Err("no memory for 2 MiB".to_owned());
         }
         window.collapse(0, HUGE_PAGES).map_err(|errno| format!("{errno}; {settings}"))?;
         let access = window.span(HUGE_PAGES - 1, 1).load_u8(PAGE_BYTES - 1);
-        if access == Access::Value(3) {
+        if access == Touch::Value(3) {
             Ok(settings.clone())
         } else {
             Err(format!("the bytes changed: {access:?}"))
@@ -150,7 +150,7 @@ pub fn collapse() -> Probe {
 pub fn hugetlb() -> Probe {
     let tried = || {
         Arena::create(512, PageKind::Hugetlb2M)
-            .and_then(|arena| arena.allocate(Frame(0), 512))
+            .and_then(|arena| arena.allocate(FrameIndex(0), 512))
             .map_err(|error| {
                 format!("{error}; vm.nr_hugepages = {}", setting("/proc/sys/vm/nr_hugepages"))
             })?;

@@ -7,9 +7,9 @@ use rustix::io::Errno;
 
 use super::super::arena::{Arena, PageKind};
 use super::super::map::{Prot, Sharing, Window};
-use super::super::page::{Frame, PAGE_BYTES};
+use super::super::page::{FrameIndex, PAGE_BYTES};
 use super::super::pin::{DirectFile, UringPin, VmsplicePin};
-use super::super::touch::Access;
+use super::super::touch::Touch;
 use super::{Probe, setting};
 
 /// Far longer than a transfer of a few bytes through a pipe takes.
@@ -18,10 +18,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// A window on one frame that holds 0x5A.
 fn page() -> Result<(Arena, Window), String> {
     let arena = Arena::create(1, PageKind::Base).map_err(|error| error.to_string())?;
-    arena.fill(Frame(0), 0x5A).map_err(|error| error.to_string())?;
+    arena.fill(FrameIndex(0), 0x5A).map_err(|error| error.to_string())?;
     let window = Window::reserve(1).map_err(|error| error.to_string())?;
     window
-        .map(0, &arena, Frame(0), 1, Sharing::Shared, Prot::ReadWrite)
+        .map(0, &arena, FrameIndex(0), 1, Sharing::Shared, Prot::ReadWrite)
         .map_err(|error| error.to_string())?;
     Ok((arena, window))
 }
@@ -91,10 +91,10 @@ pub fn direct_io(dir: &Path) -> Probe {
         let file = DirectFile::create(dir)
             .map_err(|errno| format!("no O_DIRECT in {}: {errno}", dir.display()))?;
         file.write_from(span).map_err(|errno| errno.to_string())?;
-        arena.fill(Frame(0), 0).map_err(|error| error.to_string())?;
+        arena.fill(FrameIndex(0), 0).map_err(|error| error.to_string())?;
         file.read_into(span).map_err(|errno| errno.to_string())?;
         let access = span.load_u8(PAGE_BYTES - 1);
-        if access == Access::Value(0x5A) {
+        if access == Touch::Value(0x5A) {
             Ok(format!("in {}", dir.display()))
         } else {
             Err(format!("a transfer brought other bytes: {access:?}"))

@@ -34,7 +34,7 @@ pub struct Fault {
 
 /// A message of a userfaultfd.
 #[derive(Debug)]
-pub enum Event {
+pub enum UffdEvent {
     /// A thread sleeps until the page is resolved.
     Fault(Fault),
     /// The process forked; this is the child's userfaultfd.
@@ -54,7 +54,7 @@ pub enum Event {
 
 /// A message before its fd, if it carries one, is taken over.
 pub(super) enum Decoded {
-    Event(Event),
+    Event(UffdEvent),
     Fork(u32),
     Unknown(u8),
 }
@@ -82,7 +82,7 @@ pub(super) fn decode(message: &[u8; MESSAGE_BYTES]) -> Decoded {
             } else {
                 FaultKind::Missing
             };
-            Decoded::Event(Event::Fault(Fault {
+            Decoded::Event(UffdEvent::Fault(Fault {
                 addr: Addr(word(1)),
                 kind,
                 write: flag(uapi::UFFD_PAGEFAULT_FLAG_WRITE),
@@ -90,12 +90,12 @@ pub(super) fn decode(message: &[u8; MESSAGE_BYTES]) -> Decoded {
             }))
         }
         uapi::UFFD_EVENT_FORK => Decoded::Fork(low_half(word(0))),
-        uapi::UFFD_EVENT_REMAP => Decoded::Event(Event::Remap {
+        uapi::UFFD_EVENT_REMAP => Decoded::Event(UffdEvent::Remap {
             from: Range { start: Addr(word(0)), len_bytes: word(2) },
             to: Addr(word(1)),
         }),
-        uapi::UFFD_EVENT_REMOVE => Decoded::Event(Event::Remove(range())),
-        uapi::UFFD_EVENT_UNMAP => Decoded::Event(Event::Unmap(range())),
+        uapi::UFFD_EVENT_REMOVE => Decoded::Event(UffdEvent::Remove(range())),
+        uapi::UFFD_EVENT_UNMAP => Decoded::Event(UffdEvent::Unmap(range())),
         _ => Decoded::Unknown(message[0]),
     }
 }

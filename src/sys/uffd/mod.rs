@@ -36,7 +36,7 @@ mod event;
 
 pub use bits::{Features, Fill, Modes};
 pub use error::{FillError, OpenError, ProtectError, ReadError, RegisterError};
-pub use event::{Event, Fault, FaultKind};
+pub use event::{Fault, FaultKind, UffdEvent};
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -191,7 +191,7 @@ impl Uffd {
     }
 
     /// The next event, if one is queued.
-    pub fn poll_event(&self) -> Result<Option<Event>, ReadError> {
+    pub fn poll_event(&self) -> Result<Option<UffdEvent>, ReadError> {
         let mut message = [0; event::MESSAGE_BYTES];
         loop {
             match rustix::io::read(&self.fd, &mut message) {
@@ -208,13 +208,13 @@ impl Uffd {
             event::Decoded::Fork(fd) => {
                 let fd = RawFd::try_from(fd).map_err(|_| ReadError::Other(Errno::BADF))?;
                 // SAFETY: reading the message installed this fd for us and nobody else knows it.
-                Ok(Some(Event::Fork(unsafe { OwnedFd::from_raw_fd(fd) })))
+                Ok(Some(UffdEvent::Fork(unsafe { OwnedFd::from_raw_fd(fd) })))
             }
         }
     }
 
     /// The next event, waiting for it no longer than `timeout`.
-    pub fn wait(&self, timeout: Duration) -> Result<Option<Event>, ReadError> {
+    pub fn wait(&self, timeout: Duration) -> Result<Option<UffdEvent>, ReadError> {
         match poll_in(&self.fd, timeout) {
             Ok(_) => self.poll_event(),
             Err(errno) => Err(ReadError::Other(errno)),

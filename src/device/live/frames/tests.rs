@@ -4,7 +4,7 @@ use super::*;
 
 const A: BufferId = BufferId(1);
 const B: BufferId = BufferId(2);
-const MOVE: Job = Job::Move(Placement::System);
+const MOVE: Operation = Operation::Move(Placement::System);
 
 fn page(buffer: BufferId, page: usize) -> PageOf {
     PageOf { buffer, page }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::device::live::attach::{PinId as LivePin, Sg};
-use crate::device::live::bus::{Dma, Through};
+use crate::device::live::bus::{Through, Transfer};
 use crate::device::live::frames::{BusAddr, FrameNo, Owner as LiveOwner};
 use crate::device::{Action, Backing, FenceId as LiveFence, Inode, Ioctl, Object};
 use crate::model::{
@@ -208,10 +208,10 @@ impl<'a> Pair<'a> {
         let Some(id) = self.live[0] else { return Ok(()) };
         let Some(mut going) = self.going.take() else {
             let job = match self.dice.below(10) {
-                0 => Job::Purge,
-                1 => Job::Revoke,
-                n if n % 2 == 0 => Job::Move(Placement::Vram),
-                _ => Job::Move(Placement::System),
+                0 => Operation::Purge,
+                1 => Operation::Revoke,
+                n if n % 2 == 0 => Operation::Move(Placement::Vram),
+                _ => Operation::Move(Placement::System),
             };
             let mut steps = self.rules.steps(job).to_vec();
             steps.reverse();
@@ -379,9 +379,9 @@ impl<'a> Pair<'a> {
             let dma = match dir {
                 Dir::Write(value) => {
                     byte = [value];
-                    Dma::Write(&byte)
+                    Transfer::Write(&byte)
                 }
-                Dir::Read | Dir::Prefetch => Dma::Read(&mut byte),
+                Dir::Read | Dir::Prefetch => Transfer::Read(&mut byte),
             };
             bus.dma(device, memory, (through, holder), addr, dma)
         });

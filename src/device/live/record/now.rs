@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Doing, Event, Who};
+use super::{RecordedAction, RecordedEvent, Who};
 use crate::device::BufferId;
 use crate::device::live::attach::{AttachmentId, PinId};
 use crate::model::{ImporterMmap, Placement};
@@ -12,7 +12,7 @@ use crate::model::{ImporterMmap, Placement};
 struct Placed {
     placement: Placement,
     /// What took its memory away.
-    end: Option<Doing>,
+    end: Option<RecordedAction>,
     /// How often its memory changed.
     version: u64,
     exporter: Who,
@@ -70,72 +70,74 @@ pub(super) struct Item {
     pub(super) buffer: BufferId,
     /// The mapping that it makes, or pins through.
     pub(super) mapping: Option<u64>,
-    pub(super) event: Event,
+    pub(super) event: RecordedEvent,
 }
 
 impl Now {
     /// Something has happened.
-    pub(super) fn apply(&mut self, event: &Event) {
+    pub(super) fn apply(&mut self, event: &RecordedEvent) {
         if event.busy {
             // Nothing has changed.
             return;
         }
         match event.doing {
-            Doing::Alloc(_) | Doing::Close(_) | Doing::Move { .. } => self.place(event),
-            Doing::Purge(buffer) | Doing::Revoke(buffer) => {
+            RecordedAction::Alloc(_) | RecordedAction::Close(_) | RecordedAction::Move { .. } => {
+                self.place(event)
+            }
+            RecordedAction::Purge(buffer) | RecordedAction::Revoke(buffer) => {
                 if let Some(placed) = self.buffers.get_mut(&buffer) {
                     placed.version += 1;
                     placed.end = Some(event.doing.clone());
                 }
             }
-            Doing::Attach { id, buffer, dynamic } => {
+            RecordedAction::Attach { id, buffer, dynamic } => {
                 let device = event.who.clone();
                 let new = Attached { device, buffer, dynamic, pins: 0, mapped: None, maps: 0 };
                 self.attached.insert(id, new);
             }
-            Doing::Detach(id) => drop(self.attached.remove(&id)),
-            Doing::Map(id) => {
+            RecordedAction::Detach(id) => drop(self.attached.remove(&id)),
+            RecordedAction::Map(id) => {
                 let Some(attached) = self.attached.get_mut(&id) else { return };
                 attached.maps += 1;
                 attached.mapped = self.buffers.get(&attached.buffer).map(|placed| placed.version);
             }
-            Doing::Unmap(id) => {
+            RecordedAction::Unmap(id) => {
                 if let Some(attached) = self.attached.get_mut(&id) {
                     attached.mapped = None;
                 }
             }
-            Doing::DmaBufPin(id, pin) => {
+            RecordedAction::DmaBufPin(id, pin) => {
                 if let Some(attached) = self.attached.get_mut(&id) {
                     attached.pins =
                         if pin { attached.pins + 1 } else { attached.pins.saturating_sub(1) };
                 }
             }
-            Doing::Mmap { id, buffer, importer } => {
+            RecordedAction::Mmap { id, buffer, importer } => {
                 let (program, version) = (event.who.clone(), self.version(buffer));
                 self.mapped.insert(id, Mapped { program, buffer, importer, version });
             }
-            Doing::Munmap(id) => drop(self.mapped.remove(&id)),
-            Doing::Gup { id, mapping, page } => {
+            RecordedAction::Munmap(id) => drop(self.mapped.remove(&id)),
+            RecordedAction::Gup { id, mapping, page } => {
                 let Some(mapped) = self.mapped.get(&mapping) else { return };
                 let (program, version) = (event.who.clone(), self.version(mapped.buffer));
                 self.pinned.insert(id, Pinned { program, mapping, page, version });
             }
-            Doing::Unpin(id) => drop(self.pinned.remove(&id)),
-            Doing::Submit(..)
-            | Doing::Signal(_)
-            | Doing::Dma { .. }
-            | Doing::Cpu { .. }
-            | Doing::PinDma(..) => {}
+            RecordedAction::Unpin(id) => drop(self.pinned.remove(&id)),
+            RecordedAction::Submit(..)
+            | RecordedAction::Signal(_)
+            | RecordedAction::Dma { .. }
+            | RecordedAction::Cpu { .. }
+            | RecordedAction::PinDma(..) => {}
         }
     }
 
-    fn place(&mut self, event: &Event) {
-        if let Doing::Move { buffer, to } = event.doing {
+    fn place(&mut self, event: &RecordedEvent) {
+        if let RecordedAction::Move { buffer, to } = event.doing {
             if let Some(placed) = self.buffers.get_mut(&buffer) {
                 placed.version += 1;
                 placed.placement = to;
             }
-        } else if let Doing::Close(buffer) = event.doing {
+        } else if let RecordedAction::Close(buffer) = event.doing {
             self.buffers.remove(&buffer);
             self.mapped.retain(|_, mapped| mapped.buffer != buffer || mapped.importer.is_some());
         }
@@ -183,7 +185,7 @@ impl Now {
             clock += 1;
             let kinds = std::collections::BTreeSet::new();
             let (who, end) = (who.clone(), Some(clock));
-            let event = Event { who, doing, begin: clock, end, kinds, busy: false };
+            let event = RecordedEvent { who, doing, begin: clock, end, kinds, busy: false };
             base.items.push(Item { buffer, mapping, event });
         };
         for (&buffer, placed) in &self.buffers {
@@ -194,24 +196,25 @@ impl Now {
         }
         for (&id, mapped) in &self.mapped {
             let Mapped { program, buffer, importer, .. } = mapped;
-            let doing = Doing::Mmap { id, buffer: *buffer, importer: *importer };
+            let doing = RecordedAction::Mmap { id, buffer: *buffer, importer: *importer };
             put(*buffer, Some(id), program, doing);
         }
         for (&id, pinned) in &self.pinned {
             let Pinned { program, mapping, page, .. } = pinned;
             let Some(mapped) = self.mapped.get(mapping) else { continue };
-            let doing = Doing::Gup { id, mapping: *mapping, page: *page };
+            let doing = RecordedAction::Gup { id, mapping: *mapping, page: *page };
             put(mapped.buffer, Some(*mapping), program, doing);
         }
         for (&id, attached) in &self.attached {
             let Attached { device, buffer, dynamic, pins, mapped, maps } = attached;
-            let doing = Doing::Attach { id, buffer: *buffer, dynamic: *dynamic };
+            let doing = RecordedAction::Attach { id, buffer: *buffer, dynamic: *dynamic };
             put(*buffer, None, device, doing);
             if mapped.is_some() {
-                put(*buffer, None, device, Doing::Map(id));
+                put(*buffer, None, device, RecordedAction::Map(id));
             }
             base.maps.insert(id, maps - usize::from(mapped.is_some()));
-            (0..*pins).for_each(|_| put(*buffer, None, device, Doing::DmaBufPin(id, true)));
+            (0..*pins)
+                .for_each(|_| put(*buffer, None, device, RecordedAction::DmaBufPin(id, true)));
         }
         base
     }

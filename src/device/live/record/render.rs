@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use super::now::Item;
 use super::windows::Window;
-use super::{Doing, Event, Recorder, Recording, Who};
+use super::{RecordedAction, RecordedEvent, Recorder, Recording, Who};
 use crate::device::BufferId;
 use crate::device::fence::Usage;
 use crate::device::live::attach::AttachmentId;
@@ -133,12 +133,12 @@ impl<'a> Render<'a> {
 
     /// When an event had ended for those who came later. A CPU access during a move may fault, and
     /// a fault waits for the lock that the move has: nobody can count on it before.
-    fn end_of(&self, event: &Event) -> u64 {
+    fn end_of(&self, event: &RecordedEvent) -> u64 {
         let end = event.end.unwrap_or(event.begin);
-        if !matches!(event.doing, Doing::Cpu { .. }) {
+        if !matches!(event.doing, RecordedAction::Cpu { .. }) {
             return end;
         }
-        let during = |other: &&Event| {
+        let during = |other: &&RecordedEvent| {
             other.begin < event.begin && other.end.is_some_and(|end| event.begin < end)
         };
         let moves = self.window.events.iter().filter(during).filter_map(|other| other.end);
@@ -163,7 +163,7 @@ impl<'a> Render<'a> {
     }
 
     /// Writes one event, with the `await`s that order it, or says why it does not fit.
-    fn event(&mut self, event: &Event) -> Result<(), String> {
+    fn event(&mut self, event: &RecordedEvent) -> Result<(), String> {
         let Some(statement) = self.statement(event)? else {
             return Ok(());
         };
@@ -174,7 +174,9 @@ impl<'a> Render<'a> {
             return Ok(());
         }
         let cost = match event.doing {
-            Doing::Move { .. } | Doing::Purge(_) | Doing::Revoke(_) => 12 + PAGES_MAX,
+            RecordedAction::Move { .. } | RecordedAction::Purge(_) | RecordedAction::Revoke(_) => {
+                12 + PAGES_MAX
+            }
             _ => 2,
         };
         let mut awaits = self.awaits(process, event);
@@ -206,7 +208,7 @@ impl<'a> Render<'a> {
 
     /// The events that must have ended, as (process, its so many-th event), none of them implied
     /// by another or by program order. Afterwards the process knows them.
-    fn awaits(&mut self, process: usize, event: &Event) -> Vec<(usize, usize)> {
+    fn awaits(&mut self, process: usize, event: &RecordedEvent) -> Vec<(usize, usize)> {
         let mut knows = self.lines[process].knows.clone();
         let mut wanted: Vec<(u64, usize, usize)> = Vec::new();
         for (other, lines) in self.lines.iter().enumerate() {
@@ -235,38 +237,40 @@ impl<'a> Render<'a> {
 
     /// The statement, with `{v}` for a value and `{r}` for a register; none for what the language
     /// has no word for.
-    fn statement(&mut self, event: &Event) -> Result<Option<String>, String> {
+    fn statement(&mut self, event: &RecordedEvent) -> Result<Option<String>, String> {
         let unit = self.unit;
         Ok(Some(match &event.doing {
-            Doing::Alloc(buffer) => format!("alloc {}", self.buffer(*buffer)?),
-            Doing::Close(buffer) => format!("close {}", self.buffer(*buffer)?),
-            Doing::Move { buffer, to } => format!("move {} -> {to}", self.buffer(*buffer)?),
-            Doing::Purge(buffer) => format!("purge {}", self.buffer(*buffer)?),
-            Doing::Revoke(buffer) => format!("revoke {}", self.buffer(*buffer)?),
-            Doing::Attach { id, buffer, dynamic } => {
+            RecordedAction::Alloc(buffer) => format!("alloc {}", self.buffer(*buffer)?),
+            RecordedAction::Close(buffer) => format!("close {}", self.buffer(*buffer)?),
+            RecordedAction::Move { buffer, to } => {
+                format!("move {} -> {to}", self.buffer(*buffer)?)
+            }
+            RecordedAction::Purge(buffer) => format!("purge {}", self.buffer(*buffer)?),
+            RecordedAction::Revoke(buffer) => format!("revoke {}", self.buffer(*buffer)?),
+            RecordedAction::Attach { id, buffer, dynamic } => {
                 let mode = if *dynamic { "dynamic" } else { "static" };
                 format!("attach t{} = {} {mode}", id.0, self.buffer(*buffer)?)
             }
-            Doing::Detach(id) => format!("detach t{}", id.0),
-            Doing::Map(id) => {
+            RecordedAction::Detach(id) => format!("detach t{}", id.0),
+            RecordedAction::Map(id) => {
                 let count = self.maps.entry(*id).or_default();
                 *count += 1;
                 format!("map {} = t{}", table(*id, *count - 1), id.0)
             }
-            Doing::Unmap(id) => match self.maps.get(id) {
+            RecordedAction::Unmap(id) => match self.maps.get(id) {
                 Some(count) => format!("unmap {}", table(*id, count - 1)),
                 None => return Ok(None),
             },
-            Doing::DmaBufPin(id, true) => format!("dma_buf_pin t{}", id.0),
-            Doing::DmaBufPin(id, false) => format!("dma_buf_unpin t{}", id.0),
-            Doing::Submit(fence, id, usage) => match self.maps.get(id) {
+            RecordedAction::DmaBufPin(id, true) => format!("dma_buf_pin t{}", id.0),
+            RecordedAction::DmaBufPin(id, false) => format!("dma_buf_unpin t{}", id.0),
+            RecordedAction::Submit(fence, id, usage) => match self.maps.get(id) {
                 Some(count) => {
                     format!("submit j{} = {} {}", fence.0, table(*id, count - 1), word(*usage))
                 }
                 None => return Ok(None),
             },
-            Doing::Signal(fence) => format!("signal j{}", fence.0),
-            Doing::Dma { id, age, page, write } => {
+            RecordedAction::Signal(fence) => format!("signal j{}", fence.0),
+            RecordedAction::Dma { id, age, page, write } => {
                 let table = self.told(*id, *age)?;
                 if *write {
                     format!("dma_write {table}[{}] = {{v}}", page / unit)
@@ -274,24 +278,24 @@ impl<'a> Render<'a> {
                     format!("dma_read {{r}} = {table}[{}]", page / unit)
                 }
             }
-            Doing::Mmap { id, buffer, importer } => {
+            RecordedAction::Mmap { id, buffer, importer } => {
                 let via =
                     importer.map_or_else(String::new, |rule| format!(" importer {}", via(rule)));
                 format!("mmap v{id} = {} shared rw{via}", self.buffer(*buffer)?)
             }
-            Doing::Munmap(id) => format!("munmap v{id}"),
-            Doing::Cpu { mapping, page, write: true } => {
+            RecordedAction::Munmap(id) => format!("munmap v{id}"),
+            RecordedAction::Cpu { mapping, page, write: true } => {
                 format!("store v{mapping}[{}] = {{v}}", page / unit)
             }
-            Doing::Cpu { mapping, page, write: false } => {
+            RecordedAction::Cpu { mapping, page, write: false } => {
                 format!("load {{r}} = v{mapping}[{}]", page / unit)
             }
-            Doing::Gup { id, mapping, page } => {
+            RecordedAction::Gup { id, mapping, page } => {
                 format!("gup p{} = v{mapping}[{}] write longterm", id.0, page / unit)
             }
-            Doing::Unpin(id) => format!("unpin p{}", id.0),
-            Doing::PinDma(id, true) => format!("dma_write p{}[0] = {{v}}", id.0),
-            Doing::PinDma(id, false) => format!("dma_read {{r}} = p{}[0]", id.0),
+            RecordedAction::Unpin(id) => format!("unpin p{}", id.0),
+            RecordedAction::PinDma(id, true) => format!("dma_write p{}[0] = {{v}}", id.0),
+            RecordedAction::PinDma(id, false) => format!("dma_read {{r}} = p{}[0]", id.0),
         }))
     }
 
@@ -394,7 +398,7 @@ impl<'a> Render<'a> {
         }
         let all = self.window.found(&self.used).into_iter().chain(&self.window.events);
         let via_importers = all.filter_map(|event| match event.doing {
-            Doing::Mmap { importer: Some(rule), .. } => Some(rule),
+            RecordedAction::Mmap { importer: Some(rule), .. } => Some(rule),
             _ => None,
         });
         for rule in via_importers.collect::<BTreeSet<_>>() {
@@ -428,8 +432,8 @@ impl Window {
         let mut used = BTreeSet::new();
         for event in self.base.items.iter().map(|item| &item.event).chain(&self.events) {
             match event.doing {
-                Doing::Attach { id, buffer, .. } => drop(attached.insert(id, buffer)),
-                Doing::Mmap { id, buffer, .. } => drop(mapped.insert(id, buffer)),
+                RecordedAction::Attach { id, buffer, .. } => drop(attached.insert(id, buffer)),
+                RecordedAction::Mmap { id, buffer, .. } => drop(mapped.insert(id, buffer)),
                 _ => {}
             }
         }
@@ -439,8 +443,8 @@ impl Window {
             used.extend(event.doing.mapping().and_then(|id| mapped.get(&id)));
         }
         for item in &self.base.items {
-            let Doing::Gup { id, .. } = item.event.doing else { continue };
-            let pins = |event: &Event| matches!(event.doing, Doing::PinDma(of, _) | Doing::Unpin(of) if of == id);
+            let RecordedAction::Gup { id, .. } = item.event.doing else { continue };
+            let pins = |event: &RecordedEvent| matches!(event.doing, RecordedAction::PinDma(of, _) | RecordedAction::Unpin(of) if of == id);
             if self.events.iter().any(pins) {
                 used.insert(item.buffer);
             }
@@ -449,22 +453,22 @@ impl Window {
     }
 
     /// What it finds of these buffers.
-    fn found(&self, used: &BTreeSet<BufferId>) -> Vec<&Event> {
+    fn found(&self, used: &BTreeSet<BufferId>) -> Vec<&RecordedEvent> {
         let items = || self.base.items.iter().filter(|item| used.contains(&item.buffer));
-        let pins = items().filter(|item| matches!(item.event.doing, Doing::Gup { .. }));
+        let pins = items().filter(|item| matches!(item.event.doing, RecordedAction::Gup { .. }));
         let pins = pins.filter_map(|item| item.mapping);
         let asked = self.events.iter().filter_map(|event| event.doing.mapping());
         let mappings: BTreeSet<u64> = pins.chain(asked).collect();
         let is_needed = |item: &&Item| match (item.mapping, &item.event.doing) {
             // An importer's mapping is not zapped.
-            (Some(_), Doing::Mmap { importer: Some(_), .. }) | (None, _) => true,
+            (Some(_), RecordedAction::Mmap { importer: Some(_), .. }) | (None, _) => true,
             (Some(mapping), _) => mappings.contains(&mapping),
         };
         items().filter(is_needed).map(|item| &item.event).collect()
     }
 }
 
-impl Doing {
+impl RecordedAction {
     fn attachment(&self) -> Option<AttachmentId> {
         match *self {
             Self::Detach(id)

@@ -12,12 +12,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Doing, Event};
+use super::{RecordedAction, RecordedEvent};
 use crate::device::FenceId;
 
 /// The events that have ended, in order, without those that repeat.
-pub(super) fn without_repeats(events: &[Event]) -> Vec<&Event> {
-    let mut order: Vec<&Event> = events.iter().filter(|event| event.end.is_some()).collect();
+pub(super) fn without_repeats(events: &[RecordedEvent]) -> Vec<&RecordedEvent> {
+    let mut order: Vec<&RecordedEvent> =
+        events.iter().filter(|event| event.end.is_some()).collect();
     order.sort_by_key(|event| event.begin);
     let epochs = Epochs::of(&order);
     let jobs = jobs(&order);
@@ -46,7 +47,7 @@ pub(super) fn without_repeats(events: &[Event]) -> Vec<&Event> {
 struct Epochs(Vec<u64>);
 
 impl Epochs {
-    fn of(order: &[&Event]) -> Self {
+    fn of(order: &[&RecordedEvent]) -> Self {
         let structural = order.iter().filter(|event| event.changes());
         let times = structural.flat_map(|event| [Some(event.begin), event.end]);
         let mut times: Vec<u64> = times.flatten().collect();
@@ -60,20 +61,20 @@ impl Epochs {
 }
 
 /// Complete jobs: the places of the submit, the transfers and the signal of each.
-fn jobs(order: &[&Event]) -> Vec<Vec<usize>> {
+fn jobs(order: &[&RecordedEvent]) -> Vec<Vec<usize>> {
     let mut open: BTreeMap<FenceId, (super::AttachmentId, Vec<usize>)> = BTreeMap::new();
     let mut jobs = Vec::new();
     for (at, event) in order.iter().enumerate() {
         match &event.doing {
-            Doing::Submit(fence, id, _) => drop(open.insert(*fence, (*id, vec![at]))),
-            Doing::Dma { id, .. } => {
+            RecordedAction::Submit(fence, id, _) => drop(open.insert(*fence, (*id, vec![at]))),
+            RecordedAction::Dma { id, .. } => {
                 // Of several jobs of one attachment the first.
                 let job = open.values_mut().find(|(of, _)| of == id);
                 if let Some((_, places)) = job {
                     places.push(at);
                 }
             }
-            Doing::Signal(fence) => {
+            RecordedAction::Signal(fence) => {
                 if let Some((_, mut places)) = open.remove(fence) {
                     places.push(at);
                     jobs.push(places);
@@ -86,10 +87,10 @@ fn jobs(order: &[&Event]) -> Vec<Vec<usize>> {
 }
 
 /// What an event is, without the number of its fence.
-fn word(event: &Event) -> String {
+fn word(event: &RecordedEvent) -> String {
     let what = match &event.doing {
-        Doing::Submit(_, id, usage) => format!("submit {} {usage:?}", id.0),
-        Doing::Signal(_) => "signal".to_owned(),
+        RecordedAction::Submit(_, id, usage) => format!("submit {} {usage:?}", id.0),
+        RecordedAction::Signal(_) => "signal".to_owned(),
         other => format!("{other:?}"),
     };
     format!("{what} {:?}", event.kinds)
@@ -108,24 +109,24 @@ mod tests {
         let mut recorder = Recorder::default();
         let job = |recorder: &mut Recorder, fence| {
             let fence = FenceId(fence);
-            recorder.push(&device, Doing::Submit(fence, id, Usage::Write), &[]);
-            let dma = Doing::Dma { id, age: 0, page: 0, write: true };
+            recorder.push(&device, RecordedAction::Submit(fence, id, Usage::Write), &[]);
+            let dma = RecordedAction::Dma { id, age: 0, page: 0, write: true };
             recorder.push(&device, dma, &[]);
-            recorder.push(&device, Doing::Signal(fence), &[]);
+            recorder.push(&device, RecordedAction::Signal(fence), &[]);
         };
-        let moved = Doing::Move { buffer: BufferId(1), to: Placement::System };
+        let moved = RecordedAction::Move { buffer: BufferId(1), to: Placement::System };
         (1..5).for_each(|fence| job(&mut recorder, fence));
         recorder.push(&Actor::Exporter, moved.clone(), &[]);
         (5..9).for_each(|fence| job(&mut recorder, fence));
         // A job with a move in its midst.
-        recorder.push(&device, Doing::Submit(FenceId(9), id, Usage::Write), &[]);
+        recorder.push(&device, RecordedAction::Submit(FenceId(9), id, Usage::Write), &[]);
         recorder.push(&Actor::Exporter, moved, &[]);
-        recorder.push(&device, Doing::Signal(FenceId(9)), &[]);
+        recorder.push(&device, RecordedAction::Signal(FenceId(9)), &[]);
         let kept = without_repeats(&recorder.segment);
         let fences: Vec<u64> = kept
             .iter()
             .filter_map(|event| match event.doing {
-                Doing::Submit(fence, ..) => Some(fence.0),
+                RecordedAction::Submit(fence, ..) => Some(fence.0),
                 _ => None,
             })
             .collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Actor, Doing, Outcome};
+use super::{Actor, EventEnd, RecordedAction};
 use crate::device::BufferId;
 use crate::model::HazardKind;
 
@@ -17,7 +17,7 @@ pub enum Phase {
     /// Its beginning.
     Begin,
     /// Its end.
-    End(Outcome),
+    End(EventEnd),
 }
 
 /// One moment of a run.
@@ -28,7 +28,7 @@ pub struct Moment {
     /// Whose doing; none for an end, which is its beginner's.
     pub actor: Option<Actor>,
     /// What is done.
-    pub doing: Doing,
+    pub doing: RecordedAction,
     /// What of it.
     pub phase: Phase,
     /// What was wrong with it.
@@ -55,7 +55,7 @@ impl Timeline {
     pub(super) fn note(
         &mut self,
         actor: Option<&Actor>,
-        doing: &Doing,
+        doing: &RecordedAction,
         phase: Phase,
         kinds: &[HazardKind],
     ) {

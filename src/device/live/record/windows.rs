@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use super::now::{Base, Now};
-use super::{Doing, Event, Recorder, Recording, Who};
+use super::{RecordedAction, RecordedEvent, Recorder, Recording, Who};
 use crate::device::BufferId;
 
 /// Most windows of a recording.
@@ -29,7 +29,7 @@ const SKIPPED_MAX: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Window {
     pub(super) base: Arc<Base>,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<RecordedEvent>,
 }
 
 /// The way from the last state that can be declared.
@@ -37,7 +37,7 @@ pub(super) struct Window {
 struct Way {
     base: Arc<Base>,
     /// What changed, and a number for the state behind it.
-    steps: Vec<(u64, Vec<Event>)>,
+    steps: Vec<(u64, Vec<RecordedEvent>)>,
 }
 
 /// All windows, and what is needed to begin another.
@@ -50,7 +50,7 @@ pub(super) struct History {
     /// Whether the first window is full.
     later: bool,
     /// What came since the last window's end; none if it was too much.
-    skipped: Option<Vec<Event>>,
+    skipped: Option<Vec<RecordedEvent>>,
     /// What some window holds.
     covered: BTreeSet<String>,
     /// What none holds, and why.
@@ -63,7 +63,7 @@ impl History {
     /// A segment has ended.
     pub(super) fn add(
         &mut self,
-        segment: &[Event],
+        segment: &[RecordedEvent],
         situation: &dyn Fn() -> String,
         recorder: &Recorder,
     ) {
@@ -72,15 +72,15 @@ impl History {
     }
 
     /// These are part of a segment that is too long for any window.
-    pub(super) fn lose(&mut self, events: &[Event], recorder: &Recorder) {
+    pub(super) fn lose(&mut self, events: &[RecordedEvent], recorder: &Recorder) {
         self.lost += u64::try_from(events.len()).unwrap_or(u64::MAX);
         (self.skipped, self.way, self.later) = (None, None, true);
         self.apply(events, recorder);
     }
 
-    fn apply(&mut self, events: &[Event], recorder: &Recorder) {
+    fn apply(&mut self, events: &[RecordedEvent], recorder: &Recorder) {
         for event in events {
-            if let Doing::Alloc(buffer) = event.doing
+            if let RecordedAction::Alloc(buffer) = event.doing
                 && let Some(declared) = recorder.buffers.get(&buffer)
             {
                 self.now.allocated(buffer, declared.placement, event.who.clone());
@@ -90,7 +90,7 @@ impl History {
     }
 
     /// Puts it into a window, if it says something new.
-    fn place(&mut self, segment: &[Event], recorder: &Recorder) {
+    fn place(&mut self, segment: &[RecordedEvent], recorder: &Recorder) {
         let words = words(segment, recorder);
         // What only ends something is no reason for another window.
         let is_new = segment.iter().any(|event| !event.doing.ends())
@@ -120,7 +120,7 @@ impl History {
     }
 
     /// Lets the last window go on.
-    fn longer(&mut self, segment: &[Event], recorder: &Recorder) -> Result<(), String> {
+    fn longer(&mut self, segment: &[RecordedEvent], recorder: &Recorder) -> Result<(), String> {
         let first = Window::default();
         let (last, skipped) = match (self.windows.last(), &self.skipped) {
             (None, _) if !self.later => (&first, &Vec::new()),
@@ -136,7 +136,7 @@ impl History {
     }
 
     /// Begins another one.
-    fn another(&mut self, segment: &[Event], recorder: &Recorder) -> Result<(), String> {
+    fn another(&mut self, segment: &[RecordedEvent], recorder: &Recorder) -> Result<(), String> {
         if self.windows.len() >= WINDOWS_MAX {
             return Err(format!("a recording has at most {WINDOWS_MAX} windows"));
         }
@@ -155,7 +155,12 @@ impl History {
     }
 
     /// Keeps up with the state.
-    fn follow(&mut self, segment: &[Event], situation: &dyn Fn() -> String, recorder: &Recorder) {
+    fn follow(
+        &mut self,
+        segment: &[RecordedEvent],
+        situation: &dyn Fn() -> String,
+        recorder: &Recorder,
+    ) {
         let was_clean = self.now.is_clean();
         let before = was_clean.then(|| self.now.clone());
         self.apply(segment, recorder);
@@ -167,7 +172,8 @@ impl History {
             self.way = Some(Way { base: Arc::new(before.base()), steps: Vec::new() });
         }
         let Some(way) = &mut self.way else { return };
-        let changed: Vec<Event> = segment.iter().filter(|event| event.changes()).cloned().collect();
+        let changed: Vec<RecordedEvent> =
+            segment.iter().filter(|event| event.changes()).cloned().collect();
         let mut hasher = DefaultHasher::new();
         situation().hash(&mut hasher);
         if self.now.has_stale_mapping() {
@@ -192,9 +198,9 @@ impl Window {
 
     /// Whether events of it overlapped.
     pub(super) fn overlaps(&self) -> bool {
-        let long = |event: &&Event| event.end.is_some_and(|end| end > event.begin);
+        let long = |event: &&RecordedEvent| event.end.is_some_and(|end| end > event.begin);
         self.events.iter().filter(long).any(|long| {
-            let during = |event: &Event| {
+            let during = |event: &RecordedEvent| {
                 event.begin > long.begin && long.end.is_some_and(|end| event.begin < end)
             };
             self.events.iter().any(during)
@@ -246,7 +252,7 @@ impl History {
 }
 
 /// What each event says, without the names of what is made anew again and again.
-fn words(segment: &[Event], recorder: &Recorder) -> Vec<String> {
+fn words(segment: &[RecordedEvent], recorder: &Recorder) -> Vec<String> {
     let mut words = Vec::new();
     for event in segment {
         let kind = |buffer: BufferId| {
@@ -254,35 +260,35 @@ fn words(segment: &[Event], recorder: &Recorder) -> Vec<String> {
             declared.map_or_else(String::new, |d| format!("a buffer of {} pages", d.pages))
         };
         let what = match &event.doing {
-            Doing::Alloc(buffer) => format!("alloc of {}", kind(*buffer)),
-            Doing::Close(buffer) => format!("close of {}", kind(*buffer)),
-            Doing::Move { buffer, to } => format!("move of {} to {to}", kind(*buffer)),
-            Doing::Purge(buffer) => format!("purge of {}", kind(*buffer)),
-            Doing::Revoke(buffer) => format!("revocation of {}", kind(*buffer)),
-            Doing::Attach { buffer, dynamic, .. } => {
+            RecordedAction::Alloc(buffer) => format!("alloc of {}", kind(*buffer)),
+            RecordedAction::Close(buffer) => format!("close of {}", kind(*buffer)),
+            RecordedAction::Move { buffer, to } => format!("move of {} to {to}", kind(*buffer)),
+            RecordedAction::Purge(buffer) => format!("purge of {}", kind(*buffer)),
+            RecordedAction::Revoke(buffer) => format!("revocation of {}", kind(*buffer)),
+            RecordedAction::Attach { buffer, dynamic, .. } => {
                 let how = if *dynamic { "dynamic" } else { "static" };
                 format!("{how} attachment to {}", kind(*buffer))
             }
-            Doing::Detach(_) => "detach".to_owned(),
-            Doing::Map(_) => "map".to_owned(),
-            Doing::Unmap(_) => "unmap".to_owned(),
-            Doing::DmaBufPin(_, true) => "dma_buf_pin".to_owned(),
-            Doing::DmaBufPin(_, false) => "dma_buf_unpin".to_owned(),
-            Doing::Submit(..) => "job".to_owned(),
-            Doing::Signal(_) => "signal".to_owned(),
-            Doing::Dma { write, age, .. } => {
+            RecordedAction::Detach(_) => "detach".to_owned(),
+            RecordedAction::Map(_) => "map".to_owned(),
+            RecordedAction::Unmap(_) => "unmap".to_owned(),
+            RecordedAction::DmaBufPin(_, true) => "dma_buf_pin".to_owned(),
+            RecordedAction::DmaBufPin(_, false) => "dma_buf_unpin".to_owned(),
+            RecordedAction::Submit(..) => "job".to_owned(),
+            RecordedAction::Signal(_) => "signal".to_owned(),
+            RecordedAction::Dma { write, age, .. } => {
                 let old = if *age > 0 { "old " } else { "" };
                 format!("{} by {old}address", verb(*write))
             }
-            Doing::Mmap { buffer, importer, .. } => {
+            RecordedAction::Mmap { buffer, importer, .. } => {
                 let importer = importer.map_or_else(String::new, |rule| format!(" through {rule}"));
                 format!("mmap of {}{importer}", kind(*buffer))
             }
-            Doing::Munmap(_) => "munmap".to_owned(),
-            Doing::Cpu { write, .. } => format!("{} by the CPU", verb(*write)),
-            Doing::Gup { .. } => "get_user_pages".to_owned(),
-            Doing::Unpin(_) => "unpin".to_owned(),
-            Doing::PinDma(_, write) => format!("{} through a pin", verb(*write)),
+            RecordedAction::Munmap(_) => "munmap".to_owned(),
+            RecordedAction::Cpu { write, .. } => format!("{} by the CPU", verb(*write)),
+            RecordedAction::Gup { .. } => "get_user_pages".to_owned(),
+            RecordedAction::Unpin(_) => "unpin".to_owned(),
+            RecordedAction::PinDma(_, write) => format!("{} through a pin", verb(*write)),
         };
         let who = match &event.who {
             Who::Exporter(heap) => heap.as_str(),

@@ -3,19 +3,19 @@
 
 use rustix::io::Errno;
 
-use super::super::exporter::{State, View, ViewPte};
-use super::super::protocol::{Answer, Request, Usage as SaidUsage, Via, Work};
-use super::{Answered, Answers, Refusal, Session, addrs, attachment};
+use super::super::exporter::{ExporterState, View, ViewPte};
+use super::super::protocol::{Request, Response, Usage as SaidUsage, Via, Work};
+use super::{Answered, Answers, RequestError, Session, addrs, attachment};
 use crate::device::fence::Usage;
 use crate::device::live::attach::PinId;
 use crate::device::live::bus::{Through, name_of};
-use crate::device::live::findings::{Finding, Place};
+use crate::device::live::findings::{Finding, NamedPage};
 use crate::device::live::frames::{BusAddr, Landing, Owner, PageOf};
 use crate::device::live::job::{JobError, elsewhere};
-use crate::device::live::record::{Actor, Doing};
+use crate::device::live::record::{Actor, RecordedAction};
 use crate::device::transport::now_ns;
 use crate::device::{BufferId, FenceId};
-use crate::model::{HazardKind, ImporterMmap, Job, Life, Placement};
+use crate::model::{HazardKind, ImporterMmap, Life, Operation, Placement};
 use crate::sys::page::PAGE_BYTES;
 
 pub(super) fn through(via: Via) -> Through {
@@ -34,7 +34,7 @@ fn usage(said: SaidUsage) -> Usage {
     }
 }
 
-impl From<JobError> for Refusal {
+impl From<JobError> for RequestError {
     fn from(error: JobError) -> Self {
         let errno = match error {
             JobError::Pinned | JobError::PagePinned => Errno::BUSY,
@@ -60,17 +60,17 @@ impl Session<'_> {
             state.bus.frames.placement(buffer).ok_or(Errno::BADF)?
         };
         let job = match work {
-            Work::MoveToVram => Job::Move(Placement::Vram),
-            Work::MoveToSystem => Job::Move(Placement::System),
-            Work::Evict => Job::Move(elsewhere(placement)),
-            Work::Purge => Job::Purge,
-            Work::Revoke => Job::Revoke,
+            Work::MoveToVram => Operation::Move(Placement::Vram),
+            Work::MoveToSystem => Operation::Move(Placement::System),
+            Work::Evict => Operation::Move(elsewhere(placement)),
+            Work::Purge => Operation::Purge,
+            Work::Revoke => Operation::Revoke,
         };
         self.exporter.work(buffer, job)?;
-        Ok(Answer::Done.into())
+        Ok(Response::Done.into())
     }
 
-    fn program(&self, state: &State) -> Actor {
+    fn program(&self, state: &ExporterState) -> Actor {
         let name = state.clients.get(&self.holder).map(|client| client.name.clone());
         Actor::Program(format!("{} {}", name.unwrap_or_default(), self.holder.0))
     }
@@ -88,8 +88,8 @@ impl Session<'_> {
                 }
                 if gone || view {
                     let actor = self.program(state);
-                    state.bus.note(&actor, Doing::Munmap(mapping), &[]);
-                    Ok(Answer::Done.into())
+                    state.bus.note(&actor, RecordedAction::Munmap(mapping), &[]);
+                    Ok(Response::Done.into())
                 } else {
                     Err(Errno::INVAL.into())
                 }
@@ -101,24 +101,24 @@ impl Session<'_> {
             Request::Unpin { pin } => state
                 .bus
                 .unpin(PinId(pin), self.holder)
-                .map(|()| Answer::Done.into())
-                .map_err(Refusal::from),
+                .map(|()| Response::Done.into())
+                .map_err(RequestError::from),
             _ => return None,
         })
     }
 
-    fn map(&self, state: &mut State, buffer: BufferId, start: u64) -> Answers {
+    fn map(&self, state: &mut ExporterState, buffer: BufferId, start: u64) -> Answers {
         self.held(state, buffer)?;
         let uffd = state.clients.get(&self.holder).map(|client| client.uffd.clone());
         let uffd = uffd.ok_or(Errno::BADF)?;
         let id = state.take_id();
         state.memory.map(buffer, (id, self.holder), &uffd, start)?;
         let actor = self.program(state);
-        state.bus.note(&actor, Doing::Mmap { id, buffer, importer: None }, &[]);
-        Ok(Answer::Id(id).into())
+        state.bus.note(&actor, RecordedAction::Mmap { id, buffer, importer: None }, &[]);
+        Ok(Response::Id(id).into())
     }
 
-    fn importer_mmap(&self, state: &mut State, buffer: BufferId) -> Answers {
+    fn importer_mmap(&self, state: &mut ExporterState, buffer: BufferId) -> Answers {
         self.held(state, buffer)?;
         if state.bus.life(buffer) != Life::Live {
             return Err(Errno::NODEV.into());
@@ -127,11 +127,11 @@ impl Session<'_> {
         let ptes = vec![ViewPte::default(); state.bus.frames.pages(buffer)];
         state.views.insert(id, View { holder: self.holder, buffer, ptes });
         let (actor, importer) = (self.program(state), Some(ImporterMmap::KeepFile));
-        state.bus.note(&actor, Doing::Mmap { id, buffer, importer }, &[]);
-        Ok(Answer::Id(id).into())
+        state.bus.note(&actor, RecordedAction::Mmap { id, buffer, importer }, &[]);
+        Ok(Response::Id(id).into())
     }
 
-    fn fault(&self, state: &mut State, mapping: u64, page: usize) -> Answers {
+    fn fault(&self, state: &mut ExporterState, mapping: u64, page: usize) -> Answers {
         let view = state.views.get(&mapping).filter(|view| view.holder == self.holder);
         let view = view.ok_or(Errno::INVAL)?;
         let of = PageOf { buffer: view.buffer, page };
@@ -139,7 +139,7 @@ impl Session<'_> {
         if known.is_none() {
             if state.bus.attachments.locked_by(of.buffer).is_some() {
                 // A fault takes the reservation lock.
-                return Ok(Answer::Again.into());
+                return Ok(Response::Again.into());
             }
             // Whoever sees a frame of it can come back to it.
             state.bus.frames.tell(of.buffer);
@@ -150,11 +150,17 @@ impl Session<'_> {
         if let Some(view) = state.views.get_mut(&mapping) {
             view.ptes[page] = ViewPte { frame: Some(frame), shown: Some(bytes) };
         }
-        Ok(Answered { answer: Answer::Place { page: place }, bytes: Vec::new(), fd: Some(fd) })
+        Ok(Answered { answer: Response::Place { page: place }, bytes: Vec::new(), fd: Some(fd) })
     }
 
     /// A CPU access that was made: it is judged if the exporter's zap does not reach the mapping.
-    fn accessed(&self, state: &mut State, mapping: u64, page: usize, request: &Request) -> Answers {
+    fn accessed(
+        &self,
+        state: &mut ExporterState,
+        mapping: u64,
+        page: usize,
+        request: &Request,
+    ) -> Answers {
         let Request::Accessed { offset, write, before, value, .. } = *request else {
             return Err(Errno::INVAL.into());
         };
@@ -186,7 +192,7 @@ impl Session<'_> {
                 let name = |of: PageOf| name_of(&state.device, of.buffer);
                 let hit = match state.bus.frames.owner(frame) {
                     Some(Owner::Page(of) | Owner::Reserved(of)) => {
-                        Some(Place { of, name: name(of) })
+                        Some(NamedPage { of, name: name(of) })
                     }
                     _ => None,
                 };
@@ -202,7 +208,7 @@ impl Session<'_> {
                     addr: BusAddr(BusAddr::of(frame).0 + offset as u64),
                     len: 1,
                     byte: (should[0] != value).then_some((offset, should[0], value)),
-                    meant: Some(Place { of, name: name(of) }),
+                    meant: Some(NamedPage { of, name: name(of) }),
                     hit,
                     why: NOT_ZAPPED,
                 };
@@ -215,11 +221,11 @@ impl Session<'_> {
             }
         }
         let actor = self.program(state);
-        state.bus.note(&actor, Doing::Cpu { mapping, page, write }, &kinds);
-        Ok(Answer::Done.into())
+        state.bus.note(&actor, RecordedAction::Cpu { mapping, page, write }, &kinds);
+        Ok(Response::Done.into())
     }
 
-    fn gup(&self, state: &mut State, mapping: u64, page: usize) -> Answers {
+    fn gup(&self, state: &mut ExporterState, mapping: u64, page: usize) -> Answers {
         let buffer = state.memory.behind(mapping, self.holder).ok_or(Errno::FAULT)?;
         if page >= state.bus.frames.pages(buffer) {
             return Err(Errno::FAULT.into());
@@ -230,7 +236,7 @@ impl Session<'_> {
         };
         let of = PageOf { buffer, page };
         let (id, addr) = state.bus.gup(&rules, of, (self.holder, &program), mapping)?;
-        Ok(Answer::Pin { id: id.0, addr: addr.0 }.into())
+        Ok(Response::Pin { id: id.0, addr: addr.0 }.into())
     }
 
     /// Attachments, locks and fences; none if the request is about something else.
@@ -243,33 +249,37 @@ impl Session<'_> {
         result.transpose()
     }
 
-    fn importer(&self, state: &mut State, request: &Request) -> Result<Option<Answered>, Refusal> {
+    fn importer(
+        &self,
+        state: &mut ExporterState,
+        request: &Request,
+    ) -> Result<Option<Answered>, RequestError> {
         let holder = self.holder;
-        let State { device, bus, .. } = state;
+        let ExporterState { device, bus, .. } = state;
         let answer = match request {
             Request::Attach { buffer, device: name, dynamic } => {
                 let buffer = BufferId(*buffer);
                 if !state.handles.contains_key(&(buffer, holder)) {
                     return Err(Errno::BADF.into());
                 }
-                Answer::Id(bus.attach(buffer, (holder, name), *dynamic)?.0)
+                Response::Id(bus.attach(buffer, (holder, name), *dynamic)?.0)
             }
             Request::Detach { attachment: id } => {
                 for fence in bus.detach(attachment(*id), holder)? {
                     device.signal_fence(fence, -Errno::NODEV.raw_os_error(), now_ns());
                 }
-                Answer::Done
+                Response::Done
             }
             Request::Lock { buffer } => {
                 let buffer = BufferId(*buffer);
                 if !state.handles.contains_key(&(buffer, holder)) {
                     return Err(Errno::BADF.into());
                 }
-                if bus.attachments.lock(buffer, holder) { Answer::Done } else { Answer::Again }
+                if bus.attachments.lock(buffer, holder) { Response::Done } else { Response::Again }
             }
             Request::Unlock { buffer } => {
                 bus.attachments.unlock(BufferId(*buffer), holder);
-                Answer::Done
+                Response::Done
             }
             Request::MapAttachment { attachment: id } => {
                 let id = attachment(*id);
@@ -278,20 +288,20 @@ impl Session<'_> {
             }
             Request::UnmapAttachment { attachment: id } => {
                 bus.unmap(attachment(*id), holder)?;
-                Answer::Done
+                Response::Done
             }
             Request::Pin { attachment: id, on } => {
                 bus.pin(attachment(*id), holder, *on)?;
-                Answer::Done
+                Response::Done
             }
             Request::Submit { attachment: id, usage: said } => {
                 let id = attachment(*id);
                 Self::locked(bus, id, holder)?;
-                Answer::Id(bus.submit(device, id, holder, usage(*said))?.0)
+                Response::Id(bus.submit(device, id, holder, usage(*said))?.0)
             }
             Request::Signal { attachment: id, fence } => {
                 bus.signal(device, (attachment(*id), holder), FenceId(*fence), now_ns())?;
-                Answer::Done
+                Response::Done
             }
             _ => return Ok(None),
         };
@@ -303,12 +313,12 @@ impl Session<'_> {
         bus: &crate::device::live::bus::Bus,
         id: crate::device::live::attach::AttachmentId,
         holder: crate::device::live::attach::Holder,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), RequestError> {
         let buffer = bus.attachments.of(id, holder)?.buffer;
         if bus.attachments.locked_by(buffer) == Some(holder) {
             return Ok(());
         }
         let text = "the caller does not hold the buffer's reservation lock (dma_resv_assert_held)";
-        Err(Refusal(Errno::INVAL, text.to_owned()))
+        Err(RequestError(Errno::INVAL, text.to_owned()))
     }
 }

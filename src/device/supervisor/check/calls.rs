@@ -11,10 +11,10 @@
 
 use rustix::io::Errno;
 
-use super::{Check, Hands, Supervisor, stand_still};
+use super::{Check, StoppedThread, Supervisor, stand_still};
 use crate::device::buffer::MmapArgs;
 use crate::device::live::space::REGION;
-use crate::device::misuse::guard::{Change, Mode, READ, WRITE};
+use crate::device::misuse::guard::{Mode, ProtectionChange, READ, WRITE};
 use crate::device::misuse::{Act, Allowed, Finding, Kind};
 use crate::device::supervisor::{flights, now_ns, pins};
 use crate::device::{BufferId, misuse::Site};
@@ -129,9 +129,9 @@ impl Supervisor {
     fn send_back(&mut self, pid: i32, call: &Call, closed: &[Closed]) -> Result<(), Errno> {
         stand_still(call.tid)?;
         let gate = self.gate_of(pid);
-        let mut hands = Hands::new(call.tid, gate, self.cookie())?;
+        let mut hands = StoppedThread::new(call.tid, gate, self.cookie())?;
         hands.saved.rewind(call.ip, call.nr, call.args[0]);
-        let mut changes: Vec<Change> = Vec::new();
+        let mut changes: Vec<ProtectionChange> = Vec::new();
         if let Some(proc) = self.check.as_mut().and_then(|check| check.proc(pid)) {
             proc.changes += 1;
         }
@@ -161,7 +161,7 @@ impl Supervisor {
                 trace::resume_to_call(tid)
             }
             (Some(true), Some(pid)) => {
-                let hands = Hands::new(tid, self.gate_of(pid), self.cookie())?;
+                let hands = StoppedThread::new(tid, self.gate_of(pid), self.cookie())?;
                 self.adapt(pid, &hands, true)?;
                 trace::resume(tid, None)
             }
@@ -174,7 +174,7 @@ impl Supervisor {
     pub(super) fn map_in_region(
         &mut self,
         pid: i32,
-        hands: &Hands,
+        hands: &StoppedThread,
         call: &Call,
         args: MmapArgs,
     ) -> Result<Result<u64, Errno>, Errno> {

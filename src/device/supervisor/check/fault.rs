@@ -2,8 +2,8 @@
 
 use rustix::io::Errno;
 
-use super::{Hands, Supervisor, lock};
-use crate::device::misuse::guard::{Area, Change, Mode, READ, WRITE, page};
+use super::{StoppedThread, Supervisor, lock};
+use crate::device::misuse::guard::{GuardedMapping, Mode, ProtectionChange, READ, WRITE, page};
 use crate::device::misuse::{Act, Allowed, Finding, Kind};
 use crate::device::supervisor::now_ns;
 use crate::device::supervisor::stack::Registers;
@@ -55,7 +55,7 @@ fn of_stopped(saved: trace::Registers) -> Registers {
 }
 
 /// What a fault calls for.
-enum Cure {
+enum FaultAction {
     /// It is the program's own.
     None,
     /// The page is open by now, as far as our books go: another thread's fault may have opened it
@@ -80,15 +80,15 @@ impl Supervisor {
             return trace::resume(tid, Some(signal));
         }
         match self.cure(tid, pid, fault.addr) {
-            Cure::None => trace::resume(tid, Some(signal)),
-            Cure::Again => trace::resume(tid, None),
-            Cure::Adapt => {
-                let hands = Hands::new(tid, self.gate_of(pid), self.cookie())?;
+            FaultAction::None => trace::resume(tid, Some(signal)),
+            FaultAction::Again => trace::resume(tid, None),
+            FaultAction::Adapt => {
+                let hands = StoppedThread::new(tid, self.gate_of(pid), self.cookie())?;
                 self.adapt(pid, &hands, false)?;
                 trace::resume(tid, None)
             }
-            Cure::Misuse => {
-                let hands = Hands::new(tid, self.gate_of(pid), self.cookie())?;
+            FaultAction::Misuse => {
+                let hands = StoppedThread::new(tid, self.gate_of(pid), self.cookie())?;
                 self.misuse(pid, &hands, fault.addr)
             }
         }
@@ -125,7 +125,7 @@ impl Supervisor {
     }
 
     /// The guarded mapping at an address.
-    pub(super) fn area(&mut self, pid: i32, addr: u64) -> Option<&mut Area> {
+    pub(super) fn area(&mut self, pid: i32, addr: u64) -> Option<&mut GuardedMapping> {
         let areas = &mut self.check.as_mut()?.proc(pid)?.areas;
         areas.iter_mut().find(|area| area.range.contains(&addr))
     }
@@ -136,26 +136,26 @@ impl Supervisor {
         watch.map_or(Allowed::Writes, |watch| watch.brackets.allowed(buffer))
     }
 
-    fn cure(&mut self, tid: i32, pid: i32, addr: u64) -> Cure {
+    fn cure(&mut self, tid: i32, pid: i32, addr: u64) -> FaultAction {
         if self.area(pid, addr).is_none() {
             // It may have come by mremap, which is not handed over.
             let shared = lock(&self.shared);
             let proc = self.check.as_mut().and_then(|check| check.proc(pid));
             proc.into_iter().for_each(|proc| super::refresh(proc, pid, &shared));
         }
-        let Some(area) = self.area(pid, addr) else { return Cure::None };
+        let Some(area) = self.area(pid, addr) else { return FaultAction::None };
         let (buffer, prot, now) = (area.buffer, area.prot, area.now(addr));
         // A page that can't be touched at all explains every fault, one that is open none.
         if now != 0 && self.tries_again(tid, pid, addr) {
-            return Cure::Again;
+            return FaultAction::Again;
         }
         if now == prot {
-            return Cure::None;
+            return FaultAction::None;
         }
         match self.allowed(buffer) {
-            Allowed::Writes => Cure::Adapt,
-            Allowed::Reads if now & READ == 0 && prot & READ != 0 => Cure::Adapt,
-            Allowed::Reads | Allowed::Nothing => Cure::Misuse,
+            Allowed::Writes => FaultAction::Adapt,
+            Allowed::Reads if now & READ == 0 && prot & READ != 0 => FaultAction::Adapt,
+            Allowed::Reads | Allowed::Nothing => FaultAction::Misuse,
         }
     }
 
@@ -170,7 +170,7 @@ impl Supervisor {
     }
 
     /// Lets a forbidden access happen, once, and reports it.
-    fn misuse(&mut self, pid: i32, hands: &Hands, addr: u64) -> Result<(), Errno> {
+    fn misuse(&mut self, pid: i32, hands: &StoppedThread, addr: u64) -> Result<(), Errno> {
         let (tid, saved) = (hands.tid, hands.saved);
         // Before the step: afterwards the stack may be another one.
         let at = of_stopped(saved);
@@ -200,7 +200,7 @@ impl Supervisor {
             self.report(given.buffer, finding);
         }
         self.show_reports();
-        let after = Hands::new(tid, hands.gate, hands.cookie)?;
+        let after = StoppedThread::new(tid, hands.gate, hands.cookie)?;
         after.protect(&self.close_again(pid, saved.pc(), &stepped.given))?;
         trace::resume(tid, stepped.signal)
     }
@@ -210,7 +210,7 @@ impl Supervisor {
     fn step_through(
         &mut self,
         pid: i32,
-        hands: &Hands,
+        hands: &StoppedThread,
         addr: u64,
     ) -> Result<Option<Stepped>, Errno> {
         let mut stepped = Stepped { given: Vec::new(), signal: None };
@@ -247,7 +247,7 @@ impl Supervisor {
 
     /// The next thing that an instruction is given: reading of a page, then writing. A page that
     /// can be read already is written to.
-    fn give(&mut self, pid: i32, addr: u64, given: &mut Vec<Given>) -> Option<Change> {
+    fn give(&mut self, pid: i32, addr: u64, given: &mut Vec<Given>) -> Option<ProtectionChange> {
         let area = self.area(pid, addr)?;
         let (buffer, prot, now) = (area.buffer, area.prot, area.now(addr));
         let offset = area.buffer_offset(addr);
@@ -274,7 +274,7 @@ impl Supervisor {
     }
 
     /// What closes the pages that an instruction was given.
-    fn closing(&mut self, pid: i32, given: &[Given]) -> Vec<Change> {
+    fn closing(&mut self, pid: i32, given: &[Given]) -> Vec<ProtectionChange> {
         let mut changes = Vec::new();
         for one in given {
             let at = page(one.addr);
@@ -287,7 +287,7 @@ impl Supervisor {
 
     /// The protections after the access: closed again, unless this instruction was followed often
     /// enough or pages are sampled anyway.
-    fn close_again(&mut self, pid: i32, pc: u64, given: &[Given]) -> Vec<Change> {
+    fn close_again(&mut self, pid: i32, pc: u64, given: &[Given]) -> Vec<ProtectionChange> {
         let Some(check) = self.check.as_mut() else { return Vec::new() };
         let mode = check.mode;
         let Some(proc) = check.proc(pid) else { return Vec::new() };

@@ -24,10 +24,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustix::io::Errno;
 
 use super::stack::maps::{Mapping, mappings};
-use super::{Answer, Shared, Supervisor, caller, lock};
+use super::{Decision, Shared, Supervisor, caller, lock};
 use crate::device::buffer::MmapArgs;
 use crate::device::misuse::Allowed;
-use crate::device::misuse::guard::{Area, Change, Dice, Mode};
+use crate::device::misuse::guard::{GuardedMapping, Mode, ProtectionChange, SplitMixSampler};
 use crate::device::{Backing, BufferId, Ioctl, Object};
 use crate::sys::arch;
 use crate::sys::inject;
@@ -52,7 +52,7 @@ pub struct CheckConfig {
 struct Proc {
     /// A `syscall` instruction of its own.
     gate: u64,
-    areas: Vec<Area>,
+    areas: Vec<GuardedMapping>,
     /// Where its next mapping goes.
     next: u64,
     /// Accesses followed one by one since the last END, by program counter.
@@ -65,7 +65,7 @@ struct Proc {
 #[derive(Debug)]
 pub(super) struct Check {
     mode: Mode,
-    dice: Dice,
+    dice: SplitMixSampler,
     /// Tells the calls that we make in a program from its own.
     cookie: u32,
     procs: BTreeMap<i32, Proc>,
@@ -78,14 +78,14 @@ pub(super) struct Check {
 }
 
 /// A thread that stands still, to be used for calls of ours.
-struct Hands {
+struct StoppedThread {
     tid: i32,
     gate: u64,
     cookie: u32,
     saved: Registers,
 }
 
-impl Hands {
+impl StoppedThread {
     fn new(tid: i32, gate: u64, cookie: u32) -> Result<Self, Errno> {
         Ok(Self { tid, gate, cookie, saved: trace::registers(tid)? })
     }
@@ -96,7 +96,7 @@ impl Hands {
     }
 
     /// Changes protections.
-    fn protect(&self, changes: &[Change]) -> Result<(), Errno> {
+    fn protect(&self, changes: &[ProtectionChange]) -> Result<(), Errno> {
         for (range, prot) in changes {
             // The kernel looks at three arguments, the filter at the last.
             let cookie = u64::from(self.cookie) << 32;
@@ -112,7 +112,7 @@ impl Check {
     pub(super) fn new(config: CheckConfig, cookie: u32) -> Self {
         Self {
             mode: config.mode,
-            dice: Dice(config.seed),
+            dice: SplitMixSampler(config.seed),
             cookie,
             procs: BTreeMap::new(),
             attached: BTreeSet::new(),
@@ -203,9 +203,9 @@ impl Supervisor {
         pid: i32,
         id: BufferId,
         args: MmapArgs,
-    ) -> Answer {
+    ) -> Decision {
         if trace::interrupt(call.tid).is_err() {
-            return Answer::Native;
+            return Decision::Native;
         }
         // Should the thread not stop, it shall not believe in a mapping.
         if self.listener.reply(call.id, Err(Errno::NOMEM)).is_ok()
@@ -213,7 +213,7 @@ impl Supervisor {
         {
             self.lost(call.tid, errno);
         }
-        Answer::Sent
+        Decision::Sent
     }
 
     /// Makes a mapping in a thread that has left its mmap, and lets it go on with the answer.
@@ -225,7 +225,7 @@ impl Supervisor {
         args: MmapArgs,
     ) -> Result<(), Errno> {
         stand_still(call.tid)?;
-        let mut hands = Hands::new(call.tid, self.gate_of(pid), self.cookie())?;
+        let mut hands = StoppedThread::new(call.tid, self.gate_of(pid), self.cookie())?;
         let result = self.map_in_region(pid, &hands, call, args)?;
         if let Ok(addr) = result {
             self.guard_mapped(call.tid, pid, id, addr, args)?;
@@ -281,12 +281,12 @@ impl Supervisor {
             return Ok(());
         }
         let gate = proc.gate;
-        let hands = Hands::new(tid, gate, check.cookie)?;
+        let hands = StoppedThread::new(tid, gate, check.cookie)?;
         let Some(proc) = check.proc(pid) else { return Ok(()) };
         let len = args.len.next_multiple_of(PAGE_SIZE);
         let range = addr..addr.saturating_add(len);
         proc.areas.retain(|area| area.range.end <= range.start || range.end <= area.range.start);
-        proc.areas.push(Area::new(range, id, args.offset, args.prot & 7));
+        proc.areas.push(GuardedMapping::new(range, id, args.offset, args.prot & 7));
         self.with_watch(|watch| watch.mapped_at(id, addr));
         self.adapt(pid, &hands, true)
     }
@@ -298,7 +298,7 @@ impl Supervisor {
         call: &Call,
         request: &Ioctl,
         value: i64,
-    ) -> Option<Answer> {
+    ) -> Option<Decision> {
         let (Object::Buffer(_), dma_buf::SYNC) = (request.object, request.cmd) else {
             return None;
         };
@@ -315,25 +315,25 @@ impl Supervisor {
             return None;
         }
         if self.listener.reply(call.id, Ok(value)).is_err() {
-            return Some(Answer::Sent);
+            return Some(Decision::Sent);
         }
         let done = stand_still(call.tid)
-            .and_then(|()| Hands::new(call.tid, gate, cookie))
+            .and_then(|()| StoppedThread::new(call.tid, gate, cookie))
             .and_then(|hands| hands.protect(&changes))
             .and_then(|()| trace::resume(call.tid, None));
         if let Err(errno) = done {
             self.lost(call.tid, errno);
         }
-        Some(Answer::Sent)
+        Some(Decision::Sent)
     }
 
     /// Brings the protections of a process up to what the brackets allow now.
-    fn adapt(&mut self, pid: i32, hands: &Hands, fresh: bool) -> Result<(), Errno> {
+    fn adapt(&mut self, pid: i32, hands: &StoppedThread, fresh: bool) -> Result<(), Errno> {
         hands.protect(&self.changes(pid, fresh))
     }
 
     /// What has to change for what the brackets allow now; the books have changed already.
-    fn changes(&mut self, pid: i32, fresh: bool) -> Vec<Change> {
+    fn changes(&mut self, pid: i32, fresh: bool) -> Vec<ProtectionChange> {
         let shared = lock(&self.shared);
         let Some(check) = self.check.as_mut() else { return Vec::new() };
         let (mode, mut dice) = (check.mode, check.dice);
@@ -418,14 +418,14 @@ fn refresh(proc: &mut Proc, pid: i32, shared: &Shared) {
         let Some(id) = buffer_of(shared, &mapping) else { continue };
         let range = mapping.start..mapping.end;
         let known = proc.areas.iter().filter(|area| area.buffer == id);
-        let seen: Vec<Area> = known
+        let seen: Vec<GuardedMapping> = known
             .clone()
             .filter_map(|area| area.seen(&range, mapping.offset, mapping.prot))
             .collect();
         if seen.is_empty() {
             // It came by mremap; what was closed there is closed here.
             let prot = known.map(|area| area.prot).fold(mapping.prot, |all, one| all | one);
-            let mut area = Area::new(range, id, mapping.offset, prot);
+            let mut area = GuardedMapping::new(range, id, mapping.offset, prot);
             area.moved_here(mapping.prot);
             areas.push(area);
         }
@@ -435,9 +435,9 @@ fn refresh(proc: &mut Proc, pid: i32, shared: &Shared) {
 }
 
 /// One mapping may show as several while parts of it have different protections.
-fn merge(mut areas: Vec<Area>) -> Vec<Area> {
+fn merge(mut areas: Vec<GuardedMapping>) -> Vec<GuardedMapping> {
     areas.sort_by_key(|area| area.range.start);
-    let mut merged: Vec<Area> = Vec::new();
+    let mut merged: Vec<GuardedMapping> = Vec::new();
     for area in areas {
         let absorbed = merged.last_mut().is_some_and(|last| last.absorbs(&area));
         if !absorbed {

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use super::caller;
 use crate::device::Inode;
-use crate::device::misuse::{Frame, Site, Symbol};
+use crate::device::misuse::{Site, StackFrame, Symbol};
 use crate::sys::arch;
 
 pub mod maps;
@@ -85,7 +85,7 @@ impl Image {
 #[derive(Debug)]
 struct Known {
     words: Vec<(u64, u64)>,
-    frames: Vec<Frame>,
+    frames: Vec<StackFrame>,
 }
 
 /// Reads the stacks of threads and knows the files that their code comes from.
@@ -177,7 +177,7 @@ impl Stacks {
 
     /// The stack of a thread. A program makes the same calls from the same places: where all words
     /// that were looked at then are the same now, so is the stack.
-    fn unwind(&mut self, pid: i32, at: Registers) -> Vec<Frame> {
+    fn unwind(&mut self, pid: i32, at: Registers) -> Vec<StackFrame> {
         let stack = Memory::new(at.sp, read_up(pid, at.sp));
         let key = (pid, at);
         if let Some(known) = self.known.get(&key)
@@ -201,8 +201,8 @@ impl Stacks {
         self.images.get(&pid).is_some_and(|image| image.exe == exe)
     }
 
-    fn unwind_anew(&mut self, pid: i32, mut at: Registers, stack: &Memory) -> Vec<Frame> {
-        let mut frames: Vec<Frame> = Vec::new();
+    fn unwind_anew(&mut self, pid: i32, mut at: Registers, stack: &Memory) -> Vec<StackFrame> {
+        let mut frames: Vec<StackFrame> = Vec::new();
         while frames.len() < FRAMES_MAX {
             let returns = !frames.is_empty();
             let Some((here, rule)) = self.frames(pid, at.pc, returns) else { break };
@@ -221,13 +221,18 @@ impl Stacks {
     }
 
     /// What is at `pc`, and how to go on from there.
-    fn frames(&mut self, pid: i32, pc: u64, returns: bool) -> Option<(Vec<Frame>, Option<Rule>)> {
+    fn frames(
+        &mut self,
+        pid: i32,
+        pc: u64,
+        returns: bool,
+    ) -> Option<(Vec<StackFrame>, Option<Rule>)> {
         let Some((module, address)) = self.locate(pid, pc) else {
             return self.generated(pid, pc).map(|frame| (vec![frame], None));
         };
         let symbols = module.symbols(address, returns);
         let rule = module.rule(address - u64::from(returns && address > 0));
-        Some((symbols.into_iter().map(|symbol| Frame { pc, symbol }).collect(), rule))
+        Some((symbols.into_iter().map(|symbol| StackFrame { pc, symbol }).collect(), rule))
     }
 
     /// The module that an address of a process lies in, and the address within it.
@@ -261,15 +266,15 @@ impl Stacks {
     }
 
     /// What is known of code that no file tells about.
-    fn generated(&self, pid: i32, pc: u64) -> Option<Frame> {
+    fn generated(&self, pid: i32, pc: u64) -> Option<StackFrame> {
         let code = self.images.get(&pid)?.code.iter().find(|code| code.contains(pc))?;
         let offset = pc - code.start;
         let symbol = Symbol { module: code.name(), offset, ..Symbol::default() };
-        Some(Frame { pc, symbol: symbol.into() })
+        Some(StackFrame { pc, symbol: symbol.into() })
     }
 
     /// The first address on the stack that a call of the program itself returns to.
-    fn search(&mut self, pid: i32, sp: u64, stack: &Memory) -> Vec<Frame> {
+    fn search(&mut self, pid: i32, sp: u64, stack: &Memory) -> Vec<StackFrame> {
         let Some(image) = self.images.get(&pid) else { return Vec::new() };
         let own =
             |word: u64| image.code.iter().any(|code| code.contains(word) && image.is_own(code));

@@ -6,8 +6,8 @@
 )]
 
 use super::{LowerError, Lowering};
-use crate::litmus::ast::{self, GupFlags, Op, Place, SyncPhase};
-use crate::model::{Access, Dir, Foll, Handle, Job, Mmap, Step};
+use crate::litmus::ast::{self, GupFlags, Op, PageRef, SyncPhase};
+use crate::model::{Dir, Foll, Handle, Mmap, Operation, Step, SyncAccess};
 use crate::question::scenario::program::{Action, Device};
 use crate::units::{BufId, FenceId, ImporterId, PinId, SgId, VmaId};
 
@@ -60,7 +60,7 @@ impl Lowering<'_> {
             Op::DmaWrite { to, value } => self.dma(to, Dir::Write(*value)),
             Op::Prefetch { at } => self.dma(at, Dir::Prefetch),
             Op::Sync { phase, buffer, access, importer } => {
-                let access = Access {
+                let access = SyncAccess {
                     read: *access != ast::SyncAccess::Write,
                     write: *access != ast::SyncAccess::Read,
                 };
@@ -71,11 +71,15 @@ impl Lowering<'_> {
                 })
             }
             Op::Move { buffer, to } => {
-                let job = Job::Move(*to);
+                let job = Operation::Move(*to);
                 Ok(hard(self.exporter_steps(self.buf(buffer)?, job)))
             }
-            Op::Purge { buffer } => Ok(hard(self.exporter_steps(self.buf(buffer)?, Job::Purge))),
-            Op::Revoke { buffer } => Ok(hard(self.exporter_steps(self.buf(buffer)?, Job::Revoke))),
+            Op::Purge { buffer } => {
+                Ok(hard(self.exporter_steps(self.buf(buffer)?, Operation::Purge)))
+            }
+            Op::Revoke { buffer } => {
+                Ok(hard(self.exporter_steps(self.buf(buffer)?, Operation::Revoke)))
+            }
             Op::Alloc { buffer } => one(Step::Alloc(self.buf(buffer)?)),
             Op::Close { buffer } => one(Step::Close(self.buf(buffer)?)),
             Op::Fork { child } => {
@@ -194,7 +198,7 @@ impl Lowering<'_> {
         &self,
         process: &ast::Process,
         vector: &ast::Name,
-        at: &[Place],
+        at: &[PageRef],
         foll: Foll,
     ) -> Result<Actions, LowerError> {
         let first = self.pin(vector)?;
@@ -237,7 +241,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn dma(&self, at: &Place, dir: Dir) -> Result<Actions, LowerError> {
+    fn dma(&self, at: &PageRef, dir: Dir) -> Result<Actions, LowerError> {
         let (via, page) = self.handle(at)?;
         Ok(hard([Step::DmaStart { via, page, dir }, Step::DmaFinish { via, page, dir }]))
     }
