@@ -66,6 +66,13 @@ impl Place {
     }
 }
 
+/// The oldest Rust that README names is the one that Cargo.toml asks for, which tools/check.d/15-oldest-rust tries.
+#[test]
+fn the_oldest_rust_is_the_manifest_s() {
+    let oldest = env!("CARGO_PKG_RUST_VERSION");
+    assert!(README.contains(&format!("need a Rust toolchain ({oldest} or newer")), "{oldest}");
+}
+
 fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     if !found {

@@ -52,6 +52,7 @@ pub mod socket;
 pub mod stats;
 pub mod supervisor;
 pub mod sync_file;
+mod tables;
 pub mod text;
 pub mod trace;
 pub mod transport;

@@ -21,6 +21,7 @@
 use std::collections::BTreeMap;
 
 use super::frames::{BusAddr, FrameNo, PageOf};
+use crate::device::tables::take_where;
 use crate::device::{BufferId, FenceId};
 
 /// A `struct dma_buf_attachment`. Never used again for another one.
@@ -223,8 +224,8 @@ impl Attachments {
     /// Everything that a holder has goes: it died, or was dropped. Returns its attachments.
     pub fn drop_holder(&mut self, holder: Holder) -> Vec<Attachment> {
         self.locks.retain(|_, held| *held != holder);
-        let gone = self.table.extract_if(.., |_, attachment| attachment.holder == holder);
-        gone.map(|(_, attachment)| attachment).collect()
+        let gone = take_where(&mut self.table, |_, attachment| attachment.holder == holder);
+        gone.into_iter().map(|(_, attachment)| attachment).collect()
     }
 
     /// `dma_buf_pin` count of a buffer.

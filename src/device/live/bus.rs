@@ -32,6 +32,7 @@ use super::findings::{Finding, Findings, NamedPage};
 use super::frames::{BusAddr, Bytes, FrameNo, Frames, FreedTwice, Given, Landing, Owner, PageOf};
 use super::pages::{OwnBytes, Pages, read_all, write_all};
 use super::record::{Actor, RecordedAction, Recorder};
+use crate::device::tables::take_where;
 use crate::device::{BufferId, Device, FenceId};
 use crate::model::{self, moving};
 use crate::model::{ExporterRules, ExporterStep, HazardKind, HostRules, Life, Operation};
@@ -261,8 +262,7 @@ impl Bus {
     /// Everything that a holder has goes: pins, attachments, locks. Its fences are returned, to be
     /// signalled with an error.
     pub fn drop_holder(&mut self, holder: Holder) -> Vec<FenceId> {
-        let pins: Vec<_> = self.pins.extract_if(.., |_, pin| pin.holder == holder).collect();
-        for (id, pin) in pins {
+        for (id, pin) in take_where(&mut self.pins, |_, pin| pin.holder == holder) {
             self.frames.unpin(pin.frame);
             self.note(&Actor::Program(pin.program), RecordedAction::Unpin(id), &[]);
         }

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::report::Subject;
 use super::site::Site;
 use crate::device::BufferId;
+use crate::device::tables::take_where;
 use crate::uapi::dma_buf;
 
 /// Most open brackets of one buffer; the oldest is forgotten, as if it had been ended.
@@ -209,7 +210,7 @@ impl Brackets {
     /// Forgets the buffers that are gone; what was left open on them.
     pub fn retain(&mut self, exists: impl Fn(BufferId) -> bool) -> Vec<Unended> {
         let mut unended = Vec::new();
-        for (buffer, open) in self.open.extract_if(.., |&buffer, _| !exists(buffer)) {
+        for (buffer, open) in take_where(&mut self.open, |&buffer, _| !exists(buffer)) {
             let Open { list, subject, taken_away: false, .. } = open else { continue };
             let left = list.into_iter();
             unended.extend(left.map(|bracket| Unended {

@@ -16,6 +16,7 @@ use crate::device::live::bus::Bus;
 use crate::device::live::frames::{Bytes, FrameNo};
 use crate::device::live::job::{self, Done, Host, JobError, Parts, Patience};
 use crate::device::live::record::Recorder;
+use crate::device::tables::take_where;
 use crate::device::transport::{self, now_ns};
 use crate::device::{BufferId, Device, HeapConfig, Limits};
 use crate::model::{Operation, Placement};
@@ -201,9 +202,7 @@ impl Exporter {
             }
             state.views.retain(|_, view| view.holder != holder);
             state.memory.drop_dead(holder);
-            let mine = state.handles.extract_if(.., |(_, of), _| *of == holder);
-            let buffers: Vec<BufferId> = mine.map(|((buffer, _), _)| buffer).collect();
-            for buffer in buffers {
+            for ((buffer, _), _) in take_where(&mut state.handles, |(_, of), _| *of == holder) {
                 state.release_unheld(buffer);
             }
         }
