@@ -32,7 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// The layers inside `src/device`, the lowest first, as files and folders in it: a layer imports
 /// those above it in this list. A transport that is added is named in the last one.
 const DEVICE: &[(&str, &[&str])] = &[
-    ("buffers", &["id", "fence", "rules", "stats", "buffer", "trace", "core", "text"]),
+    ("buffers", &["id", "fence", "rules", "stats", "buffer", "tables", "trace", "core", "text"]),
     ("requests", &["request", "calls", "heap", "ioctl", "path", "sync_file", "udmabuf", "wire"]),
     ("jobs", &["live"]),
     ("misuse", &["misuse"]),

@@ -17,7 +17,7 @@ use driftheap::device::live::mover::FEATURES;
 use driftheap::device::live::{Mapping, Mover, Sabotage};
 use driftheap::sys::link::Link;
 use driftheap::sys::map::{Prot, Sharing, Window};
-use driftheap::sys::page::{Addr, FrameIndex, PAGE_BYTES};
+use driftheap::sys::page::{Addr, FrameIndex, page_bytes};
 use driftheap::sys::process::{self, Child, Exit};
 use driftheap::sys::store::Store;
 use driftheap::sys::uffd::{Modes, Uffd, Via};
@@ -60,7 +60,7 @@ fn count(link: &Link, file: &OwnedFd, slot: usize) -> Option<()> {
         for round in 0..256 {
             let page = (round * 7 + slot) % PAGES;
             // A load and a store, as `counter++` compiles.
-            let at = page * PAGE_BYTES + slot * 8;
+            let at = page * page_bytes() + slot * 8;
             let seen = span.load_u64(at).value()?;
             if seen != counts[page] {
                 link.send(&[1], &[]).ok()?;
@@ -88,7 +88,7 @@ fn start(file: &OwnedFd, slot: usize) -> Writer {
 /// A buffer and the mover's view of it.
 fn buffer(mover: &Mover) -> (Store, OwnedFd) {
     let file = driftheap::sys::backing::memfd("dmabuf").unwrap();
-    rustix::fs::ftruncate(&file, (PAGES * PAGE_BYTES) as u64).unwrap();
+    rustix::fs::ftruncate(&file, (PAGES * page_bytes()) as u64).unwrap();
     let other = file.try_clone().unwrap();
     (mover.adopt(file, PAGES).unwrap(), other)
 }

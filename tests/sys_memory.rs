@@ -5,7 +5,7 @@ mod sys_common;
 use anyhow::{Context, Result, ensure};
 use driftheap::sys::arena::{Arena, ArenaError, PageKind};
 use driftheap::sys::map::{MapError, Prot, Sharing, Window};
-use driftheap::sys::page::{FrameIndex, PAGE_BYTES, Range};
+use driftheap::sys::page::{FrameIndex, Range, page_bytes};
 use driftheap::sys::secret::SecretArena;
 use driftheap::sys::touch::Touch;
 use driftheap::sys::uffd::{
@@ -68,7 +68,7 @@ fn a_fault_inside_a_long_copy_keeps_what_came_before() -> Result<()> {
     window.map(0, &arena, FrameIndex(0), 1, Sharing::Shared, Prot::ReadWrite)?;
     let both = window.span(0, 2);
     let mut bytes = [0; 16];
-    let access = both.read(PAGE_BYTES - 8, &mut bytes);
+    let access = both.read(page_bytes() - 8, &mut bytes);
     let second = window.span(1, 1).start();
     assert_eq!(access, Touch::Sigsegv { addr: second, code: SEGV_ACCERR });
     assert_eq!(bytes, [7, 7, 7, 7, 7, 7, 7, 7, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -130,14 +130,14 @@ fn frames_are_allocated_punched_and_copied() -> Result<()> {
     arena.fill(FrameIndex(1), 0x5A)?;
     assert!(arena.has_data(FrameIndex(1))? && !arena.has_data(FrameIndex(2))?);
     arena.copy(FrameIndex(1), FrameIndex(2))?;
-    let mut bytes = [0; PAGE_BYTES];
+    let mut bytes = vec![0; page_bytes()];
     arena.read(FrameIndex(2), &mut bytes)?;
-    assert_eq!(bytes, [0x5A; PAGE_BYTES]);
+    assert_eq!(bytes, vec![0x5A; page_bytes()]);
     arena.punch(FrameIndex(1))?;
     assert!(!arena.has_data(FrameIndex(1))?);
     assert_eq!(arena.allocated_frames()?, 1);
     arena.peek(FrameIndex(1), &mut bytes)?;
-    assert_eq!(bytes, [0; PAGE_BYTES]);
+    assert_eq!(bytes, vec![0; page_bytes()]);
     assert!(!arena.has_data(FrameIndex(1))?, "peek allocates nothing");
     arena.read(FrameIndex(1), &mut bytes)?;
     assert!(arena.has_data(FrameIndex(1))?, "read does, like any load");
@@ -239,7 +239,7 @@ fn the_three_faults_of_a_trapped_shmem_page() -> Result<()> {
         || page.load_u8(3),
         |fault| {
             ensure!(fault.kind == Missing && !fault.write && fault.addr == page.start());
-            Ok(uffd.copy(fault.addr, &[0xC0; PAGE_BYTES], Fill::Plain)?)
+            Ok(uffd.copy(fault.addr, &vec![0xC0; page_bytes()], Fill::Plain)?)
         },
     )?;
     assert_eq!(access, Touch::Value(0xC0));

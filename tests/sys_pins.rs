@@ -5,7 +5,7 @@ mod sys_common;
 use anyhow::Result;
 use driftheap::sys::arena::{Arena, PageKind};
 use driftheap::sys::map::{Prot, Sharing, Window};
-use driftheap::sys::page::{FrameIndex, PAGE_BYTES, Span};
+use driftheap::sys::page::{FrameIndex, Span, page_bytes};
 use driftheap::sys::pin::{DirectFile, UringPin, VmsplicePin};
 use driftheap::sys::secret::SecretArena;
 use driftheap::sys::touch::Touch;
@@ -33,8 +33,8 @@ fn register(span: Span<'_>) -> Option<Result<UringPin, Errno>> {
     }
 }
 
-fn bytes_of(arena: &Arena, frame: FrameIndex) -> Result<[u8; PAGE_BYTES]> {
-    let mut bytes = [0; PAGE_BYTES];
+fn bytes_of(arena: &Arena, frame: FrameIndex) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; page_bytes()];
     arena.read(frame, &mut bytes)?;
     Ok(bytes)
 }
@@ -44,24 +44,24 @@ fn a_stale_pte_and_a_stale_pin_reach_the_next_owner_of_a_carveout_frame() -> Res
     let (arena, window) = mapped(Sharing::Shared)?;
     let Some(pin) = register(window.span(0, 1)) else { return Ok(()) };
     let mut pin = pin?;
-    pin.start_to_memory(0, PAGE_BYTES)?;
+    pin.start_to_memory(0, page_bytes())?;
 
     // The frame goes to another buffer; neither the PTE nor the pin is told.
     arena.fill(FrameIndex(0), 0xBB)?;
     assert_eq!(window.span(0, 1).load_u8(7), Touch::Value(0xBB), "cross-buffer read");
 
     assert!(pin.is_in_flight());
-    pin.feed(&[0xDD; PAGE_BYTES])?;
-    assert_eq!(pin.complete(LONG)?, PAGE_BYTES);
-    assert_eq!(bytes_of(&arena, FrameIndex(0))?, [0xDD; PAGE_BYTES], "cross-buffer write");
+    pin.feed(&vec![0xDD; page_bytes()])?;
+    assert_eq!(pin.complete(LONG)?, page_bytes());
+    assert_eq!(bytes_of(&arena, FrameIndex(0))?, vec![0xDD; page_bytes()], "cross-buffer write");
 
     arena.fill(FrameIndex(0), 0xBC)?;
-    pin.start_from_memory(0, PAGE_BYTES)?;
+    pin.start_from_memory(0, page_bytes())?;
     pin.release()?;
-    assert_eq!(pin.complete(LONG)?, PAGE_BYTES);
-    let mut leaked = [0; PAGE_BYTES];
+    assert_eq!(pin.complete(LONG)?, page_bytes());
+    let mut leaked = vec![0; page_bytes()];
     pin.taken(&mut leaked)?;
-    assert_eq!(leaked, [0xBC; PAGE_BYTES], "the device reads the other buffer");
+    assert_eq!(leaked, vec![0xBC; page_bytes()], "the device reads the other buffer");
     Ok(())
 }
 
@@ -92,14 +92,14 @@ fn a_held_read_takes_the_bytes_when_it_is_let_go() -> Result<()> {
     window.map(0, &arena, FrameIndex(0), 2, Sharing::Shared, Prot::ReadWrite)?;
     let Some(pin) = register(window.span(0, 2)) else { return Ok(()) };
     let mut pin = pin?;
-    pin.start_from_memory(0, 2 * PAGE_BYTES)?;
+    pin.start_from_memory(0, 2 * page_bytes())?;
     arena.fill(FrameIndex(1), 3)?;
     pin.release()?;
-    assert_eq!(pin.complete(LONG)?, 2 * PAGE_BYTES);
-    let mut taken = [0; 2 * PAGE_BYTES];
+    assert_eq!(pin.complete(LONG)?, 2 * page_bytes());
+    let mut taken = vec![0; 2 * page_bytes()];
     pin.taken(&mut taken)?;
-    assert_eq!(taken[..PAGE_BYTES], [1; PAGE_BYTES]);
-    assert_eq!(taken[PAGE_BYTES..], [3; PAGE_BYTES]);
+    assert_eq!(taken[..page_bytes()], vec![1; page_bytes()]);
+    assert_eq!(taken[page_bytes()..], vec![3; page_bytes()]);
     Ok(())
 }
 
@@ -110,17 +110,17 @@ fn a_pin_keeps_a_punched_page_as_an_orphan() -> Result<()> {
     let mut pin = pin?;
     arena.punch(FrameIndex(0))?;
     arena.fill(FrameIndex(0), 0xEE)?;
-    pin.start_to_memory(0, PAGE_BYTES)?;
-    pin.feed(&[0xDD; PAGE_BYTES])?;
-    assert_eq!(pin.complete(LONG)?, PAGE_BYTES, "the transfer succeeds");
-    assert_eq!(bytes_of(&arena, FrameIndex(0))?, [0xEE; PAGE_BYTES], "and nobody sees it");
+    pin.start_to_memory(0, page_bytes())?;
+    pin.feed(&vec![0xDD; page_bytes()])?;
+    assert_eq!(pin.complete(LONG)?, page_bytes(), "the transfer succeeds");
+    assert_eq!(bytes_of(&arena, FrameIndex(0))?, vec![0xEE; page_bytes()], "and nobody sees it");
     assert_eq!(window.span(0, 1).load_u8(0), Touch::Value(0xEE));
-    pin.start_from_memory(0, PAGE_BYTES)?;
+    pin.start_from_memory(0, page_bytes())?;
     pin.release()?;
     pin.complete(LONG)?;
-    let mut taken = [0; PAGE_BYTES];
+    let mut taken = vec![0; page_bytes()];
     pin.taken(&mut taken)?;
-    assert_eq!(taken, [0xDD; PAGE_BYTES], "the device goes on with its orphan");
+    assert_eq!(taken, vec![0xDD; page_bytes()], "the device goes on with its orphan");
     Ok(())
 }
 
@@ -192,7 +192,7 @@ fn vmsplice_of_a_shared_page_shows_later_stores_until_the_page_is_punched() -> R
     arena.fill(FrameIndex(0), 0x44)?;
     pin.read(&mut seen)?;
     assert_eq!(seen, [0xAA, 0xAA], "the old page");
-    assert_eq!(pin.read(&mut [0; PAGE_BYTES]), Err(Errno::INVAL), "less is left");
+    assert_eq!(pin.read(&mut vec![0; page_bytes()]), Err(Errno::INVAL), "less is left");
     Ok(())
 }
 
@@ -220,7 +220,7 @@ fn o_direct_transfers_go_to_the_mapped_page() -> Result<()> {
     file.write_from(window.span(0, 1))?;
     arena.fill(FrameIndex(0), 0)?;
     file.read_into(window.span(0, 1))?;
-    assert_eq!(bytes_of(&arena, FrameIndex(0))?, [0xAA; PAGE_BYTES]);
+    assert_eq!(bytes_of(&arena, FrameIndex(0))?, vec![0xAA; page_bytes()]);
     window.unmap(0, 1)?;
     assert_eq!(file.read_into(window.span(0, 1)), Err(Errno::FAULT));
     Ok(())

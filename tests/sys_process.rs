@@ -16,7 +16,7 @@ use driftheap::sys::arena::{Arena, PageKind};
 use driftheap::sys::link::{Link, LinkError};
 use driftheap::sys::mailbox::{CallError, Caller, Mailbox, Pace, Server};
 use driftheap::sys::map::{Prot, Sharing, Window};
-use driftheap::sys::page::{Addr, FrameIndex, PAGE_BYTES, Range};
+use driftheap::sys::page::{Addr, FrameIndex, Range, page_bytes};
 use driftheap::sys::pin::UringPin;
 use driftheap::sys::process::{self, Child, EXIT_PANICKED, Exit, SpawnError};
 use driftheap::sys::touch::Touch;
@@ -361,7 +361,7 @@ fn punch_zaps_another_process() -> Result<()> {
     go(&link)?;
     let (kind, addr) = fault_of(&uffd)?;
     assert_eq!(kind, FaultKind::Missing);
-    uffd.copy(addr, &[2; PAGE_BYTES], Fill::Plain)?;
+    uffd.copy(addr, &vec![2; page_bytes()], Fill::Plain)?;
     ended_well(&mut child)?;
     let range = Range::pages(addr, 1);
     assert_eq!(uffd.zeropage(range, Fill::Plain), Err(driftheap::sys::uffd::FillError::Gone));
@@ -377,9 +377,9 @@ fn aliasing_between_processes() -> Result<()> {
         let mut pin = UringPin::register(window.span(0, 1))?;
         go(&link)?;
         step(&link)?;
-        pin.start_to_memory(0, PAGE_BYTES)?;
-        pin.feed(&[0xDD; PAGE_BYTES])?;
-        ensure!(pin.complete(LONG)? == PAGE_BYTES);
+        pin.start_to_memory(0, page_bytes())?;
+        pin.feed(&vec![0xDD; page_bytes()])?;
+        ensure!(pin.complete(LONG)? == page_bytes());
         go(&link)
     })?;
     // The victim: maps buffer B, which now owns the frame.
@@ -389,9 +389,9 @@ fn aliasing_between_processes() -> Result<()> {
         assert_eq!(window.span(0, 1).fill(0xBB), Touch::Value(()));
         go(&link)?;
         step(&link)?;
-        let mut bytes = [0; PAGE_BYTES];
+        let mut bytes = vec![0; page_bytes()];
         assert_eq!(window.span(0, 1).read(0, &mut bytes), Touch::Value(()));
-        ensure!(bytes == [0xDD; PAGE_BYTES], "the device's bytes in another's buffer");
+        ensure!(bytes == vec![0xDD; page_bytes()], "the device's bytes in another's buffer");
         Ok(())
     })?;
     step(&victim_link)?;
@@ -483,7 +483,7 @@ fn messages_keep_their_bounds() -> Result<()> {
 
 fn a_mailbox_must_be_sealed() -> Result<()> {
     let plain = rustix::fs::memfd_create("plain", rustix::fs::MemfdFlags::CLOEXEC)?;
-    rustix::fs::ftruncate(&plain, PAGE_BYTES as u64)?;
+    rustix::fs::ftruncate(&plain, page_bytes() as u64)?;
     let error = Mailbox::adopt(plain).err();
     assert_eq!(error, Some(driftheap::sys::mailbox::MailboxError::NotMailbox));
     Ok(())
@@ -543,7 +543,7 @@ fn running_out() -> Result<()> {
         return Ok(());
     }
     let (mut limits, _link) = child(|_| {
-        limit(Resource::Memlock, 2 * PAGE_BYTES as u64)?;
+        limit(Resource::Memlock, 2 * page_bytes() as u64)?;
         if available("memfd_secret", SecretArena::create(1)).is_some() {
             assert_eq!(SecretArena::create(8).err(), Some(SecretError::LockedMemory(8)));
         }

@@ -24,6 +24,17 @@ pub(crate) struct CompareArgs {
     /// Measure a real kernel now, in a virtual machine (the first time fetches it with apt-get)
     #[arg(long)]
     vm: bool,
+    /// With --vm: the guest's architecture. On arm64 everything is measured in the guest, and the rows
+    /// are named that its exporters answer otherwise than on x86-64. The program for it is built by
+    /// tools/arm64/build of a checkout in this directory, or is --program
+    #[arg(long, value_name = "ARCH", requires = "vm", default_value = "amd64", value_parser = ["amd64", "arm64"])]
+    arch: String,
+    /// With --arch arm64: the driftheap to run there
+    #[arg(long, value_name = "FILE", requires = "vm")]
+    program: Option<PathBuf>,
+    /// With --arch arm64: the pages of the guest's kernel
+    #[arg(long, value_name = "SIZE", requires = "vm", default_value = "4k", value_parser = ["4k", "16k"])]
+    pages: String,
     /// Compare with this machine's own /dev/dma_heap/system
     #[arg(long, conflicts_with = "vm")]
     host: bool,
@@ -41,6 +52,15 @@ pub(crate) struct CompareArgs {
     /// Print what this machine's kernel and the CUSE device answer: what the guest of --vm runs
     #[arg(long, hide = true)]
     measure: bool,
+    /// With --measure: every transport, and whatever exporters there are
+    #[arg(long, hide = true, requires = "measure")]
+    all: bool,
+}
+
+impl CompareArgs {
+    fn in_guest_alone(&self) -> bool {
+        self.arch != "amd64"
+    }
 }
 
 /// `driftheap compare --vm --record tests/data/conformance-linux-6.12.tsv` writes it.
@@ -58,17 +78,23 @@ struct Kernel {
 
 pub(crate) fn run(args: &CompareArgs, out: &Out) -> anyhow::Result<Exit> {
     if args.measure {
-        return measure_here(out);
+        return measure_here(out, args.all);
     }
     let kernel = kernel(args, out)?;
     if let Some(path) = args.record.as_ref().filter(|_| args.vm || args.host) {
         record(path, &kernel)?;
     }
-    let system = kernel.columns.get("system").cloned().unwrap_or_default();
-    let reference = Reference::new(&system);
+    let before = parse(RECORDED);
+    // A kernel without heaps: they are the same code everywhere, which was measured elsewhere.
+    let heap = kernel.columns.get("system").or_else(|| before.get("system"));
+    let reference = Reference::new(&heap.cloned().unwrap_or_default());
     let measure = |transport: Transport| {
         out.status(&format!("measuring {}", transport.name()));
         let in_guest = kernel.columns.get(transport.key()).cloned();
+        if args.in_guest_alone() {
+            let why = || "it did not run in the guest".to_owned();
+            return (transport, in_guest.ok_or_else(why));
+        }
         // The guest runs the same program, where this machine has no such device.
         let here = measure::ours(transport).map_err(|error| format!("{error:#}"));
         (transport, here.or_else(|why| in_guest.ok_or(why)))
@@ -76,10 +102,17 @@ pub(crate) fn run(args: &CompareArgs, out: &Out) -> anyhow::Result<Exit> {
     let columns: Vec<Column> = Transport::ALL.into_iter().map(measure).collect();
     out.clear_status();
     let surprises = reference.surprises();
+    let other = args.in_guest_alone().then(|| elsewhere(&kernel.columns, &before));
     if args.json {
         out.text(&as_json(&kernel, &reference, &columns))?;
+        for differ in other.iter().flat_map(|other| &other.differ) {
+            out.text(&format!("{}\n", differ.as_json(&args.arch)))?;
+        }
     } else {
         out.prose(&as_text(&kernel, &reference, &columns, args.verbose))?;
+        if let Some(other) = &other {
+            out.prose(&other.as_text(&args.arch))?;
+        }
     }
     args.formats.write(&cases(&reference, &columns))?;
     let unexplained = |line: &ComparedRow| line.outcome == Agreement::Unexplained;
@@ -128,11 +161,13 @@ fn release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
-fn measure_here(out: &Out) -> anyhow::Result<Exit> {
-    let mut columns = measure::kernel()?;
-    match measure::ours(Transport::Cuse) {
-        Ok(answers) => drop(columns.insert(Transport::Cuse.key().to_owned(), answers)),
-        Err(error) => out.note(&format!("no CUSE: {error:#}\n")),
+fn measure_here(out: &Out, all: bool) -> anyhow::Result<Exit> {
+    let mut columns = if all { measure::exporters()? } else { measure::kernel()? };
+    for transport in Transport::ALL.into_iter().filter(|of| all || *of == Transport::Cuse) {
+        match measure::ours(transport) {
+            Ok(answers) => drop(columns.insert(transport.key().to_owned(), answers)),
+            Err(error) => out.note(&format!("no {}: {error:#}\n", transport.name())),
+        }
     }
     out.text(&format!("# Linux {}\n{}", release(), print(&columns)))?;
     Ok(Exit::Good)
@@ -145,8 +180,13 @@ fn kernel(args: &CompareArgs, out: &Out) -> anyhow::Result<Kernel> {
     }
     if args.vm {
         out.status("measuring a real kernel in a virtual machine");
-        let (release, columns) = vm::measure()?;
-        return Ok(Kernel { name: format!("Linux {release}, just measured"), columns });
+        let (release, columns) = if args.in_guest_alone() {
+            vm::measure_elsewhere(&args.arch, &args.pages, args.program.as_deref())?
+        } else {
+            vm::measure()?
+        };
+        let heapless = if columns.contains_key("system") { "" } else { ", which has no heaps" };
+        return Ok(Kernel { name: format!("Linux {release}{heapless}, just measured"), columns });
     }
     let first = RECORDED.lines().next().unwrap_or_default();
     let name = first.trim_start_matches("# ").split(':').next().unwrap_or_default();
@@ -164,6 +204,67 @@ fn record(path: &PathBuf, kernel: &Kernel) -> anyhow::Result<()> {
         print(&columns)
     );
     std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
+}
+
+/// The exporters of one architecture beside those of another.
+struct Elsewhere {
+    /// Of each exporter: how many rows both have.
+    rows: Vec<(String, usize)>,
+    differ: Vec<Differ>,
+}
+
+/// A row that an exporter answers otherwise there.
+struct Differ {
+    exporter: String,
+    row: String,
+    here: String,
+    there: String,
+}
+
+impl Differ {
+    fn as_json(&self, arch: &str) -> serde_json::Value {
+        json!({
+            "exporter": self.exporter, "row": self.row, "arch": arch,
+            "amd64": self.here, "there": self.there,
+        })
+    }
+}
+
+/// Rows that could not be asked on either side are nobody's difference.
+fn elsewhere(now: &BTreeMap<String, Answers>, before: &BTreeMap<String, Answers>) -> Elsewhere {
+    let mut found = Elsewhere { rows: Vec::new(), differ: Vec::new() };
+    for (exporter, then) in before {
+        let Some(now) = now.get(exporter) else { continue };
+        let asked = |answer: &&String| !answer.starts_with("SKIP");
+        let both = then.iter().filter_map(|(row, then)| {
+            Some((row, Some(then).filter(asked)?, now.get(row).filter(asked)?))
+        });
+        let both: Vec<_> = both.collect();
+        found.rows.push((exporter.clone(), both.len()));
+        let differ = both.into_iter().filter(|(_, then, now)| then != now);
+        found.differ.extend(differ.map(|(row, then, now)| Differ {
+            exporter: exporter.clone(),
+            row: row.clone(),
+            here: then.clone(),
+            there: now.clone(),
+        }));
+    }
+    found
+}
+
+impl Elsewhere {
+    fn as_text(&self, arch: &str) -> String {
+        let mut text = String::new();
+        for (exporter, rows) in &self.rows {
+            let of: Vec<_> = self.differ.iter().filter(|one| one.exporter == *exporter).collect();
+            let same = rows - of.len();
+            text += &format!("{exporter}: {same} of {rows} rows on {arch} as on x86-64\n");
+            for Differ { row, here, there, .. } in of {
+                text += &format!("    {row:<28} {here} -> {there}\n");
+            }
+        }
+        text
+    }
 }
 
 /// How many lines have an outcome.

@@ -10,6 +10,7 @@ use driftheap::question::verdict::judge;
 use driftheap::report::kernel::{self, Kernel};
 use driftheap::report::story::Story;
 use driftheap::report::{full_name, json};
+use driftheap::sys::page::page_bytes;
 use serde::Serialize;
 
 use super::input::Loaded;
@@ -310,8 +311,14 @@ pub(super) fn describe(line: &Line<'_>, word: &str) -> String {
             None => String::new(),
         };
         text.push_str(&format!(
-            "  {} at step {}: {} in frame {}: {} on all 4096 bytes{expected}; read by process {}\n",
-            hit.hazard, hit.step, hit.what, hit.frame, hit.found, hit.pid
+            "  {} at step {}: {} in frame {}: {} on all {} bytes{expected}; read by process {}\n",
+            hit.hazard,
+            hit.step,
+            hit.what,
+            hit.frame,
+            hit.found,
+            page_bytes(),
+            hit.pid
         ));
     }
     if let Some(found) = &line.disagreement {

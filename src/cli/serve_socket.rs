@@ -11,6 +11,7 @@ use driftheap::device::live::job::Patience;
 use driftheap::device::look::Look;
 use driftheap::device::socket::{Config, Exporter};
 use driftheap::device::transport::now_ns;
+use driftheap::uapi::page_size;
 
 use super::ctl::{clear_stale, serve_control};
 use super::serve::{ServeArgs, end_signals, wait};
@@ -21,7 +22,7 @@ pub(super) fn run(path: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exi
     let config = Config {
         heaps: args.device.heaps()?,
         limits: args.device.limits(),
-        vram_pages: usize::try_from(args.vram / 4096).unwrap_or(usize::MAX),
+        vram_pages: usize::try_from(args.vram / page_size()).unwrap_or(usize::MAX),
         patience: Patience::default(),
         record: args.record.is_some(),
     };

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use driftheap::conformance::{Answers, parse};
 
-use super::measure::{SUITE_SECONDS_MAX, bounded};
+use super::measure::{Ran, SUITE_SECONDS_MAX, bounded};
 
 /// The scripts, by name.
 const SCRIPTS: [(&str, &str); 12] = [
@@ -32,6 +32,17 @@ const SCRIPTS: [(&str, &str); 12] = [
 const GUEST: &str = "head -c 65536 /dev/zero >/tmp/disk
     losetup /dev/loop0 /tmp/disk
     CONFORMANCE_DIRECT=/dev/loop0 exec ./driftheap compare --measure";
+
+/// The same where nothing but the guest has this architecture.
+const GUEST_ALONE: &str = "head -c 65536 /dev/zero >/tmp/disk
+    losetup /dev/loop0 /tmp/disk
+    CONFORMANCE_DIRECT=/dev/loop0 exec ./driftheap compare --measure --all";
+
+/// Longest that all of it may take on an emulated processor.
+const EMULATED_SECONDS_MAX: u64 = 4 * SUITE_SECONDS_MAX;
+
+/// Builds this program for another architecture.
+const BUILD: &str = "tools/arm64/build";
 
 /// tools/vm/run's status when there is no guest to be had.
 pub(super) const SKIPPED: i32 = 77;
@@ -83,7 +94,48 @@ pub(super) fn measure() -> anyhow::Result<(String, BTreeMap<String, Answers>)> {
     }
     command.args(["--timeout", &SUITE_SECONDS_MAX.to_string(), "--program"]);
     command.arg(scripts.0.join("driftheap")).args(["--", "sh", "-ec", GUEST]);
-    let ran = bounded(&mut command, SECONDS_MAX)?;
+    measured(&bounded(&mut command, SECONDS_MAX)?)
+}
+
+/// The same in a guest of another architecture, with each of our transports.
+pub(super) fn measure_elsewhere(
+    arch: &str,
+    pages: &str,
+    program: Option<&Path>,
+) -> anyhow::Result<(String, BTreeMap<String, Answers>)> {
+    let scripts = Scripts::unpack()?;
+    let built = scripts.0.join("built");
+    let program = if let Some(program) = program {
+        program.to_owned()
+    } else {
+        if !Path::new(BUILD).exists() {
+            bail!("--arch {arch} needs --program FILE, or a checkout here, which has {BUILD}");
+        }
+        fs::create_dir(&built).context("can't make a directory")?;
+        let ran = bounded(Command::new(BUILD).arg(&built), 2 * SECONDS_MAX)?;
+        if !ran.status.success() {
+            bail!("{BUILD}: {}: {}", ran.status, ran.stderr.trim());
+        }
+        built.join("driftheap")
+    };
+    // The guest's file is called as this one is.
+    let named = scripts.0.join(arch);
+    fs::create_dir(&named).context("can't make a directory")?;
+    let program =
+        fs::canonicalize(&program).with_context(|| format!("can't find {}", program.display()))?;
+    std::os::unix::fs::symlink(program, named.join("driftheap")).context("can't link")?;
+    let mut command = Command::new(scripts.0.join("run"));
+    command.args(["--arch", arch, "--flavour", if pages == "16k" { "16k" } else { "full" }]);
+    for module in ["vgem", "cuse", "loop"] {
+        command.args(["--module", module]);
+    }
+    command.args(["--timeout", &EMULATED_SECONDS_MAX.to_string(), "--add"]);
+    command.arg(named.join("driftheap")).args(["--", "sh", "-ec", GUEST_ALONE]);
+    measured(&bounded(&mut command, EMULATED_SECONDS_MAX + SECONDS_MAX)?)
+}
+
+/// What a guest printed.
+fn measured(ran: &Ran) -> anyhow::Result<(String, BTreeMap<String, Answers>)> {
     match ran.status.code() {
         Some(0) => {}
         Some(SKIPPED) => bail!("{}", ran.stderr.trim()),

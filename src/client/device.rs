@@ -11,7 +11,7 @@ use super::buffer::{Buffer, ResvLock};
 use super::connection::{Callback, ClientError, Shared};
 use crate::device::live::pages::read_all;
 use crate::device::socket::protocol::{Request, Response, Usage, Via};
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 use std::os::fd::AsFd as _;
 
 /// What an importer promises: `struct dma_buf_attach_ops`.
@@ -188,7 +188,7 @@ impl Drop for Attachment {
 }
 
 fn dma_write(shared: &Shared, via: Via, addr: BusAddr, bytes: &[u8]) -> Result<(), ClientError> {
-    if bytes.len() > PAGE_BYTES {
+    if bytes.len() > page_bytes() {
         return Err(too_long());
     }
     shared.ask_raw(&Request::DmaWrite { via, addr: addr.0 }, bytes, &[]).map(drop)
@@ -205,7 +205,7 @@ fn dma_read(shared: &Shared, via: Via, addr: BusAddr, into: &mut [u8]) -> Result
 }
 
 fn too_long() -> ClientError {
-    let text = format!("an access lies within one page of {PAGE_BYTES} bytes (EINVAL)");
+    let text = format!("an access lies within one page of {} bytes (EINVAL)", page_bytes());
     ClientError::Refused { errno: Errno::INVAL, text }
 }
 

@@ -8,7 +8,7 @@ use super::connection::{ClientError, Shared, lock};
 use super::device::GupPin;
 use crate::device::socket::protocol::{Request, Response};
 use crate::sys::map::{Prot, Sharing, Window};
-use crate::sys::page::{FrameIndex, PAGE_BYTES, Span};
+use crate::sys::page::{FrameIndex, Span, page_bytes};
 use crate::sys::touch::Touch;
 use crate::sys::uffd::Uffd;
 
@@ -43,13 +43,13 @@ impl Mapped {
     }
 
     fn is_present(&self, page: usize) -> bool {
-        let at = (page * PAGE_BYTES) as u64;
+        let at = (page * page_bytes()) as u64;
         let file = rustix::fs::fstat(&self.file).map_or(0, |stat| stat.st_size);
         let beyond = u64::try_from(file).unwrap_or(0) <= at;
         // Past the end an access is SIGBUS by itself.
         beyond
             || rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at))
-                .is_ok_and(|data| data < at + PAGE_BYTES as u64)
+                .is_ok_and(|data| data < at + page_bytes() as u64)
     }
 }
 
@@ -131,8 +131,8 @@ impl Mapping {
 
     fn note(&self, offset: usize, write: bool, value: u8) {
         if self.shared.record {
-            let (mapping, page) = (self.id, offset / PAGE_BYTES);
-            let offset = offset % PAGE_BYTES;
+            let (mapping, page) = (self.id, offset / page_bytes());
+            let offset = offset % page_bytes();
             let request = Request::Accessed { mapping, page, offset, write, before: 0, value };
             // A recording ends with its exporter.
             let _gone = self.shared.tell(&request);
@@ -201,7 +201,7 @@ impl ImporterMapping {
     /// # Panics
     /// This and [`ImporterMapping::store_u8`] panic outside the buffer.
     pub fn load_u8(&self, offset: usize) -> Result<Touch<u8>, ClientError> {
-        self.fault(offset / PAGE_BYTES)?;
+        self.fault(offset / page_bytes())?;
         let access = {
             let _still = lock(&self.viewed.shown);
             self.span().load_u8(offset)
@@ -217,7 +217,7 @@ impl ImporterMapping {
     /// # Errors
     /// As [`ImporterMapping::load_u8`].
     pub fn store_u8(&self, offset: usize, value: u8) -> Result<Touch<()>, ClientError> {
-        self.fault(offset / PAGE_BYTES)?;
+        self.fault(offset / page_bytes())?;
         let (before, access) = {
             let _still = lock(&self.viewed.shown);
             (self.span().load_u8(offset).value(), self.span().store_u8(offset, value))
@@ -258,7 +258,7 @@ impl ImporterMapping {
         before: u8,
         value: u8,
     ) -> Result<(), ClientError> {
-        let (page, offset) = (offset / PAGE_BYTES, offset % PAGE_BYTES);
+        let (page, offset) = (offset / page_bytes(), offset % page_bytes());
         let mapping = self.id;
         self.shared.tell(&Request::Accessed { mapping, page, offset, write, before, value })
     }

@@ -87,11 +87,16 @@ fn fdinfo(fd: u64) -> String {
     keys.join(" ")
 }
 
+/// What stat shows of a buffer's file.
+fn shown(mode: u32, size: u64, blocks: u64) -> String {
+    format!("mode {mode:o} size {} blocks {}", as_4k(size), as_4k(blocks * 512) / 512)
+}
+
 fn stat() -> String {
     let mut out = [0u8; Stat::SIZE];
     match (call(libc::SYS_fstat, &[buffer(2), ptr(&mut out)]), Stat::from_bytes(&out)) {
         (Ok(_), Some(Stat { mode, size, blocks, .. })) => {
-            format!("mode {mode:o} size {size} blocks {blocks}")
+            shown(mode, size.cast_unsigned(), blocks.cast_unsigned())
         }
         (Ok(_), None) => "short".into(),
         (Err(errno), _) => name(errno),
@@ -103,7 +108,7 @@ fn statx() -> String {
     let mut out = [0u32; 64];
     let mut path = [0u8];
     match call(libc::SYS_statx, &[buffer(2), ptr(&mut path), 0x1000, 0x7ff, ptr(&mut out)]) {
-        Ok(_) => format!("mode {:o} size {} blocks {}", out[7] & 0xffff, out[10], out[12]),
+        Ok(_) => shown(out[7] & 0xffff, out[10].into(), out[12].into()),
         Err(errno) => name(errno),
     }
 }
@@ -136,15 +141,15 @@ pub(crate) const ROWS: &[Row] = &[
     row("name.bad-pointer", "EFAULT", || e(call(libc::SYS_ioctl, &[buffer(1), SET_NAME_B, BAD]))),
     row("name.page-end", "ok", || {
         let page = anonymous(2, PROT_RW);
-        let _ = call(libc::SYS_munmap, &[page + PAGE, PAGE]);
-        crate::sys::raw::poke(page + PAGE - 2, b'x');
-        e(call(libc::SYS_ioctl, &[buffer(1), SET_NAME_B, page + PAGE - 2]))
+        let _ = call(libc::SYS_munmap, &[page + page_size(), page_size()]);
+        crate::sys::raw::poke(page + page_size() - 2, b'x');
+        e(call(libc::SYS_ioctl, &[buffer(1), SET_NAME_B, page + page_size() - 2]))
     }),
     row("name.unterminated", "EFAULT", || {
         let page = anonymous(2, PROT_RW);
-        let _ = call(libc::SYS_munmap, &[page + PAGE, PAGE]);
-        crate::sys::raw::poke(page + PAGE - 1, b'x');
-        e(call(libc::SYS_ioctl, &[buffer(1), SET_NAME_B, page + PAGE - 1]))
+        let _ = call(libc::SYS_munmap, &[page + page_size(), page_size()]);
+        crate::sys::raw::poke(page + page_size() - 1, b'x');
+        e(call(libc::SYS_ioctl, &[buffer(1), SET_NAME_B, page + page_size() - 1]))
     }),
     row("name.in-fdinfo", "name: camera", || {
         let text = read_text(&format!("/proc/self/fdinfo/{}", named()));
@@ -162,14 +167,16 @@ pub(crate) const ROWS: &[Row] = &[
     row("fdinfo.keys-named", "pos flags mnt_id ino size count exp_name name", || fdinfo(named())),
     row("fdinfo.size", "size: 8192", || {
         let text = read_text(&format!("/proc/self/fdinfo/{}", buffer(2)));
-        text.lines().find(|line| line.starts_with("size:")).unwrap_or("none").replace('\t', " ")
+        let size = text.lines().find_map(|line| line.strip_prefix("size:\t"));
+        let size = size.and_then(|size| size.parse().ok());
+        size.map_or("none".into(), |size| format!("size: {}", as_4k(size)))
     }),
     noted("ioctl.unknown", "ENOTTY", STRICT, || ioctl_word(0x4008_6263)),
     noted("ioctl.tcgets", "ENOTTY", STRICT, || ioctl_word(0x5401)),
     row("ioctl.alloc", "ENOTTY", || ioctl_word(ALLOC)),
     row("ioctl.fionbio", "ok", || ioctl_word(0x5421)),
     row("ioctl.fioclex", "ok", || ioctl_word(0x5451)),
-    row("lseek.end", "8192", || v(lseek(buffer(2), 0, 2))),
+    row("lseek.end", "8192", || end(buffer(2))),
     row("lseek.set", "0", || v(lseek(buffer(2), 0, 0))),
     noted("lseek.cur", "EINVAL", STRICT, || v(lseek(buffer(2), 0, 1))),
     noted("lseek.end-1", "EINVAL", STRICT, || v(lseek(buffer(2), -1, 2))),

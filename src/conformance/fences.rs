@@ -233,8 +233,8 @@ pub(crate) const ROWS: &[Row] = &[
         let mut arg = 3u64;
         e(ioctl(stub(), SYNC, &mut arg))
     }),
-    row("sync-file.mmap", "EACCES", || e(mmap(stub(), PAGE, PROT_RW, SHARED, 0))),
-    row("sync-file.mmap-r", "ENODEV", || e(mmap(stub(), PAGE, PROT_R, SHARED, 0))),
+    row("sync-file.mmap", "EACCES", || e(mmap(stub(), page_size(), PROT_RW, SHARED, 0))),
+    row("sync-file.mmap-r", "ENODEV", || e(mmap(stub(), page_size(), PROT_R, SHARED, 0))),
     row("sync-file.active", "none", || {
         flat(timeline().and_then(|timeline| fence(timeline, 1)).map(poll))
     }),

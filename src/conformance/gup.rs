@@ -23,7 +23,7 @@ fn direct_file() -> Result<u64, String> {
     }
     let page = anonymous(1, PROT_RW);
     poke(page, 9);
-    call(libc::SYS_pwrite64, &[fd as u64, page, PAGE, 0])
+    call(libc::SYS_pwrite64, &[fd as u64, page, page_size(), 0])
         .map_err(|errno| format!("SKIP O_DIRECT write: {}", name(errno)))?;
     Ok(fd as u64)
 }
@@ -31,7 +31,7 @@ fn direct_file() -> Result<u64, String> {
 fn direct(nr: libc::c_long) -> String {
     let (_, addr) = mapped(1);
     poke(addr, 5);
-    direct_file().map_or_else(|skip| skip, |fd| e(call(nr, &[fd, addr, PAGE, 0])))
+    direct_file().map_or_else(|skip| skip, |fd| e(call(nr, &[fd, addr, page_size(), 0])))
 }
 
 fn pipe() -> [u64; 2] {
@@ -63,7 +63,7 @@ fn zerocopy() -> String {
     if on.is_err() {
         return "SKIP no SO_ZEROCOPY".into();
     }
-    e(call(libc::SYS_sendto, &[client, addr, PAGE, 0x400_0000, 0, 0]))
+    e(call(libc::SYS_sendto, &[client, addr, page_size(), 0x400_0000, 0, 0]))
 }
 
 /// io_uring_setup with four entries; the ring and its parameters.
@@ -78,7 +78,7 @@ fn ring() -> Result<(u64, [u32; 30]), String> {
 fn register_buffers() -> String {
     let (_, addr) = mapped(1);
     poke(addr, 5);
-    let mut iov = [addr, PAGE];
+    let mut iov = [addr, page_size()];
     ring().map_or_else(
         |skip| skip,
         |(ring, _)| e(call(libc::SYS_io_uring_register, &[ring, 0, ptr(&mut iov), 1])),
@@ -88,7 +88,7 @@ fn register_buffers() -> String {
 /// One read through io_uring into the mapping; the completion's result.
 fn ring_read(file: u64, addr: u64) -> Result<String, String> {
     let (ring, params) = ring()?;
-    let map = |offset| mmap(ring, PAGE, PROT_RW, SHARED, offset).unwrap_or(0) as u64;
+    let map = |offset| mmap(ring, page_size(), PROT_RW, SHARED, offset).unwrap_or(0) as u64;
     // io_sqring_offsets begin at word 10 (head, tail, mask, entries, flags, dropped, array),
     // io_cqring_offsets at word 20 (head, tail, mask, entries, overflow, cqes).
     let (sq, cq, sqes) = (map(0), map(0x800_0000), map(0x1000_0000));
@@ -98,7 +98,7 @@ fn ring_read(file: u64, addr: u64) -> Result<String, String> {
     poke32(sqes + 4, file as u32);
     poke32(sqes + 16, addr as u32);
     poke32(sqes + 20, (addr >> 32) as u32);
-    poke32(sqes + 24, PAGE as u32);
+    poke32(sqes + 24, page_size() as u32);
     poke32(sq + word(16), 0);
     poke32(sq + word(11), 1);
     let _ = call(libc::SYS_io_uring_enter, &[ring, 1, 1, 1, 0, 0]);
@@ -177,7 +177,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("gup.vmsplice", "EFAULT", || {
         let (_, addr) = mapped(1);
         poke(addr, 5);
-        let mut iov = [addr, PAGE];
+        let mut iov = [addr, page_size()];
         e(call(libc::SYS_vmsplice, &[pipe()[1], ptr(&mut iov), 1, 0]))
     }),
     row("gup.zerocopy", "EFAULT", zerocopy),
@@ -251,7 +251,7 @@ pub(crate) const ROWS: &[Row] = &[
         let (_, addr) = mapped(1);
         poke(addr, 5);
         in_child(5, || {
-            let mut iov = [addr, PAGE];
+            let mut iov = [addr, page_size()];
             e(call(libc::SYS_vmsplice, &[pipe()[1], ptr(&mut iov), 1, 0]))
         })
     }),

@@ -7,7 +7,7 @@ use crate::sys::raw::{call, peek, ptr};
 const STRICT: &str = "strict: the untrapped call acts on the file behind the heap";
 
 fn flags(fd_flags: u32) -> String {
-    match alloc(4096, fd_flags) {
+    match alloc(page_size(), fd_flags) {
         Ok(fd) => {
             let mode = call(libc::SYS_fcntl, &[fd as u64, libc::F_GETFL as u64]).unwrap_or(-1) & 3;
             let cloexec = call(libc::SYS_fcntl, &[fd as u64, libc::F_GETFD as u64]).unwrap_or(-1);
@@ -22,7 +22,8 @@ fn size(len: u64) -> String {
     if let Err(errno) = ioctl(heap(), ALLOC, &mut arg) {
         return name(errno);
     }
-    format!("{} len {}", v(buffer_fd(&arg).and_then(|fd| lseek(fd as u64, 0, 2))), arg.len)
+    let size = buffer_fd(&arg).map_or_else(name, |fd| end(fd as u64));
+    format!("{size} len {}", as_4k(arg.len))
 }
 
 fn with(arg: Alloc, cmd: u64) -> String {
@@ -31,7 +32,7 @@ fn with(arg: Alloc, cmd: u64) -> String {
 }
 
 fn plain() -> Alloc {
-    Alloc { len: 4096, fd_flags: RDWR, ..Alloc::default() }
+    Alloc { len: page_size(), fd_flags: RDWR, ..Alloc::default() }
 }
 
 fn bad_pointer(addr: u64) -> String {
@@ -106,9 +107,9 @@ pub(crate) const ROWS: &[Row] = &[
     row("alloc.len-max", "EINVAL", || size(u64::MAX)),
     row("alloc.len-max-4094", "EINVAL", || size(u64::MAX - 4094)),
     row("alloc.len-1", "4096 len 1", || size(1)),
-    row("alloc.len-4097", "8192 len 4097", || size(4097)),
-    row("alloc.len-5000", "8192 len 5000", || size(5000)),
-    row("alloc.len-1M+1", "1052672 len 1048577", || size((1 << 20) + 1)),
+    row("alloc.len-4097", "8192 len 4097", || size(page_size() + 1)),
+    row("alloc.len-5000", "8192 len 5000", || size(page_size() + 904)),
+    row("alloc.len-1M+1", "1052672 len 1048577", || size(256 * page_size() + 1)),
     noted("alloc.beyond-memory", "ENOMEM", "kernel: Linux lets the OOM killer decide", || {
         // Where the OOM killer decides, it shall be for this process.
         if std::fs::write("/proc/self/oom_score_adj", "1000").is_err() {
@@ -118,7 +119,8 @@ pub(crate) const ROWS: &[Row] = &[
     }),
     row("alloc.zeroed", "0 of 8192 bytes set", || {
         let (_, addr) = mapped(2);
-        format!("{} of 8192 bytes set", (0..8192).filter(|at| peek(addr + at) != 0).count())
+        let set = (0..2 * page_size()).filter(|at| peek(addr + at) != 0).count();
+        format!("{set} of {} bytes set", as_4k(2 * page_size()))
     }),
     row("alloc.flags-0", "mode 0 cloexec 0", || flags(0)),
     row("alloc.flags-wronly", "mode 1 cloexec 0", || flags(1)),
@@ -138,14 +140,14 @@ pub(crate) const ROWS: &[Row] = &[
     row("alloc.bad-pointer", "EFAULT leaked 0", || bad_pointer(BAD)),
     row("alloc.read-only-page", "EFAULT leaked 0", || {
         let page = anonymous(1, PROT_RW);
-        crate::sys::raw::poke(page + 1, 0x10); // len 4096
-        let _ = call(libc::SYS_mprotect, &[page, PAGE, PROT_R]);
+        crate::sys::raw::poke(page + 1, 0x10); // a length
+        let _ = call(libc::SYS_mprotect, &[page, page_size(), PROT_R]);
         bad_pointer(page)
     }),
     row("alloc.straddles-unmapped", "EFAULT leaked 0", || {
         let page = anonymous(2, PROT_RW);
-        let _ = call(libc::SYS_munmap, &[page + PAGE, PAGE]);
-        bad_pointer(page + PAGE - 12)
+        let _ = call(libc::SYS_munmap, &[page + page_size(), page_size()]);
+        bad_pointer(page + page_size() - 12)
     }),
     row("alloc.no-free-fd", "EMFILE", || {
         let heap = heap();
@@ -197,7 +199,7 @@ pub(crate) const ROWS: &[Row] = &[
     noted("heap.pread", "ESPIPE", STRICT, || heap_io(libc::SYS_pread64)),
     noted("heap.pwrite", "ESPIPE", STRICT, || heap_io(libc::SYS_pwrite64)),
     row("heap.lseek", "ESPIPE", || e(lseek(heap(), 0, 2))),
-    row("heap.mmap", "ENODEV", || e(mmap(heap(), PAGE, PROT_RW, SHARED, 0))),
+    row("heap.mmap", "ENODEV", || e(mmap(heap(), page_size(), PROT_RW, SHARED, 0))),
     row("heap.poll", "IN|OUT", || poll(heap())),
     row("heap.closed", "EBADF", || {
         let heap = heap();

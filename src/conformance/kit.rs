@@ -8,7 +8,6 @@ pub(crate) const SYNC: u64 = 0x4008_6200;
 pub(crate) const SET_NAME_A: u64 = 0x4004_6201;
 pub(crate) const SET_NAME_B: u64 = 0x4008_6201;
 pub(crate) const RDWR: u32 = 2;
-pub(crate) const PAGE: u64 = 4096;
 pub(crate) const BAD: u64 = 0x10;
 pub(crate) const PROT_R: u64 = 1;
 pub(crate) const PROT_RW: u64 = 3;
@@ -75,6 +74,25 @@ pub(crate) fn e(result: R) -> String {
 pub(crate) fn v(result: R) -> String {
     match result {
         Ok(value) => value.to_string(),
+        Err(errno) => name(errno),
+    }
+}
+
+/// Bytes of a page of this machine.
+pub(crate) fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// A size of whole pages, and bytes, as a machine with pages of 4096 bytes would show it: answers are
+/// compared across page sizes.
+pub(crate) fn as_4k(bytes: u64) -> u64 {
+    bytes / page_size() * 4096 + bytes % page_size()
+}
+
+/// Where a file of whole pages ends, or the errno's name.
+pub(crate) fn end(fd: u64) -> String {
+    match lseek(fd, 0, 2) {
+        Ok(end) => as_4k(end as u64).to_string(),
         Err(errno) => name(errno),
     }
 }
@@ -162,7 +180,7 @@ pub(crate) fn alloc(len: u64, fd_flags: u32) -> R {
 
 /// A buffer of `pages` pages, readable and writable; exits the row if there is none.
 pub(crate) fn buffer(pages: u64) -> u64 {
-    match alloc(pages * PAGE, RDWR | libc::O_CLOEXEC as u32) {
+    match alloc(pages * page_size(), RDWR | libc::O_CLOEXEC as u32) {
         Ok(fd) => fd as u64,
         Err(errno) => panic!("no buffer: {}", name(errno)),
     }
@@ -175,7 +193,7 @@ pub(crate) fn mmap(fd: u64, len: u64, prot: u64, flags: u64, offset: u64) -> R {
 /// A shared mapping of a fresh buffer; the fd and the address.
 pub(crate) fn mapped(pages: u64) -> (u64, u64) {
     let fd = buffer(pages);
-    match mmap(fd, pages * PAGE, PROT_RW, SHARED, 0) {
+    match mmap(fd, pages * page_size(), PROT_RW, SHARED, 0) {
         Ok(addr) => (fd, addr as u64),
         Err(errno) => panic!("no mapping: {}", name(errno)),
     }
@@ -184,7 +202,8 @@ pub(crate) fn mapped(pages: u64) -> (u64, u64) {
 /// An anonymous private mapping.
 pub(crate) fn anonymous(pages: u64, prot: u64) -> u64 {
     let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-    call(libc::SYS_mmap, &[0, pages * PAGE, prot, flags, u64::MAX, 0]).map_or(0, |at| at as u64)
+    call(libc::SYS_mmap, &[0, pages * page_size(), prot, flags, u64::MAX, 0])
+        .map_or(0, |at| at as u64)
 }
 
 pub(crate) fn close(fd: u64) -> R {

@@ -13,8 +13,8 @@ fn map(len: u64, prot: u64, flags: u64, offset: u64) -> String {
 }
 
 fn map_mode(fd_flags: u32, prot: u64) -> String {
-    match alloc(4096, fd_flags) {
-        Ok(fd) => e(mmap(fd as u64, 4096, prot, SHARED, 0)),
+    match alloc(page_size(), fd_flags) {
+        Ok(fd) => e(mmap(fd as u64, page_size(), prot, SHARED, 0)),
         Err(errno) => name(errno),
     }
 }
@@ -22,14 +22,14 @@ fn map_mode(fd_flags: u32, prot: u64) -> String {
 fn advise(advice: u64) -> String {
     let (_, addr) = mapped(1);
     poke(addr, 77);
-    let answer = e(call(libc::SYS_madvise, &[addr, PAGE, advice]));
+    let answer = e(call(libc::SYS_madvise, &[addr, page_size(), advice]));
     format!("{answer} data {}", peek(addr))
 }
 
 fn mremap(old: u64, new: u64, flags: u64) -> String {
     let (_, addr) = mapped(2);
     poke(addr, 77);
-    match call(libc::SYS_mremap, &[addr, old * PAGE, new * PAGE, flags, 0]) {
+    match call(libc::SYS_mremap, &[addr, old * page_size(), new * page_size(), flags, 0]) {
         Ok(at) => format!("ok data {}", peek(at as u64)),
         Err(errno) => name(errno),
     }
@@ -56,8 +56,8 @@ fn pass_fd() -> String {
         let fd = control[2] & 0xffff_ffff;
         let mut arg = 3u64;
         let sync = e(ioctl(fd, SYNC, &mut arg));
-        let data = mmap(fd, PAGE, PROT_RW, SHARED, 0).map_or(0, |at| peek(at as u64));
-        format!("sync {sync} size {} data {data}", v(lseek(fd, 0, 2)))
+        let data = mmap(fd, page_size(), PROT_RW, SHARED, 0).map_or(0, |at| peek(at as u64));
+        format!("sync {sync} size {} data {data}", end(fd))
     })
 }
 
@@ -68,7 +68,7 @@ fn uffd_register() -> String {
     };
     let mut api = [0xaau64, 0, 0];
     let _ = ioctl(uffd as u64, 0xc018_aa3f, &mut api);
-    let mut register = [addr, PAGE, 1, 0];
+    let mut register = [addr, page_size(), 1, 0];
     e(ioctl(uffd as u64, 0xc020_aa00, &mut register))
 }
 
@@ -81,30 +81,30 @@ fn smaps(addr: u64) -> Vec<String> {
 }
 
 pub(crate) const ROWS: &[Row] = &[
-    row("mmap.shared-r", "ok", || map(8192, PROT_R, SHARED, 0)),
-    row("mmap.shared-rw", "ok", || map(8192, PROT_RW, SHARED, 0)),
-    row("mmap.shared-none", "ok", || map(8192, 0, SHARED, 0)),
+    row("mmap.shared-r", "ok", || map(2 * page_size(), PROT_R, SHARED, 0)),
+    row("mmap.shared-rw", "ok", || map(2 * page_size(), PROT_RW, SHARED, 0)),
+    row("mmap.shared-none", "ok", || map(2 * page_size(), 0, SHARED, 0)),
     noted(
         "mmap.shared-exec",
         "ok",
         "never: memfd_secret lies on a file system mounted noexec",
-        || map(8192, 5, SHARED, 0),
+        || map(2 * page_size(), 5, SHARED, 0),
     ),
-    row("mmap.validate", "ok", || map(8192, PROT_RW, 3, 0)),
-    row("mmap.populate", "ok", || map(8192, PROT_RW, SHARED | 0x8000, 0)),
-    row("mmap.locked", "ok", || map(8192, PROT_RW, SHARED | 0x2000, 0)),
-    row("mmap.partial", "ok", || map(4096, PROT_RW, SHARED, 0)),
-    row("mmap.offset", "ok", || map(4096, PROT_RW, SHARED, 4096)),
-    row("mmap.page-too-long", "EINVAL", || map(12288, PROT_RW, SHARED, 0)),
+    row("mmap.validate", "ok", || map(2 * page_size(), PROT_RW, 3, 0)),
+    row("mmap.populate", "ok", || map(2 * page_size(), PROT_RW, SHARED | 0x8000, 0)),
+    row("mmap.locked", "ok", || map(2 * page_size(), PROT_RW, SHARED | 0x2000, 0)),
+    row("mmap.partial", "ok", || map(page_size(), PROT_RW, SHARED, 0)),
+    row("mmap.offset", "ok", || map(page_size(), PROT_RW, SHARED, page_size())),
+    row("mmap.page-too-long", "EINVAL", || map(3 * page_size(), PROT_RW, SHARED, 0)),
     row("mmap.byte-too-long", "EINVAL", || map(8193, PROT_RW, SHARED, 0)),
     row("mmap.last-byte", "ok", || map(8191, PROT_RW, SHARED, 0)),
-    row("mmap.offset-too-long", "EINVAL", || map(8192, PROT_RW, SHARED, 4096)),
-    row("mmap.past-the-end", "EINVAL", || map(4096, PROT_RW, SHARED, 8192)),
-    row("mmap.unaligned-offset", "EINVAL", || map(4096, PROT_RW, SHARED, 1)),
+    row("mmap.offset-too-long", "EINVAL", || map(2 * page_size(), PROT_RW, SHARED, page_size())),
+    row("mmap.past-the-end", "EINVAL", || map(page_size(), PROT_RW, SHARED, 2 * page_size())),
+    row("mmap.unaligned-offset", "EINVAL", || map(page_size(), PROT_RW, SHARED, 1)),
     row("mmap.len-0", "EINVAL", || map(0, PROT_RW, SHARED, 0)),
-    row("mmap.private", "EINVAL", || map(8192, PROT_RW, 2, 0)),
-    row("mmap.private-r", "EINVAL", || map(8192, PROT_R, 2, 0)),
-    row("mmap.no-type", "EINVAL", || map(8192, PROT_RW, 0, 0)),
+    row("mmap.private", "EINVAL", || map(2 * page_size(), PROT_RW, 2, 0)),
+    row("mmap.private-r", "EINVAL", || map(2 * page_size(), PROT_R, 2, 0)),
+    row("mmap.no-type", "EINVAL", || map(2 * page_size(), PROT_RW, 0, 0)),
     row("mmap.rdonly-r", "ok", || map_mode(0, PROT_R)),
     row("mmap.rdonly-rw", "EACCES", || map_mode(0, PROT_RW)),
     row("mmap.wronly-r", "EACCES", || map_mode(1, PROT_R)),
@@ -117,8 +117,10 @@ pub(crate) const ROWS: &[Row] = &[
     }),
     row("mapping.same-pages", "42", || {
         let (fd, addr) = mapped(2);
-        poke(addr + PAGE, 42);
-        mmap(fd, PAGE, PROT_RW, SHARED, PAGE).map_or(0, |at| peek(at as u64)).to_string()
+        poke(addr + page_size(), 42);
+        mmap(fd, page_size(), PROT_RW, SHARED, page_size())
+            .map_or(0, |at| peek(at as u64))
+            .to_string()
     }),
     row("mapping.fork", "child 42 parent 43", || {
         let (_, addr) = mapped(1);
@@ -134,10 +136,10 @@ pub(crate) const ROWS: &[Row] = &[
     row("mapping.munmap-middle", "ok 1 3", || {
         let (_, addr) = mapped(3);
         for page in 0..3 {
-            poke(addr + page * PAGE, page as u8 + 1);
+            poke(addr + page * page_size(), page as u8 + 1);
         }
-        let answer = e(call(libc::SYS_munmap, &[addr + PAGE, PAGE]));
-        format!("{answer} {} {}", peek(addr), peek(addr + 2 * PAGE))
+        let answer = e(call(libc::SYS_munmap, &[addr + page_size(), page_size()]));
+        format!("{answer} {} {}", peek(addr), peek(addr + 2 * page_size()))
     }),
     noted("mremap.grow", "EFAULT", STRICT, || mremap(2, 3, 1)),
     row("mremap.shrink", "ok data 77", || mremap(2, 1, 0)),
@@ -145,7 +147,7 @@ pub(crate) const ROWS: &[Row] = &[
         let target = anonymous(2, 0);
         let (_, addr) = mapped(2);
         poke(addr, 77);
-        match call(libc::SYS_mremap, &[addr, 2 * PAGE, 2 * PAGE, 3, target]) {
+        match call(libc::SYS_mremap, &[addr, 2 * page_size(), 2 * page_size(), 3, target]) {
             Ok(at) => format!("ok data {}", peek(at as u64)),
             Err(errno) => name(errno),
         }
@@ -168,7 +170,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("mincore", "ok", || {
         let (_, addr) = mapped(1);
         let mut byte = [0u8];
-        e(call(libc::SYS_mincore, &[addr, PAGE, ptr(&mut byte)]))
+        e(call(libc::SYS_mincore, &[addr, page_size(), ptr(&mut byte)]))
     }),
     noted("pagemap", "no page", PAGEMAP, || {
         let (_, addr) = mapped(1);
@@ -177,7 +179,7 @@ pub(crate) const ROWS: &[Row] = &[
             return "SKIP no pagemap".into();
         };
         let mut entry = 0u64;
-        let _ = call(libc::SYS_pread64, &[fd as u64, ptr(&mut entry), 8, addr / PAGE * 8]);
+        let _ = call(libc::SYS_pread64, &[fd as u64, ptr(&mut entry), 8, addr / page_size() * 8]);
         if entry >> 63 == 0 { "no page".into() } else { "a page".into() }
     }),
     noted("smaps.flags", "pf de dd", SMAPS, || {

@@ -14,9 +14,9 @@ const PRIVATE: u64 = 2;
 
 /// What mprotect answers on a shared mapping of a buffer opened with `fd_flags`.
 fn protect(fd_flags: u32, prot: u64, then: u64) -> String {
-    let Ok(fd) = alloc(PAGE, fd_flags) else { return "no buffer".into() };
-    match mmap(fd as u64, PAGE, prot, SHARED, 0) {
-        Ok(addr) => e(call(libc::SYS_mprotect, &[addr as u64, PAGE, then])),
+    let Ok(fd) = alloc(page_size(), fd_flags) else { return "no buffer".into() };
+    match mmap(fd as u64, page_size(), prot, SHARED, 0) {
+        Ok(addr) => e(call(libc::SYS_mprotect, &[addr as u64, page_size(), then])),
         Err(errno) => format!("mmap {}", name(errno)),
     }
 }
@@ -24,36 +24,36 @@ fn protect(fd_flags: u32, prot: u64, then: u64) -> String {
 /// A private mapping of `pages` pages of a buffer of `size`: a store, and what the buffer then has.
 fn private(size: u64, pages: u64, offset: u64) -> String {
     let fd = buffer(size);
-    let addr = match mmap(fd, pages * PAGE, PROT_RW, PRIVATE, offset * PAGE) {
+    let addr = match mmap(fd, pages * page_size(), PROT_RW, PRIVATE, offset * page_size()) {
         Ok(addr) => addr as u64,
         Err(errno) => return name(errno),
     };
-    let shared = mmap(fd, size * PAGE, PROT_RW, SHARED, 0).map_or(0, |at| at as u64);
-    poke(shared + offset * PAGE, 5);
+    let shared = mmap(fd, size * page_size(), PROT_RW, SHARED, 0).map_or(0, |at| at as u64);
+    poke(shared + offset * page_size(), 5);
     let before = peek(addr);
     poke(addr, 9);
-    format!("sees {before}, then buffer {}", peek(shared + offset * PAGE))
+    format!("sees {before}, then buffer {}", peek(shared + offset * page_size()))
 }
 
 fn advise(advice: u64) -> String {
     let (_, addr) = mapped(1);
     poke(addr, 77);
-    let answer = e(call(libc::SYS_madvise, &[addr, PAGE, advice]));
+    let answer = e(call(libc::SYS_madvise, &[addr, page_size(), advice]));
     format!("{answer} data {}", peek(addr))
 }
 
 /// DODUMP undoes DONTDUMP, and DOFORK undoes DONTFORK, if the mapping's own flags allow it.
 fn advise_twice(first: u64, second: u64) -> String {
     let (_, addr) = mapped(1);
-    let first = e(call(libc::SYS_madvise, &[addr, PAGE, first]));
-    format!("{first} {}", e(call(libc::SYS_madvise, &[addr, PAGE, second])))
+    let first = e(call(libc::SYS_madvise, &[addr, page_size(), first]));
+    format!("{first} {}", e(call(libc::SYS_madvise, &[addr, page_size(), second])))
 }
 
 fn remap(old: u64, new: u64, flags: u64) -> String {
     let (_, addr) = mapped(2);
     poke(addr, 77);
     let target = anonymous(4, 0);
-    match call(libc::SYS_mremap, &[addr, old * PAGE, new * PAGE, flags, target]) {
+    match call(libc::SYS_mremap, &[addr, old * page_size(), new * page_size(), flags, target]) {
         Ok(at) => format!("ok data {}", peek(at as u64)),
         Err(errno) => name(errno),
     }
@@ -61,7 +61,7 @@ fn remap(old: u64, new: u64, flags: u64) -> String {
 
 fn on_mapping(nr: libc::c_long, arg: u64) -> String {
     let (_, addr) = mapped(1);
-    e(call(nr, &[addr, PAGE, arg]))
+    e(call(nr, &[addr, page_size(), arg]))
 }
 
 /// Every length from a page to four, at every offset of a buffer of three pages: `y` where mmap
@@ -69,14 +69,18 @@ fn on_mapping(nr: libc::c_long, arg: u64) -> String {
 fn lengths(flags: u64) -> String {
     let fd = buffer(3);
     let works = |offset, pages| {
-        if mmap(fd, pages * PAGE, PROT_RW, flags, offset * PAGE).is_ok() { 'y' } else { 'n' }
+        if mmap(fd, pages * page_size(), PROT_RW, flags, offset * page_size()).is_ok() {
+            'y'
+        } else {
+            'n'
+        }
     };
     let line = |offset| (1..=4).map(|pages| works(offset, pages)).collect::<String>();
     (0..=3).map(line).collect::<Vec<_>>().join(" ")
 }
 
 pub(crate) const ROWS: &[Row] = &[
-    noted("mmap.rwx", "ok", NOEXEC, || e(mmap(buffer(1), PAGE, PROT_RWX, SHARED, 0))),
+    noted("mmap.rwx", "ok", NOEXEC, || e(mmap(buffer(1), page_size(), PROT_RWX, SHARED, 0))),
     row("mmap.lengths", "yyyn yynn ynnn nnnn", || lengths(SHARED)),
     noted("mmap.lengths-private", "ynnn ynnn ynnn nnnn", PRIVATE_PAGE, || lengths(PRIVATE)),
     noted("mmap.private-one-page", "sees 5, then buffer 5", PRIVATE_PAGE, || private(1, 1, 0)),
@@ -122,12 +126,12 @@ pub(crate) const ROWS: &[Row] = &[
     noted("msync.invalidate", "ok", STRICT, || on_mapping(libc::SYS_msync, 2)),
     noted("msync.invalidate-locked", "ok ok", STRICT, || {
         let (_, addr) = mapped(1);
-        let locked = e(call(libc::SYS_mlock, &[addr, PAGE]));
-        format!("{locked} {}", e(call(libc::SYS_msync, &[addr, PAGE, 2])))
+        let locked = e(call(libc::SYS_mlock, &[addr, page_size()]));
+        format!("{locked} {}", e(call(libc::SYS_msync, &[addr, page_size(), 2])))
     }),
     row("mapping.mprotect-hole", "ok ENOMEM", || {
         let (_, addr) = mapped(2);
-        let hole = e(call(libc::SYS_munmap, &[addr, PAGE]));
-        format!("{hole} {}", e(call(libc::SYS_mprotect, &[addr, 2 * PAGE, PROT_R])))
+        let hole = e(call(libc::SYS_munmap, &[addr, page_size()]));
+        format!("{hole} {}", e(call(libc::SYS_mprotect, &[addr, 2 * page_size(), PROT_R])))
     }),
 ];

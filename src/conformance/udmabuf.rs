@@ -27,7 +27,7 @@ fn device() -> Result<u64, String> {
 fn memfd(pages: u64, seals: u64) -> u64 {
     let mut label = *b"u\0";
     let fd = call(libc::SYS_memfd_create, &[ptr(&mut label), 3]).unwrap_or(-1) as u64;
-    let _ = call(libc::SYS_ftruncate, &[fd, pages * PAGE]);
+    let _ = call(libc::SYS_ftruncate, &[fd, pages * page_size()]);
     let _ = call(libc::SYS_fcntl, &[fd, 1033, seals]);
     fd
 }
@@ -58,25 +58,28 @@ fn list(items: &[(u64, u64, u64)], count: u32) -> String {
 }
 
 pub(crate) const ROWS: &[Row] = &[
-    row("udmabuf.create", "ok cloexec 0", || created(SHRINK, 0, 0, 2 * PAGE)),
-    row("udmabuf.cloexec", "ok cloexec 1", || created(SHRINK, 1, 0, 2 * PAGE)),
-    row("udmabuf.unknown-flags", "ok cloexec 0", || created(SHRINK, 0xfffe, 0, 2 * PAGE)),
-    row("udmabuf.offset-unaligned", "EINVAL", || created(SHRINK, 0, 1, PAGE)),
-    row("udmabuf.size-unaligned", "EINVAL", || created(SHRINK, 0, 0, PAGE + 1)),
+    row("udmabuf.create", "ok cloexec 0", || created(SHRINK, 0, 0, 2 * page_size())),
+    row("udmabuf.cloexec", "ok cloexec 1", || created(SHRINK, 1, 0, 2 * page_size())),
+    row("udmabuf.unknown-flags", "ok cloexec 0", || created(SHRINK, 0xfffe, 0, 2 * page_size())),
+    row("udmabuf.offset-unaligned", "EINVAL", || created(SHRINK, 0, 1, page_size())),
+    row("udmabuf.size-unaligned", "EINVAL", || created(SHRINK, 0, 0, page_size() + 1)),
     row("udmabuf.size-0", "EINVAL", || created(SHRINK, 0, 0, 0)),
-    row("udmabuf.past-the-end", "EINVAL", || created(SHRINK, 0, 0, 5 * PAGE)),
-    row("udmabuf.offset-past-the-end", "EINVAL", || created(SHRINK, 0, 4 * PAGE, PAGE)),
-    row("udmabuf.too-large", "EINVAL", || {
-        create(memfd(16385, SHRINK), 0, 0, 16385 * PAGE).map_or_else(|text| text, |_| "ok".into())
+    row("udmabuf.past-the-end", "EINVAL", || created(SHRINK, 0, 0, 5 * page_size())),
+    row("udmabuf.offset-past-the-end", "EINVAL", || {
+        created(SHRINK, 0, 4 * page_size(), page_size())
     }),
-    row("udmabuf.unsealed", "EINVAL", || created(0, 0, 0, PAGE)),
-    row("udmabuf.sealed-write", "EINVAL", || created(SHRINK | 8, 0, 0, PAGE)),
-    row("udmabuf.sealed-future-write", "EINVAL", || created(SHRINK | 16, 0, 0, PAGE)),
+    row("udmabuf.too-large", "EINVAL", || {
+        create(memfd(16385, SHRINK), 0, 0, 16385 * page_size())
+            .map_or_else(|text| text, |_| "ok".into())
+    }),
+    row("udmabuf.unsealed", "EINVAL", || created(0, 0, 0, page_size())),
+    row("udmabuf.sealed-write", "EINVAL", || created(SHRINK | 8, 0, 0, page_size())),
+    row("udmabuf.sealed-future-write", "EINVAL", || created(SHRINK | 16, 0, 0, page_size())),
     row("udmabuf.not-a-memfd", "EBADFD", || {
-        create(0, 0, 0, PAGE).map_or_else(|text| text, |_| "ok".into())
+        create(0, 0, 0, page_size()).map_or_else(|text| text, |_| "ok".into())
     }),
     row("udmabuf.bad-fd", "EBADFD", || {
-        create(900, 0, 0, PAGE).map_or_else(|text| text, |_| "ok".into())
+        create(900, 0, 0, page_size()).map_or_else(|text| text, |_| "ok".into())
     }),
     row("udmabuf.null", "EFAULT", || {
         device().map_or_else(|skip| skip, |fd| e(call(libc::SYS_ioctl, &[fd, CREATE, 0])))
@@ -85,44 +88,45 @@ pub(crate) const ROWS: &[Row] = &[
         let mut arg = [0u64; 16];
         device().map_or_else(|skip| skip, |fd| e(ioctl(fd, 0x4018_7544, &mut arg)))
     }),
-    row("udmabuf.offset", "ok cloexec 0", || created(SHRINK, 0, PAGE, PAGE)),
-    row("udmabuf.list-one", "ok", || list(&[(memfd(4, SHRINK), 0, PAGE)], 1)),
+    row("udmabuf.offset", "ok cloexec 0", || created(SHRINK, 0, page_size(), page_size())),
+    row("udmabuf.list-one", "ok", || list(&[(memfd(4, SHRINK), 0, page_size())], 1)),
     row("udmabuf.list-adjacent", "ok", || {
         let memfd = memfd(4, SHRINK);
-        list(&[(memfd, 0, PAGE), (memfd, PAGE, 2 * PAGE)], 2)
+        list(&[(memfd, 0, page_size()), (memfd, page_size(), 2 * page_size())], 2)
     }),
     row("udmabuf.list-two-memfds", "ok", || {
-        list(&[(memfd(4, SHRINK), 0, PAGE), (memfd(4, SHRINK), 0, PAGE)], 2)
+        list(&[(memfd(4, SHRINK), 0, page_size()), (memfd(4, SHRINK), 0, page_size())], 2)
     }),
     row("udmabuf.list-empty", "EINVAL", || list(&[], 0)),
     row("udmabuf.list-too-long", "EINVAL", || list(&[], 1025)),
     row("udmabuf.shares-pages", "42", || {
         let memfd = memfd(2, SHRINK);
-        let Ok(fd) = create(memfd, 0, 0, 2 * PAGE) else { return "SKIP no udmabuf".into() };
-        let map = |fd| mmap(fd, PAGE, PROT_RW, SHARED, PAGE).map_or(0, |at| at as u64);
+        let Ok(fd) = create(memfd, 0, 0, 2 * page_size()) else { return "SKIP no udmabuf".into() };
+        let map =
+            |fd| mmap(fd, page_size(), PROT_RW, SHARED, page_size()).map_or(0, |at| at as u64);
         poke(map(memfd), 42);
         peek(map(fd)).to_string()
     }),
     row("udmabuf.size", "8192", || {
-        create(memfd(4, SHRINK), 0, 0, 2 * PAGE).map_or_else(|text| text, |fd| v(lseek(fd, 0, 2)))
+        create(memfd(4, SHRINK), 0, 0, 2 * page_size()).map_or_else(|text| text, end)
     }),
     row("udmabuf.mmap-too-long", "EINVAL", || {
-        create(memfd(4, SHRINK), 0, 0, 2 * PAGE)
-            .map_or_else(|text| text, |fd| e(mmap(fd, 3 * PAGE, PROT_RW, SHARED, 0)))
+        create(memfd(4, SHRINK), 0, 0, 2 * page_size())
+            .map_or_else(|text| text, |fd| e(mmap(fd, 3 * page_size(), PROT_RW, SHARED, 0)))
     }),
     row("udmabuf.memfd-is-still-one", "ok", || {
         let memfd = memfd(4, SHRINK);
-        create(memfd, 0, 0, 2 * PAGE).ok();
-        e(mmap(memfd, 4 * PAGE, PROT_RW, SHARED, 0))
+        create(memfd, 0, 0, 2 * page_size()).ok();
+        e(mmap(memfd, 4 * page_size(), PROT_RW, SHARED, 0))
     }),
     row("udmabuf.end-before-start", "EINVAL", || {
         let mut arg = 7u64;
-        create(memfd(4, SHRINK), 0, 0, PAGE)
+        create(memfd(4, SHRINK), 0, 0, page_size())
             .map_or_else(|text| text, |fd| e(ioctl(fd, SYNC, &mut arg)))
     }),
     row("udmabuf.end-after-start", "ok", || {
         let mut arg = 3u64;
-        create(memfd(4, SHRINK), 0, 0, PAGE).map_or_else(
+        create(memfd(4, SHRINK), 0, 0, page_size()).map_or_else(
             |text| text,
             |fd| {
                 let _ = ioctl(fd, SYNC, &mut arg);
@@ -133,20 +137,20 @@ pub(crate) const ROWS: &[Row] = &[
     }),
     row("udmabuf.sync-on-memfd", "ENOTTY", || {
         let memfd = memfd(4, SHRINK);
-        create(memfd, 0, 0, PAGE).ok();
+        create(memfd, 0, 0, page_size()).ok();
         let mut arg = 3u64;
         e(ioctl(memfd, SYNC, &mut arg))
     }),
     noted("udmabuf.gup", "EFAULT", GUP, || {
-        let fd = match create(memfd(4, SHRINK), 0, 0, PAGE) {
+        let fd = match create(memfd(4, SHRINK), 0, 0, page_size()) {
             Ok(fd) => fd,
             Err(text) => return text,
         };
-        let addr = mmap(fd, PAGE, PROT_RW, SHARED, 0).map_or(0, |at| at as u64);
+        let addr = mmap(fd, page_size(), PROT_RW, SHARED, 0).map_or(0, |at| at as u64);
         poke(addr, 5);
         let mut pipe = [0i32; 2];
         let _ = call(libc::SYS_pipe2, &[ptr(&mut pipe), 0]);
-        let mut iov = [addr, PAGE];
+        let mut iov = [addr, page_size()];
         e(call(libc::SYS_vmsplice, &[pipe[1] as u64, ptr(&mut iov), 1, 0]))
     }),
 ];

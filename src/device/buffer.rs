@@ -5,7 +5,6 @@ use rustix::io::Errno;
 use super::fence::{Fences, Resv, Usage};
 use super::id::HeapId;
 use super::rules::Cow;
-use crate::uapi::PAGE_SIZE;
 
 /// Device and inode number of a file: how a transport recognises a buffer behind any descriptor,
 /// in any process, however it got there.
@@ -172,11 +171,11 @@ impl Buffer {
     /// EINVAL: length 0, unaligned offset, range past the end, unknown type, or a private mapping
     /// where the exporter rejects COW. ENOMEM: the length wraps. EOVERFLOW: the offset does.
     /// EACCES: the file's access mode forbids it. ENODEV: the buffer was revoked.
-    pub fn mmap(&self, args: MmapArgs) -> Result<(), Errno> {
-        if !args.offset.is_multiple_of(PAGE_SIZE) || args.len == 0 {
+    pub fn mmap(&self, args: MmapArgs, page_bytes: u64) -> Result<(), Errno> {
+        if !args.offset.is_multiple_of(page_bytes) || args.len == 0 {
             return Err(Errno::INVAL);
         }
-        let len = args.len.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::NOMEM)?;
+        let len = args.len.checked_next_multiple_of(page_bytes).ok_or(Errno::NOMEM)?;
         let end = args.offset.checked_add(len).ok_or(Errno::OVERFLOW)?;
         let private = match args.flags & MAP_TYPE {
             MAP_SHARED | MAP_SHARED_VALIDATE => false,
@@ -243,7 +242,7 @@ mod tests {
         let [len, prot, flags, offset] = args;
         let narrow = |value: u64| u32::try_from(value).unwrap();
         let args = MmapArgs { len, prot: narrow(prot), flags: narrow(flags), offset };
-        assert_eq!(buffer(mode, cow).mmap(args), expect, "mode {mode} {args:?}");
+        assert_eq!(buffer(mode, cow).mmap(args, 4096), expect, "mode {mode} {args:?}");
     }
 
     #[test]
@@ -276,7 +275,7 @@ mod tests {
             [(Life::Live, ok), (Life::Purged, ok), (Life::Revoked, Err(Errno::NODEV))]
         {
             let buffer = Buffer { life, ..buffer(2, Cow::Reject) };
-            assert_eq!(buffer.mmap(args), expect, "{life:?}");
+            assert_eq!(buffer.mmap(args, 4096), expect, "{life:?}");
         }
         check(0, Cow::Allow, [4096, 3, 2, 0], ok);
     }

@@ -68,7 +68,7 @@ impl Device {
     pub fn call(&self, object: Object, call: Call) -> Verdict {
         match object {
             Object::Buffer(id) => match self.buffer(id) {
-                Some(buffer) => buffer.call(call),
+                Some(buffer) => buffer.call(call, self.limits().page_bytes),
                 None => Verdict::Native,
             },
             Object::Heap(_) | Object::Udmabuf | Object::SyncFile(_) | Object::Timeline(_) => {
@@ -79,9 +79,9 @@ impl Device {
 }
 
 impl Buffer {
-    fn call(&self, call: Call) -> Verdict {
+    fn call(&self, call: Call, page_bytes: u64) -> Verdict {
         match call {
-            Call::Mmap(args) => self.mmap(args).map(|()| Verdict::Native).into(),
+            Call::Mmap(args) => self.mmap(args, page_bytes).map(|()| Verdict::Native).into(),
             Call::Lseek { offset, whence } => self
                 .lseek(offset, whence)
                 .map(|position| Verdict::Value(i64::try_from(position).unwrap_or(i64::MAX)))

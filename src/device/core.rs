@@ -10,7 +10,6 @@ use super::id::{BufferId, FenceId, HeapId, Object, SyncFileId, TimelineId};
 use super::rules::HeapConfig;
 use super::stats::{Limits, Seen, Stats};
 use super::trace::Trace;
-use crate::uapi::PAGE_SIZE;
 
 /// A timeline of sw_sync: fences signal as its value passes theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -282,7 +281,7 @@ impl Device {
     }
 
     pub(super) fn insert_buffer(&mut self, buffer: Buffer) -> BufferId {
-        assert!(buffer.size_bytes > 0 && buffer.size_bytes.is_multiple_of(PAGE_SIZE));
+        assert!(buffer.size_bytes > 0 && buffer.size_bytes.is_multiple_of(self.limits.page_bytes));
         let id = BufferId(self.take_id());
         self.totals.add(&buffer);
         self.buffers.insert(id, buffer);

@@ -14,7 +14,7 @@ use super::{
     Life, Object, OpenMode, Placement, Resv, Write,
 };
 use crate::uapi::{
-    IOC_READ, IOC_WRITE, PAGE_SIZE, dma_heap, dma_heap::AllocationData, ioc_dir, ioc_nr, ioc_size,
+    IOC_READ, IOC_WRITE, dma_heap, dma_heap::AllocationData, ioc_dir, ioc_nr, ioc_size,
 };
 
 /// Whether the command's number is the heap's ALLOC, whatever its type letter and size.
@@ -71,7 +71,7 @@ impl Device {
         pid: i32,
     ) -> Result<BufferId, Errno> {
         // PAGE_ALIGN wraps to 0 within a page of the end of the address space.
-        let size_bytes = len.checked_next_multiple_of(PAGE_SIZE).unwrap_or(0);
+        let size_bytes = len.checked_next_multiple_of(self.limits().page_bytes).unwrap_or(0);
         if size_bytes == 0 {
             return Err(Errno::INVAL);
         }

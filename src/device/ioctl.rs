@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::fence::{Usage, timeline_passed};
 use super::{Action, BufferId, Device, Exporter, Ioctl, Object, TimelineId, Want, heap, udmabuf};
-use crate::uapi::{self, VFS_IOCTLS, dma_buf, ioc_size, sw_sync, sync_file};
+use crate::uapi::{VFS_IOCTLS, dma_buf, ioc_size, sw_sync, sync_file};
 
 impl Device {
     /// What has to be fetched before [`Device::ioctl`] can decide; `None` when nothing is.
@@ -144,5 +144,3 @@ impl Device {
         Ok(())
     }
 }
-
-const _: () = assert!(uapi::PAGE_SIZE.is_power_of_two());

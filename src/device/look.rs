@@ -14,7 +14,7 @@ use super::live::frames::{FrameNo, Owner, PageOf};
 use super::misuse::{Report, Watch};
 use super::trace::TraceEvent;
 use super::{BufferId, Device, Inode, Life, Placement, Stats};
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 use crate::terminal::printed;
 
 /// Buffers that are looked at, the oldest ones; more are counted.
@@ -264,7 +264,7 @@ impl Look {
     /// The program's own pins, where there is no bus: pages, and not frames.
     fn see_pins(&mut self, watch: &Watch) {
         for pin in watch.pins.iter().take(HOLDS_MAX) {
-            let page = usize::try_from(pin.range.start).unwrap_or(0) / PAGE_BYTES;
+            let page = usize::try_from(pin.range.start).unwrap_or(0) / page_bytes();
             let of = PageOf { buffer: pin.buffer, page };
             self.holds.push(Hold {
                 who: Who::Process(pin.site.pid),

@@ -7,6 +7,8 @@ use serde::Serialize;
 /// Bounds of a device; what exceeds one gets the errno that the kernel gives for the shortage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Bytes of a page of the machine that is served, which sizes are rounded up to.
+    pub page_bytes: u64,
     /// Most bytes of all buffers: beyond it ALLOC answers ENOMEM.
     pub bytes: u64,
     /// Most buffers: beyond it ALLOC answers EMFILE.
@@ -22,6 +24,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            page_bytes: crate::uapi::page_size(),
             bytes: 1 << 30,
             buffers: 65_536,
             sync_files: 4096,

@@ -13,11 +13,11 @@ use super::{
     Action, Backing, Buffer, Cow, Device, Exporter, FdAnswer, FileFact, Inode, Install, Ioctl,
     Object, OpenMode, Resv, Want, Write,
 };
+use crate::uapi::ioc_size;
 use crate::uapi::udmabuf::{
     CREATE, CREATE_LIST, Create, CreateItem, CreateList, FLAGS_CLOEXEC, LIST_LIMIT, SEAL_SHRINK,
     SEALS_DENIED, SIZE_LIMIT_BYTES,
 };
-use crate::uapi::{PAGE_SIZE, ioc_size};
 
 /// One piece of a buffer.
 struct Item {
@@ -70,10 +70,10 @@ fn items(request: &Ioctl) -> Result<(u32, Vec<Item>), Errno> {
 }
 
 /// Checks alignment and the size limit; returns the buffer's size.
-fn total(items: &[Item]) -> Result<u64, Errno> {
+fn total(items: &[Item], page_bytes: u64) -> Result<u64, Errno> {
     let mut sum = 0u64;
     for item in items {
-        if !item.offset.is_multiple_of(PAGE_SIZE) || !item.size.is_multiple_of(PAGE_SIZE) {
+        if !item.offset.is_multiple_of(page_bytes) || !item.size.is_multiple_of(page_bytes) {
             return Err(Errno::INVAL);
         }
         sum = sum.checked_add(item.size).ok_or(Errno::INVAL)?;
@@ -102,7 +102,7 @@ impl Device {
             return Err(Errno::NOTTY);
         }
         let (flags, items) = items(request)?;
-        let size_bytes = total(&items)?;
+        let size_bytes = total(&items, self.limits().page_bytes)?;
         let mut pieces: Vec<Piece> = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let inode = check_memfd(item, request.files().get(index))?;

@@ -7,6 +7,7 @@
 use rustix::io::Errno;
 
 use crate::sys::mailbox::MESSAGE_MAX_BYTES;
+use crate::sys::page::page_bytes;
 use crate::uapi::lab::Op;
 
 /// Bytes of a command on the wire.
@@ -298,7 +299,10 @@ impl CommandResult {
             Self::Done => "done".to_owned(),
             Self::Value(value) => format!("value {value} ({value:#04x})"),
             Self::Torn { first, others } => {
-                format!("a torn page: byte 0 is {first}, {others} of 4096 bytes are not")
+                format!(
+                    "a torn page: byte 0 is {first}, {others} of {} bytes are not",
+                    page_bytes()
+                )
             }
             Self::Sigbus => "SIGBUS".to_owned(),
             Self::Sigsegv => "SIGSEGV".to_owned(),

@@ -15,7 +15,6 @@ use super::report::ReplayReport;
 use super::store::Arenas;
 use super::team::{Abilities, Team, WITNESS};
 use crate::question::scenario::Scenario;
-use crate::sys::page::PAGE_BYTES;
 use crate::sys::process;
 
 /// The least RLIMIT_NOFILE of an executor: arenas, links, rings and pipes of six actors.
@@ -102,13 +101,6 @@ impl Executor {
                 what: "an executor with fewer than 64 file descriptors",
                 errno: Errno::MFILE,
                 remedy: "raise `ulimit -n` to 64 or more",
-            });
-        }
-        if rustix::param::page_size() != PAGE_BYTES {
-            return Err(ExecError::Host {
-                what: "an executor on pages that are not of 4 KiB",
-                errno: Errno::NOSYS,
-                remedy: "boot a kernel with pages of 4 KiB (arm64 has three sizes)",
             });
         }
         let affinity = pin(options.pin_cpu);

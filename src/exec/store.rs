@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::command::{ArenaPage, CommandResult};
 use crate::sys::arena::{Arena, ArenaError, PageKind};
-use crate::sys::page::{FrameIndex, PAGE_BYTES, Span};
+use crate::sys::page::{FrameIndex, Span, page_bytes};
 use crate::sys::secret::{SecretArena, SecretError};
 use crate::sys::touch::Touch;
 
@@ -113,7 +113,7 @@ impl Arenas {
     pub(super) fn look_afresh(&self, place: ArenaPage) -> Result<CommandResult, ArenaError> {
         match &self.all[usize::from(place.arena)] {
             Memory::Plain(arena) => {
-                let mut bytes = [0; PAGE_BYTES];
+                let mut bytes = vec![0; page_bytes()];
                 arena.peek(FrameIndex(u32::from(place.page)), &mut bytes)?;
                 Ok(uniform(&bytes))
             }
@@ -137,7 +137,7 @@ pub(super) fn is_secret(place: ArenaPage) -> bool {
 
 /// What is in a page, as an answer.
 pub(super) fn look(span: Span<'_>) -> CommandResult {
-    let mut bytes = [0; PAGE_BYTES];
+    let mut bytes = vec![0; page_bytes()];
     match span.read(0, &mut bytes) {
         Touch::Value(()) => uniform(&bytes),
         Touch::Sigbus { .. } => CommandResult::Sigbus,
@@ -146,10 +146,10 @@ pub(super) fn look(span: Span<'_>) -> CommandResult {
 }
 
 /// One byte, if it is all over the page.
-pub(super) fn uniform(bytes: &[u8; PAGE_BYTES]) -> CommandResult {
+pub(super) fn uniform(bytes: &[u8]) -> CommandResult {
     let first = bytes[0];
     // Two halves of a page compare faster than byte by byte: memcmp.
-    if bytes[1..] == bytes[..PAGE_BYTES - 1] {
+    if bytes[1..] == bytes[..page_bytes() - 1] {
         return CommandResult::Value(first);
     }
     let others = bytes.iter().filter(|byte| **byte != first).count();

@@ -20,15 +20,18 @@ use rustix::fs::{self, FallocateFlags, MemfdFlags, SealFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::map::{MapError, Prot, Sharing, Window};
-use super::page::{FrameIndex, PAGE_BYTES, Span};
+use super::page::{FrameIndex, Span, page_bytes};
 use super::touch::Touch;
+
+/// Bytes of a huge page, which every page size of arm64 has, too.
+pub const HUGE_BYTES: usize = 2 << 20;
 
 /// The pages that an arena is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageKind {
     /// Ordinary shmem pages.
     Base,
-    /// 2 MiB hugetlb pages (MFD_HUGETLB); frames are still counted in 4 KiB.
+    /// 2 MiB hugetlb pages (MFD_HUGETLB); frames are still counted in base pages.
     Hugetlb2M,
 }
 
@@ -81,14 +84,15 @@ impl Arena {
     /// Makes an arena of `frames` frames, sealable, none of them allocated.
     ///
     /// # Panics
-    /// When `frames` is 0, or not a multiple of 512 for huge pages.
+    /// When `frames` is 0, or not a multiple of 2 MiB for huge pages.
     pub fn create(frames: u32, kind: PageKind) -> Result<Self, ArenaError> {
         let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let mut align_bytes = PAGE_BYTES;
+        let mut align_bytes = page_bytes();
         if kind == PageKind::Hugetlb2M {
-            assert!(frames.is_multiple_of(512), "a huge page is 512 frames");
+            let whole = FrameIndex(frames).offset_bytes().is_multiple_of(HUGE_BYTES as u64);
+            assert!(whole, "a huge page is {} frames", HUGE_BYTES / page_bytes());
             flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
-            align_bytes = 512 * PAGE_BYTES;
+            align_bytes = HUGE_BYTES;
         }
         let failed = |errno| ArenaError::of(errno, FrameIndex(0));
         let fd = fs::memfd_create("driftheap-arena", flags).map_err(failed)?;
@@ -100,9 +104,9 @@ impl Arena {
     pub fn adopt(fd: OwnedFd) -> Result<Self, ArenaError> {
         let failed = |errno| ArenaError::of(errno, FrameIndex(0));
         let size = fs::fstat(&fd).map_err(failed)?.st_size.unsigned_abs();
-        let frames =
-            u32::try_from(size / PAGE_BYTES as u64).map_err(|_| ArenaError::Other(Errno::FBIG))?;
-        Self::with_alias(fd, frames, 512 * PAGE_BYTES)
+        let frames = u32::try_from(size / page_bytes() as u64)
+            .map_err(|_| ArenaError::Other(Errno::FBIG))?;
+        Self::with_alias(fd, frames, HUGE_BYTES)
     }
 
     fn with_alias(fd: OwnedFd, frames: u32, align_bytes: usize) -> Result<Self, ArenaError> {
@@ -137,12 +141,12 @@ impl Arena {
     }
 
     /// Reads a frame through the alias; a frame that is not allocated becomes so.
-    pub fn read(&self, frame: FrameIndex, into: &mut [u8; PAGE_BYTES]) -> Result<(), ArenaError> {
+    pub fn read(&self, frame: FrameIndex, into: &mut [u8]) -> Result<(), ArenaError> {
         done(self.frame(frame).read(0, into), frame)
     }
 
     /// Reads a frame without allocating it: a hole reads as zeros.
-    pub fn peek(&self, frame: FrameIndex, into: &mut [u8; PAGE_BYTES]) -> Result<(), ArenaError> {
+    pub fn peek(&self, frame: FrameIndex, into: &mut [u8]) -> Result<(), ArenaError> {
         let mut filled = 0;
         while filled < into.len() {
             let at = frame.offset_bytes() + filled as u64;
@@ -210,7 +214,7 @@ impl Arena {
     /// [`allocate`](Self::allocate)d and never touched does not.
     pub fn has_data(&self, frame: FrameIndex) -> Result<bool, ArenaError> {
         match fs::seek(&self.fd, SeekFrom::Data(frame.offset_bytes())) {
-            Ok(data) => Ok(data < frame.offset_bytes() + PAGE_BYTES as u64),
+            Ok(data) => Ok(data < frame.offset_bytes() + page_bytes() as u64),
             Err(Errno::NXIO) => Ok(false),
             Err(errno) => Err(ArenaError::of(errno, frame)),
         }
@@ -219,7 +223,7 @@ impl Arena {
     /// How many frames have a page, touched or not. Orphans that a pin keeps are not counted.
     pub fn allocated_frames(&self) -> Result<u64, ArenaError> {
         let stat = fs::fstat(&self.fd).map_err(|errno| ArenaError::of(errno, FrameIndex(0)))?;
-        Ok(stat.st_blocks.unsigned_abs() * 512 / PAGE_BYTES as u64)
+        Ok(stat.st_blocks.unsigned_abs() * 512 / page_bytes() as u64)
     }
 
     /// Truncates the arena to nothing: every later access by anyone is SIGBUS. The coarse revoke,

@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 
 use super::map::{MapError, Prot, Sharing, Window};
-use super::page::{FrameIndex, PAGE_BYTES, Span};
+use super::page::{FrameIndex, Span, page_bytes};
 use super::process::has_ended;
 use super::touch::Touch;
 
@@ -36,7 +36,7 @@ pub const MESSAGE_MAX_BYTES: usize = 1024;
 pub const SLICE: Duration = Duration::from_millis(20);
 
 /// Byte offsets of a direction's half page: sequence, sleeper flag, length, body.
-const HALF_BYTES: usize = PAGE_BYTES / 2;
+const HALF_BYTES: usize = 2048;
 const SEQUENCE_AT: usize = 0;
 const SLEEPER_AT: usize = 64;
 const LENGTH_AT: usize = 128;
@@ -99,8 +99,8 @@ impl Mailbox {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let fd =
             rustix::fs::memfd_create("driftheap-mailbox", flags).map_err(MailboxError::Other)?;
-        rustix::fs::ftruncate(&fd, PAGE_BYTES as u64).map_err(MailboxError::Other)?;
-        rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::empty(), 0, PAGE_BYTES as u64)
+        rustix::fs::ftruncate(&fd, page_bytes() as u64).map_err(MailboxError::Other)?;
+        rustix::fs::fallocate(&fd, rustix::fs::FallocateFlags::empty(), 0, page_bytes() as u64)
             .map_err(MailboxError::Other)?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).map_err(MailboxError::Other)?;
         Self::adopt(fd)
@@ -113,7 +113,7 @@ impl Mailbox {
     pub fn adopt(fd: OwnedFd) -> Result<Self, MailboxError> {
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| MailboxError::NotMailbox)?;
         let size = rustix::fs::fstat(&fd).map_err(MailboxError::Other)?.st_size;
-        if !seals.contains(SealFlags::SHRINK) || size.unsigned_abs() < PAGE_BYTES as u64 {
+        if !seals.contains(SealFlags::SHRINK) || size.unsigned_abs() < page_bytes() as u64 {
             return Err(MailboxError::NotMailbox);
         }
         let window = Window::reserve(1)?;

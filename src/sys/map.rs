@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
 
-use super::page::{FrameIndex, PAGE_BYTES, Span};
+use super::page::{FrameIndex, Span, page_bytes};
 
 /// What an access may do: the PROT bits that a litmus program can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +60,6 @@ pub enum MapError {
     /// EINVAL: this file can't be mapped in this way (a private memfd_secret mapping).
     #[error("the file can't be mapped in this way (EINVAL)")]
     Unmappable,
-    /// The machine's pages are not 4 KiB.
-    #[error("this machine's pages are {0} bytes, not 4096")]
-    PageSize(usize),
     /// Anything else.
     #[error("mapping memory failed: {0}")]
     Other(Errno),
@@ -91,9 +88,9 @@ impl Window {
     /// Reserves `pages` pages, all slots empty.
     ///
     /// # Errors
-    /// [`MapError::NoMemory`] when the address space is full; [`MapError::PageSize`].
+    /// [`MapError::NoMemory`] when the address space is full.
     pub fn reserve(pages: usize) -> Result<Self, MapError> {
-        Self::reserve_aligned(pages, PAGE_BYTES)
+        Self::reserve_aligned(pages, page_bytes())
     }
 
     /// Reserves `pages` pages at a multiple of `align_bytes` (2 MiB for huge entries).
@@ -104,14 +101,10 @@ impl Window {
     /// # Panics
     /// When `pages` is 0 or `align_bytes` is not a power of two of at least a page.
     pub fn reserve_aligned(pages: usize, align_bytes: usize) -> Result<Self, MapError> {
-        assert!(pages > 0 && align_bytes.is_power_of_two() && align_bytes >= PAGE_BYTES);
-        let page_bytes = rustix::param::page_size();
-        if page_bytes != PAGE_BYTES {
-            return Err(MapError::PageSize(page_bytes));
-        }
-        let slack = align_bytes - PAGE_BYTES;
+        assert!(pages > 0 && align_bytes.is_power_of_two() && align_bytes >= page_bytes());
+        let slack = align_bytes - page_bytes();
         let total = pages
-            .checked_mul(PAGE_BYTES)
+            .checked_mul(page_bytes())
             .and_then(|len| len.checked_add(slack))
             .ok_or(MapError::NoMemory)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
@@ -119,7 +112,7 @@ impl Window {
         let base = unsafe { mm::mmap_anonymous(ptr::null_mut(), total, ProtFlags::empty(), flags) }
             .map_err(MapError::of)? as usize;
         let aligned = base.next_multiple_of(align_bytes);
-        let end = aligned + pages * PAGE_BYTES;
+        let end = aligned + pages * page_bytes();
         for (start, len) in [(base, aligned - base), (end, base + total - end)] {
             if len > 0 {
                 // SAFETY: the ends of the mapping just made, which nobody else knows.
@@ -143,7 +136,7 @@ impl Window {
     pub fn span(&self, slot: usize, pages: usize) -> Span<'_> {
         let base = self.address(slot, pages) as usize;
         // SAFETY: `address` checked the range; the borrow keeps the reservation alive.
-        unsafe { Span::new(base, pages * PAGE_BYTES) }
+        unsafe { Span::new(base, pages * page_bytes()) }
     }
 
     /// Maps `pages` frames of `fd` from `frame` on at `slot`, replacing what was there.
@@ -165,7 +158,7 @@ impl Window {
             Sharing::Shared => MapFlags::SHARED,
             Sharing::Private => MapFlags::PRIVATE,
         } | MapFlags::FIXED;
-        let (at, len) = (self.address(slot, pages), pages * PAGE_BYTES);
+        let (at, len) = (self.address(slot, pages), pages * page_bytes());
         // SAFETY: the range is inside our own reservation, which holds no Rust object.
         let mapped = unsafe { mm::mmap(at, len, prot.bits(), flags, fd, frame.offset_bytes()) };
         mapped.map(drop).map_err(MapError::of)
@@ -194,7 +187,7 @@ impl Window {
         prot: ProtFlags,
         flags: MapFlags,
     ) -> Result<(), MapError> {
-        let (at, len) = (self.address(slot, pages), pages * PAGE_BYTES);
+        let (at, len) = (self.address(slot, pages), pages * page_bytes());
         let flags = flags | MapFlags::PRIVATE | MapFlags::FIXED;
         // SAFETY: the range is inside our own reservation, which holds no Rust object.
         unsafe { mm::mmap_anonymous(at, len, prot, flags) }.map(drop).map_err(MapError::of)
@@ -209,7 +202,7 @@ impl Window {
     /// [`MapError::Unmappable`] when the ranges overlap or the range spans several mappings.
     pub fn move_pages(&self, from: usize, to: usize, pages: usize) -> Result<(), MapError> {
         let (old, new) = (self.address(from, pages), self.address(to, pages));
-        let len = pages * PAGE_BYTES;
+        let len = pages * page_bytes();
         let flags = MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP;
         // SAFETY: both ranges are inside our own reservation, which holds no Rust object.
         unsafe { mm::mremap_fixed(old, len, len, flags, new) }.map_err(MapError::of)?;
@@ -224,7 +217,7 @@ impl Window {
     /// The errno: EFAULT when nothing is mapped there or the range spans several mappings.
     pub fn move_mapping(&self, from: usize, to: usize, pages: usize) -> Result<(), Errno> {
         let (old, new) = (self.address(from, pages), self.address(to, pages));
-        let len = pages * PAGE_BYTES;
+        let len = pages * page_bytes();
         // SAFETY: both ranges are inside our own reservation, which holds no Rust object.
         unsafe { mm::mremap_fixed(old, len, len, MremapFlags::MAYMOVE, new) }?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
@@ -242,7 +235,7 @@ impl Window {
             Prot::Read => MprotectFlags::READ,
             Prot::ReadWrite => MprotectFlags::READ | MprotectFlags::WRITE,
         };
-        let (at, len) = (self.address(slot, pages), pages * PAGE_BYTES);
+        let (at, len) = (self.address(slot, pages), pages * page_bytes());
         // SAFETY: the range is inside our own reservation, which holds no Rust object.
         unsafe { mm::mprotect(at, len, flags) }.map_err(MapError::of)
     }
@@ -285,7 +278,7 @@ impl Window {
     }
 
     fn advise(&self, slot: usize, pages: usize, advice: Advice) -> Result<(), MapError> {
-        let (at, len) = (self.address(slot, pages), pages * PAGE_BYTES);
+        let (at, len) = (self.address(slot, pages), pages * page_bytes());
         // SAFETY: the range is inside our own reservation, which holds no Rust object.
         unsafe { mm::madvise(at, len, advice) }.map_err(MapError::of)
     }
@@ -296,7 +289,7 @@ impl Window {
     /// The errno: EAGAIN when a page is pinned or busy, EINVAL when the kernel can't
     /// (no CONFIG_TRANSPARENT_HUGEPAGE, before 6.1, or the range does not allow it).
     pub fn collapse(&self, slot: usize, pages: usize) -> Result<(), Errno> {
-        let (at, len) = (self.address(slot, pages), pages * PAGE_BYTES);
+        let (at, len) = (self.address(slot, pages), pages * page_bytes());
         // SAFETY: the range is inside our own reservation, which holds no Rust object.
         let result = unsafe { libc::madvise(at, len, libc::MADV_COLLAPSE) };
         if result == 0 { Ok(()) } else { Err(last_errno()) }
@@ -310,7 +303,7 @@ impl Window {
             "{pages} pages at slot {slot} of a window of {}",
             self.pages
         );
-        (self.base + slot * PAGE_BYTES) as *mut _
+        (self.base + slot * page_bytes()) as *mut _
     }
 }
 
@@ -330,9 +323,9 @@ pub(super) fn refill_holes_after_fork() -> Result<(), MapError> {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
     for &(base, pages) in windows_with_holes().iter() {
         for page in 0..pages {
-            let at = (base + page * PAGE_BYTES) as *mut _;
+            let at = (base + page * page_bytes()) as *mut _;
             // SAFETY: NOREPLACE: only a hole is taken, and the window owns this range.
-            match unsafe { mm::mmap_anonymous(at, PAGE_BYTES, ProtFlags::empty(), flags) } {
+            match unsafe { mm::mmap_anonymous(at, page_bytes(), ProtFlags::empty(), flags) } {
                 Ok(_) | Err(Errno::EXIST) => {}
                 Err(errno) => return Err(MapError::of(errno)),
             }
@@ -345,7 +338,7 @@ impl Drop for Window {
     fn drop(&mut self) {
         windows_with_holes().retain(|&window| window != (self.base, self.pages));
         // SAFETY: the whole reservation is ours and no span can outlive the borrow of self.
-        let result = unsafe { mm::munmap(self.base as *mut _, self.pages * PAGE_BYTES) };
+        let result = unsafe { mm::munmap(self.base as *mut _, self.pages * page_bytes()) };
         debug_assert_eq!(result, Ok(()), "unmapping a whole reservation splits nothing");
     }
 }

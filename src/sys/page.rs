@@ -5,10 +5,11 @@
 use core::fmt;
 use core::marker::PhantomData;
 
-/// Bytes in a base page. `sys` supports 4 KiB pages only; [`Window::reserve`] checks it.
-///
-/// [`Window::reserve`]: super::map::Window::reserve
-pub const PAGE_BYTES: usize = 4096;
+/// Bytes of a page of this machine: 4096 on x86-64; arm64 has kernels for 4, 16 and 64 KiB.
+#[must_use]
+pub fn page_bytes() -> usize {
+    rustix::param::page_size()
+}
 
 /// A page of an arena, by its index: what a page frame number is to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,7 +19,7 @@ impl FrameIndex {
     /// The byte offset of the frame in its arena's file.
     #[must_use]
     pub fn offset_bytes(self) -> u64 {
-        u64::from(self.0) * PAGE_BYTES as u64
+        u64::from(self.0) * page_bytes() as u64
     }
 
     /// The index as `usize`, for arithmetic with slots.
@@ -59,7 +60,7 @@ impl Range {
     /// `pages` pages from `start`.
     #[must_use]
     pub fn pages(start: Addr, pages: usize) -> Self {
-        Self { start, len_bytes: (pages * PAGE_BYTES) as u64 }
+        Self { start, len_bytes: (pages * page_bytes()) as u64 }
     }
 }
 

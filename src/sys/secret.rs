@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::arena::{ArenaError, done};
 use super::map::{MapError, Prot, Sharing, Window, last_errno};
-use super::page::{FrameIndex, PAGE_BYTES, Span};
+use super::page::{FrameIndex, Span, page_bytes};
 
 /// Why there is no secret arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,8 +60,8 @@ impl SecretArena {
     /// A secret arena from an fd that another process sent.
     pub fn adopt(fd: OwnedFd) -> Result<Self, SecretError> {
         let size = fs::fstat(&fd).map_err(SecretError::Other)?.st_size.unsigned_abs();
-        let frames =
-            u32::try_from(size / PAGE_BYTES as u64).map_err(|_| SecretError::Other(Errno::FBIG))?;
+        let frames = u32::try_from(size / page_bytes() as u64)
+            .map_err(|_| SecretError::Other(Errno::FBIG))?;
         Self::with_alias(fd, frames)
     }
 
@@ -99,7 +99,7 @@ impl SecretArena {
     }
 
     /// Reads a frame.
-    pub fn read(&self, frame: FrameIndex, into: &mut [u8; PAGE_BYTES]) -> Result<(), ArenaError> {
+    pub fn read(&self, frame: FrameIndex, into: &mut [u8]) -> Result<(), ArenaError> {
         done(self.frame(frame).read(0, into), frame)
     }
 

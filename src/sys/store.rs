@@ -24,7 +24,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
 use super::map::{MapError, Prot, Sharing, Window, last_errno};
-use super::page::{Addr, FrameIndex, PAGE_BYTES, Span};
+use super::page::{Addr, FrameIndex, Span, page_bytes};
 use super::uffd::{Fill, FillError, Modes, RegisterError, Uffd};
 
 /// Most pages that one move handles at once: 2 MiB.
@@ -72,7 +72,7 @@ impl Scratch {
     /// # Errors
     /// [`StoreError::NoMemory`], [`StoreError::Map`].
     pub fn create() -> Result<Self, StoreError> {
-        let bytes = ((1 + CHUNK_PAGES) * PAGE_BYTES) as u64;
+        let bytes = ((1 + CHUNK_PAGES) * page_bytes()) as u64;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let fd = rustix::fs::memfd_create("driftheap-scratch", flags).map_err(StoreError::of)?;
         rustix::fs::ftruncate(&fd, bytes).map_err(StoreError::of)?;
@@ -211,10 +211,10 @@ impl Store {
                     done += usize::try_from(done_bytes).unwrap_or(0);
                 }
                 Err(FillError::Present) => {
-                    let page = content.part(done, PAGE_BYTES);
-                    self.overwrite(first + done / PAGE_BYTES, page)?;
+                    let page = content.part(done, page_bytes());
+                    self.overwrite(first + done / page_bytes(), page)?;
                     refilled.conflicts += 1;
-                    done += PAGE_BYTES;
+                    done += page_bytes();
                 }
                 Err(FillError::NoMemory) => return Err(StoreError::NoMemory),
                 Err(FillError::NoPage) => return Err(StoreError::Truncated),
@@ -231,14 +231,14 @@ impl Store {
 
     /// Writes one page with pwrite(2): for a page that exists.
     fn overwrite(&self, page: usize, from: Span<'_>) -> Result<(), StoreError> {
-        let mut bytes = [0; PAGE_BYTES];
+        let mut bytes = vec![0; page_bytes()];
         let read = from.read(0, &mut bytes);
         if read.value().is_none() {
             return Err(StoreError::Other(Errno::FAULT));
         }
         let mut done = 0;
         while done < bytes.len() {
-            let at = (page * PAGE_BYTES + done) as u64;
+            let at = (page * page_bytes() + done) as u64;
             match rustix::io::pwrite(&self.file, &bytes[done..], at) {
                 Ok(wrote) => done += wrote,
                 Err(Errno::INTR) => {}
@@ -260,14 +260,14 @@ impl Store {
     /// Whether the page exists in the file; one that was never touched may count as absent.
     #[must_use]
     pub fn is_present(&self, page: usize) -> bool {
-        let at = (page * PAGE_BYTES) as u64;
+        let at = (page * page_bytes()) as u64;
         let data = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at));
-        data.is_ok_and(|data| data < at + PAGE_BYTES as u64)
+        data.is_ok_and(|data| data < at + page_bytes() as u64)
     }
 
     fn bytes(&self, first: usize, pages: usize) -> (u64, u64) {
         let span = self.alias.span(first, pages);
-        ((first * PAGE_BYTES) as u64, span.len_bytes() as u64)
+        ((first * page_bytes()) as u64, span.len_bytes() as u64)
     }
 
     fn fallocate(

@@ -25,7 +25,7 @@
 use std::sync::OnceLock;
 
 use super::arch::{self, AccessResult};
-use super::page::{Addr, PAGE_BYTES, Span};
+use super::page::{Addr, Span, page_bytes};
 
 /// How a load or store ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,10 +118,10 @@ impl Span<'_> {
 
     /// Stores `byte` to the whole span.
     pub fn fill(&self, byte: u8) -> Touch<()> {
-        let pattern = [byte; PAGE_BYTES];
+        let pattern = vec![byte; page_bytes()];
         let mut done = 0;
         while done < self.len_bytes() {
-            let len = PAGE_BYTES.min(self.len_bytes() - done);
+            let len = page_bytes().min(self.len_bytes() - done);
             match self.write(done, &pattern[..len]) {
                 Touch::Value(()) => done += len,
                 fault @ (Touch::Sigbus { .. } | Touch::Sigsegv { .. }) => return fault,

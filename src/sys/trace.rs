@@ -19,8 +19,8 @@ use nix::sys::ptrace;
 use nix::unistd::Pid;
 use rustix::io::Errno;
 
-use super::arch::CALL_BYTES;
 pub use super::arch::Registers;
+use super::arch::{CALL_BYTES, Discarded};
 
 /// Longest wait for a thread that was asked for something.
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -332,6 +332,8 @@ pub fn call(
     let at = (&raw const most).expose_provenance();
     // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
     unsafe { raw(PTRACE_SETSIGMASK, tid, 8, at) }?;
+    // A thread that stands at a load or store has more in its registers than a call leaves there.
+    let mut discarded = Discarded::of(Pid::from_raw(tid));
     let mut regs = *saved;
     regs.enter(gate, nr, args);
     set_registers(tid, &regs)?;
@@ -344,6 +346,9 @@ pub fn call(
         }
     };
     set_registers(tid, saved)?;
+    discarded
+        .restore(Pid::from_raw(tid))
+        .map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
     let at = (&raw const mask).expose_provenance();
     // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
     unsafe { raw(PTRACE_SETSIGMASK, tid, 8, at) }?;

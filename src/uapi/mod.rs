@@ -98,8 +98,11 @@ impl<const N: usize> Field for [u8; N] {
     }
 }
 
-/// Bytes of a page. The device supports page sizes of 4 KiB only and refuses to start on others.
-pub const PAGE_SIZE: u64 = 4096;
+/// Bytes of a page of this machine, as the kernel told this process when it began (AT_PAGESZ).
+#[must_use]
+pub fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
 
 /// `_IOC_WRITE`: user space writes, the kernel reads the argument.
 pub const IOC_WRITE: u32 = 1;

@@ -40,7 +40,7 @@ use driftheap::device::live::{Mapping, Mover, Sabotage};
 use driftheap::report::chart::{self, Bar};
 use driftheap::sys::link::Link;
 use driftheap::sys::map::{Prot, Sharing, Window};
-use driftheap::sys::page::{Addr, FrameIndex, PAGE_BYTES, Range};
+use driftheap::sys::page::{Addr, FrameIndex, Range, page_bytes};
 use driftheap::sys::process;
 use driftheap::sys::store::CHUNK_PAGES;
 use driftheap::sys::uffd::{Fill, Modes, Uffd, Via};
@@ -60,7 +60,7 @@ fn client(link: &Link, file: &OwnedFd, pages: usize) -> Option<()> {
     let mut told = [0; 8];
     while link.receive(&mut told, LONG).is_ok() {
         for page in 0..pages {
-            span.store_u64(page * PAGE_BYTES, 1).value()?;
+            span.store_u64(page * page_bytes(), 1).value()?;
         }
         link.send(&[1], &[]).ok()?;
     }
@@ -71,8 +71,8 @@ fn client(link: &Link, file: &OwnedFd, pages: usize) -> Option<()> {
 fn bare(file: &OwnedFd, alias: (&Uffd, Addr), at: (&Uffd, Addr), pages: usize, copy: &mut [u8]) {
     for first in (0..pages).step_by(CHUNK_PAGES) {
         let count = CHUNK_PAGES.min(pages - first);
-        let offset = (first * PAGE_BYTES) as u64;
-        let copy = &mut copy[..count * PAGE_BYTES];
+        let offset = (first * page_bytes()) as u64;
+        let copy = &mut copy[..count * page_bytes()];
         let range = Range::pages(Addr(at.1.0 + offset), count);
         at.0.write_protect(range).unwrap();
         assert_eq!(rustix::io::pread(file, &mut *copy, offset), Ok(copy.len()));
@@ -91,7 +91,7 @@ fn median(mut runs: Vec<f64>) -> f64 {
 /// Microseconds of a move by the exporter, of the bare calls and of a memcpy.
 fn moves(pages: usize, rounds: usize) -> [f64; 3] {
     let file = driftheap::sys::backing::memfd("dmabuf").unwrap();
-    rustix::fs::ftruncate(&file, (pages * PAGE_BYTES) as u64).unwrap();
+    rustix::fs::ftruncate(&file, (pages * page_bytes()) as u64).unwrap();
     let (ours, theirs) = Link::pair().unwrap();
     let child = process::fork(|| u8::from(client(&theirs, &file, pages).is_none())).unwrap();
     let mut address = [0; 8];
@@ -106,9 +106,9 @@ fn moves(pages: usize, rounds: usize) -> [f64; 3] {
     let own = Uffd::open(Via::UserModeOnly, FEATURES).unwrap();
     own.register(window.span(0, pages).range(), Modes::MISSING).unwrap();
     let alias = window.span(0, pages).start();
-    let mut copy = vec![1; CHUNK_PAGES * PAGE_BYTES];
-    let from = vec![1u8; pages * PAGE_BYTES];
-    let mut to = vec![2u8; pages * PAGE_BYTES];
+    let mut copy = vec![1; CHUNK_PAGES * page_bytes()];
+    let from = vec![1u8; pages * page_bytes()];
+    let mut to = vec![2u8; pages * page_bytes()];
     let touch = || {
         ours.send(&[1], &[]).unwrap();
         ours.receive(&mut [0; 8], LONG).unwrap();

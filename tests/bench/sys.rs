@@ -22,7 +22,7 @@ use driftheap::sys::arena::{Arena, PageKind};
 use driftheap::sys::link::Link;
 use driftheap::sys::mailbox::{Mailbox, Pace};
 use driftheap::sys::map::{Prot, Sharing, Window};
-use driftheap::sys::page::{FrameIndex, PAGE_BYTES, Range};
+use driftheap::sys::page::{FrameIndex, Range, page_bytes};
 use driftheap::sys::process::{self, Child};
 use driftheap::sys::touch::Touch;
 use driftheap::sys::uffd::{Features, Fill, Modes, Uffd, UffdEvent, Via};
@@ -122,7 +122,7 @@ impl Trapped {
         let whole = self.window.span(0, pages);
         let start = Instant::now();
         for page in 0..pages {
-            ensure!(whole.load_u8(page * PAGE_BYTES) == Touch::Value(1));
+            ensure!(whole.load_u8(page * page_bytes()) == Touch::Value(1));
         }
         Ok(micros(start, FAULTS))
     }
@@ -290,7 +290,7 @@ fn zap() -> Result<()> {
 fn moves() -> Result<()> {
     process::pin_to_cpu(0)?;
     let pages = FrameIndex(MOVE_FRAMES).index();
-    let len = pages * PAGE_BYTES;
+    let len = pages * page_bytes();
     let (from, mut to) = (vec![1_u8; len], vec![2_u8; len]);
     for count in [0, 1, 8, 64] {
         let arena = Arena::create(2 * MOVE_FRAMES, PageKind::Base)?;

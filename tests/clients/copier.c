@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE 4096
+#define PAGE sysconf(_SC_PAGESIZE)
 #define HALF (32 * PAGE)
 
 static double deadline;

@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define PAGE 4096L
+#define PAGE sysconf(_SC_PAGESIZE)
 #define NEED(what) do { if (!(what)) { fprintf(stderr, "line %d: %s: %s\n", __LINE__, #what, strerror(errno)); _exit(1); } } while (0)
 
 struct alloc { uint64_t len; uint32_t fd, fd_flags; uint64_t heap_flags; };
@@ -36,7 +36,8 @@ static void allocate(int times) {
     }
 }
 
-static char content[PAGE] __attribute__((aligned(4096)));
+/* The largest page that there is. */
+static char content[65536] __attribute__((aligned(65536)));
 static char *page;
 static int uffd;
 

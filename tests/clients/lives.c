@@ -30,7 +30,7 @@ struct fence { uint32_t value; char name[32]; int32_t fence; };
 #define CREATE _IOW('u', 0x42, struct create)
 #define CREATE_LIST _IOW('u', 0x43, uint64_t)
 #define CREATE_FENCE _IOWR('W', 0, struct fence)
-#define PAGE 4096
+#define PAGE sysconf(_SC_PAGESIZE)
 
 #define NEED(what) do { if (!(what)) { printf("line %d: %s: %s\n", __LINE__, #what, strerror(errno)); exit(1); } } while (0)
 

@@ -14,7 +14,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define LEN 65536
+#define PAGE sysconf(_SC_PAGESIZE)
+
+#define LEN (16 * PAGE)
 
 static sigjmp_buf back;
 
@@ -40,12 +42,12 @@ static int gone(volatile char *map)
 {
 	volatile int faults = 0;
 
-	for (volatile int page = 0; page < LEN / 4096; page++)
+	for (volatile int page = 0; page < LEN / PAGE; page++)
 		if (sigsetjmp(back, 1))
 			faults++;
 		else
-			(void)map[page * 4096];
-	return faults == LEN / 4096;
+			(void)map[page * PAGE];
+	return faults == LEN / PAGE;
 }
 
 int main(void)
@@ -63,7 +65,7 @@ int main(void)
 	alarm(60);
 	if (!sigsetjmp(back, 1))
 		for (;;)
-			if (((volatile char *)map)[4096] != 0x5a)
+			if (((volatile char *)map)[PAGE] != 0x5a)
 				return 3;
 	printf("load: SIGBUS\n");
 	printf("all pages: %s\n", gone(map) ? "SIGBUS" : "not all");

@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 #define PAGES 64
-#define PAGE 4096
+#define PAGE sysconf(_SC_PAGESIZE)
 
 static double deadline;
 

@@ -15,12 +15,13 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <unistd.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define DH_PAGE_SIZE 4096
+#define DH_PAGE_SIZE ((size_t)sysconf(_SC_PAGESIZE))
 
 /* DMA_BUF_SYNC_* of <linux/dma-buf.h>. */
 #define DH_SYNC_READ (1u << 0)

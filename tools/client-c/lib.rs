@@ -262,7 +262,7 @@ pub unsafe extern "C" fn dh_map(buffer: *mut DhBuffer) -> *mut DhMapping {
     let buffer = unsafe { at(buffer) };
     handle(buffer.and_then(|buffer| {
         let mapping = buffer.map().map_err(|error| failed(&error))?;
-        Ok(DhMapping { mapping, len: buffer.pages() * 4096 })
+        Ok(DhMapping { mapping, len: buffer.pages() * driftheap::sys::page::page_bytes() })
     }))
 }
 
@@ -326,7 +326,7 @@ pub unsafe extern "C" fn dh_map_through_importer(buffer: *mut DhBuffer) -> *mut 
     let buffer = unsafe { at(buffer) };
     handle(buffer.and_then(|buffer| {
         let mapping = buffer.map_through_importer().map_err(|error| failed(&error))?;
-        Ok(DhImporterMapping { mapping, len: buffer.pages() * 4096 })
+        Ok(DhImporterMapping { mapping, len: buffer.pages() * driftheap::sys::page::page_bytes() })
     }))
 }
 

@@ -92,7 +92,7 @@ fn random_call(random: &mut Random, memory: u64, last_page: u64) {
         0 => 0,
         1 => u64::MAX - random.below(8192),
         2 => 0xffff_8000_0000_0000 | random.next() >> 20,
-        3 => last_page + PAGE - random.below(64),
+        3 => last_page + page_size() - random.below(64),
         _ => memory + random.below(2048),
     };
     for at in 0..96 {
@@ -124,7 +124,7 @@ fn random_calls(seed: u64) -> String {
             let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) + round + 1);
             let memory = anonymous(2, PROT_RW);
             let last_page = anonymous(2, PROT_RW);
-            let _ = call(libc::SYS_munmap, &[last_page + PAGE, PAGE]);
+            let _ = call(libc::SYS_munmap, &[last_page + page_size(), page_size()]);
             for _ in 0..4 {
                 heap();
             }

@@ -12,6 +12,7 @@ use driftheap::report::picture::{
     Arrow, Cell, FrameRow, Lane, Look as Colour, Picture, Slot, Stage,
 };
 use driftheap::terminal::printed;
+use driftheap::uapi::page_size;
 use driftheap::units::{BufId, FrameId};
 use serde::Serialize;
 
@@ -26,8 +27,6 @@ const CELLS_MAX: usize = 4;
 const NAME_CHARS: usize = 9;
 /// Colours of buffers.
 const COLOURS: usize = 6;
-
-const PAGE_BYTES: u64 = 4096;
 
 /// A page of a buffer whose frames have no numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +111,7 @@ impl Books {
             let ino = seen.inode.ino;
             self.names.insert(ino, seen.name.clone());
             let page = Page { placement: seen.placement, moves: 0 };
-            let pages = usize::try_from(seen.size_bytes / PAGE_BYTES).unwrap_or(0);
+            let pages = usize::try_from(seen.size_bytes / page_size()).unwrap_or(0);
             self.pages.entry(ino).or_insert_with(|| vec![page; pages]);
         }
         for (_, event) in std::mem::take(&mut look.events) {
@@ -456,10 +455,10 @@ impl<'a> Drawn<'a> {
             for user in books.used.get(&seen.inode).into_iter().flatten() {
                 let Some(lane) = self.lane(Who::Process(user.pid), String::new()) else { continue };
                 for map in user.maps.iter().take(CELLS_MAX) {
-                    let first = usize::try_from(map.offset / PAGE_BYTES).unwrap_or(usize::MAX);
+                    let first = usize::try_from(map.offset / page_size()).unwrap_or(usize::MAX);
                     let of = PageOf { buffer: seen.id, page: first };
                     let Some(to) = self.place_of(of) else { continue };
-                    let pages = map.len.div_ceil(PAGE_BYTES);
+                    let pages = map.len.div_ceil(page_size());
                     let mode = if map.writes { "rw" } else { "ro" };
                     let note =
                         if pages == 1 { mode.to_owned() } else { format!("{mode}, {pages} pages") };
@@ -521,7 +520,7 @@ impl<'a> Drawn<'a> {
             if seen.fences > 0 {
                 parts.push(format!("{} fences pending", seen.fences));
             }
-            let pages = seen.size_bytes / PAGE_BYTES;
+            let pages = seen.size_bytes / page_size();
             let drawn = u64::try_from(look::PAGES_MAX).unwrap_or(u64::MAX);
             if self.books.look.cells.is_some() && pages > drawn {
                 parts.push(format!("{pages} pages, the first {drawn} drawn"));

@@ -94,8 +94,8 @@ pub trait Backend {
 /// The pieces in which a C string of at most `max` bytes at `addr` is fetched: a piece of its own
 /// for what lies beyond the page, which need not be mapped if the string ends before.
 pub fn text_extents(addr: u64, max: u32) -> (Extent, Option<Extent>) {
-    let page = u32::try_from(crate::uapi::PAGE_SIZE).unwrap_or(u32::MAX);
-    let offset = u32::try_from(addr % crate::uapi::PAGE_SIZE).unwrap_or(0);
+    let page = u32::try_from(crate::uapi::page_size()).unwrap_or(u32::MAX);
+    let offset = u32::try_from(addr % crate::uapi::page_size()).unwrap_or(0);
     let first = max.min(page - offset);
     let rest = addr.checked_add(u64::from(first)).filter(|_| first < max);
     (Extent { addr, len: first }, rest.map(|addr| Extent { addr, len: max - first }))

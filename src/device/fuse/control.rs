@@ -8,7 +8,7 @@ use crate::device::control::{Controlled, NotDone, buffer_of};
 use crate::device::live::Deed;
 use crate::device::transport::lock;
 use crate::device::{BufferId, Device};
-use crate::uapi::PAGE_SIZE;
+use crate::uapi::page_size;
 
 /// A mount that can be asked.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Mounted {
     fn buffer(&self, ino: u64) -> Result<(BufferId, u64), NotDone> {
         let served = lock(&self.served);
         let (id, buffer) = buffer_of(&served.device, ino)?;
-        Ok((id, buffer.size_bytes / PAGE_SIZE))
+        Ok((id, buffer.size_bytes / page_size()))
     }
 
     /// Whether anybody had a page of it.

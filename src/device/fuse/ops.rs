@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::{BufferId, DeviceFs, HeapId, Ioctl, MountNode, NEEDED, Object, Served};
 use crate::device::transport::{lock, now_ns};
+use crate::uapi::page_size;
 
 /// Nothing is cached: buffers come and go without the kernel's doing.
 const TTL: Duration = Duration::ZERO;
@@ -50,7 +51,7 @@ impl DeviceFs {
             uid: request.uid(),
             gid: request.gid(),
             rdev: 0,
-            blksize: 4096,
+            blksize: u32::try_from(page_size()).unwrap_or(u32::MAX),
             flags: 0,
         })
     }

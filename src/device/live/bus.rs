@@ -37,7 +37,7 @@ use crate::device::{BufferId, Device, FenceId};
 use crate::model::{self, moving};
 use crate::model::{ExporterRules, ExporterStep, HazardKind, HostRules, Life, Operation};
 use crate::sys::backing;
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 
 /// What a pin holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +111,7 @@ pub enum DmaError {
     #[error("the device was never told this bus address: an IOMMU fault (EFAULT)")]
     Iommu,
     /// The bytes are not all in one page.
-    #[error("an access lies within one page of {PAGE_BYTES} bytes (EINVAL)")]
+    #[error("an access lies within one page of {} bytes (EINVAL)", page_bytes())]
     Length,
     /// The memory could not be reached.
     #[error("the memory behind the address can't be reached: {0}")]
@@ -148,7 +148,7 @@ impl Bus {
     /// The errno of memfd_create or ftruncate: no memory, no file descriptor.
     pub fn new(vram: usize, system: usize) -> std::io::Result<Self> {
         let own = backing::memfd("driftheap-frames")?;
-        let bytes = vram.saturating_add(system).saturating_mul(PAGE_BYTES);
+        let bytes = vram.saturating_add(system).saturating_mul(page_bytes());
         rustix::fs::ftruncate(&own, u64::try_from(bytes).unwrap_or(u64::MAX))?;
         Ok(Self {
             frames: Frames::new(vram, system),
@@ -208,7 +208,7 @@ impl Bus {
                 who: "the exporter".to_owned(),
                 write: false,
                 addr: BusAddr::of(frame),
-                len: PAGE_BYTES,
+                len: page_bytes(),
                 byte: None,
                 meant,
                 hit,
@@ -293,7 +293,7 @@ impl Bus {
             self.findings.push(access.finding(HazardKind::IommuFault, &dma, addr, IOMMU));
             return Err(DmaError::Iommu);
         };
-        if offset.saturating_add(dma.len()) > PAGE_BYTES {
+        if offset.saturating_add(dma.len()) > page_bytes() {
             return Err(DmaError::Length);
         }
         let mut before = vec![0; dma.len()];

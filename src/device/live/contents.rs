@@ -18,7 +18,7 @@ use super::pages::{OwnBytes, Pages, write_all};
 use crate::device::BufferId;
 use crate::model::moving::{self, Copying, FrameRole, FrameTable as _};
 use crate::model::{HazardKind, Life};
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 
 fn errno(error: DmaError) -> Errno {
     if let DmaError::Memory(errno) = error { errno } else { Errno::IO }
@@ -33,7 +33,7 @@ impl Bus {
         let pages = self.frames.pages_of(buffer).into_iter();
         pages
             .filter_map(|of| self.frames.frames(of).next)
-            .try_for_each(|next| self.show(next, &[0; PAGE_BYTES]))
+            .try_for_each(|next| self.show(next, &vec![0; page_bytes()]))
     }
 
     /// A frame that is no page yet holds these bytes, for who has its address from before.
@@ -55,15 +55,15 @@ impl Bus {
                     let is_own = self.frames.held(now, of) == Some(FrameRole::Now);
                     let mut bytes = PageBytes::zeros();
                     if !is_own || self.frames.is_told(next) {
-                        self.load(pages, now, 0, &mut *bytes.0).map_err(errno)?;
-                        self.show(next, &*bytes.0)?;
+                        self.load(pages, now, 0, &mut bytes.0).map_err(errno)?;
+                        self.show(next, &bytes.0)?;
                     }
                     let copied =
                         if is_own { Copied::Page(Vec::new()) } else { Copied::Other(bytes) };
                     self.copies.copied.insert(of, copied);
                 }
                 Some(Copying::Late(old, _)) => {
-                    let mut bytes = [0; PAGE_BYTES];
+                    let mut bytes = vec![0; page_bytes()];
                     self.load(pages, old, 0, &mut bytes).map_err(errno)?;
                     pages.write(of, 0, &bytes)?;
                 }
@@ -97,7 +97,7 @@ impl Bus {
                 self.keep(pages, left, of)?;
             }
             match copied {
-                None => pages.write(of, 0, &[0; PAGE_BYTES])?,
+                None => pages.write(of, 0, &vec![0; page_bytes()])?,
                 // What others have written there since; the program's stores are not lost.
                 Some(Copied::Other(bytes)) => {
                     for (offset, run) in bytes.differing(given_up.as_ref()) {
@@ -146,8 +146,8 @@ impl Bus {
     fn keep(&self, pages: &dyn Pages, frame: FrameNo, of: PageOf) -> Result<PageBytes, Errno> {
         debug_assert_eq!(self.frames.bytes(frame), Some(Bytes::Own));
         let mut bytes = PageBytes::zeros();
-        pages.read(of, 0, &mut *bytes.0)?;
-        write_all(self.own_bytes(), OwnBytes::at(frame, 0), &*bytes.0)?;
+        pages.read(of, 0, &mut bytes.0)?;
+        write_all(self.own_bytes(), OwnBytes::at(frame, 0), &bytes.0)?;
         Ok(bytes)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::findings::Finding;
 use super::frames::PageOf;
 use crate::device::BufferId;
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 
 /// A device's write that a copy does not hold.
 #[derive(Debug)]
@@ -17,11 +17,11 @@ pub(super) struct Overtaken {
 
 /// What a page held.
 #[derive(Debug)]
-pub(super) struct PageBytes(pub(super) Box<[u8; PAGE_BYTES]>);
+pub(super) struct PageBytes(pub(super) Vec<u8>);
 
 impl PageBytes {
     pub(super) fn zeros() -> Self {
-        Self(Box::new([0; PAGE_BYTES]))
+        Self(vec![0; page_bytes()])
     }
 
     /// The runs of bytes that are others than before, with their offsets; all where it is not known.
@@ -30,8 +30,9 @@ impl PageBytes {
         let differs = |at: usize| self.0[at] != before.0[at];
         let mut runs = Vec::new();
         let mut at = 0;
-        while at < PAGE_BYTES {
-            let end = (at..PAGE_BYTES).find(|&end| !differs(end)).unwrap_or(PAGE_BYTES);
+        let page = self.0.len();
+        while at < page {
+            let end = (at..page).find(|&end| !differs(end)).unwrap_or(page);
             if end > at {
                 runs.push((at, &self.0[at..end]));
             }

@@ -26,7 +26,7 @@ use super::frames::BusAddr;
 use super::job::{Host, Parts};
 use crate::device::fence::Usage;
 use crate::device::{BufferId, FenceId, Seen};
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 
 /// Which buffer a device uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -417,7 +417,7 @@ impl Machine {
             *jobs
         };
         let byte = u8::try_from(jobs % 255).unwrap_or(0) + 1;
-        let mut page = [byte; PAGE_BYTES];
+        let mut page = vec![byte; page_bytes()];
         let by = (Through::Attachment(bound.id), self.holder);
         let host = Arc::clone(&self.host);
         for &addr in &bound.addrs {
@@ -429,7 +429,7 @@ impl Machine {
                 if let Some(dma) = dma.take() {
                     if bus.brackets.buffers.contains(&bound.buffer) {
                         let (who, buffer) = (self.spec.name.clone(), bound.buffer);
-                        let (write, len) = (self.spec.writes, PAGE_BYTES);
+                        let (write, len) = (self.spec.writes, page_bytes());
                         bus.brackets.hits.push(InBracket { who, buffer, write, len });
                     }
                     // A buffer that is gone answers an error; the next job finds another one.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::device::{BufferId, Inode};
-use crate::sys::page::{Addr, PAGE_BYTES};
+use crate::sys::page::{Addr, page_bytes};
 use crate::sys::store::{Store, StoreError};
 
 use super::guardian::{Guardian, KeptFile};
@@ -154,7 +154,7 @@ impl Engine {
         file: OwnedFd,
         size_bytes: u64,
     ) -> Result<(), StoreError> {
-        let pages = usize::try_from(size_bytes).map_err(|_| StoreError::NoMemory)? / PAGE_BYTES;
+        let pages = usize::try_from(size_bytes).map_err(|_| StoreError::NoMemory)? / page_bytes();
         let store = self.mover.adopt(file, pages)?;
         let guardian = self.guardian.as_ref();
         let ward = guardian.map(|guardian| guardian.keep(id.0, pages, store.as_fd()));
@@ -438,7 +438,7 @@ impl Engine {
 
 /// All mappings of a file.
 fn mappings(spaces: &[Space], inode: Inode) -> Vec<Mapping> {
-    let pages = |bytes: u64| usize::try_from(bytes).unwrap_or(0) / PAGE_BYTES;
+    let pages = |bytes: u64| usize::try_from(bytes).unwrap_or(0) / page_bytes();
     let of_space = |space: &Space| {
         let uffd = Arc::clone(space.uffd());
         let areas = space.areas.iter().filter(|area| area.inode == inode);

@@ -32,7 +32,7 @@ use std::fmt;
 use crate::device::BufferId;
 use crate::model::moving::{self, FrameRole, FrameTable, PageFrames};
 use crate::model::{Operation, Placement, Recycle};
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 
 /// A frame, by its place in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,15 +49,15 @@ impl BusAddr {
     /// The first byte of a frame.
     #[must_use]
     pub fn of(frame: FrameNo) -> Self {
-        Self(BUS_BASE + u64::from(frame.0) * PAGE_BYTES as u64)
+        Self(BUS_BASE + u64::from(frame.0) * page_bytes() as u64)
     }
 
     /// The frame and the offset in it; none for an address that no frame has.
     #[must_use]
     pub fn split(self) -> Option<(FrameNo, usize)> {
         let at = self.0.checked_sub(BUS_BASE)?;
-        let frame = u32::try_from(at / PAGE_BYTES as u64).ok()?;
-        Some((FrameNo(frame), usize::try_from(at % PAGE_BYTES as u64).ok()?))
+        let frame = u32::try_from(at / page_bytes() as u64).ok()?;
+        Some((FrameNo(frame), usize::try_from(at % page_bytes() as u64).ok()?))
     }
 }
 

@@ -37,7 +37,7 @@ use crate::device::Life::{Purged, Revoked};
 use crate::device::{BufferId, Device};
 use crate::model::moving::{self, Pinned};
 use crate::model::{ExporterRules, ExporterStep, HazardKind, Life, Operation, Placement};
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 
 /// The memory of live buffers.
 pub trait Memory: Pages {
@@ -380,7 +380,7 @@ impl<'a> Run<'a> {
                 _ if !ends => Ok(()),
                 // Given up without a mark: what it held is lost, and a fault finds zeros.
                 Life::Live => (0..bus.frames.pages(buffer)).try_for_each(|page| {
-                    let written = memory.write(PageOf { buffer, page }, 0, &[0; PAGE_BYTES]);
+                    let written = memory.write(PageOf { buffer, page }, 0, &vec![0; page_bytes()]);
                     written.map_err(unreachable)
                 }),
                 Life::Purged

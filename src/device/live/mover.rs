@@ -21,7 +21,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sys::page::{Addr, PAGE_BYTES, Range};
+use crate::sys::page::{Addr, Range, page_bytes};
 use crate::sys::store::{CHUNK_PAGES, Scratch, Store, StoreError};
 use crate::sys::uffd::{Features, OpenError, ProtectError, Uffd, Via};
 
@@ -47,7 +47,7 @@ impl Mapping {
         let from = first.max(self.first);
         let to = (first + pages).min(self.first + self.pages);
         (from < to).then(|| {
-            let start = Addr(self.start.0 + ((from - self.first) * PAGE_BYTES) as u64);
+            let start = Addr(self.start.0 + ((from - self.first) * page_bytes()) as u64);
             Range::pages(start, to - from)
         })
     }

@@ -10,7 +10,7 @@ use super::pages::Pages;
 use super::record::{Actor, EventEnd, RecordedAction};
 use crate::device::FenceId;
 use crate::model::HazardKind;
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 
 /// The fences of an attachment signal, with an error, as it goes.
 pub(super) fn signals(fences: &[FenceId]) -> impl Iterator<Item = RecordedAction> {
@@ -82,7 +82,7 @@ impl Bus {
     /// kernel does is not known.
     pub fn note_outlived(&mut self, pages: &dyn Pages, id: PinId) {
         let Some(GupPin { of, frame, program, .. }) = self.pins.get(&id).cloned() else { return };
-        let mut bytes = vec![0; PAGE_BYTES];
+        let mut bytes = vec![0; page_bytes()];
         if self.load(pages, frame, 0, &mut bytes).is_err() {
             return;
         }

@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 
 use super::frames::{FrameNo, PageOf};
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 
 /// The bytes of live buffers, as their host keeps them.
 pub trait Pages {
@@ -30,7 +30,7 @@ pub(super) struct OwnBytes(pub(super) OwnedFd);
 impl OwnBytes {
     /// Where a frame's byte lies in the file.
     pub(super) fn at(frame: FrameNo, offset: usize) -> u64 {
-        u64::from(frame.0) * PAGE_BYTES as u64 + offset as u64
+        u64::from(frame.0) * page_bytes() as u64 + offset as u64
     }
 }
 

@@ -20,7 +20,7 @@ use std::ops::Range;
 
 use super::brackets::Allowed;
 use crate::device::BufferId;
-use crate::uapi::PAGE_SIZE;
+use crate::uapi::page_size;
 
 /// PROT_READ.
 pub const READ: u32 = 1;
@@ -95,7 +95,7 @@ fn strict(prot: u32, allowed: Allowed) -> u32 {
 impl GuardedMapping {
     /// A new mapping, all of it open.
     pub fn new(range: Range<u64>, buffer: BufferId, offset: u64, prot: u32) -> Self {
-        assert!(range.start.is_multiple_of(PAGE_SIZE) && range.end.is_multiple_of(PAGE_SIZE));
+        assert!(range.start.is_multiple_of(page_size()) && range.end.is_multiple_of(page_size()));
         Self { range, buffer, offset, prot, closed: None, opened: Vec::new() }
     }
 
@@ -154,10 +154,10 @@ impl GuardedMapping {
 
     /// A run of pages at random.
     fn run(&self, dice: &mut SplitMixSampler) -> Range<u64> {
-        let pages = (self.range.end - self.range.start) / PAGE_SIZE;
+        let pages = (self.range.end - self.range.start) / page_size();
         let len = 1 + dice.below(pages.min(RUN_PAGES_MAX));
-        let start = self.range.start + dice.below(pages - len + 1) * PAGE_SIZE;
-        start..start + len * PAGE_SIZE
+        let start = self.range.start + dice.below(pages - len + 1) * page_size();
+        start..start + len * page_size()
     }
 
     /// One page stays open until the next END.
@@ -231,7 +231,7 @@ impl GuardedMapping {
 
 /// First address of a page.
 pub fn page(addr: u64) -> u64 {
-    addr & !(PAGE_SIZE - 1)
+    addr & !(page_size() - 1)
 }
 
 #[cfg(test)]
@@ -241,7 +241,7 @@ mod tests {
     const START: u64 = 0x10_0000;
 
     fn area(pages: u64) -> GuardedMapping {
-        GuardedMapping::new(START..START + pages * PAGE_SIZE, BufferId(1), 0, READ | WRITE)
+        GuardedMapping::new(START..START + pages * page_size(), BufferId(1), 0, READ | WRITE)
     }
 
     #[test]
@@ -289,7 +289,7 @@ mod tests {
         };
         let hits = closings(7);
         assert!((50..200).contains(&hits.len()), "{}", hits.len());
-        let pages = |range: &Range<u64>| (range.end - range.start) / PAGE_SIZE;
+        let pages = |range: &Range<u64>| (range.end - range.start) / page_size();
         assert!(hits.iter().all(|(run, prot)| *prot == 0 && pages(run) <= RUN_PAGES_MAX));
         assert_eq!(hits, closings(7));
         assert_ne!(hits, closings(8));
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn a_read_only_mapping_needs_no_guard_in_a_read_bracket() {
         let mut dice = SplitMixSampler(1);
-        let mut area = GuardedMapping::new(START..START + PAGE_SIZE, BufferId(1), 0, READ);
+        let mut area = GuardedMapping::new(START..START + page_size(), BufferId(1), 0, READ);
         assert_eq!(area.adapt(Allowed::Reads, Mode::Exhaustive, true, &mut dice), []);
         assert_eq!(area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut dice).len(), 1);
         assert_eq!(area.adapt(Allowed::Nothing, Mode::Off, true, &mut dice).len(), 1, "opened");

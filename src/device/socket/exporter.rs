@@ -119,7 +119,7 @@ impl Exporter {
     /// # Errors
     /// [`SetupError`].
     pub fn new(config: Config) -> Result<Arc<Self>, SetupError> {
-        let page = 4096;
+        let page = config.limits.page_bytes;
         let system = usize::try_from(config.limits.bytes / page).unwrap_or(usize::MAX);
         // A move needs room for both places.
         let system = system.saturating_mul(2).min(1 << 30);

@@ -19,7 +19,7 @@ use crate::device::live::mover::{MoveError, Moved};
 use crate::device::live::pages::{Pages, read_all, write_all};
 use crate::device::live::{Mapping, Mover, Sabotage};
 use crate::sys::backing;
-use crate::sys::page::{PAGE_BYTES, Range};
+use crate::sys::page::{Range, page_bytes};
 use crate::sys::store::{Store, StoreError};
 use crate::sys::uffd::{Modes, ProtectError, Uffd};
 
@@ -75,7 +75,7 @@ impl SocketMemory {
     /// [`MakeError`].
     pub fn make(&mut self, buffer: BufferId, pages: usize) -> Result<OwnedFd, MakeError> {
         let file = backing::memfd("dmabuf")?;
-        let bytes = (pages * PAGE_BYTES) as u64;
+        let bytes = (pages * page_bytes()) as u64;
         rustix::fs::ftruncate(&file, bytes).map_err(std::io::Error::from)?;
         // Not SHRINK: a purge truncates it.
         rustix::fs::fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SEAL)
@@ -105,8 +105,8 @@ impl SocketMemory {
     ) -> Result<(), Errno> {
         let held = self.held.get_mut(&buffer).ok_or(Errno::BADF)?;
         let pages = held.store.pages();
-        let fits = start.checked_add((pages * PAGE_BYTES) as u64).is_some();
-        if !fits || !start.is_multiple_of(PAGE_BYTES as u64) {
+        let fits = start.checked_add((pages * page_bytes()) as u64).is_some();
+        if !fits || !start.is_multiple_of(page_bytes() as u64) {
             return Err(Errno::INVAL);
         }
         let start = crate::sys::page::Addr(start);
@@ -159,7 +159,7 @@ impl SocketMemory {
 
     fn fd(&self, of: PageOf) -> Result<(BorrowedFd<'_>, u64), Errno> {
         let fd = self.file(of.buffer).ok_or(Errno::NODATA)?;
-        let at = of.page.checked_mul(PAGE_BYTES).ok_or(Errno::INVAL)?;
+        let at = of.page.checked_mul(page_bytes()).ok_or(Errno::INVAL)?;
         Ok((fd, at as u64))
     }
 }

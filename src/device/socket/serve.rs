@@ -18,7 +18,7 @@ use crate::device::transport::inode;
 use crate::device::{Action, BufferId, Inode, Ioctl, Object};
 use crate::sys::backing;
 use crate::sys::link::{Link, LinkError, Listener};
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 use crate::sys::uffd::Uffd;
 use crate::uapi::{dma_buf, dma_heap};
 
@@ -275,7 +275,7 @@ impl Session<'_> {
         buffer: BufferId,
     ) -> Result<Answered, RequestError> {
         let size = state.device.buffer(buffer).map_or(0, |found| found.size_bytes);
-        let pages = usize::try_from(size).map_err(|_| Errno::NOMEM)? / PAGE_BYTES;
+        let pages = usize::try_from(size).map_err(|_| Errno::NOMEM)? / page_bytes();
         let file = state.memory.make(buffer, pages);
         let file = file.map_err(|error| RequestError(Errno::NOMEM, error.to_string()))?;
         let inode = inode(file.as_fd())?;
@@ -295,7 +295,7 @@ impl Session<'_> {
         let found = state.device.buffers().find(|(_, buffer)| buffer.inode == inode);
         let (id, size) = found.map(|(id, buffer)| (id, buffer.size_bytes)).ok_or(Errno::INVAL)?;
         *state.handles.entry((id, self.holder)).or_default() += 1;
-        let pages = usize::try_from(size).map_err(|_| Errno::NOMEM)? / PAGE_BYTES;
+        let pages = usize::try_from(size).map_err(|_| Errno::NOMEM)? / page_bytes();
         Ok(Response::Buffer { id: id.0, pages }.into())
     }
 
@@ -340,7 +340,7 @@ impl Session<'_> {
         };
         let mut into = Vec::new();
         if let Request::DmaRead { len, .. } = request {
-            into.resize((*len).min(PAGE_BYTES + 1), 0);
+            into.resize((*len).min(page_bytes() + 1), 0);
         }
         let dma = match request {
             Request::DmaRead { .. } => Transfer::Read(&mut into),

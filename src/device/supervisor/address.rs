@@ -8,8 +8,7 @@ use rustix::io::Errno;
 use super::{Decision, Supervisor, int, lock, uint};
 use crate::device::{Buffer, Exporter, Inode, Object};
 use crate::sys::notify::Call;
-
-const PAGE: u64 = 4096;
+use crate::uapi::page_size;
 
 /// A mapping of one of our files, from /proc/PID/maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +79,7 @@ impl Supervisor {
     fn mremap(&mut self, call: &Call) -> Decision {
         const MREMAP_DONTUNMAP: u64 = 4;
         let [addr, old_len, new_len, flags, ..] = call.args;
-        let grows = new_len.div_ceil(PAGE) > old_len.div_ceil(PAGE);
+        let grows = new_len.div_ceil(page_size()) > old_len.div_ceil(page_size());
         if !grows && flags & MREMAP_DONTUNMAP == 0 {
             return self.mremap_live(call);
         }
@@ -126,7 +125,7 @@ impl Supervisor {
         let [addr, len, flags, ..] = call.args;
         let flags = int(flags);
         let known = libc::MS_ASYNC | libc::MS_INVALIDATE;
-        if flags & libc::MS_INVALIDATE == 0 || flags & !known != 0 || addr % PAGE != 0 {
+        if flags & libc::MS_INVALIDATE == 0 || flags & !known != 0 || addr % page_size() != 0 {
             return Decision::Native;
         }
         match self.buffer_under(call, addr, len) {

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
 use super::held_up;
-use crate::uapi::PAGE_SIZE;
+use crate::uapi::page_size;
 
 /// Most pidfds kept; when there are more, all are dropped and opened again as needed.
 const PIDFDS_MAX: usize = 256;
@@ -94,7 +94,7 @@ pub fn read_text(tid: i32, addr: u64, max: usize) -> Result<Vec<u8>, Errno> {
     let mut at = addr;
     while text.len() < max {
         // Up to the end of the page: the next one may not exist.
-        let in_page = usize::try_from(PAGE_SIZE - at % PAGE_SIZE).unwrap_or(1);
+        let in_page = usize::try_from(page_size() - at % page_size()).unwrap_or(1);
         let chunk = read(tid, at, in_page.min(max - text.len()))?;
         if let Some(end) = chunk.iter().position(|&byte| byte == 0) {
             text.extend_from_slice(&chunk[..end]);
@@ -120,8 +120,8 @@ pub fn write(tid: i32, addr: u64, bytes: &[u8]) -> Result<(), Errno> {
     }
     // The pages come before anything is written, so that the call can still be looked at anew.
     let last = addr.saturating_add(bytes.len() as u64 - 1);
-    for page in addr / PAGE_SIZE..=last / PAGE_SIZE {
-        let absent = read(tid, addr.max(page * PAGE_SIZE), 1).is_err();
+    for page in addr / page_size()..=last / page_size() {
+        let absent = read(tid, addr.max(page * page_size()), 1).is_err();
         if absent && held_up::has_come() {
             return Err(Errno::FAULT);
         }

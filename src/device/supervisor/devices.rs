@@ -29,7 +29,7 @@ use crate::device::live::{Deed, Engine};
 use crate::device::misuse::{self, Watch};
 use crate::device::{BufferId, Device};
 use crate::model::{HazardKind, Placement};
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 
 /// The bus of a program's buffers.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl ProgramBus {
     /// # Errors
     /// No memory, no descriptor.
     pub fn new(bytes_max: u64, record: bool) -> std::io::Result<Self> {
-        let pages = usize::try_from(bytes_max / PAGE_BYTES as u64).unwrap_or(usize::MAX);
+        let pages = usize::try_from(bytes_max / page_bytes() as u64).unwrap_or(usize::MAX);
         // Room for both places of a move, and an offset that a file can have.
         let pages = pages.saturating_mul(2).min(1 << 28);
         let mut bus = Bus::new(pages, pages)?;
@@ -76,7 +76,7 @@ impl ProgramBus {
         file: OwnedFd,
         size_bytes: u64,
     ) -> Result<(), Errno> {
-        let pages = usize::try_from(size_bytes).map_err(|_| Errno::NOMEM)? / PAGE_BYTES;
+        let pages = usize::try_from(size_bytes).map_err(|_| Errno::NOMEM)? / page_bytes();
         self.bus.allocated(device, id, pages, Placement::Vram)?;
         self.files.insert(id, file);
         Ok(())
@@ -117,7 +117,7 @@ impl ProgramBus {
             self.mapped(buffer, pid);
         }
         let Some(&mapping) = self.mapped.get(&(buffer, pid)) else { return };
-        let page = usize::try_from(pin.range.start).unwrap_or(0) / PAGE_BYTES;
+        let page = usize::try_from(pin.range.start).unwrap_or(0) / page_bytes();
         let by = (PINNER, &*format!("pid {pid}"));
         let of = PageOf { buffer, page };
         if let Ok((id, _)) = self.bus.gup(&device.rules_of(buffer), of, by, mapping) {
@@ -157,12 +157,12 @@ struct ProgramMemory<'a> {
 impl Pages for ProgramMemory<'_> {
     fn read(&self, of: PageOf, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
         let file = self.files.get(&of.buffer).ok_or(Errno::NODATA)?;
-        read_all(file.as_fd(), (of.page * PAGE_BYTES + offset) as u64, into)
+        read_all(file.as_fd(), (of.page * page_bytes() + offset) as u64, into)
     }
 
     fn write(&self, of: PageOf, offset: usize, bytes: &[u8]) -> Result<(), Errno> {
         let file = self.files.get(&of.buffer).ok_or(Errno::NODATA)?;
-        write_all(file.as_fd(), (of.page * PAGE_BYTES + offset) as u64, bytes)
+        write_all(file.as_fd(), (of.page * page_bytes() + offset) as u64, bytes)
     }
 }
 
@@ -203,7 +203,7 @@ fn watch_dma(watch: &mut Watch, device: &Device, finding: &Finding) {
         what,
         act: misuse::Act::Dma { write: finding.write, len: finding.len },
         site: misuse::Site { comm: finding.who.clone(), ..misuse::Site::default() },
-        offset: Some((page * PAGE_BYTES) as u64),
+        offset: Some((page * page_bytes()) as u64),
     };
     watch.report(id, buffer, misuse);
 }

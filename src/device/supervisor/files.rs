@@ -22,6 +22,7 @@ use crate::device::{
     Backing, Buffer, Device, Exporter, HeapId, Inode, Object, OpenMode, SyncFileId, TimelineId,
 };
 use crate::sys::backing;
+use crate::sys::page::page_bytes;
 
 /// Descriptors kept for the moment when there are no more: what a sweep has open at once.
 const SPARE: usize = 8;
@@ -243,7 +244,7 @@ impl Files {
     pub fn create_sync_file(&mut self, id: SyncFileId, signalled: bool) -> Result<OwnedFd, Errno> {
         let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
         let (read, write) = rustix::pipe::pipe_with(flags)?;
-        rustix::pipe::fcntl_setpipe_size(&write, 4096)?;
+        rustix::pipe::fcntl_setpipe_size(&write, page_bytes())?;
         if signalled {
             let file =
                 backing::reopen(read.as_fd(), OFlags::RDWR | OFlags::NONBLOCK).map_err(to_errno)?;
@@ -410,7 +411,7 @@ fn no_memory(_: Errno) -> Errno {
 
 fn fill(pipe: BorrowedFd<'_>) {
     // The pipe is one page and empty, so one write fills it.
-    let _ = rustix::io::write(pipe, &[0; 4096]);
+    let _ = rustix::io::write(pipe, &vec![0; page_bytes()]);
 }
 
 #[cfg(test)]

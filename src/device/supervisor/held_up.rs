@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::uapi::PAGE_SIZE;
+use crate::uapi::page_size;
 
 /// How long the supervisor waits for an access before it puts the call aside.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -152,7 +152,7 @@ fn is_there(tid: i32, addr: u64, len: usize) -> std::io::Result<bool> {
     const WRITE_PROTECTED: u64 = 1 << 57;
     let pagemap = std::fs::File::open(format!("/proc/{tid}/pagemap"))?;
     let last = addr.saturating_add((len as u64).saturating_sub(1));
-    for page in addr / PAGE_SIZE..=last / PAGE_SIZE {
+    for page in addr / page_size()..=last / page_size() {
         let mut entry = [0; 8];
         pagemap.read_exact_at(&mut entry, page * 8)?;
         let entry = u64::from_ne_bytes(entry);

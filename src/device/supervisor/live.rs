@@ -18,7 +18,7 @@ use crate::device::live::mover::SetupError;
 use crate::device::live::{Chaos, ChaosConfig, Deed, Engine, NotMovable, Sabotage};
 use crate::device::{Backing, BufferId, Device, Life, Object};
 use crate::sys::notify::Call;
-use crate::sys::page::{Addr, PAGE_BYTES, Range};
+use crate::sys::page::{Addr, Range, page_bytes};
 use crate::sys::uffd::{FaultKind, Fill, Uffd, UffdEvent};
 
 /// Time between looks for buffers and processes that are gone.
@@ -182,7 +182,7 @@ impl Live {
         for space in self.engine.spaces() {
             for _ in 0..FAULTS_MAX {
                 let Ok(Some(UffdEvent::Fault(fault))) = space.uffd().poll_event() else { break };
-                let page = Addr(fault.addr.0 & !(PAGE_BYTES as u64 - 1));
+                let page = Addr(fault.addr.0 & !(page_bytes() as u64 - 1));
                 answer_fault(space.uffd(), page, fault.kind);
             }
         }
@@ -379,7 +379,7 @@ impl Supervisor {
             let mut buffers = shared.device.buffers();
             let found = buffers.find(|(_, buffer)| buffer.inode.ino == ino);
             found.map(|(id, buffer)| {
-                (id, usize::try_from(buffer.size_bytes).unwrap_or(0) / PAGE_BYTES)
+                (id, usize::try_from(buffer.size_bytes).unwrap_or(0) / page_bytes())
             })
         };
         match id {

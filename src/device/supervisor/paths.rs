@@ -12,6 +12,7 @@ use crate::device::transport::inode_at;
 use crate::device::{Call as FileCall, HeapId, Object, Verdict};
 use crate::sys::backing;
 use crate::sys::notify::Call;
+use crate::uapi::page_size;
 use crate::uapi::stat::{STATX_BASIC_STATS, Stat, Statx};
 
 /// Devices by which a program fills its own pages on demand.
@@ -284,14 +285,14 @@ const EMPTY_PATH: u32 = 0x1000;
 
 /// A `struct stat` with nothing but one link and the page as block size.
 pub(super) fn blank_stat() -> Stat {
-    Stat { dev: 5, ino: 1, nlink: 1, blksize: 4096, ..Stat::ZERO }
+    Stat { dev: 5, ino: 1, nlink: 1, blksize: page_size().try_into().unwrap_or(4096), ..Stat::ZERO }
 }
 
 /// A `struct statx` with nothing but the mode, one link and the page as block size.
 pub(super) fn blank_statx(mode: u32) -> Statx {
     Statx {
         mask: STATX_BASIC_STATS,
-        blksize: 4096,
+        blksize: u32::try_from(page_size()).unwrap_or(u32::MAX),
         attributes: 0,
         nlink: 1,
         uid: 0,

@@ -19,7 +19,7 @@ use crate::device::transport;
 use crate::device::{BufferId, Inode, Life, Object};
 use crate::sys::notify::Call;
 use crate::sys::seccomp::Filter;
-use crate::uapi::PAGE_SIZE;
+use crate::uapi::page_size;
 
 /// How long a call that pins may take before its pin counts as ended.
 const PIN_TIME_MAX_NS: u64 = 60_000_000_000;
@@ -151,7 +151,7 @@ impl Supervisor {
     /// the next move.
     pub(super) fn living_pins(&mut self, id: BufferId, first: usize, pages: usize) -> Vec<Pin> {
         let wide =
-            |pages: usize| u64::try_from(pages).unwrap_or(u64::MAX).saturating_mul(PAGE_SIZE);
+            |pages: usize| u64::try_from(pages).unwrap_or(u64::MAX).saturating_mul(page_size());
         let range = wide(first)..wide(first).saturating_add(wide(pages));
         let mut pins = Vec::new();
         self.with_watch(|watch| pins = watch.pins.take(id, &range));

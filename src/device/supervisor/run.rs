@@ -76,9 +76,6 @@ pub enum Ended {
 /// Why a program could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The page size is not 4 KiB.
-    #[error("this machine's pages have {0} bytes; the device needs 4096")]
-    PageSize(usize),
     /// A file or a signal descriptor could not be made.
     #[error("can't set up the device: {0}")]
     Setup(io::Error),
@@ -221,10 +218,6 @@ fn look_before(config: &Config) -> Result<(), RunError> {
     let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     if held_up::has_user_file_system(&String::from_utf8_lossy(&mounts)) {
         held_up::files_become_possible();
-    }
-    let page = rustix::param::page_size();
-    if page != 4096 {
-        return Err(RunError::PageSize(page));
     }
     if let Some((program, kind)) =
         config.argv.first().and_then(|arg| Some(arg).zip(foreign_file(arg)))

@@ -104,7 +104,7 @@ impl Supervisor {
         id: BufferId,
         args: MmapArgs,
     ) -> Option<Decision> {
-        let len = args.len.next_multiple_of(crate::uapi::PAGE_SIZE);
+        let len = args.len.next_multiple_of(crate::uapi::page_size());
         let pieces = lock(&self.shared).files.scattered.range(id, args.offset, len)?;
         let seized = match Seized::new(call.tid) {
             Ok(seized) => seized,

@@ -16,6 +16,7 @@ use crate::device::{Buffer, BufferId, Call as FileCall, Object, Verdict};
 use crate::sys::arch::{O_LARGEFILE, legacy};
 use crate::sys::notify::Call;
 use crate::uapi::dma_buf::MAGIC;
+use crate::uapi::page_size;
 use crate::uapi::stat::Statfs;
 
 /// O_ASYNC, which rustix leaves out.
@@ -192,10 +193,10 @@ impl Supervisor {
         }
         let statfs = Statfs {
             kind: MAGIC,
-            bsize: 4096,
+            bsize: page_size(),
             counts: [0; 48],
             namelen: 255,
-            frsize: 4096,
+            frsize: page_size(),
             rest: [0; 40],
         };
         caller::write(call.tid, buf, &statfs.to_bytes()).map(|()| Decision::Value(0)).into()

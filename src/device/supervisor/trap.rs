@@ -22,6 +22,7 @@ use crate::sys::arch::legacy;
 use crate::sys::inject::{InjectError, Seized, Stopped};
 use crate::sys::notify::Call;
 use crate::sys::seccomp::{ArgTest, Filter};
+use crate::uapi::page_size;
 use crate::uapi::userfaultfd::UFFD_USER_MODE_ONLY;
 
 const MAP_ANONYMOUS: u32 = 0x20;
@@ -155,7 +156,7 @@ impl Supervisor {
         let size = shared.device.buffer(id).map_or(0, |buffer| buffer.size_bytes);
         if let Some(bus) = &mut shared.program_bus
             && args.offset == 0
-            && args.len.next_multiple_of(4096) == size
+            && args.len.next_multiple_of(page_size()) == size
         {
             bus.mapped(id, tgid);
         }

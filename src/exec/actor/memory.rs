@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::super::command::{ArenaPage, CommandResult};
 use super::super::store::{ARENA_PAGES, ArenaFds, BEYOND_PAGE, PLACEMENTS, is_secret, look};
 use crate::sys::map::{MapError, Prot, Sharing, Window};
-use crate::sys::page::{FrameIndex, PAGE_BYTES, Range, Span};
+use crate::sys::page::{FrameIndex, Range, Span};
 use crate::sys::touch::Touch;
 use crate::sys::uffd::{Features, Fill, FillError, Modes, OpenError, Uffd, Via};
 
@@ -460,9 +460,7 @@ pub(super) fn errno_of(error: &MapError) -> Errno {
         MapError::Denied => Errno::ACCESS,
         MapError::NoMemory => Errno::NOMEM,
         MapError::LockedMemory => Errno::AGAIN,
-        MapError::Unmappable | MapError::PageSize(_) => Errno::INVAL,
+        MapError::Unmappable => Errno::INVAL,
         MapError::Other(errno) => *errno,
     }
 }
-
-const _: () = assert!(PAGE_BYTES == 4096, "an answer counts a page's bytes in a u16");

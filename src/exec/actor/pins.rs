@@ -9,7 +9,7 @@ use super::super::command::{CommandResult, PinHow};
 use super::super::store::uniform;
 use super::memory::Slots;
 use crate::sys::map::Prot;
-use crate::sys::page::{PAGE_BYTES, Span};
+use crate::sys::page::{Span, page_bytes};
 use crate::sys::pin::{UringPin, VmsplicePin};
 use crate::sys::touch::Touch;
 
@@ -133,8 +133,8 @@ impl Pins {
 
     pub(super) fn start(&mut self, pin: u8, write: bool) -> CommandResult {
         let started = match self.held.get_mut(&pin) {
-            Some(HeldPin::Uring(ring)) if write => ring.start_to_memory(0, PAGE_BYTES),
-            Some(HeldPin::Uring(ring)) => ring.start_from_memory(0, PAGE_BYTES),
+            Some(HeldPin::Uring(ring)) if write => ring.start_to_memory(0, page_bytes()),
+            Some(HeldPin::Uring(ring)) => ring.start_from_memory(0, page_bytes()),
             Some(HeldPin::Splice(_)) if !write => Ok(()),
             Some(HeldPin::Splice(_)) => Err(Errno::NOTSUP),
             None => Err(Errno::BADF),
@@ -145,21 +145,21 @@ impl Pins {
     pub(super) fn write(&mut self, pin: u8, value: u8) -> CommandResult {
         let done = match self.held.get_mut(&pin) {
             Some(HeldPin::Uring(ring)) => {
-                ring.feed(&[value; PAGE_BYTES]).and_then(|()| ring.complete(TRANSFER_TIMEOUT))
+                ring.feed(&vec![value; page_bytes()]).and_then(|()| ring.complete(TRANSFER_TIMEOUT))
             }
             Some(HeldPin::Splice(_)) => Err(Errno::NOTSUP),
             None => Err(Errno::BADF),
         };
         self.leave(pin);
         match done {
-            Ok(PAGE_BYTES) => CommandResult::Done,
+            Ok(done) if done == page_bytes() => CommandResult::Done,
             Ok(_) => CommandResult::Failed(Errno::IO),
             Err(errno) => refused(errno),
         }
     }
 
     pub(super) fn read(&mut self, pin: u8) -> CommandResult {
-        let mut bytes = [0; PAGE_BYTES];
+        let mut bytes = vec![0; page_bytes()];
         let done = match self.held.get_mut(&pin) {
             Some(HeldPin::Uring(ring)) => ring
                 .release()

@@ -21,6 +21,8 @@ pub const CALL_INSTRUCTION: &[u8] = &[0x01, 0x00, 0x00, 0xd4];
 /// What the kernel adds to the flags of a file that a 64-bit program opens (arch/arm64/include/uapi/asm/fcntl.h).
 pub const O_LARGEFILE: u32 = 0o400_000;
 
+/// Whose dialect of DWARF it is: one instruction more, which says that the return address is signed.
+pub const DWARF_VENDOR: gimli::Vendor = gimli::Vendor::AArch64;
 /// DWARF's number of the stack pointer.
 pub const DWARF_STACK: gimli::Register = gimli::AArch64::SP;
 /// DWARF's number of the frame pointer, x29.
@@ -60,6 +62,128 @@ pub fn follows_a_call(before: &[u8; super::CALL_BYTES_MAX]) -> bool {
     let instruction = u32::from_le_bytes(word);
     instruction >> 26 == 0b10_0101 || instruction & 0xfeff_f000 == 0xd63f_0000
 }
+
+/// A branch's target: 26 bits, of words, from the instruction on.
+fn target(at: u64, word: u32) -> u64 {
+    let words = i64::from((word << 6).cast_signed() >> 6);
+    at.wrapping_add_signed(4 * words)
+}
+
+/// What a call instruction calls: `bl`, at `at`.
+#[must_use]
+pub fn call_target(at: u64, word: u32) -> Option<u64> {
+    (word >> 26 == 0b10_0101).then(|| target(at, word))
+}
+
+/// Where a jump instruction goes: `b`, at `at`.
+#[must_use]
+pub fn jump_target(at: u64, word: u32) -> Option<u64> {
+    (word >> 26 == 0b00_0101).then(|| target(at, word))
+}
+
+/// Where the address is that a stub of the linkage table jumps to: `adrp x16, PAGE; ldr x17, [x16, LOW]`
+/// behind a `bti c` or not.
+#[must_use]
+pub fn stub_slot(at: u64, words: &[u32]) -> Option<u64> {
+    const BTI_C: u32 = 0xd503_245f;
+    let (at, words) = match words {
+        [BTI_C, rest @ ..] => (at + 4, rest),
+        all => (at, all),
+    };
+    let &[adrp, ldr, ..] = words else { return None };
+    if adrp & 0x9f00_001f != 0x9000_0010 || ldr & 0xffc0_03ff != 0xf940_0211 {
+        return None;
+    }
+    let high = (adrp >> 5 & 0x7_ffff) << 2 | adrp >> 29 & 3;
+    let pages = i64::from((high << 11).cast_signed() >> 11);
+    let low = u64::from(ldr >> 10 & 0xfff) * 8;
+    Some((at & !0xfff).wrapping_add_signed(pages << 12).wrapping_add(low))
+}
+
+/// What this processor has that this program takes care of, as the kernel tells programs.
+#[must_use]
+pub fn features() -> Vec<&'static str> {
+    let (first, second) = rustix::param::linux_hwcap();
+    // HWCAP_PACA, HWCAP2_BTI and HWCAP_SVE (arch/arm64/include/uapi/asm/hwcap.h).
+    let known = [
+        (first >> 30, "pointer authentication"),
+        (second >> 17, "branch target identification"),
+        (first >> 22, "SVE"),
+    ];
+    known.into_iter().filter(|(bit, _)| bit & 1 == 1).map(|(_, name)| name).collect()
+}
+
+/// The address that a word says to return to. Code that is built with `-mbranch-protection` signs it in
+/// bits that no address of a program has (pointer authentication). Which those are depends on the size
+/// of addresses, which is one for all processes: XPACLRI takes them away, and is a NOP where the
+/// processor signs nothing.
+#[must_use]
+pub fn return_address(word: u64) -> u64 {
+    let address;
+    // SAFETY: the instruction changes x30 alone, which the compiler is told.
+    unsafe {
+        core::arch::asm!(
+            "mov x30, {word}", "hint #7", "mov {address}, x30",
+            word = in(reg) word, address = lateout(reg) address, out("x30") _,
+            options(nomem, nostack, preserves_flags, pure)
+        );
+    };
+    address
+}
+
+/// NT_ARM_SVE and NT_ARM_SSVE (`<linux/elf.h>`).
+const SVE_NOTES: [usize; 2] = [0x405, 0x40b];
+/// Room for the largest SVE registers that an architecture may have, 2048 bits, with their header.
+const SVE_BYTES_MAX: usize = 16 << 10;
+/// Offset of `flags` in `struct user_sve_header`.
+const SVE_FLAGS_AT: usize = 12;
+/// SVE_PT_REGS_SVE: the registers are in use.
+const SVE_IN_USE: u16 = 1;
+
+/// What a system call discards of a thread's registers, but for those that it returns in: of the SVE
+/// registers all above 128 bits, the predicates and FFR (Documentation/arch/arm64/sve.rst), and the
+/// streaming mode.
+#[derive(Debug)]
+pub(in super::super) struct Discarded(Option<(usize, Vec<u8>)>);
+
+impl Discarded {
+    /// Of a thread that stands still.
+    pub(in super::super) fn of(thread: nix::unistd::Pid) -> Self {
+        let kept = |note: usize| {
+            let mut bytes = vec![0; SVE_BYTES_MAX];
+            let len = regset(libc::PTRACE_GETREGSET, thread, note, &mut bytes).ok()?;
+            bytes.truncate(len);
+            let flags = bytes.get(SVE_FLAGS_AT..)?.first_chunk()?;
+            (u16::from_ne_bytes(*flags) & SVE_IN_USE != 0).then_some((note, bytes))
+        };
+        Self(SVE_NOTES.into_iter().find_map(kept))
+    }
+
+    /// Gives it back.
+    ///
+    /// # Errors
+    /// ESRCH: the thread is gone or runs.
+    pub(in super::super) fn restore(&mut self, thread: nix::unistd::Pid) -> nix::Result<()> {
+        let Some((note, bytes)) = &mut self.0 else { return Ok(()) };
+        regset(libc::PTRACE_SETREGSET, thread, *note, bytes).map(drop)
+    }
+}
+
+/// Gets or sets registers of a thread; how many bytes there are of them.
+fn regset(
+    request: libc::c_uint,
+    thread: nix::unistd::Pid,
+    note: usize,
+    bytes: &mut [u8],
+) -> nix::Result<usize> {
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: the kernel reads or writes `part.iov_len` bytes at most, all of them in `bytes`.
+    let done = unsafe { libc::ptrace(request, thread.as_raw(), note, &raw mut part) };
+    nix::errno::Errno::result(done).map(|_| part.iov_len)
+}
+
+/// PSR_BTYPE_MASK (arch/arm64/include/uapi/asm/ptrace.h): that the thread has just branched by a register.
+const BTYPE: u64 = 0xc00;
 
 /// Registers of a stopped thread.
 #[derive(Clone, Copy, Debug)]
@@ -121,9 +245,11 @@ impl Registers {
         self.0.regs[0] = register_of(result);
     }
 
-    /// Has the thread make a system call, by the instruction at `gate`.
+    /// Has the thread make a system call, by the instruction at `gate`. It is no landing pad: a thread
+    /// that had just branched there would get SIGILL (branch target identification).
     pub fn enter(&mut self, gate: u64, nr: i64, args: [u64; 6]) {
         self.0.pc = gate;
+        self.0.pstate &= !BTYPE;
         self.0.regs[8] = nr.cast_unsigned();
         self.0.regs[..6].copy_from_slice(&args);
     }
@@ -132,6 +258,7 @@ impl Registers {
     /// was in the register of the result, the others are in theirs still.
     pub fn rewind(&mut self, ip: u64, nr: i64, first: u64) {
         self.0.pc = ip.wrapping_sub(super::CALL_BYTES);
+        self.0.pstate &= !BTYPE;
         self.0.regs[8] = nr.cast_unsigned();
         self.0.regs[0] = first;
     }

@@ -6,10 +6,10 @@
 //! | what | who asks |
 //! |---|---|
 //! | loads and stores that may fault, and how the fault handler ends one | [`touch`](super::touch) |
-//! | registers of a stopped thread, the instruction that makes a system call | [`trace`](super::trace), [`inject`](super::inject) |
+//! | registers of a stopped thread, what a system call discards of them, the instruction that makes one | [`trace`](super::trace), [`inject`](super::inject) |
 //! | AUDIT_ARCH, and what is known of 32-bit programs' calls | [`seccomp`](super::seccomp) |
 //! | numbers of system calls that not every architecture has | the supervisor |
-//! | DWARF's register numbers, call instructions | stack walks |
+//! | DWARF's register numbers, call instructions, signed return addresses | stack walks |
 #![allow(unsafe_code, reason = "the instructions that touch shared memory, and signal contexts")]
 
 #[cfg(target_arch = "aarch64")]
@@ -26,11 +26,13 @@ use x86_64 as this;
 compile_error!("driftheap knows x86-64 and aarch64: add this architecture in src/sys/arch");
 
 pub use this::{
-    AUDIT_ARCH, CALL_INSTRUCTION, DWARF_FRAME, DWARF_RETURN, DWARF_STACK, ELF_MACHINE, NAME,
-    O_LARGEFILE, RETURN_IS_SAVED, Registers, follows_a_call, foreign, legacy,
+    AUDIT_ARCH, CALL_INSTRUCTION, DWARF_FRAME, DWARF_RETURN, DWARF_STACK, DWARF_VENDOR,
+    ELF_MACHINE, NAME, O_LARGEFILE, RETURN_IS_SAVED, Registers, call_target, features,
+    follows_a_call, foreign, jump_target, legacy, return_address, stub_slot,
 };
 pub(super) use this::{
-    copy, end_access, fetch_add_u64, load_u8, load_u64, pc_of_context, sites, store_u8, store_u64,
+    Discarded, copy, end_access, fetch_add_u64, load_u8, load_u64, pc_of_context, sites, store_u8,
+    store_u64,
 };
 
 /// Of the x32 ABI's calls; no other architecture's number is as large.

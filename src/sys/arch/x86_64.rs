@@ -21,6 +21,8 @@ pub const CALL_INSTRUCTION: &[u8] = &[0x0f, 0x05];
 /// What the kernel adds to the flags of a file that a 64-bit program opens (include/uapi/asm-generic/fcntl.h).
 pub const O_LARGEFILE: u32 = 0o100_000;
 
+/// Whose dialect of DWARF it is.
+pub const DWARF_VENDOR: gimli::Vendor = gimli::Vendor::Default;
 /// DWARF's number of the stack pointer, rsp.
 pub const DWARF_STACK: gimli::Register = gimli::X86_64::RSP;
 /// DWARF's number of the frame pointer, rbp.
@@ -62,6 +64,51 @@ pub fn follows_a_call(before: &[u8; super::CALL_BYTES_MAX]) -> bool {
             let at = 7 - len;
             before[at] == 0xff && (before[at + 1] >> 3) & 7 == 2
         })
+}
+
+/// What a call instruction calls: nobody asks, for a call puts its return address on the stack.
+#[must_use]
+pub fn call_target(_at: u64, _word: u32) -> Option<u64> {
+    None
+}
+
+/// Where a jump instruction goes: nobody asks.
+#[must_use]
+pub fn jump_target(_at: u64, _word: u32) -> Option<u64> {
+    None
+}
+
+/// Where the address is that a stub of the linkage table jumps to: nobody asks.
+#[must_use]
+pub fn stub_slot(_at: u64, _words: &[u32]) -> Option<u64> {
+    None
+}
+
+/// What this processor has that this program takes care of: nothing.
+#[must_use]
+pub fn features() -> Vec<&'static str> {
+    Vec::new()
+}
+
+/// The address that a word says to return to: itself.
+#[must_use]
+pub fn return_address(word: u64) -> u64 {
+    word
+}
+
+/// What a system call discards of a thread's registers, but for those that it returns in: nothing.
+pub(in super::super) struct Discarded;
+
+impl Discarded {
+    /// Of a thread that stands still.
+    pub(in super::super) fn of(_thread: nix::unistd::Pid) -> Self {
+        Self
+    }
+
+    /// Gives it back.
+    pub(in super::super) fn restore(&mut self, _thread: nix::unistd::Pid) -> nix::Result<()> {
+        Ok(())
+    }
 }
 
 /// Registers of a stopped thread.

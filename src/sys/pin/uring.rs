@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use super::super::page::{PAGE_BYTES, Span};
+use super::super::page::{Span, page_bytes};
 
 /// A registered buffer and the two pipes that its transfers go through.
 ///
@@ -67,7 +67,7 @@ impl UringPin {
         for ours in [&source.1, &sink.0] {
             rustix::fs::fcntl_setfl(ours, OFlags::NONBLOCK)?;
         }
-        let slots_bytes = span.len_bytes().next_power_of_two().max(PAGE_BYTES);
+        let slots_bytes = span.len_bytes().next_power_of_two().max(page_bytes());
         rustix::pipe::fcntl_setpipe_size(&source.1, slots_bytes)?;
         rustix::pipe::fcntl_setpipe_size(&sink.1, slots_bytes)?;
         register(&ring, span)?;

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
 use super::super::map::last_errno;
-use super::super::page::{PAGE_BYTES, Span};
+use super::super::page::{Span, page_bytes};
 
 /// A read-only pin: a pipe that holds references to a span's pages, as they were when it was made.
 ///
@@ -32,7 +32,7 @@ impl VmsplicePin {
         let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let len_bytes = span.len_bytes();
         // One slot per page, and one more in case the span is not aligned.
-        let slots_bytes = (len_bytes + PAGE_BYTES).next_power_of_two();
+        let slots_bytes = (len_bytes + page_bytes()).next_power_of_two();
         rustix::pipe::fcntl_setpipe_size(&writer, slots_bytes)?;
         let slice = libc::iovec { iov_base: span.at(0, len_bytes) as *mut _, iov_len: len_bytes };
         let flags = libc::SPLICE_F_NONBLOCK;
@@ -72,7 +72,7 @@ impl VmsplicePin {
             return Err(Errno::INVAL);
         }
         let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        rustix::pipe::fcntl_setpipe_size(&writer, (into.len() + PAGE_BYTES).next_power_of_two())?;
+        rustix::pipe::fcntl_setpipe_size(&writer, (into.len() + page_bytes()).next_power_of_two())?;
         let flags = rustix::pipe::SpliceFlags::NONBLOCK;
         let duplicated = rustix::pipe::tee(&self.reader, &writer, into.len(), flags)?;
         if duplicated < into.len() {

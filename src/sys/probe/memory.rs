@@ -2,17 +2,20 @@
 
 use rustix::process::Resource;
 
-use super::super::arena::{Arena, PageKind};
+use super::super::arena::{Arena, HUGE_BYTES, PageKind};
 use super::super::map::{Prot, Sharing, Window};
-use super::super::page::{FrameIndex, PAGE_BYTES};
+use super::super::page::{FrameIndex, page_bytes};
 use super::super::pin::VmsplicePin;
 use super::super::secret::SecretArena;
 use super::super::touch::Touch;
 use super::super::uffd::{Features, Fill, Modes, Uffd, Via};
 use super::{Probe, setting};
 
-/// Pages in a 2 MiB huge page.
-const HUGE_PAGES: usize = 512;
+/// Pages below one entry of the second level of page tables: an entry has eight bytes, and a table is
+/// a page. 2 MiB where a page is 4 KiB.
+fn huge_pages() -> usize {
+    page_bytes() / 8
+}
 
 /// Traps of user-mode accesses to shared memory, with each operation that the executor uses.
 #[must_use]
@@ -121,16 +124,18 @@ pub fn collapse() -> Probe {
         setting("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
     );
     let tried = || {
-        let arena = Arena::create(512, PageKind::Base).map_err(text)?;
-        let window = Window::reserve_aligned(HUGE_PAGES, HUGE_PAGES * PAGE_BYTES).map_err(text)?;
+        let pages = huge_pages();
+        let frames = u32::try_from(pages).unwrap_or(u32::MAX);
+        let arena = Arena::create(frames, PageKind::Base).map_err(text)?;
+        let window = Window::reserve_aligned(pages, pages * page_bytes()).map_err(text)?;
         window
-            .map(0, &arena, FrameIndex(0), HUGE_PAGES, Sharing::Shared, Prot::ReadWrite)
+            .map(0, &arena, FrameIndex(0), pages, Sharing::Shared, Prot::ReadWrite)
             .map_err(text)?;
-        if window.span(0, HUGE_PAGES).fill(3) != Touch::Value(()) {
-            return Err("no memory for 2 MiB".to_owned());
+        if window.span(0, pages).fill(3) != Touch::Value(()) {
+            return Err("no memory for a huge page".to_owned());
         }
-        window.collapse(0, HUGE_PAGES).map_err(|errno| format!("{errno}; {settings}"))?;
-        let access = window.span(HUGE_PAGES - 1, 1).load_u8(PAGE_BYTES - 1);
+        window.collapse(0, pages).map_err(|errno| format!("{errno}; {settings}"))?;
+        let access = window.span(pages - 1, 1).load_u8(page_bytes() - 1);
         if access == Touch::Value(3) {
             Ok(settings.clone())
         } else {
@@ -149,7 +154,7 @@ pub fn collapse() -> Probe {
 #[must_use]
 pub fn hugetlb() -> Probe {
     let tried = || {
-        Arena::create(512, PageKind::Hugetlb2M)
+        Arena::create(u32::try_from(HUGE_BYTES / page_bytes()).unwrap_or(1), PageKind::Hugetlb2M)
             .and_then(|arena| arena.allocate(FrameIndex(0), 512))
             .map_err(|error| {
                 format!("{error}; vm.nr_hugepages = {}", setting("/proc/sys/vm/nr_hugepages"))

@@ -10,6 +10,7 @@
 
 mod attempt;
 mod devices;
+mod machine;
 mod memory;
 mod pins;
 
@@ -17,6 +18,7 @@ pub use devices::{
     cuse_device, fuse_device, fuse_mount_fusermount3, fuse_mount_namespace, fuse_mount_root,
     pidfd_getfd, ptrace, seccomp_notify, user_namespace,
 };
+pub use machine::machine;
 pub use memory::{collapse, hugetlb, memfd_secret, memlock, userfaultfd, userfaultfd_kernel};
 pub use pins::{direct_io, io_uring, vmsplice};
 
@@ -54,6 +56,7 @@ impl Probe {
 #[must_use]
 pub fn all() -> Vec<Probe> {
     vec![
+        machine(),
         userfaultfd(),
         userfaultfd_kernel(),
         memfd_secret(),

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::super::arena::{Arena, PageKind};
 use super::super::map::{Prot, Sharing, Window};
-use super::super::page::{FrameIndex, PAGE_BYTES};
+use super::super::page::{FrameIndex, page_bytes};
 use super::super::pin::{DirectFile, UringPin, VmsplicePin};
 use super::super::touch::Touch;
 use super::{Probe, setting};
@@ -93,7 +93,7 @@ pub fn direct_io(dir: &Path) -> Probe {
         file.write_from(span).map_err(|errno| errno.to_string())?;
         arena.fill(FrameIndex(0), 0).map_err(|error| error.to_string())?;
         file.read_into(span).map_err(|errno| errno.to_string())?;
-        let access = span.load_u8(PAGE_BYTES - 1);
+        let access = span.load_u8(page_bytes() - 1);
         if access == Touch::Value(0x5A) {
             Ok(format!("in {}", dir.display()))
         } else {

@@ -15,7 +15,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define SIZE 65536
+#define PAGE sysconf(_SC_PAGESIZE)
+
+#define SIZE (16 * PAGE)
 #define START (DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW)
 #define END (DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW)
 
@@ -50,8 +52,8 @@ static void *worker(void *arg)
 
 	for (int round = 0; round < 40; round++) {
 		sync_buffer(START);
-		for (int at = 0; at < 4096; at++)
-			map[lane * 4096 + at]++;
+		for (int at = 0; at < PAGE; at++)
+			map[lane * PAGE + at]++;
 		sync_buffer(END);
 	}
 	return NULL;
@@ -80,7 +82,7 @@ int main(void)
 		pthread_join(threads[lane], NULL);
 	setitimer(ITIMER_REAL, &never, NULL);
 	sync_buffer(START);
-	for (int at = 0; at < 4 * 4096; at++)
+	for (int at = 0; at < 4 * PAGE; at++)
 		if (map[at] != 40)
 			return 2;
 	sync_buffer(END);
@@ -105,15 +107,15 @@ int main(void)
 		return 4;
 
 	/* A hole, then something else in it. */
-	munmap((char *)map + 8192, 4096);
-	moved = mmap((char *)map + 8192, 4096, PROT_READ | PROT_WRITE,
+	munmap((char *)map + 2 * PAGE, PAGE);
+	moved = mmap((char *)map + 2 * PAGE, PAGE, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	moved[1] = 3;
 	sync_buffer(START);
 	sync_buffer(END);
 	moved[2] = 3;
 	/* Moved elsewhere. */
-	moved = mremap((char *)map + 16384, 8192, 8192, MREMAP_MAYMOVE | MREMAP_FIXED,
+	moved = mremap((char *)map + 4 * PAGE, 2 * PAGE, 2 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
 		       (char *)map + 8 * SIZE * 16);
 	if (moved == MAP_FAILED)
 		return 5;
@@ -122,11 +124,11 @@ int main(void)
 	map[0] = 4;
 	sync_buffer(END);
 #ifdef BUGGY
-	*(volatile char *)(moved + 4096) = 4; /* BUG: unbracketed-access */
+	*(volatile char *)(moved + PAGE) = 4; /* BUG: unbracketed-access */
 #endif
 	/* Its own mprotect, and its own fault. */
 	sync_buffer(START);
-	mprotect((char *)map, 4096, PROT_READ);
+	mprotect((char *)map, PAGE, PROT_READ);
 	signal(SIGSEGV, on_fault);
 	if (sigsetjmp(back, 1) == 0) {
 		map[0] = 5;
@@ -141,6 +143,6 @@ int main(void)
 	if (map[0] != 4) /* BUG: unbracketed-access */
 		return 8;
 #endif
-	return ticks > 0 && (close(fd), munmap((char *)map, 8192), munmap((char *)map + 12288, 4096),
-			     munmap((char *)map + 24576, SIZE - 24576), munmap(moved, 8192)) == 0 ? 0 : 9;
+	return ticks > 0 && (close(fd), munmap((char *)map, 2 * PAGE), munmap((char *)map + 3 * PAGE, PAGE),
+			     munmap((char *)map + 6 * PAGE, SIZE - 6 * PAGE), munmap(moved, 2 * PAGE)) == 0 ? 0 : 9;
 }

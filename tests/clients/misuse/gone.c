@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define PAGE sysconf(_SC_PAGESIZE)
+
 static sigjmp_buf back;
 
 static void on_bus(int signal)
@@ -42,15 +44,15 @@ static void order(const char *verb, int fd)
 
 int main(void)
 {
-	struct dma_heap_allocation_data one = { .len = 8192, .fd_flags = O_RDWR | O_CLOEXEC };
-	struct dma_heap_allocation_data two = { .len = 8192, .fd_flags = O_RDWR | O_CLOEXEC };
+	struct dma_heap_allocation_data one = { .len = 2 * PAGE, .fd_flags = O_RDWR | O_CLOEXEC };
+	struct dma_heap_allocation_data two = { .len = 2 * PAGE, .fd_flags = O_RDWR | O_CLOEXEC };
 	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
 	volatile char *first, *second;
 
 	if (ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &one) || ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &two))
 		return 1;
-	first = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, one.fd, 0);
-	second = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, two.fd, 0);
+	first = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, one.fd, 0);
+	second = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, two.fd, 0);
 	if (first == MAP_FAILED || second == MAP_FAILED)
 		return 1;
 	sync_buffer(one.fd, DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW);
@@ -71,8 +73,8 @@ int main(void)
 #endif
 	sync_buffer(one.fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW);
 	sync_buffer(two.fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW);
-	munmap((char *)first, 8192);
-	munmap((char *)second, 8192);
+	munmap((char *)first, 2 * PAGE);
+	munmap((char *)second, 2 * PAGE);
 	close(one.fd);
 	close(two.fd);
 	return 0;

@@ -9,6 +9,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#define PAGE sysconf(_SC_PAGESIZE)
+
 static int sync_buffer(int fd, unsigned long long flags)
 {
 	struct dma_buf_sync sync = { .flags = flags };
@@ -18,7 +20,7 @@ static int sync_buffer(int fd, unsigned long long flags)
 
 int main(void)
 {
-	struct dma_heap_allocation_data data = { .len = 16384, .fd_flags = O_RDWR | O_CLOEXEC };
+	struct dma_heap_allocation_data data = { .len = 4 * PAGE, .fd_flags = O_RDWR | O_CLOEXEC };
 	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
 	struct iovec iov;
 	int pipes[2];
@@ -26,16 +28,16 @@ int main(void)
 
 	if (ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data) || pipe(pipes))
 		return 1;
-	map = mmap(NULL, 16384, PROT_READ | PROT_WRITE, MAP_SHARED, data.fd, 0);
+	map = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, data.fd, 0);
 	if (map == MAP_FAILED)
 		return 1;
-	iov = (struct iovec){ map + 4096, 1 };
+	iov = (struct iovec){ map + PAGE, 1 };
 	sync_buffer(data.fd, DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW);
 	map[0] = 'a';
-	map[4096] = 'b';
-	if (write(pipes[1], map, 1) != 1 || read(pipes[0], map + 8192, 1) != 1)
+	map[PAGE] = 'b';
+	if (write(pipes[1], map, 1) != 1 || read(pipes[0], map + 2 * PAGE, 1) != 1)
 		return 2;
-	if (map[8192] != 'a')
+	if (map[2 * PAGE] != 'a')
 		return 3;
 	sync_buffer(data.fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW);
 #ifdef BUGGY
@@ -63,9 +65,9 @@ int main(void)
 		return 8;
 #endif
 	/* About addresses, and no access. */
-	if (madvise(map, 16384, MADV_NORMAL) || mprotect(map, 4096, PROT_READ))
+	if (madvise(map, 4 * PAGE, MADV_NORMAL) || mprotect(map, PAGE, PROT_READ))
 		return 9;
-	munmap(map, 16384);
+	munmap(map, 4 * PAGE);
 	close(data.fd);
 	return 0;
 }

@@ -6,6 +6,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define PAGE sysconf(_SC_PAGESIZE)
+
 static int sync_buffer(int fd, unsigned long long flags)
 {
 	struct dma_buf_sync sync = { .flags = flags };
@@ -15,23 +17,23 @@ static int sync_buffer(int fd, unsigned long long flags)
 
 int main(void)
 {
-	struct dma_heap_allocation_data data = { .len = 16384, .fd_flags = O_RDWR | O_CLOEXEC };
+	struct dma_heap_allocation_data data = { .len = 4 * PAGE, .fd_flags = O_RDWR | O_CLOEXEC };
 	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
 	volatile char *map;
 
 	if (ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data))
 		return 1;
-	map = mmap(NULL, 16384, PROT_READ | PROT_WRITE, MAP_SHARED, data.fd, 0);
+	map = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, data.fd, 0);
 	for (int round = 0; round < 400; round++) {
 		sync_buffer(data.fd, DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW);
 		map[round]++;
 		sync_buffer(data.fd, DMA_BUF_SYNC_END | DMA_BUF_SYNC_RW);
 #ifdef BUGGY
 		for (int page = 0; page < 4; page++)
-			map[page * 4096 + round]++; /* BUG: unbracketed-access */
+			map[page * PAGE + round]++; /* BUG: unbracketed-access */
 #endif
 	}
-	munmap((char *)map, 16384);
+	munmap((char *)map, 4 * PAGE);
 	close(data.fd);
 	return 0;
 }

@@ -15,6 +15,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#define PAGE sysconf(_SC_PAGESIZE)
+
 static int fd;
 
 static void sync_buffer(unsigned long long flags)
@@ -38,14 +40,14 @@ static void move(void)
 
 static int drain(int pipe)
 {
-	char bytes[8192];
+	char bytes[2 * PAGE];
 
-	return read(pipe, bytes, sizeof(bytes)) == sizeof(bytes) ? 0 : 12;
+	return read(pipe, bytes, sizeof(bytes)) == (ssize_t)sizeof(bytes) ? 0 : 12;
 }
 
 int main(void)
 {
-	struct dma_heap_allocation_data data = { .len = 16384, .fd_flags = O_RDWR | O_CLOEXEC };
+	struct dma_heap_allocation_data data = { .len = 4 * PAGE, .fd_flags = O_RDWR | O_CLOEXEC };
 	struct io_uring_params params = { 0 };
 	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC);
 	int ring = syscall(SYS_io_uring_setup, 4, &params);
@@ -56,22 +58,22 @@ int main(void)
 	if (ioctl(heap, DMA_HEAP_IOCTL_ALLOC, &data) || pipe(pipes) || ring < 0)
 		return 1;
 	fd = data.fd;
-	map = mmap(NULL, 16384, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	map = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
 		return 1;
 	sync_buffer(DMA_BUF_SYNC_START | DMA_BUF_SYNC_RW);
-	memset(map, 3, 16384);
-	both = (struct iovec){ map, 8192 };
-	last = (struct iovec){ map + 12288, 4096 };
+	memset(map, 3, 4 * PAGE);
+	both = (struct iovec){ map, 2 * PAGE };
+	last = (struct iovec){ map + 3 * PAGE, PAGE };
 	/* A pin that is gone before the buffer moves does no harm. */
-	if (vmsplice(pipes[1], &both, 1, 0) != 8192 || drain(pipes[0]))
+	if (vmsplice(pipes[1], &both, 1, 0) != 2 * PAGE || drain(pipes[0]))
 		return 2;
 	if (syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &last, 1))
 		return 3;
 	if (syscall(SYS_io_uring_register, ring, IORING_UNREGISTER_BUFFERS, NULL, 0))
 		return 4;
 #ifdef BUGGY
-	if (vmsplice(pipes[1], &both, 1, 0) != 8192) /* BUG: pin-across-move */
+	if (vmsplice(pipes[1], &both, 1, 0) != 2 * PAGE) /* BUG: pin-across-move */
 		return 5;
 	if (syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &last, 1)) /* BUG: pin-across-move */
 		return 6;
@@ -84,7 +86,7 @@ int main(void)
 #endif
 	move();
 	close(ring);
-	munmap(map, 16384);
+	munmap(map, 4 * PAGE);
 	close(fd);
 	return 0;
 }

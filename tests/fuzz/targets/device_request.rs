@@ -5,8 +5,14 @@ use driftheap::device::{Action, Backing, Device, HeapConfig, Inode, Ioctl, Limit
 
 /// Takes one input.
 pub(crate) fn run(bytes: &[u8]) {
-    let limits =
-        Limits { bytes: 1 << 20, buffers: 16, sync_files: 16, timeline_fences: 64, fences: 8 };
+    let limits = Limits {
+        page_bytes: 4096,
+        bytes: 1 << 20,
+        buffers: 16,
+        sync_files: 16,
+        timeline_fences: 64,
+        fences: 8,
+    };
     let mut device = Device::new(vec![HeapConfig::new("system")], limits);
     // Two timelines, so that objects of every kind can be named from the first request on.
     for _ in 0..2 {

@@ -166,7 +166,7 @@ impl<'a> Pair<'a> {
         let pages = usize::from(PAGES[buf.index()]);
         let made = self.with(|kept| {
             let heap = Object::Heap(kept.device.heap("heap").unwrap());
-            let len = (pages * PAGE_BYTES) as u64;
+            let len = (pages * page_bytes()) as u64;
             let ask = AllocationData { len, fd: 0, fd_flags: 2, heap_flags: 0 };
             let request = Ioctl::new(heap, ALLOC, 0x1000).with_memory(ask.to_bytes());
             let Action::Install(install) = kept.device.ioctl(&request) else { panic!("no buffer") };
@@ -177,7 +177,7 @@ impl<'a> Pair<'a> {
                 device.fail(install.object);
                 return None;
             }
-            memory.0.borrow_mut().insert(id, vec![0; pages * PAGE_BYTES]);
+            memory.0.borrow_mut().insert(id, vec![0; pages * page_bytes()]);
             Some(id)
         });
         self.live[buf.index()] = made;

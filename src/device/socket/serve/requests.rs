@@ -16,7 +16,7 @@ use crate::device::live::record::{Actor, RecordedAction};
 use crate::device::transport::now_ns;
 use crate::device::{BufferId, FenceId};
 use crate::model::{HazardKind, ImporterMmap, Life, Operation, Placement};
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 
 pub(super) fn through(via: Via) -> Through {
     match via {
@@ -164,7 +164,7 @@ impl Session<'_> {
         let Request::Accessed { offset, write, before, value, .. } = *request else {
             return Err(Errno::INVAL.into());
         };
-        if offset >= PAGE_BYTES {
+        if offset >= page_bytes() {
             return Err(Errno::INVAL.into());
         }
         let mut kinds = Vec::new();

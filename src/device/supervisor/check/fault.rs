@@ -10,7 +10,7 @@ use crate::device::supervisor::stack::Registers;
 use crate::device::supervisor::stack::maps::mappings;
 use crate::device::{BufferId, Life, Object};
 use crate::sys::trace::{self, Stop};
-use crate::uapi::PAGE_SIZE;
+use crate::uapi::page_size;
 
 /// SEGV_ACCERR: the mapping does not allow it.
 const SEGV_ACCERR: i32 = 2;
@@ -252,7 +252,7 @@ impl Supervisor {
         let (buffer, prot, now) = (area.buffer, area.prot, area.now(addr));
         let offset = area.buffer_offset(addr);
         let allowed = self.allowed(buffer);
-        let range = page(addr)..page(addr) + PAGE_SIZE;
+        let range = page(addr)..page(addr) + page_size();
         let again = given.iter_mut().find(|one| page(one.addr) == page(addr) && !one.write);
         let readable = again.is_some() || now & READ != 0;
         if readable {
@@ -279,7 +279,7 @@ impl Supervisor {
         for one in given {
             let at = page(one.addr);
             if let Some(area) = self.area(pid, at) {
-                changes.push((at..at + PAGE_SIZE, area.now(at)));
+                changes.push((at..at + page_size(), area.now(at)));
             }
         }
         changes
@@ -303,7 +303,7 @@ impl Supervisor {
             } else if tired {
                 area.leave_open(one.addr);
                 let at = page(one.addr);
-                changes.push((at..at + PAGE_SIZE, area.prot));
+                changes.push((at..at + page_size(), area.prot));
             }
         }
         if changes.is_empty() && mode != Mode::Sampled { self.closing(pid, given) } else { changes }

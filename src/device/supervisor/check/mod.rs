@@ -33,7 +33,7 @@ use crate::sys::arch;
 use crate::sys::inject;
 use crate::sys::notify::Call;
 use crate::sys::trace::{self, Change as Fate, Follow, Registers, Stop};
-use crate::uapi::{PAGE_SIZE, dma_buf};
+use crate::uapi::{dma_buf, page_size};
 
 pub(super) mod calls;
 mod fault;
@@ -283,7 +283,7 @@ impl Supervisor {
         let gate = proc.gate;
         let hands = StoppedThread::new(tid, gate, check.cookie)?;
         let Some(proc) = check.proc(pid) else { return Ok(()) };
-        let len = args.len.next_multiple_of(PAGE_SIZE);
+        let len = args.len.next_multiple_of(page_size());
         let range = addr..addr.saturating_add(len);
         proc.areas.retain(|area| area.range.end <= range.start || range.end <= area.range.start);
         proc.areas.push(GuardedMapping::new(range, id, args.offset, args.prot & 7));

@@ -18,6 +18,7 @@ use crate::device::Inode;
 use crate::device::misuse::{Site, StackFrame, Symbol};
 use crate::sys::arch;
 
+mod leaf;
 pub mod maps;
 mod module;
 
@@ -95,6 +96,8 @@ pub struct Stacks {
     modules: BTreeMap<(Inode, bool), Module>,
     /// Stacks unwound before, by process and registers.
     known: BTreeMap<(i32, Registers), Known>,
+    /// Where the calls of a function return to, by process and the function's first address.
+    calls: BTreeMap<(i32, u64), Vec<u64>>,
     /// Threads and their processes.
     threads: BTreeMap<i32, i32>,
     started_ns: u64,
@@ -211,6 +214,22 @@ impl Stacks {
             if rule.base == Base::Frame && at.bp.is_none() {
                 at.bp = self.guess_frame_pointer(pid, at.sp, stack);
             }
+            if rule.ret.is_none() && at.link.is_none() {
+                let Some(caller) = self.caller_of_leaf(pid, at, rule, stack) else { break };
+                at.link = Some(caller.ret);
+                if !caller.exact {
+                    frames.extend(self.frames_of_caller(pid, caller).unwrap_or_default());
+                    let Some(next) = step(rule, at, stack) else { break };
+                    let Some((_, Some(rule))) = self.frames(pid, next.pc, true) else { break };
+                    at = next;
+                    if rule.base == Base::Frame {
+                        at.bp = self.guess_frame_pointer(pid, at.sp, stack);
+                    }
+                    let Some(next) = step(rule, at, stack) else { break };
+                    at = next;
+                    continue;
+                }
+            }
             let Some(next) = step(rule, at, stack) else { break };
             at = next;
         }
@@ -246,6 +265,7 @@ impl Stacks {
                 self.images.clear();
             }
             let code = mappings(pid).into_iter().filter(Mapping::is_code).collect();
+            self.calls.retain(|&(of, _), _| of != pid);
             self.images.insert(pid, Image { exe, code });
         }
         let image = self.images.get(&pid)?;
@@ -278,7 +298,11 @@ impl Stacks {
         let Some(image) = self.images.get(&pid) else { return Vec::new() };
         let own =
             |word: u64| image.code.iter().any(|code| code.contains(word) && image.is_own(code));
-        let mut found = stack.words(sp).map(|(_, word)| word).filter(|&word| own(word)).take(64);
+        let mut found = stack
+            .words(sp)
+            .map(|(_, word)| arch::return_address(word))
+            .filter(|&word| own(word))
+            .take(64);
         let pc = found.find(|&word| follows_a_call(pid, word));
         pc.and_then(|pc| self.frames(pid, pc, true)).map_or_else(Vec::new, |(frames, _)| frames)
     }
@@ -293,6 +317,7 @@ impl Stacks {
             above
                 && stack
                     .word(at.saturating_add(8))
+                    .map(arch::return_address)
                     .is_some_and(|ret| code(ret) && follows_a_call(pid, ret))
         };
         stack.words(sp).find(frame).map(|(at, _)| at)
@@ -319,6 +344,7 @@ fn step(rule: Rule, at: Registers, stack: &Memory) -> Option<Registers> {
         Saved::At(offset) => stack.word(frame_address.checked_add_signed(offset)?),
         Saved::Lost => None,
     };
+    let pc = arch::return_address(pc);
     Some(Registers { pc, sp: frame_address, bp, link: None })
 }
 
@@ -333,7 +359,7 @@ fn follows_a_call(pid: i32, addr: u64) -> bool {
 
 /// The stack from `sp` upwards, as much of it as is mapped.
 fn read_up(pid: i32, sp: u64) -> Vec<u8> {
-    let page = crate::uapi::PAGE_SIZE;
+    let page = crate::uapi::page_size();
     let to_page_end = usize::try_from(page - sp % page).unwrap_or(0);
     let mut len = STACK_BYTES_MAX;
     while len > to_page_end {

@@ -141,6 +141,26 @@ impl Module {
     }
 }
 
+impl Module {
+    /// The first address of the function at `address`, as the unwind tables divide the code.
+    pub(super) fn function(&self, address: u64) -> Option<u64> {
+        let cfi = self.cfi.as_ref()?;
+        let eh_frame = cfi.section();
+        let by_offset = EhFrame::cie_from_offset;
+        let fde = eh_frame.fde_for_address(&cfi.bases, address, by_offset).ok()?;
+        Some(fde.initial_address())
+    }
+}
+
+impl Cfi {
+    fn section(&self) -> EhFrame<gimli::EndianSlice<'_, LittleEndian>> {
+        let mut eh_frame = EhFrame::new(&self.bytes, LittleEndian);
+        eh_frame.set_address_size(8);
+        eh_frame.set_vendor(arch::DWARF_VENDOR);
+        eh_frame
+    }
+}
+
 fn readable(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() <= FILE_BYTES_MAX)
 }
@@ -165,8 +185,7 @@ fn cfi(file: &object::File<'_>) -> Option<Cfi> {
 }
 
 fn unwind_rule(cfi: &Cfi, address: u64) -> Option<Rule> {
-    let mut eh_frame = EhFrame::new(&cfi.bytes, LittleEndian);
-    eh_frame.set_address_size(8);
+    let eh_frame = cfi.section();
     let mut context = gimli::UnwindContext::new();
     let by_offset = EhFrame::cie_from_offset;
     let row =

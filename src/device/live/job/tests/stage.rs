@@ -15,7 +15,7 @@ use crate::device::{BufferId, Device, HeapConfig, Limits};
 use crate::model::{
     ExporterRules, ExporterStep, MmapKind, OnDmaBufPin, OnForeignPin, Recycle, WaitFor,
 };
-use crate::sys::page::PAGE_BYTES;
+use crate::sys::page::page_bytes;
 
 /// SplitMix64.
 pub(super) struct Dice(pub(super) u64);
@@ -76,14 +76,14 @@ impl Pages for Ram {
     fn read(&self, of: PageOf, offset: usize, into: &mut [u8]) -> Result<(), Errno> {
         let ram = self.0.borrow();
         let bytes = ram.get(&of.buffer).ok_or(Errno::NODATA)?;
-        into.copy_from_slice(&bytes[of.page * PAGE_BYTES + offset..][..into.len()]);
+        into.copy_from_slice(&bytes[of.page * page_bytes() + offset..][..into.len()]);
         Ok(())
     }
 
     fn write(&self, of: PageOf, offset: usize, from: &[u8]) -> Result<(), Errno> {
         let mut ram = self.0.borrow_mut();
         let bytes = ram.get_mut(&of.buffer).ok_or(Errno::NODATA)?;
-        bytes[of.page * PAGE_BYTES + offset..][..from.len()].copy_from_slice(from);
+        bytes[of.page * page_bytes() + offset..][..from.len()].copy_from_slice(from);
         Ok(())
     }
 }
