@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
+use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
@@ -23,10 +24,12 @@ const PIDFDS_MAX: usize = 256;
 const PIDFD_THREAD: u32 = 0o200;
 
 /// pidfds of the threads that called lately. One of a dead process answers ESRCH for ever, so a
-/// process id used again can't be mistaken for its first owner.
+/// process id used again can't be mistaken for its first owner. It is dropped as its thread ends.
 #[derive(Debug, Default)]
 pub struct Callers {
     pidfds: BTreeMap<i32, OwnedFd>,
+    /// An epoll of them, readable when a thread has ended.
+    ends: Option<OwnedFd>,
 }
 
 /// A copy of a program's descriptor. Its last use here must not wait for the program.
@@ -186,6 +189,41 @@ impl Callers {
         self.pidfds.clear();
     }
 
+    /// Readable when a thread that called lately has ended; none before there was one.
+    pub fn ends(&self) -> Option<BorrowedFd<'_>> {
+        self.ends.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Drops the pidfds of those that have ended.
+    pub fn drop_ended(&mut self) {
+        let Some(ends) = &self.ends else { return };
+        let mut events = Vec::with_capacity(PIDFDS_MAX);
+        let now = rustix::event::Timespec::default();
+        let buffer = rustix::buffer::spare_capacity(&mut events);
+        if epoll::wait(ends, buffer, Some(&now)).is_ok() {
+            for event in events {
+                let tid = i32::try_from(event.data.u64()).unwrap_or(0);
+                self.pidfds.remove(&tid);
+            }
+        }
+    }
+
+    /// Keeps a pidfd until its thread ends.
+    fn keep(&mut self, tid: i32, pidfd: OwnedFd) {
+        if self.pidfds.len() >= PIDFDS_MAX {
+            self.pidfds.clear();
+        }
+        if self.ends.is_none() {
+            self.ends = epoll::create(epoll::CreateFlags::CLOEXEC).ok();
+        }
+        if let Some(ends) = &self.ends {
+            let data = epoll::EventData::new_u64(u64::from(tid.unsigned_abs()));
+            // One that is not watched is dropped at the next look.
+            let _unwatched = epoll::add(ends, &pidfd, data, epoll::EventFlags::IN);
+        }
+        self.pidfds.insert(tid, pidfd);
+    }
+
     /// A copy of the caller's file descriptor.
     ///
     /// # Errors
@@ -203,10 +241,7 @@ impl Callers {
         }
         let pidfd = open_pidfd(tid)?;
         let result = getfd(pidfd.as_fd(), fd);
-        if self.pidfds.len() >= PIDFDS_MAX {
-            self.pidfds.clear();
-        }
-        self.pidfds.insert(tid, pidfd);
+        self.keep(tid, pidfd);
         result
     }
 }

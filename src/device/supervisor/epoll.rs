@@ -2,15 +2,19 @@
 //!
 //! The file behind a buffer has no poll operation, so the kernel answers EPERM. Instead a socket
 //! that is as ready as the buffer is registered, under the caller's own event data.
+//!
+//! A socket is let go with its buffer, by EPOLL_CTL_DEL, or when no process has an epoll any more that
+//! watches it: the kernel keeps a watch as long as both files live, and counts it against its user.
+//! (An epoll that is nowhere but in a message to another process loses its watches.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::{Decision, Supervisor, caller, int, lock};
+use super::{Decision, Supervisor, caller, int, life, lock};
 use crate::device::{BufferId, Object};
 use crate::sys::notify::Call;
 
@@ -22,6 +26,8 @@ const PROXIES_MAX: usize = 1024;
 struct Proxy {
     socket: OwnedFd,
     peer: OwnedFd,
+    /// What fdinfo of an epoll calls the socket.
+    inode: u64,
     buffer: BufferId,
     ready: (bool, bool),
 }
@@ -37,7 +43,8 @@ impl Proxy {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (socket, peer) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        Ok(Self { socket, peer, buffer, ready: (false, true) })
+        let inode = rustix::fs::fstat(&socket)?.st_ino;
+        Ok(Self { socket, peer, inode, buffer, ready: (false, true) })
     }
 
     /// Makes the socket readable and writable as told.
@@ -64,6 +71,51 @@ impl Proxy {
     }
 }
 
+impl Proxies {
+    /// Does something to the watch of a buffer in an epoll, whichever process has made it: a child
+    /// may have inherited both. Returns which it was.
+    ///
+    /// # Errors
+    /// ENOENT: there is no such watch. Others: those of `act`.
+    fn registered(
+        &self,
+        (epfd, fd): (i32, i32),
+        buffer: BufferId,
+        act: impl Fn(&OwnedFd) -> Result<(), Errno>,
+    ) -> Result<(i32, i32, i32), Errno> {
+        let same = |key: &(i32, i32, i32), proxy: &Proxy| {
+            (key.1, key.2) == (epfd, fd) && proxy.buffer == buffer
+        };
+        for (&key, proxy) in self.table.iter().filter(|(key, proxy)| same(key, proxy)) {
+            match act(&proxy.socket) {
+                Err(Errno::NOENT) => {}
+                result => return result.map(|()| key),
+            }
+        }
+        Err(Errno::NOENT)
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Drops the sockets that no process watches any more.
+    pub(super) fn sweep(&mut self) {
+        let still = |(&(pid, epfd, _), proxy): (&(i32, i32, i32), &Proxy)| {
+            let watched = life::watched(pid, epfd).unwrap_or_default();
+            (!watched.contains(&proxy.inode)).then_some(proxy.inode)
+        };
+        let doubtful: BTreeSet<u64> = self.table.iter().filter_map(still).collect();
+        if doubtful.is_empty() {
+            return;
+        }
+        // What can't be told now is told by a later sweep.
+        let unwatched = life::unwatched(doubtful).unwrap_or_default();
+        self.table.retain(|_, proxy| !unwatched.contains(&proxy.inode));
+    }
+}
+
 impl Supervisor {
     pub(super) fn epoll_ctl(&mut self, call: &Call) -> Decision {
         let [epfd, op, fd, event, ..] = call.args;
@@ -82,10 +134,11 @@ impl Supervisor {
         buffer: BufferId,
     ) -> Result<Decision, Errno> {
         let epoll = self.callers.file(call.tid, epfd)?;
-        let key = (caller::tgid(call.tid).ok_or(Errno::SRCH)?, epfd, fd);
         if op == libc::EPOLL_CTL_DEL {
-            let proxy = self.epolls.table.remove(&key).ok_or(Errno::NOENT)?;
-            epoll::delete(&epoll, &proxy.socket)?;
+            let key = self
+                .epolls
+                .registered((epfd, fd), buffer, |socket| epoll::delete(&epoll, socket))?;
+            self.epolls.table.remove(&key);
             return Ok(Decision::Value(0));
         }
         // struct epoll_event: events u32, data u64 at its end; packed on x86-64 alone.
@@ -98,15 +151,20 @@ impl Supervisor {
         let data = epoll::EventData::new_u64(u64::from_ne_bytes(*data));
         match op {
             libc::EPOLL_CTL_MOD => {
-                let proxy = self.epolls.table.get(&key).ok_or(Errno::NOENT)?;
-                epoll::modify(&epoll, &proxy.socket, data, flags)?;
+                self.epolls.registered((epfd, fd), buffer, |socket| {
+                    epoll::modify(&epoll, socket, data, flags)
+                })?;
             }
             libc::EPOLL_CTL_ADD => {
+                let key = (caller::tgid(call.tid).ok_or(Errno::SRCH)?, epfd, fd);
                 if let Some(proxy) = self.epolls.table.get(&key)
                     && proxy.buffer == buffer
                 {
                     epoll::add(&epoll, &proxy.socket, data, flags)?;
                     return Ok(Decision::Value(0));
+                }
+                if self.epolls.table.len() >= PROXIES_MAX {
+                    self.epolls.sweep();
                 }
                 if self.epolls.table.len() >= PROXIES_MAX {
                     return Err(Errno::NOSPC);

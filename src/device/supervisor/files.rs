@@ -341,6 +341,11 @@ impl Files {
         self.since_sweep > self.last_live / 4
     }
 
+    /// Whether a file of ours may be in a program.
+    pub fn have_any(&self) -> bool {
+        !self.objects.is_empty()
+    }
+
     /// Releases the objects whose files are gone.
     pub fn sweep(&mut self, device: &mut Device) {
         self.end_timelines(device);

@@ -123,6 +123,51 @@ fn numbers(path: &str) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
+/// The processes that watch one of these sockets with an epoll: sockets that nobody watches any more.
+/// A watch names its file's inode in fdinfo (`ep_show_fdinfo`, fs/eventpoll.c).
+///
+/// # Errors
+/// It can't be told now: a process of the tree could not be looked into.
+pub(super) fn unwatched(mut sockets: BTreeSet<u64>) -> io::Result<BTreeSet<u64>> {
+    for pid in tree()? {
+        for fd in look_alive(pid, numbers(&format!("/proc/{pid}/fd")))? {
+            if sockets.is_empty() {
+                return Ok(sockets);
+            }
+            for socket in watched(pid, fd)? {
+                sockets.remove(&socket);
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+/// The inodes that a descriptor watches, if it is an epoll's.
+///
+/// # Errors
+/// As [`unwatched`].
+pub(super) fn watched(pid: i32, fd: i32) -> io::Result<Vec<u64>> {
+    let text = look_alive(pid, std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")))?;
+    let inode = |line: &str| {
+        let (_, rest) = line.strip_prefix("tfd:")?.split_once(" ino:")?;
+        u64::from_str_radix(rest.split(' ').next()?, 16).ok()
+    };
+    Ok(text.lines().filter_map(inode).collect())
+}
+
+/// Nothing of a process that has ended, or of a descriptor that was closed meanwhile. Unlike
+/// [`look`], a process that is not ours to look into is an error: it may watch anything.
+fn look_alive<T: Default>(pid: i32, result: io::Result<T>) -> io::Result<T> {
+    let gone = |error: &io::Error| {
+        matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+            || std::fs::read(format!("/proc/{pid}/stat")).map_or(true, |stat| {
+                state(&String::from_utf8_lossy(&stat))
+                    .is_none_or(|state| matches!(state, "Z" | "X"))
+            })
+    };
+    result.or_else(|error| if gone(&error) { Ok(T::default()) } else { Err(error) })
+}
+
 /// The processes that descend from this one. Orphans among them are its own children, since it is
 /// their subreaper.
 fn tree() -> io::Result<Vec<i32>> {
@@ -147,6 +192,11 @@ fn tree() -> io::Result<Vec<i32>> {
 fn parent(stat: &str) -> Option<i32> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Its STATE.
+fn state(stat: &str) -> Option<&str> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().next()
 }
 
 /// Takes what one of the processes holds out of `keys`.
@@ -205,6 +255,20 @@ mod tests {
     fn a_parent_is_read_from_stat() {
         assert_eq!(parent("12 (a) b) S 7 12 12 0"), Some(7));
         assert_eq!(parent("12 (a"), None);
+        assert_eq!(state("12 (a) b) S 7 12 12 0"), Some("S"));
+    }
+
+    #[test]
+    fn what_an_epoll_watches_is_read_from_fdinfo() {
+        use rustix::event::epoll;
+        let own = std::process::id().cast_signed();
+        let ends = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&ends);
+        assert!(watched(own, fd).unwrap().is_empty());
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let data = epoll::EventData::new_u64(1);
+        epoll::add(&ends, &socket, data, epoll::EventFlags::IN).unwrap();
+        assert_eq!(watched(own, fd).unwrap(), [rustix::fs::fstat(&socket).unwrap().st_ino]);
     }
 
     /// A mark that a program has taken off its own file is not the file's end.

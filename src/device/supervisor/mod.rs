@@ -49,6 +49,7 @@ pub mod stack;
 mod strict;
 mod trap;
 mod unwatched;
+mod upkeep;
 pub mod users;
 mod watch;
 
@@ -137,6 +138,7 @@ struct Supervisor {
     /// A panic of ours was caught.
     gave_up: bool,
     unwatched: unwatched::Unwatched,
+    upkeep: upkeep::Upkeep,
 }
 
 /// Prints a line on stderr. One that can't be written, to a full disk or a closed pipe, is no reason

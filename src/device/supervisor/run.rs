@@ -198,6 +198,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         reports: config.watch,
         gave_up: false,
         unwatched: Unwatched::default(),
+        upkeep: super::upkeep::Upkeep::default(),
     };
     let ended = supervisor.run(&signals, exec_status, &config.argv);
     lock(&shared).files.remove_directory();
@@ -324,6 +325,7 @@ impl Supervisor {
                 self.refresh_epolls();
             }
             self.work_on_live();
+            self.keep_up(ready.call, ready.end);
             self.show_reports();
             if ready.gone {
                 self.reap_last(&mut ended);
@@ -344,7 +346,10 @@ impl Supervisor {
             PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
             PollFd::new(&self.timeline_ends, PollFlags::IN),
         ];
+        let first_optional = fds.len();
         fds.extend(exec_status.map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let ends_at = fds.len();
+        fds.extend(self.callers.ends().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let fixed = fds.len();
         fds.extend(self.live.iter().flat_map(Live::poll_fds));
         let timeout = self.timeout();
@@ -358,18 +363,18 @@ impl Supervisor {
             gone: listener.contains(PollFlags::HUP) && !listener.contains(PollFlags::IN),
             signal: !fds[1].revents().is_empty(),
             timeline: !fds[2].revents().is_empty(),
-            exec: fds.get(3).is_some_and(|fd| !fd.revents().is_empty()),
+            exec: fds[first_optional..ends_at].iter().any(|fd| !fd.revents().is_empty()),
+            end: fds[ends_at..].iter().any(|fd| !fd.revents().is_empty()),
         }
     }
 
     /// How long nothing may happen before somebody has to be looked at.
     fn timeout(&self) -> Option<Timespec> {
         let tick = (!self.pending.is_empty()).then_some(TICK_MS * 1_000_000);
-        let live = self
-            .live
-            .as_ref()
-            .map(|live| i64::try_from(live.next_ns().saturating_sub(now_ns())).unwrap_or(i64::MAX));
-        let wait = tick.into_iter().chain(live).min()?;
+        let until = |at_ns: u64| i64::try_from(at_ns.saturating_sub(now_ns())).unwrap_or(i64::MAX);
+        let live = self.live.as_ref().map(|live| until(live.next_ns()));
+        let upkeep = self.upkeep.due_ns().map(until);
+        let wait = tick.into_iter().chain(live).chain(upkeep).min()?;
         Some(Timespec { tv_sec: wait / 1_000_000_000, tv_nsec: wait % 1_000_000_000 })
     }
 
@@ -438,6 +443,7 @@ struct Ready {
     signal: bool,
     timeline: bool,
     exec: bool,
+    end: bool,
 }
 
 /// The errno that the child sent instead of executing the program; `None` if it did execute it.
