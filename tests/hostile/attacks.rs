@@ -1,0 +1,196 @@
+//! The kinds of attacks.
+
+use super::table::Column;
+
+/// The random client, which is a Rust program.
+pub(crate) const CLIENT: &str = "tools/hostile/main.rs";
+
+/// How driftheap runs the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Plain,
+    Strict,
+    Chaos,
+    Misuse,
+}
+
+impl Mode {
+    /// The options of `driftheap run`.
+    pub(crate) fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &[],
+            Self::Strict => &["--strict"],
+            // About 5000 pages a second and more.
+            Self::Chaos => &["--chaos", "1,rate=5000,kinds=move"],
+            Self::Misuse => &["--misuse"],
+        }
+    }
+}
+
+const EVERY: &[Mode] = &[Mode::Plain, Mode::Strict, Mode::Chaos, Mode::Misuse];
+const MOVES: &[Mode] = &[Mode::Chaos];
+
+/// What else happens to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Beside {
+    Nothing,
+    /// So many descriptors for each process, the supervisor too.
+    Descriptors(u32),
+    /// driftheap is stopped for a second.
+    Stop,
+    /// driftheap is killed after so many milliseconds.
+    Kill(u64),
+    /// Its guardian is.
+    KillGuardian(u64),
+    /// Options that make driftheap go wrong.
+    Options(&'static [&'static str]),
+}
+
+/// A kind: a program, and the ways in which it is run.
+#[derive(Debug)]
+pub(crate) struct Attack {
+    pub(crate) kind: &'static str,
+    pub(crate) program: &'static str,
+    pub(crate) arguments: &'static [&'static str],
+    pub(crate) modes: &'static [Mode],
+    pub(crate) beside: &'static [Beside],
+}
+
+/// One way.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) attack: &'static Attack,
+    pub(crate) mode: Mode,
+    pub(crate) plain_user: bool,
+    pub(crate) beside: Beside,
+}
+
+impl Attack {
+    /// As root and as a plain user, in every mode, with everything that happens beside it.
+    pub(crate) fn runs(&'static self) -> Vec<Run> {
+        let users: &[bool] =
+            if rustix::process::geteuid().is_root() { &[false, true] } else { &[true] };
+        let mut runs = Vec::new();
+        for &beside in self.beside {
+            for &mode in self.modes {
+                for &plain_user in users {
+                    runs.push(Run { attack: self, mode, plain_user, beside });
+                }
+            }
+        }
+        runs
+    }
+}
+
+const NOTHING: &[Beside] = &[Beside::Nothing];
+
+/// An attack in every mode, without anything beside.
+const fn every(
+    kind: &'static str,
+    program: &'static str,
+    arguments: &'static [&'static str],
+) -> Attack {
+    Attack { kind, program, arguments, modes: EVERY, beside: NOTHING }
+}
+
+/// Faults made on purpose, and the column that each is in.
+pub(crate) const SEEDED: &[(Attack, Column)] = &[
+    (seed("ends well", &[]), Column::Survived),
+    (seed("never ends", &["hangs"]), Column::Hung),
+    (seed("kills itself", &["crashes"]), Column::Crashed),
+    (
+        Attack {
+            kind: "a supervisor that dies",
+            program: "tests/clients/writers.c",
+            arguments: &["1"],
+            modes: MOVES,
+            beside: &[Beside::Options(&["--sabotage", "die-at-copy:20"])],
+        },
+        Column::Crashed,
+    ),
+    (seed("holds buffers", &["holds"]), Column::Leaked),
+    (seed("leaves a file", &["keeps"]), Column::Leaked),
+    (
+        Attack {
+            kind: "moves without write protection",
+            program: "tests/clients/writers.c",
+            arguments: &["2"],
+            modes: MOVES,
+            beside: &[Beside::Options(&["--sabotage", "no-protect"])],
+        },
+        Column::Lost,
+    ),
+    (seed("answers wrongly", &["answers"]), Column::Wrong),
+];
+
+const fn seed(kind: &'static str, arguments: &'static [&'static str]) -> Attack {
+    let modes = &[Mode::Plain];
+    Attack { kind, program: "tests/hostile/seeded.c", arguments, modes, beside: NOTHING }
+}
+
+/// The table's rows.
+pub(crate) const ATTACKS: &[Attack] = &[
+    every("failed execve, execveat, clone3, vfork", "tests/clients/exec_fails.c", &["0.2"]),
+    every("exec of a process whose threads map", "tests/clients/exec_threads.c", &["10"]),
+    every("its own userfaultfd fills its pages", "tests/clients/fills.c", &["pages"]),
+    every("its own file system serves its files", "tests/clients/fills.c", &["files", "MOUNT"]),
+    every("short children that watch a buffer", "tests/hostile/children.c", &["400"]),
+    every("names with terminal escapes", "tests/hostile/escapes.c", &[]),
+    every("a seccomp filter of its own", "tests/clients/lives.c", &["sandbox"]),
+    every("udmabufs of one memfd", "tests/clients/lives.c", &["udmabufs"]),
+    every("timelines closed under their waiters", "tests/clients/lives.c", &["timeline"]),
+    every("random calls", CLIENT, &["random", "7"]),
+    every("arguments that change meanwhile", CLIENT, &["race"]),
+    every("killed at any time", CLIENT, &["death", "5"]),
+    every("a full descriptor table", CLIENT, &["full"]),
+    every("calls that copy, while pages move", "tests/clients/copier.c", &["1"]),
+    Attack {
+        kind: "direct I/O and process_vm_writev",
+        program: "tests/clients/direct.c",
+        arguments: &["1", "FILE"],
+        modes: MOVES,
+        beside: NOTHING,
+    },
+    every("real-time signals in every call", "tests/clients/realtime.c", &[]),
+    Attack {
+        kind: "few descriptors",
+        program: "tests/clients/lives.c",
+        arguments: &["loop", "1000"],
+        modes: EVERY,
+        beside: &[Beside::Descriptors(64), Beside::Descriptors(128), Beside::Descriptors(1024)],
+    },
+    Attack {
+        kind: "SIGSTOP of driftheap",
+        program: "tests/clients/writers.c",
+        arguments: &["2"],
+        modes: MOVES,
+        beside: &[Beside::Stop],
+    },
+    Attack {
+        kind: "SIGKILL of driftheap",
+        program: "tests/clients/writers.c",
+        arguments: &["1"],
+        modes: MOVES,
+        beside: &[Beside::Kill(311), Beside::Kill(523), Beside::Kill(709), Beside::Kill(887)],
+    },
+    Attack {
+        kind: "SIGKILL at each step of a move",
+        program: "tests/clients/writers.c",
+        arguments: &["1"],
+        modes: MOVES,
+        beside: &[
+            Beside::Options(&["--sabotage", "die-at-protect:300"]),
+            Beside::Options(&["--sabotage", "die-at-copy:300"]),
+            Beside::Options(&["--sabotage", "die-at-punch:300"]),
+            Beside::Options(&["--sabotage", "die-at-refill:300"]),
+            Beside::Options(&["--sabotage", "die-at-release:300"]),
+        ],
+    },
+    Attack {
+        kind: "SIGKILL of the guardian",
+        program: "tests/clients/writers.c",
+        arguments: &["1"],
+        modes: MOVES,
+        beside: &[Beside::KillGuardian(400)],
+    },
+];

@@ -1,0 +1,362 @@
+//! One attack: started, watched, judged.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::attacks::{Beside, Mode, Run};
+use super::table::Column;
+
+/// An attack that takes longer hangs. A busy machine needs a tenth of it.
+const SECONDS_MAX: u64 = 60;
+/// The same where a hang is seeded.
+const SEEDED_SECONDS_MAX: u64 = 15;
+/// How long a process may outlive its driftheap.
+const OUTLIVE_SECONDS_MAX: u64 = 40;
+/// The same where one that stays is seeded.
+const SEEDED_OUTLIVE_SECONDS_MAX: u64 = 3;
+/// Resident memory that a supervisor may gain, KiB: its tables, and what was freed and is kept.
+const KIB_MORE_MAX: u64 = 16 * 1024;
+/// Descriptors that it may have more: files that are let go at the next look.
+const DESCRIPTORS_MORE_MAX: u64 = 4;
+
+/// What marks the processes of one attack.
+const MARK: &str = "DRIFTHEAP_HOSTILE_RUN";
+
+/// A plain user.
+pub(crate) const USER: u32 = 65534;
+
+/// Where the programs are.
+pub(crate) struct Stage {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+/// What came of an attack.
+#[derive(Debug, Default)]
+pub(crate) struct Came {
+    pub(crate) skipped: Option<String>,
+    pub(crate) faults: Vec<(Column, String)>,
+    pub(crate) moves: u64,
+    pub(crate) pages: u64,
+    pub(crate) stores: u64,
+    pub(crate) lost: u64,
+}
+
+/// An attack's own directory, and its mark.
+pub(crate) struct Place {
+    pub(crate) dir: PathBuf,
+    mark: String,
+    plain_user: bool,
+    stage: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn new(stage: &Stage, run: &Run) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let stage = stage.dir.path().to_owned();
+        let dir = stage.join(format!("run-{number}"));
+        let mark = format!("{}-{number}", std::process::id());
+        for path in [dir.clone(), dir.join("tmp"), dir.join("mount")] {
+            std::fs::create_dir(&path).unwrap();
+            if run.plain_user && rustix::process::geteuid().is_root() {
+                std::os::unix::fs::chown(&path, Some(USER), Some(USER)).unwrap();
+            }
+        }
+        Self { dir, mark, plain_user: run.plain_user, stage }
+    }
+
+    /// The attack's program.
+    fn program(&self, run: &Run) -> PathBuf {
+        let stem = Path::new(run.attack.program).file_stem().unwrap().to_str().unwrap();
+        let stem = if run.attack.program == super::attacks::CLIENT { "hostile" } else { stem };
+        self.stage.join(stem)
+    }
+
+    /// A file of the stage, to be run as the attack's user.
+    pub(crate) fn command(&self, before: &str, program: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("{before} exec \"$@\"")).arg("sh");
+        if self.plain_user && rustix::process::geteuid().is_root() {
+            let user = USER.to_string();
+            command.args(["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"]);
+        }
+        command.arg(self.stage.join(program)).current_dir(&self.dir);
+        command.env("TMPDIR", self.dir.join("tmp")).env_remove("XDG_RUNTIME_DIR");
+        command.env(MARK, &self.mark).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it; what it prints goes to a file, since others of its tree may outlive it.
+    pub(crate) fn start(&self, mut command: Command) -> Child {
+        let output = File::create(self.dir.join("output")).unwrap();
+        command.stdout(output.try_clone().unwrap()).stderr(output);
+        command.spawn().unwrap()
+    }
+
+    pub(crate) fn output(&self) -> Vec<u8> {
+        std::fs::read(self.dir.join("output")).unwrap_or_default()
+    }
+
+    /// The processes with this mark that have not ended.
+    pub(crate) fn processes(&self) -> BTreeSet<i32> {
+        let mark = format!("{MARK}={}", self.mark).into_bytes();
+        let pid = |entry: std::io::Result<std::fs::DirEntry>| {
+            let pid = entry.ok()?.file_name().to_str()?.parse::<i32>().ok()?;
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+            environ.split(|&byte| byte == 0).any(|line| line == mark).then_some(pid)
+        };
+        std::fs::read_dir("/proc").unwrap().filter_map(pid).collect()
+    }
+
+    /// Waits until none is left, so long at most; says which are left, and ends them.
+    pub(crate) fn left(&self, patience: Duration) -> Vec<String> {
+        let begun = Instant::now();
+        while !self.processes().is_empty() && begun.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let left = self.processes();
+        let told = left.iter().map(|&pid| described(pid)).collect();
+        left.into_iter().for_each(kill);
+        told
+    }
+
+    /// What is left where temporary files are.
+    pub(crate) fn files_left(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.dir.join("tmp")).unwrap().flatten();
+        entries.map(|entry| entry.path()).collect()
+    }
+}
+
+fn signal(pid: i32, signal: rustix::process::Signal) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        // It may have ended by itself.
+        let _gone = rustix::process::kill_process(pid, signal);
+    }
+}
+
+fn kill(pid: i32) {
+    signal(pid, rustix::process::Signal::KILL);
+}
+
+/// A process, and where it waits.
+fn described(pid: i32) -> String {
+    let read = |file: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        text.trim().replace('\0', " ")
+    };
+    format!("{pid} `{}` in {} ({})", read("cmdline"), read("wchan"), read("syscall"))
+}
+
+/// Waits for a child to end; none if it does not.
+pub(crate) fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let begun = Instant::now();
+    loop {
+        match child.try_wait().unwrap() {
+            None if begun.elapsed() > patience => return None,
+            None => std::thread::sleep(Duration::from_millis(5)),
+            status => return status,
+        }
+    }
+}
+
+/// What happens before driftheap starts, as a shell has it.
+fn before(run: &Run) -> String {
+    match run.beside {
+        Beside::Descriptors(many) => format!("ulimit -n {many} &&"),
+        _ => String::new(),
+    }
+}
+
+/// Arguments with what stands for a path put in.
+fn arguments(run: &Run, place: &Place) -> Vec<String> {
+    let put = |argument: &&str| match *argument {
+        "MOUNT" => place.dir.join("mount").display().to_string(),
+        "FILE" => place.dir.join("file").display().to_string(),
+        other => other.to_owned(),
+    };
+    run.attack.arguments.iter().map(put).collect()
+}
+
+/// Makes one attack.
+pub(crate) fn make(stage: &Stage, run: &Run) -> Came {
+    let place = Place::new(stage, run);
+    attack(&place, run)
+}
+
+fn attack(place: &Place, run: &Run) -> Came {
+    let seeded = run.attack.program.ends_with("seeded.c");
+    let mut command = place.command(&before(run), "driftheap");
+    command.arg("run").args(run.mode.options());
+    if let Beside::Options(options) = run.beside {
+        command.args(options);
+    }
+    command.arg("--");
+    let dies = matches!(run.beside, Beside::Kill(_))
+        || matches!(run.beside, Beside::Options(options) if options.join(" ").contains("die-at"));
+    if !dies {
+        command.arg(place.stage.join("around"));
+    }
+    command.arg(place.program(run)).args(arguments(run, place));
+    let mut child = place.start(command);
+    disturb(run, place, &child);
+    let patience = if seeded { SEEDED_SECONDS_MAX } else { SECONDS_MAX };
+    let status = wait(&mut child, Duration::from_secs(patience));
+    let mut faults = Vec::new();
+    if status.is_none() {
+        let all: Vec<String> = place.processes().into_iter().map(described).collect();
+        faults.push((Column::Hung, all.join("; ")));
+        place.processes().into_iter().for_each(kill);
+        child.wait().unwrap();
+    }
+    let patience = if seeded { SEEDED_OUTLIVE_SECONDS_MAX } else { OUTLIVE_SECONDS_MAX };
+    let left = place.left(Duration::from_secs(patience));
+    if !left.is_empty() && status.is_some() {
+        faults.push((Column::Leaked, format!("still there: {}", left.join("; "))));
+    }
+    if dies {
+        tidy(place);
+    }
+    let output = place.output();
+    let text = String::from_utf8_lossy(&output).into_owned();
+    let mut came = figures(&text);
+    came.faults = faults;
+    if let Some(status) = status {
+        judge(&mut came, run, place, status, &output, dies);
+    }
+    if run.attack.modes == [Mode::Chaos] && text.contains("buffers can't move here") {
+        came.skipped = Some("buffers can't move here".into());
+        came.faults.clear();
+    }
+    came
+}
+
+/// What a killed driftheap left is removed by the next one.
+fn tidy(place: &Place) {
+    let mut next = place.command("", "driftheap");
+    next.args(["run", "-q", "--", "true"]);
+    drop(next.output());
+}
+
+/// Does to driftheap what is to happen beside the attack.
+fn disturb(run: &Run, place: &Place, child: &Child) {
+    let pid = child.id().cast_signed();
+    let rest = |ms: u64| std::thread::sleep(Duration::from_millis(ms));
+    match run.beside {
+        Beside::Kill(ms) => {
+            rest(ms);
+            kill(pid);
+        }
+        Beside::KillGuardian(ms) => {
+            rest(ms);
+            let guardian = |&other: &i32| {
+                let parent = std::fs::read_to_string(format!("/proc/{other}/status"));
+                let exe = |pid: i32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+                parent.is_ok_and(|text| text.contains(&format!("PPid:\t{pid}\n")))
+                    && exe(other) == exe(pid)
+            };
+            place.processes().into_iter().filter(guardian).for_each(kill);
+        }
+        Beside::Stop => {
+            rest(300);
+            signal(pid, rustix::process::Signal::STOP);
+            rest(1000);
+            signal(pid, rustix::process::Signal::CONT);
+        }
+        _ => {}
+    }
+}
+
+/// The number before a word.
+fn number_before(text: &str, word: &str) -> u64 {
+    let before = text.split(word).next().filter(|before| before.len() < text.len());
+    let number = before.and_then(|before| before.trim_end().rsplit(' ').next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+fn figures(text: &str) -> Came {
+    let mut came = Came::default();
+    for line in text.lines() {
+        if line.starts_with("driftheap: ") {
+            came.moves += number_before(line, " moves of ");
+            came.pages += number_before(line, " pages");
+        } else if line.ends_with(" lost") {
+            came.stores += number_before(line, " stores");
+            came.lost += number_before(line, " lost");
+        }
+    }
+    came
+}
+
+/// What an attack that has ended shows.
+fn judge(came: &mut Came, run: &Run, place: &Place, status: ExitStatus, output: &[u8], dies: bool) {
+    use std::os::unix::process::ExitStatusExt as _;
+    let text = String::from_utf8_lossy(output);
+    let said = || text.trim_end().lines().rev().take(4).collect::<Vec<_>>().join(" | ");
+    let seeded_death = dies && run.attack.kind == "a supervisor that dies";
+    if came.lost > 0 {
+        came.faults.push((Column::Lost, format!("{} updates: {}", came.lost, said())));
+    }
+    if text.contains("panicked at") || text.contains("BUG in driftheap") {
+        came.faults.push((Column::Crashed, format!("driftheap panicked: {}", said())));
+    }
+    // The random client looks at its parent, too, and before.
+    let lines_of = |word: &str| text.lines().rev().find_map(|line| line.strip_prefix(word));
+    let skip = || text.lines().find(|line| line.contains("SKIP") || line.contains("can't"));
+    match (status.code(), status.signal()) {
+        (_, Some(_)) if dies && !seeded_death => {}
+        (_, Some(signal)) => {
+            came.faults.push((Column::Crashed, format!("signal {signal}: {}", said())));
+        }
+        (Some(77), _) => came.skipped = Some(skip().unwrap_or("it says so").to_owned()),
+        (Some(125), _) => {
+            came.faults.push((Column::Crashed, format!("driftheap failed: {}", said())))
+        }
+        (Some(status), _) if status >= 128 => {
+            came.faults.push((Column::Crashed, format!("status {status}: {}", said())));
+        }
+        (Some(0), _) => {}
+        (code, _) if came.lost == 0 => {
+            came.faults.push((Column::Wrong, format!("status {code:?}: {}", said())));
+        }
+        _ => {}
+    }
+    if let Some(byte) = output.iter().find(|&&byte| byte < b' ' && byte != b'\n' && byte != b'\t') {
+        came.faults.push((Column::Wrong, format!("byte {byte:#x} was printed as it is")));
+    }
+    if let Some(line) = lines_of("supervisor: ") {
+        // Reports of misuse name source lines: the program's symbols stay in memory.
+        let symbols = std::fs::metadata(place.program(run)).map_or(0, |file| file.len() / 1024 * 2);
+        leaks(came, line, if run.mode == Mode::Misuse { symbols } else { 0 });
+    } else if !dies && status.code().is_some_and(|code| code != 125) {
+        came.faults.push((Column::Wrong, format!("it did not come to its end: {}", said())));
+    }
+    let left = place.files_left();
+    if !left.is_empty() {
+        came.faults.push((Column::Leaked, format!("left in TMPDIR: {left:?}")));
+    }
+}
+
+/// What the supervisor had before and after.
+fn leaks(came: &mut Came, line: &str, symbols_kib: u64) {
+    let words = line.split_ascii_whitespace().filter_map(|word| word.parse().ok());
+    let numbers: Vec<u64> = words.collect();
+    let [fds, fds_after, watches, watches_after, threads, threads_after, kib, kib_after] =
+        numbers[..]
+    else {
+        came.faults.push((Column::Wrong, format!("not understood: {line}")));
+        return;
+    };
+    // A supervisor that can't be looked into shows nothing.
+    let grew = fds == 0
+        || fds_after > fds + DESCRIPTORS_MORE_MAX
+        || watches_after > watches
+        || threads_after > threads
+        || kib_after > kib + KIB_MORE_MAX + symbols_kib;
+    if grew {
+        came.faults.push((Column::Leaked, line.to_owned()));
+    }
+}
