@@ -10,7 +10,7 @@
 //! it, the conductor serves it. Addresses are therefore numbers ([`Range`]). The sequence:
 //! 1. [`Uffd::open`] in the process whose memory is trapped (UFFD_USER_MODE_ONLY: any user may);
 //! 2. [`Uffd::register`] a range in some [`Modes`];
-//! 3. [`Uffd::wait`] for an [`Event`];
+//! 3. [`Uffd::wait`] for an [`UffdEvent`];
 //! 4. resolve with [`copy`](Uffd::copy), [`zeropage`](Uffd::zeropage),
 //!    [`continue_`](Uffd::continue_), [`poison`](Uffd::poison) or
 //!    [`write_unprotect`](Uffd::write_unprotect), which wake the sleeper.
