@@ -51,6 +51,8 @@ impl Exporter {
 
 /// Accepts clients until the process ends.
 fn accept(exporter: &Arc<Exporter>, listener: &Listener) {
+    // Each connection has one, before it has said hello and after.
+    let place = Arc::new(());
     loop {
         let link = match listener.accept(TURN) {
             Ok(link) => link,
@@ -61,14 +63,16 @@ fn accept(exporter: &Arc<Exporter>, listener: &Listener) {
                 continue;
             }
         };
-        if exporter.lock().clients.len() >= CLIENTS_MAX {
+        if Arc::strong_count(&place) > CLIENTS_MAX {
             refuse(&link, Errno::MFILE, "too many clients");
             continue;
         }
         let exporter = Arc::clone(exporter);
-        let spawned = std::thread::Builder::new()
-            .name("client".into())
-            .spawn(move || serve(&exporter, &Arc::new(link)));
+        let taken = Arc::clone(&place);
+        let spawned = std::thread::Builder::new().name("client".into()).spawn(move || {
+            serve(&exporter, &Arc::new(link));
+            drop(taken);
+        });
         // Without a thread the link is dropped, which the client sees.
         drop(spawned);
     }
