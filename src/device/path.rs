@@ -72,6 +72,10 @@ impl Device {
             }
             [b"sys", b"kernel", b"debug", b"sync", b"sw_sync"] => Some(DeviceNode::SwSync),
             [b"dev", b"fd", fd] => number(fd).map(|fd| DeviceNode::FdLink { pid: None, fd }),
+            // Links of every /dev.
+            [b"dev", b"stdin"] => Some(DeviceNode::FdLink { pid: None, fd: 0 }),
+            [b"dev", b"stdout"] => Some(DeviceNode::FdLink { pid: None, fd: 1 }),
+            [b"dev", b"stderr"] => Some(DeviceNode::FdLink { pid: None, fd: 2 }),
             [b"proc", who, rest @ ..] => proc_node(who, rest),
             _ => None,
         }

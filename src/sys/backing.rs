@@ -98,8 +98,8 @@ pub const MARK_OFFSET: i64 = 1 << 62;
 /// open-file-description lock. A `slot` other than 0 tells open files of one inode apart, which a
 /// lease does not, and whose break would be a signal of the [`brand`]'s number.
 ///
-/// Whoever opens a file with a lease makes the kernel send SIGIO to this process: ignore it with
-/// [`ignore_lease_breaks`].
+/// Whoever opens a file with a lease waits until it is given up, and makes the kernel send SIGIO to
+/// this process: give it up with [`mark_by_lock`].
 ///
 /// # Errors
 /// ENOLCK: the kernel has no memory for a lock.
@@ -113,6 +113,22 @@ pub fn mark(fd: BorrowedFd<'_>, writable: bool, slot: u8) -> io::Result<()> {
             return Ok(());
         }
     }
+    lock(fd, writable, slot)
+}
+
+/// Exchanges a lease of [`mark`] for a lock, which holds up nobody who opens the file anew.
+///
+/// # Errors
+/// ENOLCK: as there. EBADF: the descriptor is for none of reading and writing.
+pub fn mark_by_lock(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // The other mark first: the file must not be without one. A lock needs the access that it is for.
+    lock(fd, true, 0).or_else(|_| lock(fd, false, 0))?;
+    // SAFETY: F_SETLEASE takes its argument by value; `fd` is open.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn lock(fd: BorrowedFd<'_>, writable: bool, slot: u8) -> io::Result<()> {
     let kind = if writable { libc::F_WRLCK } else { libc::F_RDLCK };
     let lock = libc::flock {
         l_type: i16::try_from(kind).map_err(|_| io::ErrorKind::InvalidInput)?,
@@ -128,12 +144,6 @@ pub fn mark(fd: BorrowedFd<'_>, writable: bool, slot: u8) -> io::Result<()> {
 /// F_SETSIG and F_GETSIG of `<asm-generic/fcntl.h>`.
 const F_SETSIG: libc::c_int = 10;
 const F_GETSIG: libc::c_int = 11;
-
-/// Makes SIGIO harmless, which the kernel sends when a file with a lease is opened again.
-pub fn ignore_lease_breaks() {
-    // SAFETY: sets a disposition that involves no handler.
-    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
-}
 
 /// Brand of an open file that stands for one opened with O_PATH.
 pub const BRAND_PATH: u8 = 34;

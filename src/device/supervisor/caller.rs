@@ -55,6 +55,11 @@ impl Drop for Copied {
 }
 
 impl Copied {
+    /// Whether it is a regular file or a directory, and not memory. The file system is not asked.
+    pub fn is_stored(&self) -> bool {
+        self.0.as_ref().is_some_and(held_up::can_be_flushed)
+    }
+
     /// The descriptor of a file that is of no program's file system.
     pub fn into_inner(mut self) -> Result<OwnedFd, Errno> {
         self.0.take().ok_or(Errno::BADF)

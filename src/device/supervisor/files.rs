@@ -341,6 +341,11 @@ impl Files {
         self.since_sweep > self.last_live / 4
     }
 
+    /// The object whose file this is, if it has the inode for itself.
+    pub fn object_of(&self, inode: Inode) -> Option<Object> {
+        self.objects.get(&(inode, 0)).copied()
+    }
+
     /// Whether a file of ours may be in a program.
     pub fn have_any(&self) -> bool {
         !self.objects.is_empty()

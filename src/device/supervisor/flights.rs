@@ -14,8 +14,8 @@
 //!   does not help a call that has pinned its pages and goes on with them: direct I/O,
 //!   process_vm_readv and process_vm_writev (get_user_pages), ioctls. Those are waited for there too.
 //!
-//! **Not seen**: io_uring and Linux AIO, sendmmsg and recvmmsg, the addresses that a program insists
-//! on with MAP_FIXED. They may get EFAULT, or where a copy is cut off, a short count.
+//! **Not seen**: io_uring, direct I/O of Linux AIO after io_submit has returned, the addresses that a
+//! program insists on with MAP_FIXED. They may get EFAULT, or where a copy is cut off, a short count.
 
 use std::collections::BTreeMap;
 
@@ -56,9 +56,11 @@ pub(super) struct Flights {
 
 /// Adds the calls with pointers into the region to a filter.
 pub(super) fn add_rules(filter: &mut Filter) {
-    for nr in FILE_IOVECS.iter().chain(&OTHER_IOVECS).chain(&WITH_MESSAGES) {
+    let messages = WITH_MESSAGES.iter().chain(&WITH_MANY_MESSAGES);
+    for nr in FILE_IOVECS.iter().chain(&OTHER_IOVECS).chain(messages) {
         filter.always(*nr);
     }
+    filter.always(libc::SYS_io_submit);
     let upper = |addr: u64| u32::try_from(addr >> 32).unwrap_or(u32::MAX);
     let size = upper(REGION.end - REGION.start);
     filter.pointers(!(size - 1), upper(REGION.start));
@@ -84,6 +86,18 @@ const FILE_PIECES: [i64; 4] =
 
 /// Calls with a struct msghdr in argument 1.
 const WITH_MESSAGES: [i64; 2] = [libc::SYS_sendmsg, libc::SYS_recvmsg];
+
+/// Calls with an array of struct mmsghdr in argument 1, its length argument 2.
+const WITH_MANY_MESSAGES: [i64; 2] = [libc::SYS_sendmmsg, libc::SYS_recvmmsg];
+
+/// Bytes of a struct mmsghdr, which begins with a struct msghdr.
+const MMSGHDR_BYTES: u64 = 64;
+
+/// Most messages of a call that are looked at (UIO_MAXIOV), and most iocbs.
+const MESSAGES_MAX: u64 = 1024;
+
+/// Bytes of a struct iocb.
+const IOCB_BYTES: usize = 64;
 
 /// Calls that take an address and copy nothing.
 const ABOUT_ADDRESSES: [i64; 5] =
@@ -134,16 +148,40 @@ pub(super) fn pointers(call: &Call) -> Vec<u64> {
         found.extend(bases(call.tid, a3, a4));
     }
     if WITH_MESSAGES.contains(&call.nr) {
-        // struct msghdr: name, namelen, iov, iovlen, control, controllen, flags.
-        let bytes = caller::read(call.tid, a1, 48).unwrap_or_default();
-        let word = |at: usize| {
-            let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk);
-            bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
-        };
-        found.extend([word(0), word(32)].into_iter().filter(|&addr| in_region(addr)));
-        found.extend(bases(call.tid, word(16), word(24)));
+        found.extend(message(call.tid, a1));
+    }
+    if WITH_MANY_MESSAGES.contains(&call.nr) {
+        for n in 0..u64::from(super::uint(a2)).min(MESSAGES_MAX) {
+            found.extend(message(call.tid, a1.saturating_add(n * MMSGHDR_BYTES)));
+        }
+    }
+    if call.nr == libc::SYS_io_submit {
+        let len = usize::try_from(a1.min(MESSAGES_MAX) * 8).unwrap_or(0);
+        let list = caller::read(call.tid, a2, len).unwrap_or_default();
+        for at in (0..list.len()).step_by(8) {
+            found.extend(control_block(call.tid, word(&list, at)));
+        }
     }
     found
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk);
+    bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+}
+
+/// The addresses in the region of a struct msghdr: name, namelen, iov, iovlen, control, controllen, flags.
+fn message(tid: i32, addr: u64) -> Vec<u64> {
+    let bytes = caller::read(tid, addr, 48).unwrap_or_default();
+    let own = [word(&bytes, 0), word(&bytes, 32)].into_iter().filter(|&addr| in_region(addr));
+    own.chain(bases(tid, word(&bytes, 16), word(&bytes, 24))).collect()
+}
+
+/// The addresses in the region of a struct iocb (include/uapi/linux/aio_abi.h): a buffer, or an iovec.
+fn control_block(tid: i32, addr: u64) -> Vec<u64> {
+    let bytes = caller::read(tid, addr, IOCB_BYTES).unwrap_or_default();
+    let buffer = word(&bytes, 24);
+    if in_region(buffer) { vec![buffer] } else { bases(tid, buffer, word(&bytes, 32)) }
 }
 
 /// The bases in the region of an iovec array.

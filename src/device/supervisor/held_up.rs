@@ -91,7 +91,7 @@ pub(super) fn close(file: OwnedFd) {
 }
 
 /// Whether it is a file or a directory, and not memory: a buffer's file must not stay open here.
-fn can_be_flushed(file: &OwnedFd) -> bool {
+pub(super) fn can_be_flushed(file: &OwnedFd) -> bool {
     use rustix::fs::{AtFlags, FileType, StatxFlags};
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let known = rustix::fs::statx(file.as_fd(), "", flags, StatxFlags::TYPE);

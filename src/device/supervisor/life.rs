@@ -101,6 +101,33 @@ fn mark(line: &str) -> Option<Key> {
     Some((inode, brand))
 }
 
+/// The files whose lease somebody waits for (`lease_breaking`, fs/locks.c).
+///
+/// # Errors
+/// /proc/locks could not be read.
+pub(super) fn waited_for() -> io::Result<BTreeSet<Inode>> {
+    let (text, _) = lock_list()?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let breaking = text.lines().filter(|line| line.contains(" BREAKING "));
+    Ok(breaking.filter_map(mark).map(|(inode, _)| inode).collect())
+}
+
+/// The processes of the tree that have a file open, with the descriptors.
+///
+/// # Errors
+/// A process could not be looked into.
+pub(super) fn openers(inode: Inode) -> io::Result<Vec<(i32, i32)>> {
+    let mut found = Vec::new();
+    for pid in tree()? {
+        for fd in look(numbers(&format!("/proc/{pid}/fd")))? {
+            if inode_at(&format!("/proc/{pid}/fd/{fd}")).is_ok_and(|open| open == inode) {
+                found.push((pid, fd));
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Whether an error says that there was nothing to see: the process has ended, or is not ours to
 /// look into, and then its mark alone speaks for what it holds.
 fn nothing_to_see(error: &io::Error) -> bool {
@@ -241,6 +268,7 @@ mod tests {
                 Some((inode(1, 12), 35)),
             ),
             ("20: LEASE  ACTIVE    WRITE 31337 00:0e:32536 0 EOF", Some((inode(14, 32536), 0))),
+            ("21: LEASE  BREAKING  READ  3 00:0e:32537 0 EOF", Some((inode(14, 32537), 0))),
             ("3: POSIX  ADVISORY  WRITE 77 00:0e:32535 0 EOF", None),
             ("4: OFDLCK ADVISORY  READ  -1 00:01:13 0 EOF", None),
             ("4: -> POSIX  ADVISORY  WRITE 77 00:0e:32535 0 EOF", None),

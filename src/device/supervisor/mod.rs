@@ -52,6 +52,7 @@ mod unwatched;
 mod upkeep;
 pub mod users;
 mod watch;
+mod watchdog;
 
 pub use check::CheckConfig;
 pub use filter::Level;
@@ -139,6 +140,7 @@ struct Supervisor {
     gave_up: bool,
     unwatched: unwatched::Unwatched,
     upkeep: upkeep::Upkeep,
+    watchdog: watchdog::Watchdog,
 }
 
 /// Prints a line on stderr. One that can't be written, to a full disk or a closed pipe, is no reason
@@ -171,6 +173,12 @@ impl Supervisor {
     fn serve(&mut self) {
         // ENOENT: the caller was killed before its call was read.
         let Ok(call) = self.listener.recv() else { return };
+        self.watchdog.begin(call.tid, call.nr);
+        self.serve_call(call);
+        self.watchdog.end();
+    }
+
+    fn serve_call(&mut self, call: Call) {
         let answer = net::caught(|| {
             self.foreign_call(&call).unwrap_or_else(|| {
                 self.call_arrives(&call);

@@ -10,6 +10,7 @@ use super::{Decision, Supervisor, caller, held_up, int, lock, uint};
 use crate::device::path::{DeviceNode, PATH_MAX};
 use crate::device::transport::inode_at;
 use crate::device::{Call as FileCall, HeapId, Object, Verdict};
+use crate::sys::arch::O_LARGEFILE;
 use crate::sys::backing;
 use crate::sys::notify::Call;
 use crate::uapi::page_size;
@@ -74,12 +75,26 @@ impl Supervisor {
 
     pub(super) fn openat2(&mut self, call: &Call) -> Decision {
         let [dirfd, path, how, size, ..] = call.args;
-        if size < 24 {
+        // struct open_how: flags, mode, resolve, and what later kernels add, which must be 0 here.
+        let sizes = 24..=page_size();
+        let len = usize::try_from(size).ok().filter(|_| sizes.contains(&size));
+        let Some(bytes) = len.and_then(|len| caller::read(call.tid, how, len).ok()) else {
+            return Decision::Native;
+        };
+        let mut words = bytes
+            .chunks_exact(8)
+            .map(|word| word.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes)));
+        let [flags, mode, resolve] = [(); 3].map(|()| words.next().unwrap_or(0));
+        // Below a directory, or on its file system, there is no device of ours; what the kernel
+        // refuses (EINVAL, E2BIG) it refuses for every path.
+        let creates = flags & u64::from(CREATES) != 0;
+        let refused = flags & !u64::from(OPEN_FLAGS) != 0
+            || (mode != 0 && !creates)
+            || resolve & !HARMLESS_RESOLVE != 0
+            || bytes[24..].iter().any(|&byte| byte != 0);
+        if refused {
             return Decision::Native;
         }
-        // struct open_how begins with `u64 flags`.
-        let Ok(bytes) = caller::read(call.tid, how, 8) else { return Decision::Native };
-        let flags = bytes.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
         self.open(call, int(dirfd), path, uint(flags))
     }
 
@@ -276,6 +291,33 @@ impl Supervisor {
         if mode & denied != 0 { Decision::Fail(Errno::ACCESS) } else { Decision::Value(0) }
     }
 }
+
+/// RESOLVE_NO_MAGICLINKS and RESOLVE_NO_SYMLINKS: no link leads to our nodes.
+const HARMLESS_RESOLVE: u64 = 0x2 | 0x4;
+
+/// O_CREAT, and the bit of O_TMPFILE that is its own.
+const CREATES: u32 = 0o100 | 0o20_000_000;
+
+/// `VALID_OPEN_FLAGS` (include/linux/fcntl.h).
+const OPEN_FLAGS: u32 = (libc::O_ACCMODE
+    | libc::O_CREAT
+    | libc::O_EXCL
+    | libc::O_NOCTTY
+    | libc::O_TRUNC
+    | libc::O_APPEND
+    | libc::O_NONBLOCK
+    | libc::O_SYNC
+    | libc::O_DSYNC
+    | libc::O_ASYNC
+    | libc::O_DIRECT
+    | libc::O_DIRECTORY
+    | libc::O_NOFOLLOW
+    | libc::O_NOATIME
+    | libc::O_CLOEXEC
+    | libc::O_PATH
+    | libc::O_TMPFILE)
+    .cast_unsigned()
+    | O_LARGEFILE;
 
 /// AT_SYMLINK_NOFOLLOW.
 const NO_FOLLOW: u32 = 0x100;

@@ -138,6 +138,11 @@ const FORWARDED: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
+/// Signals that whoever executed us has ordered for the program: timers, limits, a failing battery. They
+/// are passed on, whoever sends them; nobody sends them to a group.
+const FOR_ALL: [Signal; 5] =
+    [Signal::SIGALRM, Signal::SIGVTALRM, Signal::SIGPROF, Signal::SIGXCPU, Signal::SIGPWR];
+
 /// Runs the program to its end. `started` is called once, when it runs, with the shared device:
 /// the place to start a control socket's thread.
 ///
@@ -152,7 +157,6 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     let (live, orders) = live.unzip();
     let program = calls(&config, live.as_ref(), cookie);
     raise_limit(rustix::process::Resource::Memlock);
-    crate::sys::backing::ignore_lease_breaks();
     crate::sys::supervise::ignore_file_limit();
     let mut device = Device::new(config.heaps, config.limits);
     if live.is_some() && make_movable(&mut device) > 0 && !config.quiet {
@@ -199,6 +203,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         gave_up: false,
         unwatched: Unwatched::default(),
         upkeep: super::upkeep::Upkeep::default(),
+        watchdog: super::watchdog::Watchdog::start(),
     };
     let ended = supervisor.run(&signals, exec_status, &config.argv);
     lock(&shared).files.remove_directory();
@@ -282,7 +287,12 @@ fn block_signals() -> io::Result<(SignalFd, SigSet)> {
     for signal in FORWARDED {
         set.add(signal);
     }
+    for signal in FOR_ALL {
+        set.add(signal);
+    }
     set.add(Signal::SIGCHLD);
+    // Somebody opens a file with our lease.
+    set.add(Signal::SIGIO);
     let mut old = SigSet::empty();
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut old))?;
     Ok((SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?, old))
@@ -386,9 +396,13 @@ impl Supervisor {
                 self.reap(ended);
                 continue;
             }
+            if signal == Signal::SIGIO {
+                self.give_leases_up();
+                continue;
+            }
             // The terminal's own signals went to the whole foreground group already.
             let from_kernel = info.ssi_code > 0;
-            if !from_kernel && ended.is_none() {
+            if (!from_kernel || FOR_ALL.contains(&signal)) && ended.is_none() {
                 let _ = nix::sys::signal::kill(Pid::from_raw(self.main_pid), signal);
             }
         }

@@ -12,7 +12,7 @@ use super::pending::Waiting;
 use super::{Decision, Supervisor, caller, int, lock, now_ns, uint};
 use crate::device::buffer::MmapArgs;
 use crate::device::path::DeviceNode;
-use crate::device::{Buffer, BufferId, Call as FileCall, Object, Verdict};
+use crate::device::{Buffer, BufferId, Call as FileCall, Device, Object, Verdict};
 use crate::sys::arch::{O_LARGEFILE, legacy};
 use crate::sys::notify::Call;
 use crate::uapi::dma_buf::MAGIC;
@@ -37,8 +37,48 @@ pub(super) struct PollCall {
 struct PollEntry {
     fd: i32,
     events: u16,
-    file: Option<Copied>,
-    buffer: Option<BufferId>,
+    polled: Polled,
+}
+
+/// What a poll names. A copy is kept of what has to be asked only: a buffer is known here.
+#[derive(Debug)]
+enum Polled {
+    /// No open descriptor.
+    Nothing,
+    Buffer(BufferId),
+    /// A regular file or a directory, which is always ready (`DEFAULT_POLLMASK`) and never asked: it
+    /// may be of a file system of the program's own.
+    Stored,
+    File(Copied),
+}
+
+impl PollCall {
+    /// Descriptors.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether its time has come, or a buffer is ready.
+    pub(super) fn is_over(&self, device: &Device, now_ns: u64) -> bool {
+        let ready = |entry: &PollEntry| match entry.polled {
+            Polled::Buffer(id) => buffer_events(device, id) & entry.events != 0,
+            Polled::Nothing | Polled::Stored | Polled::File(_) => false,
+        };
+        self.deadline_ns.is_some_and(|deadline_ns| now_ns >= deadline_ns)
+            || self.entries.iter().any(ready)
+    }
+}
+
+const POLL_IN: u16 = 0x1;
+const POLL_OUT: u16 = 0x4;
+const POLL_RDNORM: u16 = 0x40;
+const POLL_WRNORM: u16 = 0x100;
+
+/// What a buffer is ready for; one that has gone, for all.
+fn buffer_events(device: &Device, id: BufferId) -> u16 {
+    let readiness = |buffer: &Buffer| buffer.readiness(device.fences());
+    let (read, write) = device.buffer(id).map_or((true, true), readiness);
+    (if read { POLL_IN } else { 0 }) | (if write { POLL_OUT } else { 0 })
 }
 
 impl Supervisor {
@@ -290,18 +330,24 @@ impl Supervisor {
                 return Decision::Native;
             };
             let (fd, events) = (i32::from_ne_bytes(*fd), u16::from_ne_bytes(*events));
-            let file = self.callers.file(call.tid, fd).ok();
+            let file = match self.copy_of(call.tid, fd) {
+                Ok(file) => Some(file),
+                // poll(2) has an errno for that: no descriptor is said to be closed which is not.
+                Err(errno) if super::is_shortage(errno) => return Decision::Fail(Errno::NOMEM),
+                Err(_) => None,
+            };
             let shared = lock(&self.shared);
             let object = file.as_ref().and_then(|file| shared.files.object(file.as_fd()));
-            let buffer = match object {
-                Some(Object::Buffer(id)) => Some(id),
-                _ => None,
+            let polled = match (object, file) {
+                (Some(Object::Buffer(id)), _) => Polled::Buffer(id),
+                (_, None) => Polled::Nothing,
+                (None, Some(file)) if file.is_stored() => Polled::Stored,
+                (_, Some(file)) => Polled::File(file),
             };
-            let device = &shared.device;
-            busy |= buffer
-                .and_then(|id| device.buffer(id))
-                .is_some_and(|buffer| buffer.readiness(device.fences()) != (true, true));
-            entries.push(PollEntry { fd, events, file, buffer });
+            if let Polled::Buffer(id) = polled {
+                busy |= buffer_events(&shared.device, id) != POLL_IN | POLL_OUT;
+            }
+            entries.push(PollEntry { fd, events, polled });
         }
         if !busy {
             return Decision::Native;
@@ -328,20 +374,20 @@ impl Supervisor {
     }
 
     fn poll_entry(&self, entry: &PollEntry) -> u16 {
-        const IN: u16 = 0x1;
-        const OUT: u16 = 0x4;
         const NVAL: u16 = 0x20;
         if entry.fd < 0 {
             return 0;
         }
-        if let Some(id) = entry.buffer {
-            let shared = lock(&self.shared);
-            let device = &shared.device;
-            let (read, write) =
-                device.buffer(id).map_or((true, true), |buffer| buffer.readiness(device.fences()));
-            return (if read { IN } else { 0 } | if write { OUT } else { 0 }) & entry.events;
-        }
-        let Some(file) = &entry.file else { return NVAL };
+        let file = match &entry.polled {
+            Polled::Buffer(id) => {
+                return buffer_events(&lock(&self.shared).device, *id) & entry.events;
+            }
+            Polled::Stored => {
+                return (POLL_IN | POLL_OUT | POLL_RDNORM | POLL_WRNORM) & entry.events;
+            }
+            Polled::Nothing => return NVAL,
+            Polled::File(file) => file,
+        };
         let mut fds = [PollFd::new(file, PollFlags::from_bits_retain(entry.events))];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         match rustix::event::poll(&mut fds, Some(&now)) {

@@ -5,7 +5,10 @@
 //! has been paid for [`PRICE`] times over. A program that closes its files and never calls again keeps
 //! ours until it ends.
 
-use super::{Supervisor, lock, now_ns};
+use std::os::fd::AsFd as _;
+
+use super::{Supervisor, life, lock, now_ns};
+use crate::sys::backing;
 
 /// Time from an occasion to the look.
 const LOOK_NS: u64 = 250_000_000;
@@ -57,6 +60,22 @@ impl Supervisor {
         let shared = &mut *lock(&self.shared);
         shared.files.sweep(&mut shared.device);
         self.upkeep.looked(now, now_ns());
+    }
+
+    /// Somebody opens a buffer's file by another name, such as a link to /proc/self/fd/0, and waits for
+    /// the lease that marks it: the file is marked by a lock instead.
+    pub(super) fn give_leases_up(&mut self) {
+        for inode in life::waited_for().unwrap_or_default() {
+            if lock(&self.shared).files.object_of(inode).is_none() {
+                continue;
+            }
+            for (pid, fd) in life::openers(inode).unwrap_or_default() {
+                if let Ok(file) = self.callers.file(pid, fd) {
+                    // What has no lease stays as it is.
+                    drop(backing::mark_by_lock(file.as_fd()));
+                }
+            }
+        }
     }
 
     /// Whether there is anything of ours in a program.
