@@ -1,5 +1,6 @@
 //! The kinds of attacks.
 
+use super::served::Kind;
 use super::table::Column;
 
 /// The random client, which is a Rust program.
@@ -36,6 +37,14 @@ pub(crate) enum Beside {
     Nothing,
     /// So many descriptors for each process, the supervisor too.
     Descriptors(u32),
+    /// So many KiB of address space.
+    AddressSpace(u32),
+    /// So many MiB of memory for the whole tree, by a control group.
+    Memory(u32),
+    /// /dev/shm and the directory for temporary files are full.
+    NoSpace,
+    /// driftheap serves clients at a socket or a mount, and these attack it.
+    Served(Kind),
     /// driftheap is stopped for a second.
     Stop,
     /// driftheap is killed after so many milliseconds.
@@ -128,6 +137,11 @@ const fn seed(kind: &'static str, arguments: &'static [&'static str]) -> Attack 
     Attack { kind, program: "tests/hostile/seeded.c", arguments, modes, beside: NOTHING }
 }
 
+const fn socket(kind: &'static str, beside: &'static [Beside]) -> Attack {
+    let program = "tests/hostile/served.rs";
+    Attack { kind, program, arguments: &[], modes: &[Mode::Plain], beside }
+}
+
 /// The table's rows.
 pub(crate) const ATTACKS: &[Attack] = &[
     every("failed execve, execveat, clone3, vfork", "tests/clients/exec_fails.c", &["0.2"]),
@@ -135,6 +149,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     every("its own userfaultfd fills its pages", "tests/clients/fills.c", &["pages"]),
     every("its own file system serves its files", "tests/clients/fills.c", &["files", "MOUNT"]),
     every("short children that watch a buffer", "tests/hostile/children.c", &["400"]),
+    every("open of /dev/stdin that is a buffer", "tests/hostile/stdin.c", &[]),
+    every("many that wait in SYNC and poll", "tests/hostile/waiters.c", &["300"]),
     every("names with terminal escapes", "tests/hostile/escapes.c", &[]),
     every("a seccomp filter of its own", "tests/clients/lives.c", &["sandbox"]),
     every("udmabufs of one memfd", "tests/clients/lives.c", &["udmabufs"]),
@@ -152,6 +168,63 @@ pub(crate) const ATTACKS: &[Attack] = &[
         beside: NOTHING,
     },
     every("real-time signals in every call", "tests/clients/realtime.c", &[]),
+    Attack {
+        kind: "every kernel access, while pages move",
+        program: "tests/hostile/accesses.c",
+        arguments: &[
+            "0.2",
+            "read",
+            "readv",
+            "splice",
+            "sendfile",
+            "vmsplice",
+            "process_vm",
+            "recvmsg",
+            "mmsg",
+            "aio",
+            "uring",
+            "futex",
+        ],
+        modes: MOVES,
+        beside: NOTHING,
+    },
+    Attack {
+        kind: "many buffers and few descriptors, then fork",
+        program: "tests/hostile/many.c",
+        arguments: &["300", "0.3"],
+        modes: EVERY,
+        beside: &[
+            Beside::Descriptors(64),
+            Beside::Descriptors(128),
+            Beside::Descriptors(256),
+            Beside::Descriptors(512),
+            Beside::Descriptors(1024),
+        ],
+    },
+    Attack {
+        kind: "memory short: a control group, ulimit -v",
+        program: "tests/hostile/many.c",
+        arguments: &["200", "0.3"],
+        modes: &[Mode::Plain, Mode::Chaos],
+        beside: &[
+            Beside::Memory(64),
+            Beside::AddressSpace(2_000_000),
+            Beside::AddressSpace(400_000),
+        ],
+    },
+    Attack {
+        kind: "no space in /dev/shm and for temporary files",
+        program: "tests/hostile/many.c",
+        arguments: &["50", "0.3"],
+        modes: EVERY,
+        beside: &[Beside::NoSpace],
+    },
+    socket("socket: broken messages", &[Beside::Served(Kind::Messages)]),
+    socket("socket: wrong descriptors", &[Beside::Served(Kind::Descriptors)]),
+    socket("socket: a thousand connections", &[Beside::Served(Kind::Crowd)]),
+    socket("socket: clients that do not read", &[Beside::Served(Kind::Slow)]),
+    socket("socket: move_notify never answered", &[Beside::Served(Kind::Silent)]),
+    socket("mount: names and files, at once", &[Beside::Served(Kind::Mount)]),
     Attack {
         kind: "few descriptors",
         program: "tests/clients/lives.c",

@@ -13,6 +13,7 @@
 
 mod attacks;
 mod run;
+mod served;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -43,7 +44,7 @@ fn stage(attacks: &[&'static Attack]) -> Result<Stage, String> {
     for program in programs {
         let source = root.join(program);
         let out = dir.path().join(source.file_stem().unwrap());
-        if source.extension().is_some_and(|extension| extension == "c") {
+        if program.ends_with(".c") {
             compile(&source, &out)?;
         } else if program == attacks::CLIENT {
             let examples = Path::new(env!("CARGO_BIN_EXE_driftheap")).with_file_name("examples");
