@@ -4,15 +4,16 @@
 //!
 //! ```text
 //! terminal                          what may be shown on one
+//! random                            numbers that a seed repeats
 //! units -> uapi                     ids, page arithmetic; kernel structs, ioctl numbers
 //! model                             PURE: the state machine and the oracle
-//! explore                           all interleavings of any machine
+//! explore -> random                 all interleavings of any machine
 //! litmus  -> model                  the language and its diagnostics
 //! question -> litmus, explore, model scenarios, verdicts, what would prevent
 //! sys     -> uapi                   all unsafe code
 //! exec    -> question, model, sys   the model's effects on real memory and real processes
 //! device  -> model, sys, exec       transports: request -> action -> reply
-//! client  -> device, sys            the library of programs whose buffers move
+//! client  -> device, model, sys     the library of programs whose buffers move
 //! conformance -> sys                questions to a heap, real or ours, and Linux's answers
 //! report  -> question, litmus, model terminal and JSON: values in, text out
 //! ```
@@ -25,6 +26,7 @@ pub mod explore;
 pub mod litmus;
 pub mod model;
 pub mod question;
+pub mod random;
 pub mod report;
 pub mod suite;
 pub mod sys;

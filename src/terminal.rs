@@ -1,4 +1,15 @@
-//! What may be shown on a terminal.
+//! What may be shown on a terminal, and how a report of a bug begins.
+
+use std::fmt::Display;
+
+/// Stands above and below a report.
+pub const RULER: &str = "==================================================================";
+
+/// The first line of a report: the kind of bug, and where it is or whose, in words.
+#[must_use]
+pub fn bug_line(kind: impl Display, place: &str) -> String {
+    format!("BUG: driftheap: {kind} {place}")
+}
 
 /// A name that somebody else chose, without what a terminal would obey or what would fake a line.
 #[must_use]

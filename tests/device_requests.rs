@@ -11,6 +11,10 @@ use driftheap::uapi::sync_file::{FILE_INFO, FileInfo, MERGE, MergeData};
 use driftheap::uapi::udmabuf::{CREATE, Create};
 use rustix::io::Errno;
 
+#[path = "fuzz/targets/request_bytes.rs"]
+mod request_bytes;
+use request_bytes::{decode, encode};
+
 fn device() -> (Device, Object) {
     let limits = Limits { buffers: 64, bytes: 1 << 24, sync_files: 64, ..Limits::default() };
     let device = Device::new(vec![HeapConfig::new("system")], limits);
@@ -41,7 +45,7 @@ fn recording() -> (Vec<Vec<u8>>, Device) {
     let timeline = Object::Timeline(device.open_timeline("test").unwrap());
     let mut log = Vec::new();
     let mut record = |device: &mut Device, request: &Ioctl| {
-        log.push(request.encode());
+        log.push(encode(request));
         device.ioctl(request)
     };
     record(&mut device, &alloc(heap, 5000));
@@ -87,9 +91,9 @@ fn requests_survive_their_byte_form() {
     let (log, _) = recording();
     assert_eq!(log.len(), 12);
     for bytes in log {
-        let (request, rest) = Ioctl::decode(&bytes).unwrap();
+        let (request, rest) = decode(&bytes).unwrap();
         assert!(rest.is_empty());
-        assert_eq!(request.encode(), bytes);
+        assert_eq!(encode(&request), bytes);
     }
 }
 
@@ -97,7 +101,7 @@ fn requests_survive_their_byte_form() {
 fn truncated_requests_are_no_requests() {
     for bytes in recording().0 {
         for len in 0..bytes.len() {
-            assert_eq!(Ioctl::decode(&bytes[..len]), None, "{len} of {} bytes", bytes.len());
+            assert_eq!(decode(&bytes[..len]), None, "{len} of {} bytes", bytes.len());
         }
     }
 }
@@ -109,7 +113,7 @@ fn truncated_memory_is_refused() {
     let (log, mut device) = recording();
     let mut refused = 0;
     for bytes in log {
-        let (whole, _) = Ioctl::decode(&bytes).unwrap();
+        let (whole, _) = decode(&bytes).unwrap();
         let Some(piece) = whole.memory.first() else { continue };
         let text = matches!(whole.cmd, dma_buf::SET_NAME_A | dma_buf::SET_NAME_B);
         for len in (0..piece.len()).filter(|_| !text) {
@@ -171,7 +175,7 @@ proptest::proptest! {
             let mut bytes = log[index].clone();
             let at = at % bytes.len();
             bytes[at] = byte;
-            if let Some((request, _)) = Ioctl::decode(&bytes) {
+            if let Some((request, _)) = decode(&bytes) {
                 drop(device.wants(&request));
                 if let Action::Install(install) = device.ioctl(&request) {
                     device.installed(install.object, Inode { dev: 1, ino: 8 }, Backing::Memfd);

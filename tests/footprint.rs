@@ -13,9 +13,10 @@ mod random_litmus;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use driftheap::explore::{Footprint, Machine, SplitMix64, actors_in};
+use driftheap::explore::{Footprint, Machine, actors_in};
 use driftheap::model::{self, Step};
 use driftheap::question::scenario::{Action, Scenario, ScenarioState};
+use driftheap::random::SplitMix64;
 use random_litmus::{Choices, Shape};
 
 /// The kinds of object and their bits, as `model/footprint.rs` lays them out.

@@ -13,6 +13,7 @@ use driftheap::uapi::{dma_buf, dma_heap, fuse, sw_sync, sync_file, udmabuf};
 mod cuse_request;
 #[path = "fuzz/targets/device_request.rs"]
 mod device_request;
+use device_request::request_bytes;
 #[path = "fuzz/targets/litmus_parse.rs"]
 mod litmus_parse;
 
@@ -153,7 +154,7 @@ fn device_input(random: &mut Random) -> Vec<u8> {
         });
         let facts: Vec<FileFact> = facts.collect();
         request.files = (random.below(4) > 0).then_some(facts);
-        bytes.extend(request.encode());
+        bytes.extend(request_bytes::encode(&request));
     }
     if random.below(4) == 0 {
         random.spoil(&mut bytes);
@@ -263,7 +264,7 @@ fn the_inputs_get_far() {
     for _ in 0..100 {
         let input = device_input(&mut random);
         let mut rest = input.as_slice();
-        while let Some((_, tail)) = Ioctl::decode(rest) {
+        while let Some((_, tail)) = request_bytes::decode(rest) {
             rest = tail;
             requests += 1;
         }

@@ -15,16 +15,17 @@ use arrows::{Files, arrows, circles};
 const LAYERS: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("terminal", &[]),
+    ("random", &[]),
     ("uapi", &["units"]),
     ("model", &["units"]),
-    ("explore", &[]),
+    ("explore", &["random"]),
     ("litmus", &["model"]),
     ("question", &["litmus", "explore", "model", "units"]),
     ("suite", &[]),
     ("sys", &["uapi", "units"]),
-    ("exec", &["litmus", "question", "model", "sys", "units", "uapi", "explore"]),
-    ("device", &["exec", "model", "sys", "terminal", "uapi", "units"]),
-    ("client", &["device", "sys", "uapi", "units"]),
+    ("exec", &["litmus", "question", "model", "random", "sys", "units", "uapi", "explore"]),
+    ("device", &["exec", "model", "random", "sys", "terminal", "uapi", "units"]),
+    ("client", &["device", "model", "sys", "uapi", "units"]),
     ("conformance", &["uapi", "sys"]),
     ("report", &["explore", "litmus", "question", "model", "suite", "terminal", "units"]),
 ];
@@ -32,8 +33,11 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// The layers inside `src/device`, the lowest first, as files and folders in it: a layer imports
 /// those above it in this list. A transport that is added is named in the last one.
 const DEVICE: &[(&str, &[&str])] = &[
-    ("buffers", &["id", "fence", "rules", "stats", "buffer", "tables", "trace", "core", "text"]),
-    ("requests", &["request", "calls", "heap", "ioctl", "path", "sync_file", "udmabuf", "wire"]),
+    (
+        "buffers",
+        &["id", "maps", "fence", "rules", "stats", "buffer", "tables", "trace", "core", "text"],
+    ),
+    ("requests", &["request", "calls", "heap", "ioctl", "path", "sync_file", "udmabuf"]),
     ("jobs", &["live"]),
     ("misuse", &["misuse"]),
     ("what transports share", &["transport", "holders", "runtime", "control", "look"]),

@@ -80,7 +80,7 @@ fn a_device_that_ignores_move_notify_corrupts_the_program() {
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("of victim was 0x55 and is"), "{said}");
-    assert!(said.contains("driftheap: BUG: cross-buffer-write by camera"), "{said}");
+    assert!(said.contains("BUG: driftheap: cross-buffer-write by camera"), "{said}");
     // The first report may be of a page of its own, or of `victim` before it had a name.
     assert!(said.contains("The address is page "), "{said}");
     assert!(!said.contains("a bug of driftheap"), "{said}");

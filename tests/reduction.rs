@@ -7,11 +7,10 @@ mod lab;
 #[path = "common/random_litmus.rs"]
 mod random_litmus;
 
-use driftheap::explore::{
-    Exploration, Explorer, Footprint, Limits, Machine, Reduction, SplitMix64,
-};
+use driftheap::explore::{Exploration, Explorer, Footprint, Limits, Machine, Reduction};
 use driftheap::model::{Life, Owner, Slot};
 use driftheap::question::scenario::{Outcome, Scenario, ScenarioState};
+use driftheap::random::SplitMix64;
 use driftheap::units::FrameId;
 use random_litmus::{Choices, Shape};
 

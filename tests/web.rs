@@ -240,7 +240,7 @@ fn a_run_is_shown_from_its_beginning_to_its_end() {
         let found =
             late.wait("findings", |_, news| !news["findings"].as_array().unwrap().is_empty());
         let text = found["findings"][0][1].as_str().unwrap();
-        assert!(text.contains("driftheap: BUG: ") && text.contains("by camera"), "{text}");
+        assert!(text.contains("BUG: driftheap: ") && text.contains("by camera"), "{text}");
         drop(late);
         let moved = |_: &str, news: &Value| {
             let mut events = news["events"].as_array().unwrap().iter();

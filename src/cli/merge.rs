@@ -57,7 +57,7 @@ pub(crate) fn run(args: &MergeArgs, out: &Out) -> anyhow::Result<Exit> {
         texts.push((path.display().to_string(), text));
     }
     let texts = texts.iter().map(|(file, text)| (file.as_str(), text.as_str()));
-    let merged = Merged::new(texts).map_err(anyhow::Error::msg)?;
+    let merged = Merged::new(texts)?;
     args.formats.write(&merged.cases())?;
     if !(out.quiet && merged.good()) {
         out.prose(&merged.text(out.paint))?;

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use driftheap::device::control::Controlled;
 use driftheap::device::live::emulate::Running;
 use driftheap::device::live::findings::Finding;
-use driftheap::device::live::job::Patience;
+use driftheap::device::live::operation::Patience;
 use driftheap::device::look::Look;
 use driftheap::device::socket::{Config, Exporter};
 use driftheap::device::transport::now_ns;

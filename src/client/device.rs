@@ -10,7 +10,8 @@ use super::BusAddr;
 use super::buffer::{Buffer, ResvLock};
 use super::connection::{Callback, ClientError, Shared};
 use crate::device::live::pages::read_all;
-use crate::device::socket::protocol::{Request, Response, Usage, Via};
+use crate::device::socket::protocol::{Request, Response, Via};
+use crate::model::Usage;
 use crate::sys::page::page_bytes;
 use std::os::fd::AsFd as _;
 

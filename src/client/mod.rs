@@ -53,7 +53,8 @@ mod mapping;
 
 pub use crate::device::live::frames::BusAddr;
 pub use crate::device::socket::exporter::ACK_TIME_MAX;
-pub use crate::device::socket::protocol::{Usage, Work};
+pub use crate::device::socket::protocol::Work;
+pub use crate::model::Usage;
 pub use buffer::{Buffer, CpuAccess, ResvLock};
 pub use connection::{ClientError, Connection};
 pub use device::{Attachment, Fence, GupPin, Importer, SgTable};

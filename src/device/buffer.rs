@@ -2,9 +2,9 @@
 
 use rustix::io::Errno;
 
-use super::fence::{Fences, Resv, Usage};
+use super::fence::{Fences, Resv};
 use super::id::HeapId;
-use super::rules::Cow;
+use crate::model::{Cow, Life, Placement, Usage};
 
 /// Device and inode number of a file: how a transport recognises a buffer behind any descriptor,
 /// in any process, however it got there.
@@ -74,37 +74,9 @@ impl OpenMode {
     }
 }
 
-/// Where a buffer's pages are: `TTM_PL_*`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Placement {
-    /// Where the exporter wants it.
-    #[default]
-    Vram,
-    /// Where it was evicted to.
-    System,
-}
-
-impl From<crate::model::Placement> for Placement {
-    fn from(placement: crate::model::Placement) -> Self {
-        match placement {
-            crate::model::Placement::Vram => Self::Vram,
-            crate::model::Placement::System | crate::model::Placement::Cma => Self::System,
-        }
-    }
-}
-
-/// What is left of a buffer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Life {
-    /// All of it.
-    #[default]
-    Live,
-    /// Its pages are gone and a fault is SIGBUS; it can still be mapped (`drm_gem_shmem_purge`).
-    Purged,
-    /// Its pages are gone, a fault is SIGBUS and mmap ENODEV.
-    Revoked,
+/// Where a buffer's memory is, or what became of it.
+pub fn whereabouts(life: Life, placement: Placement) -> &'static str {
+    if life == Life::Live { placement.word() } else { life.word() }
 }
 
 /// A dma-buf.
@@ -233,8 +205,8 @@ mod tests {
             pid: 1,
             resv: Resv::default(),
             cow,
-            placement: Placement::default(),
-            life: Life::default(),
+            placement: Placement::Vram,
+            life: Life::Live,
         }
     }
 

@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 
 use super::holders::Holder;
-use super::live::Deed;
 use super::runtime;
-use super::{Backing, Buffer, BufferId, Device, Inode, Life, Placement};
+use super::{Backing, Buffer, BufferId, Device, Inode, whereabouts};
+use crate::model::{Operation, Placement};
 use crate::terminal::printed;
 
 /// Most bytes of one packet.
@@ -143,24 +143,24 @@ struct BufferView<'a> {
     name: Option<String>,
     pid: i32,
     backing: &'static str,
-    placement: Placement,
-    life: Life,
+    placement: &'static str,
+    life: &'static str,
     holders: &'a [Holder],
 }
 
 impl ControlCommand {
     /// Whether it makes no sense without saying which buffer.
     pub fn is_of_one_buffer(self) -> bool {
-        self == Self::Zap || self.deed().is_some()
+        self == Self::Zap || self.operation().is_some()
     }
 
     /// What an exporter is to do, for the verbs that ask for it.
-    fn deed(self) -> Option<Deed> {
+    fn operation(self) -> Option<Operation> {
         match self {
-            Self::Move => Some(Deed::Move),
-            Self::Evict => Some(Deed::Evict),
-            Self::Purge => Some(Deed::Purge),
-            Self::Revoke => Some(Deed::Revoke),
+            Self::Move => Some(Operation::Move(Placement::Vram)),
+            Self::Evict => Some(Operation::Move(Placement::System)),
+            Self::Purge => Some(Operation::Purge),
+            Self::Revoke => Some(Operation::Revoke),
             Self::List | Self::Info | Self::Stats | Self::Trace | Self::Zap => None,
         }
     }
@@ -284,7 +284,7 @@ pub trait Controlled: Send + Sync {
     ///
     /// # Errors
     /// [`NotDone`].
-    fn operate(&self, deed: Deed, ino: u64) -> Result<String, NotDone>;
+    fn operate(&self, operation: Operation, ino: u64) -> Result<String, NotDone>;
 }
 
 /// Answers one query.
@@ -295,8 +295,8 @@ pub fn answer(query: &Query, device: &dyn Controlled) -> ControlAnswer {
     let Some(ino) = query.ino else {
         return ControlAnswer::refused("say which buffer, by its inode");
     };
-    let done = match query.verb.deed() {
-        Some(deed) => device.operate(deed, ino),
+    let done = match query.verb.operation() {
+        Some(operation) => device.operate(operation, ino),
         None => device.zap(ino),
     };
     match done {
@@ -386,15 +386,6 @@ fn backing(buffer: &Buffer) -> &'static str {
     }
 }
 
-fn whereabouts(buffer: &Buffer) -> &'static str {
-    match (buffer.life, buffer.placement) {
-        (Life::Live, Placement::Vram) => "vram",
-        (Life::Live, Placement::System) => "system",
-        (Life::Purged, _) => "purged",
-        (Life::Revoked, _) => "revoked",
-    }
-}
-
 fn view<'a>(buffer: &'a Buffer, holders: &'a [Holder]) -> BufferView<'a> {
     BufferView {
         ino: buffer.inode.ino,
@@ -403,8 +394,8 @@ fn view<'a>(buffer: &'a Buffer, holders: &'a [Holder]) -> BufferView<'a> {
         name: buffer.name_text(),
         pid: buffer.pid,
         backing: backing(buffer),
-        placement: buffer.placement,
-        life: buffer.life,
+        placement: buffer.placement.word(),
+        life: buffer.life.word(),
         holders,
     }
 }
@@ -423,7 +414,7 @@ fn list_text<'a>(buffers: impl Iterator<Item = (&'a Buffer, &'a [Holder])>) -> S
             backing(buffer),
             buffer.pid,
             holders.len(),
-            whereabouts(buffer),
+            whereabouts(buffer.life, buffer.placement),
             buffer.name_printed().unwrap_or_default()
         );
     }
@@ -435,7 +426,7 @@ fn info_text(buffer: &Buffer, holders: &[Holder]) -> String {
     let fdinfo =
         buffer.fdinfo(buffer.access.mode, 0, count(holders), name.as_deref().map(str::as_bytes));
     let mut text = String::from_utf8_lossy(&fdinfo).into_owned();
-    text += &format!("where:\t{}\n", whereabouts(buffer));
+    text += &format!("where:\t{}\n", whereabouts(buffer.life, buffer.placement));
     for holder in holders {
         text += &format!("holder:\t{} {} fd {}\n", holder.pid, printed(&holder.comm), holder.fd);
     }

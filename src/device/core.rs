@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use rustix::io::Errno;
 
-use super::buffer::{Backing, Buffer, Exporter, Inode, Life, Placement};
+use super::buffer::{Backing, Buffer, Exporter, Inode};
 use super::fence::{Fences, SyncFile};
 use super::id::{BufferId, FenceId, HeapId, Object, SyncFileId, TimelineId};
 use super::rules::HeapConfig;
 use super::stats::{Limits, Seen, Stats};
 use super::trace::Trace;
+use crate::model::{Life, Placement};
 
 /// A timeline of sw_sync: fences signal as its value passes theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +124,7 @@ impl Device {
         self.stats.pages_moved += pages;
         let name = match placement {
             Placement::Vram => "dma_buf_move",
-            Placement::System => "dma_buf_evict",
+            Placement::System | Placement::Cma => "dma_buf_evict",
         };
         self.trace.push_pages(name, buffer, first, pages);
     }

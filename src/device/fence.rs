@@ -12,37 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::id::FenceId;
-
-/// Why a fence is on a reservation object; a query for one level returns the lower ones too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Usage {
-    /// Memory management of the kernel itself.
-    Kernel,
-    /// Implicit synchronisation, writer.
-    Write,
-    /// Implicit synchronisation, reader.
-    Read,
-    /// Everything else: no implicit synchronisation.
-    Bookkeep,
-}
-
-impl Usage {
-    /// `dma_resv_usage_rw`: whom a new access has to wait for.
-    pub fn to_wait_for(write: bool) -> Self {
-        if write { Self::Read } else { Self::Write }
-    }
-}
-
-impl From<crate::model::Usage> for Usage {
-    fn from(usage: crate::model::Usage) -> Self {
-        match usage {
-            crate::model::Usage::Kernel => Self::Kernel,
-            crate::model::Usage::Write => Self::Write,
-            crate::model::Usage::Read => Self::Read,
-            crate::model::Usage::Bookkeep => Self::Bookkeep,
-        }
-    }
-}
+use crate::model::Usage;
 
 /// Whether a fence has signalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

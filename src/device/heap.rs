@@ -11,20 +11,26 @@ use rustix::io::Errno;
 
 use super::{
     Action, Backing, Buffer, BufferId, Device, Exporter, FdAnswer, HeapId, Inode, Install, Ioctl,
-    Life, Object, OpenMode, Placement, Resv, Write,
+    Object, OpenMode, Resv, Want, Write,
 };
+use crate::model::{Life, Placement};
 use crate::uapi::{
     IOC_READ, IOC_WRITE, dma_heap, dma_heap::AllocationData, ioc_dir, ioc_nr, ioc_size,
 };
 
 /// Whether the command's number is the heap's ALLOC, whatever its type letter and size.
-fn is_alloc(cmd: u32) -> bool {
+pub(super) fn is_alloc(cmd: u32) -> bool {
     ioc_nr(cmd) == 0
 }
 
 /// Bytes that the command makes the kernel copy in; 0 when it is not ALLOC.
-pub(super) fn copied_in(cmd: u32) -> u32 {
+fn copied_in(cmd: u32) -> u32 {
     if is_alloc(cmd) && ioc_dir(cmd) & IOC_WRITE != 0 { ioc_size(cmd) } else { 0 }
+}
+
+pub(super) fn wants(request: &Ioctl) -> Option<Want> {
+    let len = usize::try_from(copied_in(request.cmd)).ok()?;
+    (len > 0 && request.memory.is_empty()).then_some(Want::Memory { addr: request.arg, len })
 }
 
 /// Bytes that it makes the kernel copy back.
@@ -36,10 +42,8 @@ fn copied_out(cmd: u32) -> usize {
 }
 
 impl Device {
-    pub(super) fn heap_ioctl(&mut self, heap: HeapId, request: &Ioctl) -> Result<Action, Errno> {
-        if !is_alloc(request.cmd) {
-            return Err(Errno::INVAL);
-        }
+    /// `dma_heap_ioctl` and `dma_heap_ioctl_allocate`.
+    pub(super) fn heap_alloc(&mut self, heap: HeapId, request: &Ioctl) -> Result<Action, Errno> {
         let mut data = request.memory.first().cloned().unwrap_or_default();
         let expected = usize::try_from(copied_in(request.cmd)).unwrap_or(0);
         if data.len() < expected {
@@ -82,7 +86,7 @@ impl Device {
         if in_heap.checked_add(size_bytes).is_none_or(|sum| sum > heap_limit) {
             return Err(Errno::NOMEM);
         }
-        let backing = if config.mmap.refuses_gup() { Backing::Secret } else { Backing::Memfd };
+        let backing = if config.refuses_gup() { Backing::Secret } else { Backing::Memfd };
         Ok(self.insert_buffer(Buffer {
             exporter: Exporter::Heap(heap),
             exp_name: config.name,
@@ -92,10 +96,10 @@ impl Device {
             backing,
             inode: Inode::default(),
             pid,
-            placement: Placement::default(),
-            life: Life::default(),
+            placement: Placement::Vram,
+            life: Life::Live,
             resv: Resv::default(),
-            cow: config.cow,
+            cow: config.rules.cow,
         }))
     }
 }

@@ -1,44 +1,135 @@
-//! Which ioctl is which: what each needs fetched, and who decides it.
+//! The ioctls, a row each: on which file it is made, what its argument is, who decides it.
 //!
 //! The dispatch follows `dma_heap_ioctl`, `dma_buf_ioctl`, `sync_file_ioctl`, `sw_sync_ioctl` and
-//! `udmabuf_ioctl`, with their order of checks.
+//! `udmabuf_ioctl`, with their order of checks. What a supervisor asks the kernel to hand over
+//! ([`handed_over`]) follows from the same rows.
+
+use std::mem::offset_of;
 
 use rustix::io::Errno;
 
-use super::fence::{Usage, timeline_passed};
-use super::{Action, BufferId, Device, Exporter, Ioctl, Object, TimelineId, Want, heap, udmabuf};
-use crate::uapi::{VFS_IOCTLS, dma_buf, ioc_size, sw_sync, sync_file};
+use super::fence::timeline_passed;
+use super::{
+    Action, BufferId, Device, Exporter, HeapId, Ioctl, Object, SyncFileId, TimelineId, Want, heap,
+    udmabuf,
+};
+use crate::model::Usage;
+use crate::uapi::dma_buf::{self, SyncFileArg};
+use crate::uapi::sync_file::{self, MergeData};
+use crate::uapi::{self, VFS_IOCTLS, dma_heap, ioc_size, sw_sync};
+
+type Decided = Result<Action, Errno>;
+
+/// What an argument is, which has to be fetched before the ioctl can be decided.
+#[derive(Clone, Copy)]
+enum Argument {
+    /// The address of a structure, whose size the command says.
+    Structure,
+    /// The same, and in it, this many bytes from its begin, is a descriptor of the caller's.
+    WithFile(usize),
+    /// The address of a string with so many bytes at most.
+    Text(usize),
+    /// The function says what is missing.
+    Own(fn(&Ioctl) -> Option<Want>),
+}
+
+/// Which file the ioctl is made on, and who decides it.
+#[derive(Clone, Copy)]
+enum Handler {
+    Heap(fn(&mut Device, HeapId, &Ioctl) -> Decided),
+    Udmabuf(fn(&mut Device, &Ioctl) -> Decided),
+    Timeline(fn(&mut Device, TimelineId, &Ioctl) -> Decided),
+    Buffer(fn(&mut Device, BufferId, &Ioctl) -> Decided),
+    SyncFile(fn(&mut Device, SyncFileId, &Ioctl) -> Decided),
+}
+
+struct Row {
+    cmd: u32,
+    argument: Argument,
+    handler: Handler,
+}
+
+const fn row(cmd: u32, argument: Argument, handler: Handler) -> Row {
+    Row { cmd, argument, handler }
+}
+
+const IOCTLS: [Row; 13] = {
+    use Argument::{Own, Structure, Text, WithFile};
+    use Handler::{Buffer, Heap, SyncFile, Timeline, Udmabuf};
+    let name = Text(dma_buf::NAME_LEN);
+    let imported = WithFile(offset_of!(SyncFileArg, fd));
+    let merged = WithFile(offset_of!(MergeData, fd2));
+    [
+        row(dma_heap::ALLOC, Own(heap::wants), Heap(Device::heap_alloc)),
+        row(uapi::udmabuf::CREATE, Own(udmabuf::wants), Udmabuf(Device::udmabuf_create)),
+        row(uapi::udmabuf::CREATE_LIST, Own(udmabuf::wants), Udmabuf(Device::udmabuf_create)),
+        row(dma_buf::SYNC, Structure, Buffer(Device::buffer_sync)),
+        row(dma_buf::SET_NAME_A, name, Buffer(Device::buffer_set_name)),
+        row(dma_buf::SET_NAME_B, name, Buffer(Device::buffer_set_name)),
+        row(dma_buf::EXPORT_SYNC_FILE, Structure, Buffer(Device::export_sync_file)),
+        row(dma_buf::IMPORT_SYNC_FILE, imported, Buffer(Device::import_sync_file)),
+        row(sync_file::MERGE, merged, SyncFile(Device::merge)),
+        row(sync_file::FILE_INFO, Structure, SyncFile(Device::file_info)),
+        row(sync_file::SET_DEADLINE, Structure, SyncFile(Device::set_deadline)),
+        row(sw_sync::CREATE_FENCE, Structure, Timeline(Device::create_fence)),
+        row(sw_sync::INC, Structure, Timeline(Device::increase)),
+    ]
+};
+
+/// Type letter and number of a command. Its size may change with the argument's.
+pub const TYPE_AND_NR: u32 = 0xffff;
+
+/// What tells our ioctls from others: [`TYPE_AND_NR`] of each.
+pub fn handed_over() -> Vec<u32> {
+    let mut numbers: Vec<u32> = IOCTLS.iter().map(|row| row.cmd & TYPE_AND_NR).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
+impl Row {
+    /// Whether it is about a command on a file.
+    fn is_of(&self, object: Object, cmd: u32) -> bool {
+        match (self.handler, object) {
+            (Handler::Heap(_), Object::Heap(_)) => heap::is_alloc(cmd),
+            (Handler::Udmabuf(_), Object::Udmabuf)
+            | (Handler::Timeline(_), Object::Timeline(_))
+            | (Handler::Buffer(_), Object::Buffer(_))
+            | (Handler::SyncFile(_), Object::SyncFile(_)) => self.cmd == cmd,
+            _ => false,
+        }
+    }
+
+    fn of(request: &Ioctl) -> Option<&'static Self> {
+        const ROWS: &[Row] = &IOCTLS;
+        ROWS.iter().find(|row| row.is_of(request.object, request.cmd))
+    }
+}
+
+impl Argument {
+    fn wants(self, request: &Ioctl) -> Option<Want> {
+        let addr = request.arg;
+        let structure = || {
+            let len = usize::try_from(ioc_size(request.cmd)).ok()?;
+            request.memory.is_empty().then_some(Want::Memory { addr, len })
+        };
+        match self {
+            Self::Structure => structure(),
+            Self::WithFile(at) => structure().or_else(|| {
+                let fd = request.payload().ok()?.get(at..)?.first_chunk()?;
+                let fds = vec![i32::from_ne_bytes(*fd)];
+                request.files.is_none().then_some(Want::Files(fds))
+            }),
+            Self::Text(max) => request.memory.is_empty().then_some(Want::Text { addr, max }),
+            Self::Own(wants) => wants(request),
+        }
+    }
+}
 
 impl Device {
     /// What has to be fetched before [`Device::ioctl`] can decide; `None` when nothing is.
     pub fn wants(&self, request: &Ioctl) -> Option<Want> {
-        let plain = |len: u32| {
-            let len = usize::try_from(len).ok()?;
-            (len > 0 && request.memory.is_empty())
-                .then_some(Want::Memory { addr: request.arg, len })
-        };
-        match (request.object, request.cmd) {
-            (Object::Heap(_), cmd) => plain(heap::copied_in(cmd)),
-            (Object::Buffer(_), dma_buf::SYNC | dma_buf::EXPORT_SYNC_FILE)
-            | (Object::SyncFile(_), sync_file::FILE_INFO | sync_file::SET_DEADLINE)
-            | (Object::Timeline(_), sw_sync::CREATE_FENCE | sw_sync::INC) => {
-                plain(ioc_size(request.cmd))
-            }
-            (Object::Buffer(_), dma_buf::SET_NAME_A | dma_buf::SET_NAME_B) => request
-                .memory
-                .is_empty()
-                .then_some(Want::Text { addr: request.arg, max: dma_buf::NAME_LEN }),
-            (Object::Buffer(_), dma_buf::IMPORT_SYNC_FILE) => plain(8).or_else(|| {
-                let arg = dma_buf::SyncFileArg::from_bytes(request.payload().ok()?)?;
-                request.files.is_none().then_some(Want::Files(vec![arg.fd]))
-            }),
-            (Object::SyncFile(_), sync_file::MERGE) => plain(48).or_else(|| {
-                let arg = sync_file::MergeData::from_bytes(request.payload().ok()?)?;
-                request.files.is_none().then_some(Want::Files(vec![arg.fd2]))
-            }),
-            (Object::Udmabuf, _) => udmabuf::wants(request),
-            (Object::Buffer(_) | Object::SyncFile(_) | Object::Timeline(_), _) => None,
-        }
+        Row::of(request)?.argument.wants(request)
     }
 
     /// Decides one ioctl whose wants are met. A request with pieces missing is answered EFAULT.
@@ -46,14 +137,7 @@ impl Device {
         if VFS_IOCTLS.contains(&request.cmd) {
             return Action::Native;
         }
-        let action = match request.object {
-            Object::Heap(heap) => self.heap_ioctl(heap, request),
-            Object::Buffer(id) => self.buffer_ioctl(id, request),
-            Object::SyncFile(id) => self.sync_file_ioctl(id, request),
-            Object::Timeline(id) => self.timeline_ioctl(id, request),
-            Object::Udmabuf => self.udmabuf_ioctl(request),
-        };
-        let action = action.unwrap_or_else(Action::Fail);
+        let action = self.decide(request).unwrap_or_else(Action::Fail);
         if !matches!(action, Action::Wait(_)) {
             self.stats.ioctls += 1;
         }
@@ -63,22 +147,28 @@ impl Device {
         action
     }
 
+    fn decide(&mut self, request: &Ioctl) -> Decided {
+        let unknown = match request.object {
+            Object::Heap(_) => Errno::INVAL,
+            Object::Udmabuf | Object::Timeline(_) | Object::Buffer(_) | Object::SyncFile(_) => {
+                Errno::NOTTY
+            }
+        };
+        match (Row::of(request).ok_or(unknown)?.handler, request.object) {
+            (Handler::Heap(decide), Object::Heap(heap)) => decide(self, heap, request),
+            (Handler::Udmabuf(decide), Object::Udmabuf) => decide(self, request),
+            (Handler::Timeline(decide), Object::Timeline(id)) => decide(self, id, request),
+            (Handler::Buffer(decide), Object::Buffer(id)) => decide(self, id, request),
+            (Handler::SyncFile(decide), Object::SyncFile(id)) => decide(self, id, request),
+            _ => Err(unknown),
+        }
+    }
+
     /// Decides an ioctl anew that has failed, which counts once.
     pub fn ioctl_again(&mut self, request: &Ioctl) -> Action {
         self.stats.ioctls = self.stats.ioctls.saturating_sub(1);
         self.stats.ioctl_errors = self.stats.ioctl_errors.saturating_sub(1);
         self.ioctl(request)
-    }
-
-    /// `dma_buf_ioctl`.
-    fn buffer_ioctl(&mut self, id: BufferId, request: &Ioctl) -> Result<Action, Errno> {
-        match request.cmd {
-            dma_buf::SYNC => self.buffer_sync(id, request),
-            dma_buf::SET_NAME_A | dma_buf::SET_NAME_B => self.buffer_set_name(id, request),
-            dma_buf::EXPORT_SYNC_FILE => self.export_sync_file(id, request),
-            dma_buf::IMPORT_SYNC_FILE => self.import_sync_file(id, request),
-            _ => Err(Errno::NOTTY),
-        }
     }
 
     /// DMA_BUF_IOCTL_SYNC: START waits for the fences that the access conflicts with.
@@ -117,17 +207,11 @@ impl Device {
         Ok(Action::done())
     }
 
-    /// `sw_sync_ioctl`.
-    fn timeline_ioctl(&mut self, id: TimelineId, request: &Ioctl) -> Result<Action, Errno> {
-        match request.cmd {
-            sw_sync::CREATE_FENCE => self.create_fence(id, request),
-            sw_sync::INC => {
-                let by = request.payload()?.first_chunk().ok_or(Errno::FAULT)?;
-                self.advance(id, u32::from_ne_bytes(*by), request.now_ns)?;
-                Ok(Action::done())
-            }
-            _ => Err(Errno::NOTTY),
-        }
+    /// `sw_sync_ioctl_inc`.
+    fn increase(&mut self, id: TimelineId, request: &Ioctl) -> Decided {
+        let by = request.payload()?.first_chunk().ok_or(Errno::FAULT)?;
+        self.advance(id, u32::from_ne_bytes(*by), request.now_ns)?;
+        Ok(Action::done())
     }
 
     /// Advances a timeline and signals what it passes (`sync_timeline_signal`).

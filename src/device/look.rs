@@ -13,7 +13,8 @@ use super::live::findings::Finding;
 use super::live::frames::{FrameNo, Owner, PageOf};
 use super::misuse::{Report, Watch};
 use super::trace::TraceEvent;
-use super::{BufferId, Device, Inode, Life, Placement, Stats};
+use super::{BufferId, Device, Inode, Stats};
+use crate::model::{Life, Placement};
 use crate::sys::page::page_bytes;
 use crate::terminal::printed;
 
@@ -57,7 +58,7 @@ pub struct Cell {
     /// Which.
     pub frame: FrameNo,
     /// Where.
-    pub placement: crate::model::Placement,
+    pub placement: Placement,
     /// Whose it is.
     pub owner: Owner,
 }

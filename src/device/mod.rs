@@ -28,7 +28,7 @@
 //!
 //! **Differs from Linux**: devices attach to buffers that move ([`live`]) and to no others, whose
 //! fences are those that user space imports. END of a CPU access flushes nothing, since
-//! every page is coherent. What a transport can't answer at all is in the README.
+//! every page is coherent. What a transport can't answer at all is in `README.md` of this folder.
 
 pub mod buffer;
 pub mod calls;
@@ -43,6 +43,7 @@ mod id;
 pub mod ioctl;
 pub mod live;
 pub mod look;
+pub mod maps;
 pub mod misuse;
 pub mod path;
 pub mod request;
@@ -57,14 +58,13 @@ pub mod text;
 pub mod trace;
 pub mod transport;
 pub mod udmabuf;
-pub mod wire;
 
 pub use self::core::{Device, Timeline};
-pub use buffer::{Backing, Buffer, Exporter, Inode, Life, OpenMode, Placement};
+pub use buffer::{Backing, Buffer, Exporter, Inode, OpenMode, whereabouts};
 pub use calls::{Call, Verdict};
-pub use fence::{Fence, FenceState, Fences, Resv, SyncFile, Usage};
+pub use fence::{Fence, FenceState, Fences, Resv, SyncFile};
 pub use id::{BufferId, FenceId, HeapId, Object, SyncFileId, TimelineId};
 pub use request::{Action, FdAnswer, FileFact, Install, Ioctl, Reply, Want, Write};
-pub use rules::{Cow, HeapConfig, MmapKind};
+pub use rules::HeapConfig;
 pub use stats::{Limits, Seen, Stats};
 pub use trace::Trace;

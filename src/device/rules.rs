@@ -3,67 +3,11 @@
 //! The rules have the names that a litmus test's `exporter` block uses, so that a program can be
 //! run under the rule that a test asks about.
 
-use std::fmt;
 use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::model::{ExporterRules, RuleError};
-
-/// How a heap's buffers are mapped, which decides what get_user_pages answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MmapKind {
-    /// VM_PFNMAP: get_user_pages is EFAULT. Every exporter in the tree today.
-    Pfnmap,
-    /// VM_MIXEDMAP with special PTEs: EFAULT too where the architecture has pte_special.
-    MixedmapInsertPfn,
-    /// VM_MIXEDMAP with vm_insert_page: get_user_pages succeeds and the pin can go stale.
-    MixedmapInsertPage,
-    /// An ordinary shmem file: get_user_pages succeeds.
-    Shmem,
-}
-
-impl MmapKind {
-    /// Every value, as it is spelled.
-    pub const WORDS: [(&'static str, Self); 4] = [
-        ("pfnmap", Self::Pfnmap),
-        ("mixedmap-insert-pfn", Self::MixedmapInsertPfn),
-        ("mixedmap-insert-page", Self::MixedmapInsertPage),
-        ("shmem", Self::Shmem),
-    ];
-
-    /// Whether get_user_pages through the mapping fails.
-    pub fn refuses_gup(self) -> bool {
-        matches!(self, Self::Pfnmap | Self::MixedmapInsertPfn)
-    }
-}
-
-/// What a MAP_PRIVATE mapping of a buffer gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cow {
-    /// EINVAL, as udmabuf, vgem, CMA and TTM answer.
-    Reject,
-    /// A copy on write that no device will ever see.
-    Allow,
-}
-
-impl Cow {
-    /// Every value, as it is spelled.
-    pub const WORDS: [(&'static str, Self); 2] = [("reject", Self::Reject), ("allow", Self::Allow)];
-}
-
-macro_rules! spelled {
-    ($($ty:ty),*) => {$(
-        impl fmt::Display for $ty {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let word = Self::WORDS.iter().find(|(_, value)| value == self);
-                f.write_str(word.map_or("?", |(word, _)| word))
-            }
-        }
-    )*};
-}
-
-spelled!(MmapKind, Cow);
+use crate::model::{self, Cow, ExporterRules, HostRules, MmapKind, RuleError};
 
 /// One heap as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,15 +16,10 @@ pub struct HeapConfig {
     pub name: String,
     /// Most bytes of all its buffers together; `None` is bounded by the device's quota alone.
     pub size_bytes: Option<u64>,
-    /// Rule `mmap`.
-    pub mmap: MmapKind,
-    /// Rule `cow`.
-    pub cow: Cow,
     /// Whether `mmap` was asked for, rather than the default.
     pub mmap_given: bool,
-    /// The rules of its moves, as the model has them: [`LIVE_RULES`]. Its `mmap` and `cow` are
-    /// those above.
-    pub live: ExporterRules,
+    /// Its rules, as the model has them.
+    pub rules: ExporterRules,
 }
 
 /// Why a heap could not be configured.
@@ -139,6 +78,10 @@ const RULES: [&str; 9] = [
     "revoke",
 ];
 
+/// How a running heap's buffers can be mapped: what a shared file of ours can imitate.
+const MMAP_KINDS: [MmapKind; 4] =
+    [MmapKind::Pfnmap, MmapKind::MixedmapInsertPfn, MmapKind::MixedmapInsertPage, MmapKind::Shmem];
+
 /// Those that concern buffers that move. The last three take a list of steps: `move=[lock notify
 /// wait zap reserve copy rebind free unlock]`.
 pub const LIVE_RULES: &[&str] = RULES.split_at(2).1;
@@ -159,10 +102,12 @@ impl HeapConfig {
         Self {
             name: name.to_owned(),
             size_bytes: None,
-            mmap: MmapKind::Pfnmap,
-            cow: Cow::Reject,
             mmap_given: false,
-            live: ExporterRules::default(),
+            rules: ExporterRules {
+                mmap: MmapKind::Pfnmap,
+                cow: Cow::Reject,
+                ..ExporterRules::default()
+            },
         }
     }
 
@@ -171,27 +116,30 @@ impl HeapConfig {
     /// # Errors
     /// The rule or its value is unknown.
     pub fn set(&mut self, rule: &str, value: &str) -> Result<(), HeapError> {
-        match rule {
-            "mmap" => {
-                self.mmap = lookup(rule, value, &MmapKind::WORDS)?;
-                self.mmap_given = true;
-                self.set_live(rule, value)?;
-            }
-            "cow" => {
-                self.cow = lookup(rule, value, &Cow::WORDS)?;
-                self.set_live(rule, value)?;
-            }
-            _ if LIVE_RULES.contains(&rule) => self.set_live(rule, value)?,
-            _ => return Err(HeapError::UnknownRule { rule: rule.to_owned() }),
+        if !RULES.contains(&rule) {
+            return Err(HeapError::UnknownRule { rule: rule.to_owned() });
         }
-        Ok(())
+        if rule == "mmap" {
+            let known = MMAP_KINDS.map(MmapKind::word);
+            if !known.contains(&value) {
+                let (rule, value) = (rule.to_owned(), value.to_owned());
+                return Err(HeapError::UnknownValue { rule, value, allowed: known.join(", ") });
+            }
+            self.mmap_given = true;
+        }
+        self.set_rule(rule, value)
+    }
+
+    /// Whether get_user_pages through a mapping of its buffers fails, as the model has it.
+    pub fn refuses_gup(&self) -> bool {
+        model::gup_refusal(&HostRules::default(), &self.rules).is_some()
     }
 
     /// Sets a rule of the model: one word, or a list of steps in brackets.
-    fn set_live(&mut self, rule: &str, value: &str) -> Result<(), HeapError> {
+    fn set_rule(&mut self, rule: &str, value: &str) -> Result<(), HeapError> {
         let list = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let words: Vec<&str> = list.unwrap_or(value).split_whitespace().collect();
-        self.live.set(rule, &words).map_err(|error| match error {
+        self.rules.set(rule, &words).map_err(|error| match error {
             RuleError::Unknown(rule) => HeapError::UnknownRule { rule },
             RuleError::Value { rule, value, allowed } => {
                 HeapError::UnknownValue { rule, value, allowed }
@@ -208,17 +156,6 @@ impl HeapConfig {
         }
         Ok(Self::new(name))
     }
-}
-
-fn lookup<T: Copy>(rule: &str, value: &str, words: &[(&str, T)]) -> Result<T, HeapError> {
-    words.iter().find(|(word, _)| *word == value).map(|&(_, found)| found).ok_or_else(|| {
-        let allowed: Vec<&str> = words.iter().map(|&(word, _)| word).collect();
-        HeapError::UnknownValue {
-            rule: rule.to_owned(),
-            value: value.to_owned(),
-            allowed: allowed.join(", "),
-        }
-    })
 }
 
 impl FromStr for HeapConfig {
@@ -350,7 +287,10 @@ mod tests {
     fn check(text: &str, expect: &str) {
         let got = match text.parse::<HeapConfig>() {
             Ok(heap) => {
-                format!("{} {:?} {} {}", heap.name, heap.size_bytes, heap.mmap, heap.cow)
+                format!(
+                    "{} {:?} {} {}",
+                    heap.name, heap.size_bytes, heap.rules.mmap, heap.rules.cow
+                )
             }
             Err(error) => error.to_string(),
         };
@@ -406,13 +346,13 @@ mod tests {
         let text = "[[heap]]\nname = 'system'\nsize = '1M'\n[[heap]]\nname = 'b'\nmmap = 'shmem'\n";
         let heaps = heaps_from_toml(text).unwrap();
         assert_eq!(heaps[0].size_bytes, Some(1 << 20));
-        assert_eq!(heaps[1].mmap, MmapKind::Shmem);
+        assert_eq!(heaps[1].rules.mmap, MmapKind::Shmem);
         assert!(heaps_from_toml("[[heap]]\nname='a'\n[[heap]]\nname='a'").is_err());
         assert!(heaps_from_toml("[[heap]]\nname='a'\nmmmap='shmem'").is_err());
         let text =
             "[[heap]]\nname='a'\non-dma-buf-pin='ignore'\nmove='[lock copy rebind free unlock]'";
-        let live = &heaps_from_toml(text).unwrap()[0].live;
-        assert_eq!(live.on_dma_buf_pin, crate::model::OnDmaBufPin::Ignore);
-        assert_eq!(live.move_steps.len(), 5);
+        let rules = &heaps_from_toml(text).unwrap()[0].rules;
+        assert_eq!(rules.on_dma_buf_pin, model::OnDmaBufPin::Ignore);
+        assert_eq!(rules.move_steps.len(), 5);
     }
 }

@@ -6,14 +6,15 @@
 
 use rustix::io::Errno;
 
-use super::fence::{Fence, FenceState, Usage, timeline_passed};
+use super::fence::{Fence, FenceState, timeline_passed};
 use super::{
     Action, BufferId, Device, FdAnswer, FenceId, FileFact, Install, Ioctl, Object, Reply, SyncFile,
     SyncFileId, TimelineId, Write,
 };
+use crate::model::Usage;
 use crate::uapi::dma_buf::{SYNC_RW, SYNC_WRITE, SyncFileArg};
 use crate::uapi::sw_sync::CreateFence;
-use crate::uapi::sync_file::{FILE_INFO, FenceInfo, FileInfo, MERGE, MergeData, SET_DEADLINE};
+use crate::uapi::sync_file::{FenceInfo, FileInfo, MergeData};
 
 /// A name as the ABI's 32-byte fields hold it: cut at 31 bytes, zero-filled.
 fn name_field(name: &[u8]) -> [u8; 32] {
@@ -81,26 +82,14 @@ impl Device {
         Ok(Action::done())
     }
 
-    /// `sync_file_ioctl`.
-    pub(super) fn sync_file_ioctl(
-        &mut self,
-        id: SyncFileId,
-        request: &Ioctl,
-    ) -> Result<Action, Errno> {
-        match request.cmd {
-            MERGE => self.merge(id, request),
-            FILE_INFO => self.file_info(id, request),
-            SET_DEADLINE => {
-                let pad = request.payload()?.get(8..16).ok_or(Errno::FAULT)?;
-                let zero = pad.iter().all(|&byte| byte == 0);
-                if zero { Ok(Action::done()) } else { Err(Errno::INVAL) }
-            }
-            _ => Err(Errno::NOTTY),
-        }
+    /// `sync_file_ioctl_set_deadline`: nothing but the padding is looked at.
+    pub(super) fn set_deadline(&mut self, _: SyncFileId, request: &Ioctl) -> Result<Action, Errno> {
+        let pad = request.payload()?.get(8..16).ok_or(Errno::FAULT)?;
+        if pad.iter().all(|&byte| byte == 0) { Ok(Action::done()) } else { Err(Errno::INVAL) }
     }
 
     /// `sync_file_ioctl_merge`.
-    fn merge(&mut self, id: SyncFileId, request: &Ioctl) -> Result<Action, Errno> {
+    pub(super) fn merge(&mut self, id: SyncFileId, request: &Ioctl) -> Result<Action, Errno> {
         let payload = request.payload()?;
         let arg = MergeData::from_bytes(payload).ok_or(Errno::FAULT)?;
         if arg.flags != 0 || arg.pad != 0 {
@@ -140,7 +129,7 @@ impl Device {
     }
 
     /// `sync_file_ioctl_fence_info`.
-    fn file_info(&mut self, id: SyncFileId, request: &Ioctl) -> Result<Action, Errno> {
+    pub(super) fn file_info(&mut self, id: SyncFileId, request: &Ioctl) -> Result<Action, Errno> {
         let mut info = FileInfo::from_bytes(request.payload()?).ok_or(Errno::FAULT)?;
         if info.flags != 0 || info.pad != 0 {
             return Err(Errno::INVAL);

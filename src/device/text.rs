@@ -8,7 +8,6 @@
 
 use std::fmt::Write as _;
 
-use super::fence::Usage;
 use super::{Buffer, Device};
 
 /// FMODE bits that a dma-buf's file has besides the access mode.
@@ -51,7 +50,7 @@ impl Device {
             let _ = writeln!(
                 text,
                 "\t{} fence:{} {} seq {} {}",
-                usage_name(usage),
+                usage.word(),
                 fence.driver,
                 fence.timeline,
                 fence.seqno,
@@ -59,15 +58,6 @@ impl Device {
             );
         }
         text.push_str("\tAttached Devices:\nTotal 0 devices attached\n\n");
-    }
-}
-
-fn usage_name(usage: Usage) -> &'static str {
-    match usage {
-        Usage::Kernel => "kernel",
-        Usage::Write => "write",
-        Usage::Read => "read",
-        Usage::Bookkeep => "bookkeep",
     }
 }
 

@@ -10,9 +10,10 @@ use rustix::io::Errno;
 
 use super::buffer::Piece;
 use super::{
-    Action, Backing, Buffer, Cow, Device, Exporter, FdAnswer, FileFact, Inode, Install, Ioctl,
-    Object, OpenMode, Resv, Want, Write,
+    Action, Backing, Buffer, Device, Exporter, FdAnswer, FileFact, Inode, Install, Ioctl, Object,
+    OpenMode, Resv, Want, Write,
 };
+use crate::model::{Cow, Life, Placement};
 use crate::uapi::ioc_size;
 use crate::uapi::udmabuf::{
     CREATE, CREATE_LIST, Create, CreateItem, CreateList, FLAGS_CLOEXEC, LIST_LIMIT, SEAL_SHRINK,
@@ -97,10 +98,8 @@ fn check_memfd(item: &Item, fact: Option<&FileFact>) -> Result<Inode, Errno> {
 }
 
 impl Device {
-    pub(super) fn udmabuf_ioctl(&mut self, request: &Ioctl) -> Result<Action, Errno> {
-        if request.cmd != CREATE && request.cmd != CREATE_LIST {
-            return Err(Errno::NOTTY);
-        }
+    /// `udmabuf_create`, for both commands.
+    pub(super) fn udmabuf_create(&mut self, request: &Ioctl) -> Result<Action, Errno> {
         let (flags, items) = items(request)?;
         let size_bytes = total(&items, self.limits().page_bytes)?;
         let mut pieces: Vec<Piece> = Vec::new();
@@ -126,8 +125,8 @@ impl Device {
             access: OpenMode::RDWR,
             backing: Backing::Foreign,
             pid: request.pid,
-            placement: super::Placement::default(),
-            life: super::Life::default(),
+            placement: Placement::Vram,
+            life: Life::Live,
             resv: Resv::default(),
             cow: Cow::Reject,
         });

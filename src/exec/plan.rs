@@ -286,7 +286,9 @@ impl<'a> Steps<'a> {
         let mut placements = vec![scenario.world.buf(buf).placement];
         for (_, step) in &self.all {
             match **step {
-                Step::Exporter { buf: moved, job: Operation::Move(to), .. } if moved == buf => {
+                Step::Exporter { buf: moved, operation: Operation::Move(to), .. }
+                    if moved == buf =>
+                {
                     placements.push(to);
                 }
                 _ => {}

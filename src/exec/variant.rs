@@ -6,9 +6,10 @@ use std::ops::ControlFlow;
 use super::error::ExecError;
 use super::executor::Executor;
 use super::report::{Disagreement, ReadBack};
-use crate::explore::{Explorer, Limits, Reduction, SplitMix64};
+use crate::explore::{Explorer, Limits, Reduction};
 use crate::question::scenario::Scenario;
 use crate::question::verdict::Judgement;
+use crate::random::SplitMix64;
 
 /// Which schedules are replayed apart from the shortest to each outcome and to each hazard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

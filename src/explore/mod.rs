@@ -51,4 +51,4 @@ pub use explorer::Explorer;
 pub use machine::{ACTORS_MAX, Footprint, Machine, actors_in};
 pub use reduce::Reduction;
 pub use result::{Exploration, ExploreError, Limits, OutcomeStats, Progress, Reached, Stop};
-pub use sample::{Run, Sample, ScheduleError, SplitMix64};
+pub use sample::{Run, Sample, ScheduleError};

@@ -3,10 +3,10 @@
 use super::ast::{Name, Op, PageRef, Process, ProcessRef, Role, Variant};
 use super::cond::{Atom, AtomKind, Cond};
 use super::diag::{Problem, Sink};
+use super::op::{Use, uses};
 use super::parse::Parsed;
 use super::span::Span;
 use super::symbols::{Definition, NameKind, Symbols, position};
-use super::uses::{Use, uses};
 use super::{BUFFERS_MAX, DRIVERS_MAX};
 
 /// Reports every name that is used and not defined, defined twice, or of the wrong kind, every

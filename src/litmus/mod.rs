@@ -135,7 +135,6 @@ pub mod rules;
 pub mod span;
 pub mod statements;
 pub mod symbols;
-mod uses;
 mod vary;
 mod words;
 

@@ -1,8 +1,11 @@
-//! The statements: what a process can do in one line.
+//! The statements: what a process can do in one line, how that is written, and which names are in it.
+
+use std::fmt;
 
 pub use crate::model::Usage as FenceUsage;
 
 use super::ast::{Name, PageRef, Placement, ProcessRef};
+use super::symbols::NameKind;
 use super::words::words;
 
 /// What a statement does. The grammar is in the documentation of [the module](super).
@@ -232,6 +235,172 @@ pub enum Op {
     },
 }
 
+/// ` WORD VALUE` of an option, or nothing.
+pub(super) fn option<T: fmt::Display>(word: &str, value: Option<&T>) -> String {
+    value.map_or_else(String::new, |value| format!(" {word}{value}"))
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mmap { mapping, buffer, sharing, protection, importer, node, pages, offset } => {
+                let node = if *node { " node" } else { "" };
+                let importer = option("importer ", importer.as_ref());
+                let (pages, offset) =
+                    (option("pages=", pages.as_ref()), option("offset=", offset.as_ref()));
+                write!(
+                    f,
+                    "mmap {mapping} = {buffer} {sharing} {protection}{importer}{node}{pages}{offset}"
+                )
+            }
+            Self::MmapAnon { mapping, protection, pages } => {
+                let pages = option("pages=", pages.as_ref());
+                write!(f, "mmap {mapping} = anon private {protection}{pages}")
+            }
+            Self::Munmap { mapping } => write!(f, "munmap {mapping}"),
+            Self::MunmapPage { at } => write!(f, "munmap {at}"),
+            Self::Mremap { new, old } => write!(f, "mremap {new} = {old}"),
+            Self::Store { to, value } => write!(f, "store {to} = {value}"),
+            Self::Load { register, from } => write!(f, "load {register} = {from}"),
+            Self::Gup { pin, at, flags } => write!(f, "gup {pin} = {at}{flags}"),
+            Self::Unpin { pin } => write!(f, "unpin {pin}"),
+            Self::FollowPfn { cache, at, notifier } => {
+                write!(f, "follow_pfn {cache} = {at}{}", if *notifier { " notifier" } else { "" })
+            }
+            Self::FrameVector { vector, at, flags } => {
+                let at: Vec<String> = at.iter().map(PageRef::to_string).collect();
+                write!(f, "frame_vector {vector} = {}{flags}", at.join(", "))
+            }
+            Self::EvictCache { at } => write!(f, "evict_cache {at}"),
+            Self::Fork { child } => write!(f, "fork {child}"),
+            Self::Await { label } => write!(f, "await {label}"),
+            Self::Attach { attachment, buffer, mode } => {
+                write!(f, "attach {attachment} = {buffer}{}", option("", mode.as_ref()))
+            }
+            Self::AttachDmabufOf { attachment, mapping } => {
+                write!(f, "attach {attachment} = dmabuf_of {mapping}")
+            }
+            Self::Detach { attachment } => write!(f, "detach {attachment}"),
+            Self::Map { table, attachment } => write!(f, "map {table} = {attachment}"),
+            Self::Unmap { table } => write!(f, "unmap {table}"),
+            Self::Submit { fence, table, usage } => write!(f, "submit {fence} = {table} {usage}"),
+            Self::Signal { fence } => write!(f, "signal {fence}"),
+            Self::DmaRead { register, from } => write!(f, "dma_read {register} = {from}"),
+            Self::DmaWrite { to, value } => write!(f, "dma_write {to} = {value}"),
+            Self::Prefetch { at } => write!(f, "prefetch {at}"),
+            Self::DmaBufPin { attachment } => write!(f, "dma_buf_pin {attachment}"),
+            Self::DmaBufUnpin { attachment } => write!(f, "dma_buf_unpin {attachment}"),
+            Self::Sync { phase, buffer, access, importer } => {
+                let importer = option("importer ", importer.as_ref());
+                write!(f, "sync {phase} {buffer} {access}{importer}")
+            }
+            Self::Move { buffer, to } => write!(f, "move {buffer} -> {to}"),
+            Self::Purge { buffer } => write!(f, "purge {buffer}"),
+            Self::Revoke { buffer } => write!(f, "revoke {buffer}"),
+            Self::Alloc { buffer } => write!(f, "alloc {buffer}"),
+            Self::Close { buffer } => write!(f, "close {buffer}"),
+        }
+    }
+}
+
+/// A name that a statement uses.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Use<'a> {
+    /// A buffer.
+    Buffer(&'a Name),
+    /// A page of a buffer.
+    BufferPage(&'a PageRef),
+    /// An importer.
+    Importer(&'a Name),
+    /// A mapping of the process.
+    Mapping(&'a Name),
+    /// A page of a mapping of the process.
+    MappingPage(&'a PageRef),
+    /// A page that a device can reach.
+    Target(&'a PageRef),
+    /// A name of this kind, which all processes see.
+    Global(&'a Name, NameKind),
+    /// A process.
+    Process(&'a ProcessRef),
+}
+
+/// The names that the statement uses, in the order they are written.
+pub(super) fn uses(op: &Op) -> Vec<Use<'_>> {
+    match op {
+        Op::Mmap { buffer, importer, .. } | Op::Sync { buffer, importer, .. } => {
+            let importer = importer.iter().map(Use::Importer);
+            std::iter::once(Use::Buffer(buffer)).chain(importer).collect()
+        }
+        Op::MmapAnon { .. } => Vec::new(),
+        Op::Munmap { mapping } | Op::AttachDmabufOf { mapping, .. } => vec![Use::Mapping(mapping)],
+        Op::Mremap { old, .. } => vec![Use::Mapping(old)],
+        Op::MunmapPage { at }
+        | Op::Store { to: at, .. }
+        | Op::Load { from: at, .. }
+        | Op::Gup { at, .. }
+        | Op::FollowPfn { at, .. } => vec![Use::MappingPage(at)],
+        Op::FrameVector { at, .. } => at.iter().map(Use::MappingPage).collect(),
+        Op::Unpin { pin } => vec![Use::Global(pin, NameKind::Pin)],
+        Op::Attach { buffer, .. }
+        | Op::Move { buffer, .. }
+        | Op::Purge { buffer }
+        | Op::Revoke { buffer }
+        | Op::Alloc { buffer }
+        | Op::Close { buffer } => vec![Use::Buffer(buffer)],
+        Op::Detach { attachment }
+        | Op::Map { attachment, .. }
+        | Op::DmaBufPin { attachment }
+        | Op::DmaBufUnpin { attachment } => vec![Use::Global(attachment, NameKind::Attachment)],
+        Op::Unmap { table } | Op::Submit { table, .. } => {
+            vec![Use::Global(table, NameKind::SgTable)]
+        }
+        Op::Signal { fence } => vec![Use::Global(fence, NameKind::Fence)],
+        Op::DmaRead { from: at, .. } | Op::DmaWrite { to: at, .. } | Op::Prefetch { at } => {
+            vec![Use::Target(at)]
+        }
+        Op::Fork { child } => vec![Use::Process(child)],
+        Op::Await { label } => vec![Use::Global(label, NameKind::Label)],
+        Op::EvictCache { at } => vec![Use::BufferPage(at)],
+    }
+}
+
+/// The name that the statement defines, its label apart.
+pub(super) fn defined(op: &Op) -> Option<(&Name, NameKind)> {
+    Some(match op {
+        Op::Mmap { mapping, .. } | Op::MmapAnon { mapping, .. } => (mapping, NameKind::Mapping),
+        Op::Mremap { new, .. } => (new, NameKind::Mapping),
+        Op::Load { register, .. } | Op::DmaRead { register, .. } => (register, NameKind::Register),
+        Op::Gup { pin, .. } => (pin, NameKind::Pin),
+        Op::FollowPfn { cache, .. } => (cache, NameKind::PfnCache),
+        Op::FrameVector { vector, .. } => (vector, NameKind::FrameVector),
+        Op::Attach { attachment, .. } | Op::AttachDmabufOf { attachment, .. } => {
+            (attachment, NameKind::Attachment)
+        }
+        Op::Map { table, .. } => (table, NameKind::SgTable),
+        Op::Submit { fence, .. } => (fence, NameKind::Fence),
+        Op::Munmap { .. }
+        | Op::MunmapPage { .. }
+        | Op::Store { .. }
+        | Op::Unpin { .. }
+        | Op::Detach { .. }
+        | Op::Unmap { .. }
+        | Op::Signal { .. }
+        | Op::DmaWrite { .. }
+        | Op::Prefetch { .. }
+        | Op::DmaBufPin { .. }
+        | Op::DmaBufUnpin { .. }
+        | Op::Sync { .. }
+        | Op::Move { .. }
+        | Op::Purge { .. }
+        | Op::Revoke { .. }
+        | Op::Alloc { .. }
+        | Op::Close { .. }
+        | Op::Fork { .. }
+        | Op::Await { .. }
+        | Op::EvictCache { .. } => return None,
+    })
+}
+
 words! {
     /// `MAP_SHARED` or `MAP_PRIVATE`.
     Sharing {
@@ -265,6 +434,19 @@ pub struct GupFlags {
     pub longterm: bool,
     /// `FOLL_GET` instead of `FOLL_PIN`; never with `longterm`.
     pub get: bool,
+}
+
+impl fmt::Display for GupFlags {
+    /// The flags that are set, each with a blank in front.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [
+            (self.write, " write"),
+            (self.force, " force"),
+            (self.longterm, " longterm"),
+            (self.get, " get"),
+        ];
+        words.iter().filter(|(set, _)| *set).try_for_each(|(_, word)| f.write_str(word))
+    }
 }
 
 words! {

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use super::ast::{
-    Buffer, BufferState, Count, Exporter, Frames, GupFlags, Importer, Name, Op, PageRef, Process,
-    ProcessRef, Role, Rule, RuleValue, Statement, Variant,
+    Buffer, BufferState, Count, Exporter, Frames, Importer, Name, PageRef, Process, ProcessRef,
+    Role, Rule, RuleValue, Statement, Variant,
 };
+use super::op::option;
 
 /// A block that stood on one line stays there up to this width.
 pub(super) const LINE_COLUMNS_MAX: usize = 100;
@@ -25,19 +26,6 @@ impl fmt::Display for PageRef {
 impl fmt::Display for ProcessRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "P{}", self.index)
-    }
-}
-
-impl fmt::Display for GupFlags {
-    /// The flags that are set, each with a blank in front.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = [
-            (self.write, " write"),
-            (self.force, " force"),
-            (self.longterm, " longterm"),
-            (self.get, " get"),
-        ];
-        words.iter().filter(|(set, _)| *set).try_for_each(|(_, word)| f.write_str(word))
     }
 }
 
@@ -69,74 +57,6 @@ impl fmt::Display for Statement {
             write!(f, "{label}: ")?;
         }
         self.op.fmt(f)
-    }
-}
-
-/// ` WORD VALUE` of an option, or nothing.
-fn option<T: fmt::Display>(word: &str, value: Option<&T>) -> String {
-    value.map_or_else(String::new, |value| format!(" {word}{value}"))
-}
-
-impl fmt::Display for Op {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mmap { mapping, buffer, sharing, protection, importer, node, pages, offset } => {
-                let node = if *node { " node" } else { "" };
-                let importer = option("importer ", importer.as_ref());
-                let (pages, offset) =
-                    (option("pages=", pages.as_ref()), option("offset=", offset.as_ref()));
-                write!(
-                    f,
-                    "mmap {mapping} = {buffer} {sharing} {protection}{importer}{node}{pages}{offset}"
-                )
-            }
-            Self::MmapAnon { mapping, protection, pages } => {
-                let pages = option("pages=", pages.as_ref());
-                write!(f, "mmap {mapping} = anon private {protection}{pages}")
-            }
-            Self::Munmap { mapping } => write!(f, "munmap {mapping}"),
-            Self::MunmapPage { at } => write!(f, "munmap {at}"),
-            Self::Mremap { new, old } => write!(f, "mremap {new} = {old}"),
-            Self::Store { to, value } => write!(f, "store {to} = {value}"),
-            Self::Load { register, from } => write!(f, "load {register} = {from}"),
-            Self::Gup { pin, at, flags } => write!(f, "gup {pin} = {at}{flags}"),
-            Self::Unpin { pin } => write!(f, "unpin {pin}"),
-            Self::FollowPfn { cache, at, notifier } => {
-                write!(f, "follow_pfn {cache} = {at}{}", if *notifier { " notifier" } else { "" })
-            }
-            Self::FrameVector { vector, at, flags } => {
-                let at: Vec<String> = at.iter().map(PageRef::to_string).collect();
-                write!(f, "frame_vector {vector} = {}{flags}", at.join(", "))
-            }
-            Self::EvictCache { at } => write!(f, "evict_cache {at}"),
-            Self::Fork { child } => write!(f, "fork {child}"),
-            Self::Await { label } => write!(f, "await {label}"),
-            Self::Attach { attachment, buffer, mode } => {
-                write!(f, "attach {attachment} = {buffer}{}", option("", mode.as_ref()))
-            }
-            Self::AttachDmabufOf { attachment, mapping } => {
-                write!(f, "attach {attachment} = dmabuf_of {mapping}")
-            }
-            Self::Detach { attachment } => write!(f, "detach {attachment}"),
-            Self::Map { table, attachment } => write!(f, "map {table} = {attachment}"),
-            Self::Unmap { table } => write!(f, "unmap {table}"),
-            Self::Submit { fence, table, usage } => write!(f, "submit {fence} = {table} {usage}"),
-            Self::Signal { fence } => write!(f, "signal {fence}"),
-            Self::DmaRead { register, from } => write!(f, "dma_read {register} = {from}"),
-            Self::DmaWrite { to, value } => write!(f, "dma_write {to} = {value}"),
-            Self::Prefetch { at } => write!(f, "prefetch {at}"),
-            Self::DmaBufPin { attachment } => write!(f, "dma_buf_pin {attachment}"),
-            Self::DmaBufUnpin { attachment } => write!(f, "dma_buf_unpin {attachment}"),
-            Self::Sync { phase, buffer, access, importer } => {
-                let importer = option("importer ", importer.as_ref());
-                write!(f, "sync {phase} {buffer} {access}{importer}")
-            }
-            Self::Move { buffer, to } => write!(f, "move {buffer} -> {to}"),
-            Self::Purge { buffer } => write!(f, "purge {buffer}"),
-            Self::Revoke { buffer } => write!(f, "revoke {buffer}"),
-            Self::Alloc { buffer } => write!(f, "alloc {buffer}"),
-            Self::Close { buffer } => write!(f, "close {buffer}"),
-        }
     }
 }
 

@@ -16,23 +16,8 @@ pub struct StatementSpec {
     pub fails: &'static [(&'static str, &'static str)],
     /// What it stands for in the kernel.
     pub kernel: &'static str,
-    /// Which part of the parser reads it.
-    pub(super) reader: Reader,
-}
-
-/// The parts of the parser that read statements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reader {
-    /// A user process's own address space, and order between processes.
-    Cpu,
-    /// Pins and remembered frame numbers.
-    Pin,
-    /// Attachments and sg_tables.
-    Attachment,
-    /// What a device does.
-    Device,
-    /// What an exporter does, and what is asked of it.
-    Exporter,
+    /// Which one it is, for the parser.
+    pub(super) keyword: Keyword,
 }
 
 /// The statement that begins with `word`.
@@ -42,9 +27,13 @@ pub fn find(word: &str) -> Option<&'static StatementSpec> {
 }
 
 macro_rules! statements {
-    ($($reader:ident $word:literal: $meaning:literal, in $kernel:literal {
+    ($($keyword:ident $word:literal: $meaning:literal, in $kernel:literal {
         $($form:literal;)+ $($errno:ident: $when:literal,)*
     })+) => {
+        /// The words that statements begin with.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Keyword { $($keyword),+ }
+
         /// Every statement, in the order in which a test usually needs them.
         pub const STATEMENTS: &[StatementSpec] = &[$(StatementSpec {
             word: $word,
@@ -52,7 +41,7 @@ macro_rules! statements {
             meaning: $meaning,
             fails: &[$((stringify!($errno), $when)),*],
             kernel: $kernel,
-            reader: Reader::$reader,
+            keyword: Keyword::$keyword,
         }),+];
 
         /// Their words, in the same order.
@@ -61,7 +50,7 @@ macro_rules! statements {
 }
 
 statements! {
-    Cpu "mmap": "map a buffer, through the importer's file when it is named, through the exporter's DRM node with node; or anonymous memory",
+    Mmap "mmap": "map a buffer, through the importer's file when it is named, through the exporter's DRM node with node; or anonymous memory",
         in "dma_buf_mmap_internal(), dma_buf_mmap(); drm_gem_mmap(); mmap(MAP_ANONYMOUS)" {
         "mmap V = BUF shared|private r|w|rw [importer NAME|node] [pages=N] [offset=N]";
         "mmap V = anon private r|rw [pages=N]";
@@ -69,27 +58,27 @@ statements! {
         ENODEV: "the buffer is released or revoked",
         ENOMEM: "no frame for an importer's shadow",
     }
-    Cpu "munmap": "unmap all of a mapping, or one page, which splits the VMA", in "munmap()" {
+    Munmap "munmap": "unmap all of a mapping, or one page, which splits the VMA", in "munmap()" {
         "munmap V";
         "munmap V[i]";
     }
-    Cpu "mremap": "move the mapping to another address", in "mremap(MREMAP_MAYMOVE)" {
+    Mremap "mremap": "move the mapping to another address", in "mremap(MREMAP_MAYMOVE)" {
         "mremap W = V";
         EFAULT: "nothing is mapped there",
     }
-    Cpu "store": "write a byte", in "a fault, vm_operations_struct.fault" {
+    Store "store": "write a byte", in "a fault, vm_operations_struct.fault" {
         "store V[i] = N";
         SIGBUS: "the buffer is purged or revoked, or has no frame",
         SIGSEGV: "nothing is mapped there, or not for writing",
         OOPS: "the fault handler's BUG_ON: VM_PFNMAP and MAP_PRIVATE, where cow = allow",
     }
-    Cpu "load": "read a byte", in "a fault, vm_operations_struct.fault" {
+    Load "load": "read a byte", in "a fault, vm_operations_struct.fault" {
         "load R = V[i]";
         SIGBUS: "the buffer is purged or revoked, or has no frame",
         SIGSEGV: "nothing is mapped there, or not for reading",
         OOPS: "the fault handler's BUG_ON: VM_PFNMAP and MAP_PRIVATE, where cow = allow",
     }
-    Pin "gup": "pin the page behind an address; with get, take a reference alone",
+    Gup "gup": "pin the page behind an address; with get, take a reference alone",
         in "pin_user_pages_fast(), FOLL_WRITE FOLL_FORCE FOLL_LONGTERM; FOLL_GET, get_user_pages_fast()" {
         "gup P = V[i] [write] [force] [longterm|get]";
         EFAULT: "VM_PFNMAP, a special entry, no mapping, or no right to it",
@@ -97,101 +86,101 @@ statements! {
         ENOMEM: "it has to leave CMA first and there is no frame",
         OOPS: "the fault handler's BUG_ON: VM_PFNMAP and MAP_PRIVATE, where cow = allow",
     }
-    Pin "unpin": "drop the pin", in "unpin_user_page()" {
+    Unpin "unpin": "drop the pin", in "unpin_user_page()" {
         "unpin P";
     }
-    Pin "follow_pfn": "remember the frame number; notifier: with an mmu_notifier, which waits unless the importer's rule says no-wait",
+    FollowPfn "follow_pfn": "remember the frame number; notifier: with an mmu_notifier, which waits unless the importer's rule says no-wait",
         in "follow_pfn(), follow_pfnmap_start()" {
         "follow_pfn Q = V[i] [notifier]";
         EINVAL: "not VM_PFNMAP, or the host has no follow_pfn",
         EFAULT: "not writable",
     }
-    Pin "frame_vector": "pin pages, or else remember frame numbers", in "get_vaddr_frames()" {
+    FrameVector "frame_vector": "pin pages, or else remember frame numbers", in "get_vaddr_frames()" {
         "frame_vector F = V[i], W[j].. [write] [force] [longterm|get]";
         EFAULT: "a page can neither be pinned nor followed, or the range is mixed and that is refused",
     }
-    Attachment "attach": "attach the process's importer, to a buffer or to the one behind a mapping",
+    Attach "attach": "attach the process's importer, to a buffer or to the one behind a mapping",
         in "dma_buf_attach(), dma_buf_dynamic_attach(); a lookup by vma->vm_file" {
         "attach T = BUF [static|dynamic]";
         "attach T = dmabuf_of V";
         EINVAL: "no dma-buf is mapped there",
         ENODEV: "the buffer is not live",
     }
-    Attachment "detach": "end the attachment", in "dma_buf_detach()" {
+    Detach "detach": "end the attachment", in "dma_buf_detach()" {
         "detach T";
     }
-    Attachment "map": "get bus addresses", in "dma_buf_map_attachment()" {
+    Map "map": "get bus addresses", in "dma_buf_map_attachment()" {
         "map S = T";
         ENODEV: "the buffer is not live, or has no frame for a page",
     }
-    Attachment "unmap": "give the bus addresses back", in "dma_buf_unmap_attachment()" {
+    Unmap "unmap": "give the bus addresses back", in "dma_buf_unmap_attachment()" {
         "unmap S";
     }
-    Device "submit": "start a job, its fence in the buffer's resv",
+    Submit "submit": "start a job, its fence in the buffer's resv",
         in "dma_resv_add_fence(), enum dma_resv_usage" {
         "submit J = S read|write|kernel|bookkeep";
         ENODEV: "what was invalidated can't be mapped again",
     }
-    Device "signal": "the job is done", in "dma_fence_signal()" {
+    Signal "signal": "the job is done", in "dma_fence_signal()" {
         "signal J";
     }
-    Device "dma_read": "the device reads a byte", in "the device" {
+    DmaRead "dma_read": "the device reads a byte", in "the device" {
         "dma_read R = X[i]";
         EFAULT: "IOMMU fault, or the address is gone",
         ENODEV: "what was invalidated can't be mapped again",
     }
-    Device "dma_write": "the device writes a byte", in "the device" {
+    DmaWrite "dma_write": "the device writes a byte", in "the device" {
         "dma_write X[i] = N";
         EFAULT: "IOMMU fault, or the address is gone",
         ENODEV: "what was invalidated can't be mapped again",
     }
-    Device "prefetch": "the device translates the address, for a later access", in "ATS, a device TLB" {
+    Prefetch "prefetch": "the device translates the address, for a later access", in "ATS, a device TLB" {
         "prefetch X[i]";
         EFAULT: "IOMMU fault, or the address is gone",
         ENODEV: "what was invalidated can't be mapped again",
     }
-    Attachment "dma_buf_pin": "forbid moves", in "dma_buf_pin()" {
+    DmaBufPin "dma_buf_pin": "forbid moves", in "dma_buf_pin()" {
         "dma_buf_pin T";
     }
-    Attachment "dma_buf_unpin": "allow moves again", in "dma_buf_unpin()" {
+    DmaBufUnpin "dma_buf_unpin": "allow moves again", in "dma_buf_unpin()" {
         "dma_buf_unpin T";
     }
-    Exporter "sync": "bracket CPU accesses", in "DMA_BUF_IOCTL_SYNC, dma_buf_begin_cpu_access()" {
+    Sync "sync": "bracket CPU accesses", in "DMA_BUF_IOCTL_SYNC, dma_buf_begin_cpu_access()" {
         "sync start|end BUF read|write|rw [importer NAME]";
     }
-    Exporter "move": "move the buffer, step by step as the exporter's rules say", in "ttm_bo_validate()" {
+    Move "move": "move the buffer, step by step as the exporter's rules say", in "ttm_bo_validate()" {
         "move BUF -> PLACEMENT";
         EINVAL: "the buffer is not live",
         EBUSY: "it is pinned, and the rules look at that",
         ENOMEM: "no frames there",
     }
-    Exporter "purge": "drop the content and the frames", in "drm_gem_shmem_purge()" {
+    Purge "purge": "drop the content and the frames", in "drm_gem_shmem_purge()" {
         "purge BUF";
         EINVAL: "the buffer is not live",
         EBUSY: "it is pinned, and the rules look at that",
     }
-    Exporter "revoke": "take the buffer away from everybody", in "dma_buf_move_notify() and waits" {
+    Revoke "revoke": "take the buffer away from everybody", in "dma_buf_move_notify() and waits" {
         "revoke BUF";
         EINVAL: "the buffer is not live",
         EBUSY: "it is pinned, and the rules look at that",
     }
-    Exporter "alloc": "give an unallocated buffer frames", in "dma_heap_buffer_alloc()" {
+    Alloc "alloc": "give an unallocated buffer frames", in "dma_heap_buffer_alloc()" {
         "alloc BUF";
         EINVAL: "it is live",
         ENOMEM: "no frames there",
         EBUSY: "CMA, where a page is pinned",
     }
-    Exporter "close": "drop the last file reference of the process", in "dma_buf_release()" {
+    Close "close": "drop the last file reference of the process", in "dma_buf_release()" {
         "close BUF";
         EINVAL: "already closed",
     }
-    Cpu "fork": "start the child with a copy of the address space", in "fork(), dup_mmap()" {
+    Fork "fork": "start the child with a copy of the address space", in "fork(), dup_mmap()" {
         "fork Pn";
     }
-    Cpu "await": "wait until the labelled statement has ended", in "whatever orders the processes" {
+    Await "await": "wait until the labelled statement has ended", in "whatever orders the processes" {
         "await LABEL";
     }
-    Exporter "evict_cache": "the cache line is written back and dropped", in "hardware" {
+    EvictCache "evict_cache": "the cache line is written back and dropped", in "hardware" {
         "evict_cache BUF[i]";
     }
 }

@@ -1,8 +1,8 @@
 //! The names of a variant: who defines what, and how many pages it has.
 
 use super::ast::{Buffer, Name, Op, Process, Role, Variant};
+use super::op::defined;
 use super::span::Span;
-use super::uses::defined;
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

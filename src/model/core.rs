@@ -1,12 +1,13 @@
 //! [`ready`] and [`step`]: the two functions through which everything happens.
 
 use super::objects::{Life, Slot};
+use super::operation::Operation;
 use super::policy::{Admission, Request};
 use super::rules::{
     ExporterStep, FaultLock, FaultWait, KernelFence, Notifier, Placement, SyncForward, Usage,
 };
 use super::state::State;
-use super::step::{Dir, Effect, Errno, Handle, Hazard, Operation, Reply, Sink, Step, SyncAccess};
+use super::step::{Dir, Effect, Errno, Handle, Hazard, Reply, Sink, Step, SyncAccess};
 use super::world::World;
 use crate::units::{ActorId, BufId, FrameId, ImporterId, PinId, PteId, SgId, VmaId};
 
@@ -74,7 +75,7 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
         Step::SyncStart { buf, access, via } => {
             view.sync_dropped(via) || !state.fence_pending(buf, sync_usage(access))
         }
-        Step::Exporter { buf, step, job, .. } => view.exporter_ready(buf, step, job),
+        Step::Exporter { buf, step, operation, .. } => view.exporter_ready(buf, step, operation),
         Step::Fork { parent_first, count, .. } => {
             let parents = (parent_first.0..parent_first.0.saturating_add(count)).map(VmaId);
             let private = |vma: &VmaId| !state.vmas[vma.index()].shared;
@@ -143,7 +144,9 @@ pub fn step<S: Sink>(
         Step::DmaBufUnpin(attachment) => core.dma_buf_pin(attachment, false),
         Step::SyncStart { buf, access, via } => core.sync_start(buf, access, via),
         Step::SyncEnd { buf, access, via } => core.sync_end(buf, access, via),
-        Step::Exporter { buf, step, page, job } => core.exporter_step(buf, step, page, job),
+        Step::Exporter { buf, step, page, operation } => {
+            core.exporter_step(buf, step, page, operation)
+        }
         Step::Alloc(buf) => core.alloc(buf),
         Step::Close(buf) => core.close(buf),
         Step::Fork { child, parent_first, child_first, count } => {
@@ -349,7 +352,7 @@ impl View<'_> {
         })
     }
 
-    fn exporter_ready(&self, buf: BufId, step: ExporterStep, job: Operation) -> bool {
+    fn exporter_ready(&self, buf: BufId, step: ExporterStep, operation: Operation) -> bool {
         match step {
             ExporterStep::Lock => self.lock_free(buf),
             ExporterStep::Wait => {
@@ -382,7 +385,7 @@ impl View<'_> {
             | ExporterStep::Free
             | ExporterStep::Mark
             | ExporterStep::Unlock => {
-                let _ = job;
+                let _ = operation;
                 true
             }
         }

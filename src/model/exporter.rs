@@ -13,8 +13,9 @@
 use super::core::{Core, zapped_pages};
 use super::moving::{self, Copying, FrameRole, FrameTable, PageFrames, Pinned};
 use super::objects::{EMPTY_PAGE, Life, Owner, Page, Slot};
+use super::operation::Operation;
 use super::rules::{Blocks, ExporterStep, MoveNotify, PagePool, Placement};
-use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Operation, Reply, Sink, Via};
+use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Reply, Sink, Via};
 use crate::units::{ActorId, AttachmentId, BufId, FrameId, PageId, SgId, VmaId};
 
 impl<S: Sink> Core<'_, S> {
@@ -23,14 +24,14 @@ impl<S: Sink> Core<'_, S> {
         buf: BufId,
         step: ExporterStep,
         page: u8,
-        job: Operation,
+        operation: Operation,
     ) -> Reply {
         let life = || self.state.bufs[buf.index()].life;
-        if let Some(life) = moving::life_after(job, step, life) {
+        if let Some(life) = moving::life_after(operation, step, life) {
             self.state.bufs[buf.index()].life = life;
         }
         match step {
-            ExporterStep::Lock => return self.lock(buf, job),
+            ExporterStep::Lock => return self.lock(buf, operation),
             ExporterStep::Unlock => self.unlock(buf),
             ExporterStep::Notify => self.notify(buf),
             ExporterStep::Zap => self.zap(buf),
@@ -38,20 +39,20 @@ impl<S: Sink> Core<'_, S> {
             ExporterStep::Wait | ExporterStep::WaitUnmap => {}
             ExporterStep::CheckPins => return self.check_pins(buf),
             ExporterStep::Flush => self.flush(buf),
-            ExporterStep::Reserve => return self.reserve(buf, job),
+            ExporterStep::Reserve => return self.reserve(buf, operation),
             ExporterStep::Fence => self.state.bufs[buf.index()].moving = true,
             ExporterStep::Copy => self.copy(buf, page),
             ExporterStep::Signal => self.copied(buf),
             ExporterStep::Rebind => self.rebind(buf),
-            ExporterStep::Free => self.free(buf, job),
+            ExporterStep::Free => self.free(buf, operation),
             ExporterStep::Mark => self.emit(Effect::LifeChanged(buf)),
         }
         Reply::Done
     }
 
-    fn lock(&mut self, buf: BufId, job: Operation) -> Reply {
+    fn lock(&mut self, buf: BufId, operation: Operation) -> Reply {
         if self.state.bufs[buf.index()].life != Life::Live {
-            if self.world.exporter_of(buf).locks_late(job) {
+            if self.world.exporter_of(buf).locks_late(operation) {
                 self.abandon(buf);
             }
             return Reply::Errno(Errno::Einval);
@@ -228,8 +229,8 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
-    fn reserve(&mut self, buf: BufId, job: Operation) -> Reply {
-        let Operation::Move(dest) = job else { return Reply::Done };
+    fn reserve(&mut self, buf: BufId, operation: Operation) -> Reply {
+        let Operation::Move(dest) = operation else { return Reply::Done };
         let pages: Vec<PageId> = self.world.pages(buf).collect();
         if !moving::reserve(self, &pages, dest) {
             self.abandon(buf);
@@ -340,9 +341,9 @@ impl<S: Sink> Core<'_, S> {
         }
     }
 
-    fn free(&mut self, buf: BufId, job: Operation) {
+    fn free(&mut self, buf: BufId, operation: Operation) {
         for page in self.world.pages(buf) {
-            match job {
+            match operation {
                 Operation::Move(_) => moving::free_left(self, page),
                 Operation::Purge | Operation::Revoke => moving::free_all(self, page),
             }

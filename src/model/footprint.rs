@@ -5,8 +5,9 @@
 //! not trusted: the tables of a debug build's [`super::State`] note what a step touches (`noted`), and
 //! `tests/footprint.rs` holds every step of the suite and of random tests against [`objects`].
 
+use super::operation::Operation;
 use super::rules::{Coherency, CpuSync, ExporterStep, MmapKind, Notifier, Placement};
-use super::step::{Handle, Operation, Step};
+use super::step::{Handle, Step};
 use super::world::World;
 use crate::units::{BufId, VmaId};
 
@@ -121,7 +122,7 @@ pub fn objects(world: &World, step: &Step) -> Objects {
             of(FENCES.all() | BUFS.all() | bounce_tables(world), MEMORY | mapped)
         }
         Step::SyncEnd { .. } => of(BUFS.all() | bounce_tables(world), MEMORY),
-        Step::Exporter { buf, step, job, .. } => exporter(world, buf, step, job),
+        Step::Exporter { buf, step, operation, .. } => exporter(world, buf, step, operation),
         Step::Alloc(buf) => of(
             PINS.all(),
             BUFS.one(buf.0)
@@ -359,14 +360,14 @@ fn dma_start(world: &World, via: Handle) -> Objects {
     }
 }
 
-fn exporter(world: &World, buf: BufId, step: ExporterStep, job: Operation) -> Objects {
+fn exporter(world: &World, buf: BufId, step: ExporterStep, operation: Operation) -> Objects {
     let own = BUFS.one(buf.0);
     // A revocation is complete after its wait: the buffer's life changes.
-    let completes = if job == Operation::Revoke { own } else { 0 };
+    let completes = if operation == Operation::Revoke { own } else { 0 };
     match step {
         // A lock that is refused gives back what was taken before it.
-        ExporterStep::Lock if world.exporter_of(buf).locks_late(job) => {
-            exporter(world, buf, ExporterStep::Reserve, job)
+        ExporterStep::Lock if world.exporter_of(buf).locks_late(operation) => {
+            exporter(world, buf, ExporterStep::Reserve, operation)
         }
         ExporterStep::Lock | ExporterStep::Mark | ExporterStep::Fence => of(0, own),
         ExporterStep::Signal => of(MEMORY, own),

@@ -54,6 +54,7 @@ mod importer_rules;
 mod mmap;
 pub mod moving;
 mod objects;
+mod operation;
 mod oracle;
 mod policy;
 mod rule;
@@ -77,13 +78,14 @@ pub use objects::{
     Attachment, Dma, DmaBuf, Fence, Frame, Life, Owner, Page, Pin, Pte, Reach, Slot, Target, Vma,
     VmaKind,
 };
+pub use operation::Operation;
 pub use policy::{Admission, ExporterPolicy, Request};
 pub use rule::{RuleError, RuleSpec, RuleText, RuleValues};
 pub use rules::*;
 pub use state::State;
 pub use step::{
-    Cost, Dir, Effect, Errno, Foll, Handle, Hazard, HazardKind, Mmap, Operation, Reply, Signal,
-    Sink, Step, SyncAccess, Via,
+    Cost, Dir, Effect, Errno, Foll, Handle, Hazard, HazardKind, Mmap, Reply, Signal, Sink, Step,
+    SyncAccess, Via,
 };
 pub use table::{Iter, Notes, Table};
 pub use world::{AttachmentDecl, BufDecl, PinDecl, SgDecl, TooMany, VmaDecl, World};

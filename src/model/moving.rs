@@ -13,8 +13,8 @@
 //! A page goes on using a frame that was freed before the page was rebound; giving it back once more
 //! is the kernel's "BUG: Bad page state" ([`FrameTable::bad_page_state`]).
 
+use super::operation::Operation;
 use super::rules::{ExporterRules, ExporterStep, OnDmaBufPin, OnForeignPin, Recycle};
-use super::step::Operation;
 use super::{Life, Placement, Usage, WaitFor};
 
 /// The frames of one page of a buffer.
@@ -184,7 +184,7 @@ pub fn goes_free(
     !(counts && is_referenced())
 }
 
-/// Which pin stops a job.
+/// Which pin stops an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pinned<F> {
     /// `dma_buf_pin`.
@@ -214,21 +214,21 @@ pub fn check_pins<F>(
 }
 
 impl ExporterRules {
-    /// The ordered steps of a job.
+    /// The ordered steps of an operation.
     #[must_use]
-    pub fn steps(&self, job: Operation) -> &[ExporterStep] {
-        match job {
+    pub fn steps(&self, operation: Operation) -> &[ExporterStep] {
+        match operation {
             Operation::Move(_) => &self.move_steps,
             Operation::Purge => &self.purge_steps,
             Operation::Revoke => &self.revoke_steps,
         }
     }
 
-    /// Whether a job may come to a lock with the lock or frames in hand, to be given back if it is
+    /// Whether an operation may come to a lock with the lock or frames in hand, to be given back if it is
     /// refused.
     #[must_use]
-    pub fn locks_late(&self, job: Operation) -> bool {
-        let steps = self.steps(job);
+    pub fn locks_late(&self, operation: Operation) -> bool {
+        let steps = self.steps(operation);
         let last = steps.iter().rposition(|step| *step == ExporterStep::Lock).unwrap_or(0);
         steps[..last].iter().any(|step| matches!(step, ExporterStep::Reserve | ExporterStep::Lock))
     }
@@ -237,12 +237,16 @@ impl ExporterRules {
 /// What a step leaves of a buffer, where it changes that. From the first of the steps that wait, or
 /// give up, a revoked buffer is quiesced: the exporter takes it that no importer accesses it any
 /// more.
-pub fn life_after(job: Operation, step: ExporterStep, life: impl FnOnce() -> Life) -> Option<Life> {
+pub fn life_after(
+    operation: Operation,
+    step: ExporterStep,
+    life: impl FnOnce() -> Life,
+) -> Option<Life> {
     let waited = matches!(
         step,
         ExporterStep::Unlock | ExporterStep::Wait | ExporterStep::WaitUnmap | ExporterStep::Free
     );
-    match (step, job) {
+    match (step, operation) {
         (ExporterStep::Mark, Operation::Revoke) => Some(Life::Revoked),
         (ExporterStep::Mark, Operation::Purge | Operation::Move(_)) => Some(Life::Purged),
         (_, Operation::Revoke) if waited && life() == Life::Revoked => Some(Life::Quiesced),

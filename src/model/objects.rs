@@ -96,6 +96,21 @@ pub enum Life {
     Released,
 }
 
+impl Life {
+    /// Its name.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unallocated => "unallocated",
+            Self::Live => "live",
+            Self::Purged => "purged",
+            Self::Revoked => "revoked",
+            Self::Quiesced => "quiesced",
+            Self::Released => "released",
+        }
+    }
+}
+
 /// A dma-buf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DmaBuf {

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use super::objects::{Owner, Pte, Target};
+use super::operation::Operation;
 use super::rule::rule;
-use super::rules::{ExporterStep, Placement, Usage};
+use super::rules::{ExporterStep, Usage};
 use crate::units::{
     ActorId, AttachmentId, BufId, FenceId, FrameId, ImporterId, PageId, PinId, SgId, VmaId,
 };
@@ -73,17 +74,6 @@ pub struct Mmap {
     /// never passes by `dma_buf_mmap`. The zap finds such a VMA as well: the node and a DRM dma-buf have
     /// one `address_space` (`drm_gem_prime_mmap`, drivers/gpu/drm/drm_prime.c, 6.12).
     pub node: bool,
-}
-
-/// What an [`ExporterStep`] is part of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// A move to a placement.
-    Move(Placement),
-    /// A purge.
-    Purge,
-    /// A revocation.
-    Revoke,
 }
 
 /// One atomic action. Everything else may happen between two steps.
@@ -191,18 +181,18 @@ pub enum Step {
     Validate {
         /// The fence that the second half adds.
         fence: FenceId,
-        /// What the job uses.
+        /// What the operation uses.
         sg: SgId,
     },
     /// Second half: add the fence and release the lock.
     Submit {
         /// The fence.
         fence: FenceId,
-        /// What the job uses.
+        /// What the operation uses.
         sg: SgId,
         /// The fence's usage.
         usage: Usage,
-        /// Whether the job writes the buffer.
+        /// Whether the operation writes the buffer.
         writes: bool,
     },
     /// `dma_fence_signal`. Takes no lock.
@@ -256,7 +246,7 @@ pub enum Step {
         /// Page of the buffer, for [`ExporterStep::Copy`].
         page: u8,
         /// What it is part of.
-        job: Operation,
+        operation: Operation,
     },
     /// Allocate a declared buffer. ENOMEM; EBUSY when a pinned page is in the way in CMA.
     Alloc(BufId),

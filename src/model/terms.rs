@@ -37,6 +37,14 @@ rule! {
     }
 }
 
+impl Usage {
+    /// `dma_resv_usage_rw`: whom a new access has to wait for.
+    #[must_use]
+    pub const fn to_wait_for(write: bool) -> Self {
+        if write { Self::Read } else { Self::Write }
+    }
+}
+
 rule! {
     /// Which fences the step `wait` waits for; a level includes the lower ones.
     ///

@@ -86,20 +86,72 @@ pub struct Merged {
     lines: Vec<Line>,
 }
 
+/// Why runs can't be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// Not what `check --json` prints.
+    #[error("{file}:{number}: not a line of `driftheap check --json`: {error}")]
+    NotALine {
+        /// In which file.
+        file: String,
+        /// In which line.
+        number: usize,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// A variant, by its name.
+    #[error("{0} is answered twice")]
+    Twice(String),
+    /// The files are empty.
+    #[error("there is no answer in these files: did the runs fail?")]
+    Nothing,
+    /// With `--shard` and without.
+    #[error("some answers are of a shard and others are not")]
+    Mixed,
+    /// Parts of different sizes.
+    #[error(
+        "one run was a shard of {} over {} variants, another of {} over {}: these were asked \
+         different things",
+        .0.of, .0.jobs, .1.of, .1.jobs
+    )]
+    OtherParts(Shard, Shard),
+    /// The digests of what was asked differ.
+    #[error(
+        "these runs were asked different things: other files, another order of them, other options \
+         of `check`, or another version of driftheap"
+    )]
+    OtherQuestion,
+    /// An answer that its shard does not have.
+    #[error("variant {} of {} is not one of shard {}/{}", .0.job, .0.jobs, .0.number, .0.of)]
+    OtherShard(Shard),
+    /// Runs that are not there.
+    #[error("{missing} of {jobs} answers are missing{shards}")]
+    Missing {
+        /// How many answers.
+        missing: usize,
+        /// Of how many.
+        jobs: usize,
+        /// Whose they are.
+        shards: String,
+    },
+}
+
 impl Merged {
     /// The lines of `texts`, each what one run printed, in the order of a run that answers all.
     ///
     /// # Errors
-    /// A line that `check --json` does not print; an answer that is there twice; runs that were not
-    /// asked the same; an answer that is missing.
-    pub fn new<'t>(texts: impl IntoIterator<Item = (&'t str, &'t str)>) -> Result<Self, String> {
+    /// [`MergeError`].
+    pub fn new<'t>(
+        texts: impl IntoIterator<Item = (&'t str, &'t str)>,
+    ) -> Result<Self, MergeError> {
         let mut lines = Vec::new();
         for (file, text) in texts {
             for (number, text) in
                 (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty())
             {
                 let line: Line = serde_json::from_str(text).map_err(|error| {
-                    format!("{file}:{number}: no line of `driftheap check --json`: {error}")
+                    let file = file.to_owned();
+                    MergeError::NotALine { file, number, error: error.to_string() }
                 })?;
                 lines.push(line);
             }
@@ -108,11 +160,11 @@ impl Merged {
         for line in &lines {
             // Two files may have tests of one name; which variant of all it is tells them apart.
             if !seen.insert((line.shard.map(|shard| shard.job), &line.test, &line.variant)) {
-                return Err(format!("{} is answered twice", line.name()));
+                return Err(MergeError::Twice(line.name()));
             }
         }
         if lines.is_empty() {
-            return Err("there is no answer in these files: did the runs fail?".to_owned());
+            return Err(MergeError::Nothing);
         }
         order(&mut lines)?;
         Ok(Self { lines })
@@ -166,38 +218,29 @@ impl Merged {
 const NAMED_MAX: usize = 1_000_000;
 
 /// Puts the lines of shards in the order of their variants, and misses none.
-fn order(lines: &mut [Line]) -> Result<(), String> {
+fn order(lines: &mut [Line]) -> Result<(), MergeError> {
     let shards: Vec<Shard> = lines.iter().filter_map(|line| line.shard).collect();
     let Some(first) = shards.first().copied() else { return Ok(()) };
     if shards.len() < lines.len() {
-        return Err("some answers are of a shard and others are not".to_owned());
+        return Err(MergeError::Mixed);
     }
     if let Some(other) = shards.iter().find(|one| (one.of, one.jobs) != (first.of, first.jobs)) {
-        return Err(format!(
-            "one run was a shard of {} over {} variants, another of {} over {}: these were asked \
-             different things",
-            first.of, first.jobs, other.of, other.jobs
-        ));
+        return Err(MergeError::OtherParts(first, *other));
     }
     if shards.iter().any(|one| one.asked != first.asked) {
-        return Err("these runs were asked different things: other files, another order of them, \
-                    other options of `check`, or another version of driftheap"
-            .to_owned());
+        return Err(MergeError::OtherQuestion);
     }
     let belongs = |one: &&Shard| {
         (1..=one.jobs).contains(&one.job) && one.number == (one.job - 1) % one.of.max(1) + 1
     };
     if let Some(other) = shards.iter().find(|one| !belongs(one)) {
-        return Err(format!(
-            "variant {} of {} is not one of shard {}/{}",
-            other.job, other.jobs, other.number, other.of
-        ));
+        return Err(MergeError::OtherShard(*other));
     }
     lines.sort_by_key(|line| line.shard.map(|shard| shard.job));
     let there: BTreeSet<usize> = shards.iter().map(|shard| shard.job).collect();
     if first.jobs - there.len() > NAMED_MAX {
         let missing = first.jobs - there.len();
-        return Err(format!("{missing} of {} answers are missing", first.jobs));
+        return Err(MergeError::Missing { missing, jobs: first.jobs, shards: String::new() });
     }
     let missing: Vec<usize> = (1..=first.jobs).filter(|job| !there.contains(job)).collect();
     if !missing.is_empty() {
@@ -205,12 +248,8 @@ fn order(lines: &mut [Line]) -> Result<(), String> {
         let shards: BTreeSet<usize> = missing.iter().map(of).collect();
         let shards: Vec<String> =
             shards.iter().map(|shard| format!("{shard}/{}", first.of)).collect();
-        return Err(format!(
-            "{} of {} answers are missing: of shard {}",
-            missing.len(),
-            first.jobs,
-            shards.join(", ")
-        ));
+        let shards = format!(": of shard {}", shards.join(", "));
+        return Err(MergeError::Missing { missing: missing.len(), jobs: first.jobs, shards });
     }
     Ok(())
 }
@@ -325,7 +364,8 @@ mod tests {
     #[test]
     fn what_is_missing_or_does_not_belong_is_said() {
         let error = |texts: &[&str]| {
-            Merged::new(texts.iter().map(|text| ("f", *text))).map(|_| ()).expect_err("a mistake")
+            let merged = Merged::new(texts.iter().map(|text| ("f", *text)));
+            merged.map(|_| ()).expect_err("a mistake").to_string()
         };
         let (one, two, three) = (line(1, 1), line(2, 2), line(3, 1));
         assert_eq!(error(&[&one, &three]), "1 of 3 answers are missing: of shard 2/2");
@@ -335,7 +375,7 @@ mod tests {
             error(&[&one, &two.replace("\"asked\":7", "\"asked\":8"), &three])
                 .contains("different")
         );
-        assert!(error(&["{}"]).starts_with("f:1: no line of"));
+        assert!(error(&["{}"]).starts_with("f:1: not a line of"));
         assert!(error(&["", "\n"]).contains("no answer in these files"));
         let wrong = one.replace("\"number\":1", "\"number\":7");
         assert_eq!(error(&[&wrong, &two, &three]), "variant 1 of 3 is not one of shard 7/2");

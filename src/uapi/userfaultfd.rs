@@ -33,15 +33,11 @@ pub const REGISTER_MODE_WP: u64 = 1 << 1;
 /// `UFFDIO_REGISTER_MODE_MINOR`.
 pub const REGISTER_MODE_MINOR: u64 = 1 << 2;
 
-/// The `DONTWAKE` bit of COPY, ZEROPAGE, CONTINUE and POISON: all four use bit 0.
-pub const FILL_MODE_DONTWAKE: u64 = 1 << 0;
 /// `UFFDIO_COPY_MODE_WP` and `UFFDIO_CONTINUE_MODE_WP`: install the PTE write-protected.
 pub const FILL_MODE_WP: u64 = 1 << 1;
 
 /// `UFFDIO_WRITEPROTECT_MODE_WP`.
 pub const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
-/// `UFFDIO_WRITEPROTECT_MODE_DONTWAKE`.
-pub const WRITEPROTECT_MODE_DONTWAKE: u64 = 1 << 1;
 
 /// `_IOWR(UFFDIO, nr, size)` of `asm-generic/ioctl.h`.
 const fn iowr(nr: u32, size_bytes: usize) -> u32 {
@@ -99,14 +95,9 @@ mod tests {
             ("UFFDIO_REGISTER_MODE_MISSING", REGISTER_MODE_MISSING),
             ("UFFDIO_REGISTER_MODE_WP", REGISTER_MODE_WP),
             ("UFFDIO_REGISTER_MODE_MINOR", REGISTER_MODE_MINOR),
-            ("UFFDIO_COPY_MODE_DONTWAKE", FILL_MODE_DONTWAKE),
-            ("UFFDIO_ZEROPAGE_MODE_DONTWAKE", FILL_MODE_DONTWAKE),
-            ("UFFDIO_CONTINUE_MODE_DONTWAKE", FILL_MODE_DONTWAKE),
-            ("UFFDIO_POISON_MODE_DONTWAKE", FILL_MODE_DONTWAKE),
             ("UFFDIO_COPY_MODE_WP", FILL_MODE_WP),
             ("UFFDIO_CONTINUE_MODE_WP", FILL_MODE_WP),
             ("UFFDIO_WRITEPROTECT_MODE_WP", WRITEPROTECT_MODE_WP),
-            ("UFFDIO_WRITEPROTECT_MODE_DONTWAKE", WRITEPROTECT_MODE_DONTWAKE),
             ("_UFFDIO_POISON", 0x08),
         ];
         let mut compared = 0;
@@ -117,6 +108,6 @@ mod tests {
                 compared += 1;
             }
         }
-        assert!(compared >= 8, "only {compared} names were found: the parser is broken");
+        assert!(compared >= 6, "only {compared} names were found: the parser is broken");
     }
 }

@@ -54,7 +54,7 @@ fn an_importer_that_ignores_move_notify_writes_into_the_next_owner() {
     assert_eq!(lab.kinds(), [HazardKind::CrossBufferWrite]);
     let report = lab.report();
     for line in [
-        "driftheap: BUG: cross-buffer-write by isp",
+        "BUG: driftheap: cross-buffer-write by isp",
         "meant for page 0 of `A`",
         "The address is page 0 of `B` now",
         "Byte 0 was 0x42 and is 0xcc",

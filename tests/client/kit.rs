@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use driftheap::client::{Buffer, Connection};
-use driftheap::device::live::job::Patience;
 use driftheap::device::live::mover::Mover;
+use driftheap::device::live::operation::Patience;
 use driftheap::device::live::{Sabotage, findings::Findings};
 use driftheap::device::socket::{Config, Exporter};
 use driftheap::device::{HeapConfig, Limits};

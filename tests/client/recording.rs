@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use driftheap::client::{Connection, Importer, Usage, Work};
+use driftheap::client::{Connection, Importer, Work};
 use driftheap::device::live::record::Recording;
 use driftheap::litmus::ast::Verdict;
 use driftheap::model::HazardKind;
@@ -14,11 +14,10 @@ use driftheap::question::verdict::{Search, judge};
 use super::kit::{Lab, moves, named};
 use super::lab::scenarios;
 
-use driftheap::device::fence::Usage as FenceUsage;
 use driftheap::device::live::attach::AttachmentId;
 use driftheap::device::live::record::{Actor, RecordedAction, Recorder, SEGMENT_MAX, WINDOWS_MAX};
 use driftheap::device::{BufferId, FenceId};
-use driftheap::model::{ExporterRules, Placement};
+use driftheap::model::{ExporterRules, Placement, Usage};
 
 /// What the recording's variants are found to be possible.
 fn possible(recording: &Recording) -> BTreeSet<HazardKind> {
@@ -271,7 +270,7 @@ fn what_has_no_place_is_said() {
     recorder.push(&device, RecordedAction::Attach { id, buffer, dynamic: true }, &[]);
     recorder.push(&device, RecordedAction::Map(id), &[]);
     recorder.settle(&String::new);
-    recorder.push(&device, RecordedAction::Submit(fence, id, FenceUsage::Write), &[]);
+    recorder.push(&device, RecordedAction::Submit(fence, id, Usage::Write), &[]);
     for _ in 0..=SEGMENT_MAX {
         recorder.push(&device, RecordedAction::Dma { id, age: 0, page: 0, write: true }, &[]);
         recorder.settle(&String::new);

@@ -143,7 +143,7 @@ fn a_wrong_device_fails_the_server() {
     }
     let (code, said) = served.stop();
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("BUG: cross-buffer-write by camera"), "{said}");
+    assert!(said.contains("BUG: driftheap: cross-buffer-write by camera"), "{said}");
     // The device may strike before the buffer has its name.
     let names = ["is page 0 of `B` now", "is page 0 of `buffer "];
     assert!(names.iter().any(|name| said.contains(name)), "{said}");

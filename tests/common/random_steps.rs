@@ -201,13 +201,13 @@ fn exporter(choices: &mut Choices<'_>) -> Step {
             let word = choices.of(ExporterStep::WORDS);
             let step = ExporterStep::from_word(word).unwrap();
             let to = *choices.of(&[Placement::Vram, Placement::System, Placement::Cma]);
-            let job = *choices.of(&[
+            let operation = *choices.of(&[
                 Operation::Move(to),
                 Operation::Move(to),
                 Operation::Purge,
                 Operation::Revoke,
             ]);
-            Step::Exporter { buf, step, page: page(choices), job }
+            Step::Exporter { buf, step, page: page(choices), operation }
         }
     }
 }

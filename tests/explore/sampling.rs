@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use driftheap::explore::{Explorer, Limits, Reduction, ScheduleError, SplitMix64};
+use driftheap::explore::{Explorer, Limits, Reduction, ScheduleError};
+use driftheap::random::SplitMix64;
 
 use super::explore;
 use super::toys::{Op, Toy, philosophers, racing};

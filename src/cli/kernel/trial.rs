@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use driftheap::exec::{ExecOptions, KernelExecutor, Replays, Sabotage, WrongRule, schedules};
-use driftheap::explore::SplitMix64;
 use driftheap::litmus::parse;
 use driftheap::litmus::rules::ModelRules;
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::{Search, judge};
+use driftheap::random::SplitMix64;
 use driftheap::report::full_name;
 use driftheap::suite;
 use driftheap::sys::lab::Lab;

@@ -6,7 +6,8 @@ use driftheap::device::live::frames::{Owner, PageOf};
 use driftheap::device::look::{self, Cell as Frame, Look, Seen, To, Who};
 use driftheap::device::supervisor::users::User;
 use driftheap::device::trace::TraceEvent;
-use driftheap::device::{BufferId, Inode, Life, Placement};
+use driftheap::device::{BufferId, Inode, whereabouts};
+use driftheap::model::{Life, Placement};
 use driftheap::report::page::Drawing;
 use driftheap::report::picture::{
     Arrow, Cell, FrameRow, Lane, Look as Colour, Picture, Slot, Stage,
@@ -222,7 +223,7 @@ impl Books {
             name: seen.name.clone(),
             about: format!("inode {ino}, {}", seen.exp_name),
             size: size(seen.size_bytes),
-            whereabouts: whereabouts(seen).to_owned(),
+            whereabouts: whereabouts(seen.life, seen.placement).to_owned(),
             users: users.join("; "),
             live: seen.life == Life::Live,
         }
@@ -233,15 +234,6 @@ fn size(bytes: u64) -> String {
     match bytes {
         0..1_048_576 => format!("{} KiB", bytes >> 10),
         _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
-    }
-}
-
-fn whereabouts(seen: &Seen) -> &'static str {
-    match (seen.life, seen.placement) {
-        (Life::Live, Placement::Vram) => "vram",
-        (Life::Live, Placement::System) => "system",
-        (Life::Purged, _) => "purged",
-        (Life::Revoked, _) => "revoked",
     }
 }
 
@@ -357,7 +349,7 @@ impl<'a> Drawn<'a> {
             let colour = self.colour(seen.id).map_or(Colour::Other, Colour::Owned);
             let pages = books.pages.get(&seen.inode.ino).map_or(&[][..], Vec::as_slice);
             if seen.life != Life::Live {
-                let owner = format!("{name} {}", whereabouts(seen));
+                let owner = format!("{name} {}", whereabouts(seen.life, seen.placement));
                 let cell = Cell { owner, holds: String::new(), look: Colour::Other };
                 parts.push((3, String::new(), cell, (seen.id, 0..pages.len())));
                 continue;
@@ -509,7 +501,8 @@ impl<'a> Drawn<'a> {
 
     fn notes(&mut self) {
         for seen in &self.books.look.buffers {
-            let mut parts = vec![format!("{}: {}", self.name(seen.id), whereabouts(seen))];
+            let mut parts =
+                vec![format!("{}: {}", self.name(seen.id), whereabouts(seen.life, seen.placement))];
             let moves = self.books.moves.get(&seen.inode.ino).copied().unwrap_or(0);
             if moves > 0 {
                 parts.push(format!("{moves} moves"));

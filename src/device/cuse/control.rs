@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use super::heap_node::NodeState;
 use crate::device::Device;
 use crate::device::control::{Controlled, NotDone};
-use crate::device::live::Deed;
 use crate::device::transport::lock;
+use crate::model::Operation;
 
 fn no_hold() -> NotDone {
     NotDone::refused(
@@ -24,7 +24,7 @@ impl Controlled for Mutex<NodeState> {
         Err(no_hold())
     }
 
-    fn operate(&self, _deed: Deed, _ino: u64) -> Result<String, NotDone> {
+    fn operate(&self, _operation: Operation, _ino: u64) -> Result<String, NotDone> {
         Err(no_hold())
     }
 }

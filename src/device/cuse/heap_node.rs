@@ -12,8 +12,9 @@ use super::{HANDLE_FIRST, HANDLES_END};
 use crate::device::transport::lock;
 use crate::device::{
     Action, Backing, BufferId, Device, FdAnswer, FileFact, HeapId, Inode, Install, Ioctl, Object,
-    Reply, Usage, Want,
+    Reply, Want,
 };
+use crate::model::Usage;
 use crate::sys::backing;
 use crate::uapi::{IOC_READ, IOC_WRITE, ioc, ioc_dir, ioc_size, sync_file};
 

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use super::{Served, Zapper};
 use crate::device::control::{Controlled, NotDone, buffer_of};
-use crate::device::live::Deed;
 use crate::device::transport::lock;
 use crate::device::{BufferId, Device};
+use crate::model::Operation;
 use crate::uapi::page_size;
 
 /// A mount that can be asked.
@@ -53,18 +53,18 @@ impl Controlled for Mounted {
         }
     }
 
-    fn operate(&self, deed: Deed, ino: u64) -> Result<String, NotDone> {
+    fn operate(&self, operation: Operation, ino: u64) -> Result<String, NotDone> {
         let (id, pages) = self.buffer(ino)?;
         // What is gone for good is so before the last entry is dropped, and not read in again.
-        if let Some(life) = deed.ends() {
-            lock(&self.served).kill(id, life);
+        if operation.placement().is_none() {
+            lock(&self.served).kill(id, operation.life_after());
         }
         self.zap_pages(id)?;
-        Ok(match deed.placement() {
-            None => format!("{} {ino}: its pages are gone\n", deed.word()),
+        Ok(match operation.placement() {
+            None => format!("{} {ino}: its pages are gone\n", operation.word()),
             Some(placement) => {
                 lock(&self.served).device.moved(id, placement, 0, pages);
-                format!("{} {ino}: {pages} pages have new memory\n", deed.word())
+                format!("{} {ino}: {pages} pages have new memory\n", operation.word())
             }
         })
     }

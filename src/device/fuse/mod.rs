@@ -27,7 +27,8 @@ use std::sync::{Arc, Mutex};
 use fuser::{INodeNo, InitFlags, Notifier};
 use rustix::io::Errno;
 
-use super::{Action, Backing, BufferId, Device, HeapId, Inode, Install, Ioctl, Life, Object, Want};
+use super::{Action, Backing, BufferId, Device, HeapId, Inode, Install, Ioctl, Object, Want};
+use crate::model::Life;
 use crate::sys::backing;
 
 pub mod control;

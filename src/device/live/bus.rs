@@ -183,8 +183,8 @@ impl Bus {
     }
 
     /// What is left of a buffer after a step of the exporter's.
-    pub(super) fn advance(&mut self, job: Operation, step: ExporterStep, buffer: BufferId) {
-        if let Some(life) = moving::life_after(job, step, || self.life(buffer)) {
+    pub(super) fn advance(&mut self, operation: Operation, step: ExporterStep, buffer: BufferId) {
+        if let Some(life) = moving::life_after(operation, step, || self.life(buffer)) {
             self.life.insert(buffer, life);
         }
     }

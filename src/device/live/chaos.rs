@@ -5,78 +5,27 @@
 
 use std::str::FromStr;
 
-use crate::device::{Life, Placement};
-use crate::model::{Operation, Placement as To};
+use crate::model::{Operation, Placement};
+use crate::random::SplitMix64;
 
-/// What an exporter does to a buffer.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Deed {
-    /// New memory in vram.
-    Move,
-    /// New memory in system.
-    Evict,
-    /// The memory goes, the buffer can still be mapped: access is SIGBUS.
-    Purge,
-    /// The memory goes and the buffer can't be mapped any more (ENODEV): access is SIGBUS.
-    Revoke,
-}
-
-impl Deed {
-    /// Where the new memory is, for the deeds that give some.
-    pub fn placement(self) -> Option<Placement> {
-        match self {
-            Self::Move => Some(Placement::Vram),
-            Self::Evict => Some(Placement::System),
-            Self::Purge | Self::Revoke => None,
-        }
-    }
-
-    /// What is left of the buffer, for the deeds that end it.
-    pub fn ends(self) -> Option<Life> {
-        match self {
-            Self::Move | Self::Evict => None,
-            Self::Purge => Some(Life::Purged),
-            Self::Revoke => Some(Life::Revoked),
-        }
-    }
-
-    /// The job by the exporter's rules.
-    #[must_use]
-    pub fn job(self) -> Operation {
-        match self {
-            Self::Move => Operation::Move(To::Vram),
-            Self::Evict => Operation::Move(To::System),
-            Self::Purge => Operation::Purge,
-            Self::Revoke => Operation::Revoke,
-        }
-    }
-
-    /// Every deed, as it is spelled.
-    pub const WORDS: [(&'static str, Self); 4] = [
-        ("move", Self::Move),
-        ("evict", Self::Evict),
-        ("purge", Self::Purge),
-        ("revoke", Self::Revoke),
-    ];
-
-    /// Its name.
-    pub fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, deed)| *deed == self).map_or("?", |(word, _)| word)
-    }
-}
+/// What can be asked of a buffer that moves: `--chaos` and `driftheap ctl` spell it by
+/// [`Operation::word`].
+pub const OPERATIONS: [Operation; 4] = [
+    Operation::Move(Placement::Vram),
+    Operation::Move(Placement::System),
+    Operation::Purge,
+    Operation::Revoke,
+];
 
 /// What `--chaos` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChaosConfig {
     /// Seed of all choices.
     pub seed: u64,
-    /// Deeds a second.
+    /// Operations a second.
     pub rate: u32,
     /// What may be done.
-    pub deeds: Vec<Deed>,
+    pub operations: Vec<Operation>,
 }
 
 /// Why `--chaos` could not be understood.
@@ -108,7 +57,7 @@ impl FromStr for ChaosConfig {
         let mut parts = text.split(',');
         let seed = parts.next().unwrap_or_default();
         let seed = seed.parse().map_err(|_| ChaosError::Seed(seed.to_owned()))?;
-        let mut config = Self { seed, rate: 1000, deeds: vec![Deed::Move, Deed::Evict] };
+        let mut config = Self { seed, rate: 1000, operations: OPERATIONS[..2].to_vec() };
         for part in parts {
             match part.split_once('=') {
                 Some(("rate", rate)) => {
@@ -116,13 +65,12 @@ impl FromStr for ChaosConfig {
                     config.rate = rate.ok_or_else(|| ChaosError::Rate(part.to_owned()))?;
                 }
                 Some(("kinds", kinds)) => {
-                    let deed = |word: &str| {
-                        let found = Deed::WORDS.iter().find(|(known, _)| *known == word);
-                        found
-                            .map(|(_, deed)| *deed)
-                            .ok_or_else(|| ChaosError::Kind(word.to_owned()))
+                    let operation = |word: &str| {
+                        let found = OPERATIONS.into_iter().find(|known| known.word() == word);
+                        found.ok_or_else(|| ChaosError::Kind(word.to_owned()))
                     };
-                    config.deeds = kinds.split('+').map(deed).collect::<Result<_, _>>()?;
+                    config.operations =
+                        kinds.split('+').map(operation).collect::<Result<_, _>>()?;
                 }
                 _ => return Err(ChaosError::Option(part.to_owned())),
             }
@@ -135,7 +83,7 @@ impl FromStr for ChaosConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// What.
-    pub deed: Deed,
+    pub operation: Operation,
     /// Which buffer, counted from the oldest.
     pub buffer: usize,
     /// First page.
@@ -148,34 +96,20 @@ pub struct Choice {
 #[derive(Clone, Debug)]
 pub struct Chaos {
     config: ChaosConfig,
-    state: u64,
+    random: SplitMix64,
     /// When the next choice is due.
     next_ns: u64,
 }
 
 /// Longest run of pages that is moved at once; one in sixteen moves is of the whole buffer, up to
 /// [`WHOLE_PAGES_MAX`].
-const RUN_PAGES_MAX: u64 = 8;
+const RUN_PAGES_MAX: usize = 8;
 const WHOLE_PAGES_MAX: usize = 512;
 
 impl Chaos {
     /// The choices of a seed, the first of them due at `now_ns`.
     pub fn new(config: ChaosConfig, now_ns: u64) -> Self {
-        Self { state: config.seed, config, next_ns: now_ns }
-    }
-
-    /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators).
-    fn random(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        let bound = u64::try_from(bound).unwrap_or(u64::MAX).max(1);
-        usize::try_from(self.random() % bound).unwrap_or(0)
+        Self { random: SplitMix64::new(config.seed), config, next_ns: now_ns }
     }
 
     /// When the next choice is due.
@@ -199,18 +133,15 @@ impl Chaos {
         if sizes.is_empty() {
             return None;
         }
-        let deed = self.below(self.config.deeds.len());
-        let deed = *self.config.deeds.get(deed)?;
-        let buffer = self.below(sizes.len());
+        let operation = self.random.index(self.config.operations.len());
+        let operation = *self.config.operations.get(operation)?;
+        let buffer = self.random.index(sizes.len());
         let size = sizes[buffer];
-        let run = usize::try_from(self.random() % RUN_PAGES_MAX + 1).unwrap_or(1);
-        let pages = if self.random().is_multiple_of(16) {
-            size.min(WHOLE_PAGES_MAX)
-        } else {
-            run.min(size)
-        };
-        let first = self.below(size - pages + 1);
-        Some(Choice { deed, buffer, first, pages })
+        let run = self.random.index(RUN_PAGES_MAX) + 1;
+        let pages =
+            if self.random.index(16) == 0 { size.min(WHOLE_PAGES_MAX) } else { run.min(size) };
+        let first = self.random.index(size - pages + 1);
+        Some(Choice { operation, buffer, first, pages })
     }
 }
 
@@ -221,13 +152,13 @@ mod tests {
     #[test]
     fn options() {
         let parse = ChaosConfig::from_str;
-        let both = vec![Deed::Move, Deed::Evict];
-        assert_eq!(parse("1"), Ok(ChaosConfig { seed: 1, rate: 1000, deeds: both.clone() }));
-        assert_eq!(parse("7,rate=50"), Ok(ChaosConfig { seed: 7, rate: 50, deeds: both }));
-        let some = vec![Deed::Revoke, Deed::Move];
+        let both = OPERATIONS[..2].to_vec();
+        assert_eq!(parse("1"), Ok(ChaosConfig { seed: 1, rate: 1000, operations: both.clone() }));
+        assert_eq!(parse("7,rate=50"), Ok(ChaosConfig { seed: 7, rate: 50, operations: both }));
+        let some = vec![Operation::Revoke, Operation::Move(Placement::Vram)];
         assert_eq!(
             parse("7,kinds=revoke+move,rate=9"),
-            Ok(ChaosConfig { seed: 7, rate: 9, deeds: some })
+            Ok(ChaosConfig { seed: 7, rate: 9, operations: some })
         );
         for (text, error) in [
             ("", ChaosError::Seed(String::new())),
@@ -255,8 +186,8 @@ mod tests {
         for choice in &choices {
             assert!(choice.pages > 0 && choice.first + choice.pages <= sizes[choice.buffer]);
         }
-        for (_, deed) in Deed::WORDS {
-            assert!(choices.iter().any(|choice| choice.deed == deed), "{deed:?}");
+        for operation in OPERATIONS {
+            assert!(choices.iter().any(|choice| choice.operation == operation), "{operation:?}");
         }
         assert_eq!(Chaos::new(config, 0).choose(&[]), None);
     }

@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 use super::attach::{AttachmentId, Holder, Sg};
 use super::bus::{InBracket, Through, Transfer};
 use super::frames::BusAddr;
-use super::job::{Host, Parts};
-use crate::device::fence::Usage;
+use super::operation::{Host, Parts};
 use crate::device::{BufferId, FenceId, Seen};
+use crate::model::Usage;
 use crate::sys::page::page_bytes;
 
 /// Which buffer a device uses.

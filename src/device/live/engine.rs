@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::device::{BufferId, Inode};
+use crate::device::{BufferId, Inode, maps};
 use crate::sys::page::{Addr, page_bytes};
 use crate::sys::store::{Store, StoreError};
 
 use super::guardian::{Guardian, KeptFile};
-use super::maps::FileMapping;
+
 use super::mover::{Mapping, MoveError, Moved, Mover, Sabotage, SetupError};
 use super::space::{Space, Unseen};
 
@@ -196,7 +196,7 @@ impl Engine {
         let known = self.spaces.iter().position(|space| space.is_home_of(pid));
         if let Some(index) = known {
             let buffers = &self.buffers;
-            let ours = |area: &FileMapping| buffers.values().any(|held| held.inode == area.inode);
+            let ours = |area: &maps::Mapping| buffers.values().any(|held| held.inode == area.inode);
             if !self.spaces[index].is_alive() {
                 self.spaces.remove(index);
             } else if self.spaces[index].still_has(pid, ours) {
@@ -265,7 +265,7 @@ impl Engine {
 
     /// Whether the mapping of a process at an address is trapped.
     pub fn traps(&self, pid: i32, addr: u64) -> bool {
-        let holds = |area: &FileMapping| (area.start..area.start + area.len_bytes).contains(&addr);
+        let holds = |area: &maps::Mapping| area.contains(addr);
         let home = self.spaces.iter().find(|space| space.is_home_of(pid));
         home.is_some_and(|space| space.areas.iter().any(holds))
     }
@@ -432,7 +432,7 @@ impl Engine {
         let Some(held) = self.buffers.get(&id) else { return Vec::new() };
         let spaces = self.spaces.iter().filter(|space| pins || !space.traps_kernel);
         let areas = spaces.flat_map(|space| &space.areas).filter(|a| a.inode == held.inode);
-        areas.map(|area| area.start..area.start + area.len_bytes).collect()
+        areas.map(|area| area.start..area.end).collect()
     }
 }
 
@@ -442,11 +442,11 @@ fn mappings(spaces: &[Space], inode: Inode) -> Vec<Mapping> {
     let of_space = |space: &Space| {
         let uffd = Arc::clone(space.uffd());
         let areas = space.areas.iter().filter(|area| area.inode == inode);
-        let mapping = |area: &FileMapping| Mapping {
+        let mapping = |area: &maps::Mapping| Mapping {
             uffd: Arc::clone(&uffd),
             start: Addr(area.start),
-            first: pages(area.offset_bytes),
-            pages: pages(area.len_bytes),
+            first: pages(area.offset),
+            pages: pages(area.len_bytes()),
         };
         areas.map(mapping).collect::<Vec<_>>()
     };

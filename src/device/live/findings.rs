@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use super::attach::Holder;
 use super::frames::{BusAddr, PageOf};
 use crate::model::HazardKind;
-use crate::terminal::printed;
+use crate::terminal::{bug_line, printed};
 
 /// Reports kept in full; more are counted.
 pub const FINDINGS_MAX: usize = 64;
@@ -62,7 +62,8 @@ impl Finding {
             (_, true) => ("Write", "was"),
             (_, false) => ("Read", "should be"),
         };
-        let mut text = format!("driftheap: BUG: {} by {}\n", self.kind, printed(&self.who));
+        let who = format!("by {}", printed(&self.who));
+        let mut text = bug_line(self.kind, &who) + "\n";
         // Writing to a String can't fail.
         let _ = write!(text, "  {verb} of {} bytes at bus address {}", self.len, self.addr);
         if let Some(NamedPage { of, name }) = &self.meant {
@@ -198,7 +199,7 @@ mod tests {
     fn a_report_names_the_byte_and_the_buffers() {
         assert_eq!(
             finding(HazardKind::CrossBufferWrite).text(),
-            "driftheap: BUG: cross-buffer-write by camera\n  \
+            "BUG: driftheap: cross-buffer-write by camera\n  \
              Write of 64 bytes at bus address 0x4000001000, meant for page 0 of `A`\n  \
              The address is page 0 of `B` now\n  \
              Byte 16 was 0x42 and is 0xcc\n  \

@@ -416,10 +416,10 @@ impl Frames {
         rebound
     }
 
-    /// Step `free` of a job.
-    pub fn free(&mut self, buffer: BufferId, job: Operation) -> Given {
+    /// Step `free` of an operation.
+    pub fn free(&mut self, buffer: BufferId, operation: Operation) -> Given {
         for of in self.pages_of(buffer) {
-            match job {
+            match operation {
                 Operation::Move(_) => moving::free_left(self, of),
                 Operation::Purge | Operation::Revoke => moving::free_all(self, of),
             }

@@ -14,8 +14,8 @@ use super::bus::Bus;
 use super::frames::BusAddr;
 use super::notes::signals;
 use super::record::{Actor, RecordedAction};
-use crate::device::fence::Usage;
 use crate::device::{BufferId, Device, FenceId};
+use crate::model::Usage;
 use crate::model::{Life, Placement};
 
 impl Bus {

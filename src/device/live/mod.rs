@@ -5,14 +5,14 @@
 //! | [`mover`] | one move: protect, copy, punch, refill, release |
 //! | [`journal`] | what a move has under way, for who completes it when we die |
 //! | [`guardian`] | who completes it |
-//! | [`maps`], [`space`] | the address spaces that map buffers, and the userfaultfd of each |
+//! | [`space`] | the address spaces that map buffers, and the userfaultfd of each |
 //! | [`engine`] | which buffer can move, and moving it |
 //! | [`chaos`] | seeded choices of what to do to which buffer |
 //! | [`frames`] | bus addresses: whose memory a frame is now |
 //! | [`attach`] | importers: attachments, sg_tables, buffer pins, reservation locks |
 //! | [`bus`] | what a device's access at a bus address reaches, on real bytes |
 //! | `contents`, `copies` | what pages hold while they move |
-//! | [`job`] | moves, purges and revocations in the order of the exporter's rules |
+//! | [`operation`] | moves, purges and revocations in the order of the exporter's rules |
 //! | [`importer`] | what an importer calls |
 //! | [`emulate`] | devices that use buffers on a schedule |
 //! | [`findings`] | reports of accesses that went wrong |
@@ -33,17 +33,16 @@ pub mod findings;
 pub mod frames;
 pub mod guardian;
 pub mod importer;
-pub mod job;
 pub mod journal;
-pub mod maps;
 pub mod mover;
 mod notes;
+pub mod operation;
 pub mod pages;
 pub mod record;
 mod resv;
 pub mod space;
 
-pub use chaos::{Chaos, ChaosConfig, Deed};
+pub use chaos::{Chaos, ChaosConfig, OPERATIONS};
 pub use engine::{Engine, NotMovable};
 pub use guardian::Guardian;
 pub use mover::{Mapping, MoveError, Moved, Mover, Sabotage};

@@ -24,8 +24,8 @@ use std::fmt::Write as _;
 use std::mem;
 
 use super::attach::{AttachmentId, PinId};
-use crate::device::fence::Usage;
 use crate::device::{BufferId, FenceId};
+use crate::model::Usage;
 use crate::model::{ExporterRules, HazardKind, ImporterMmap, Placement};
 
 mod now;

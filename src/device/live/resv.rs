@@ -2,9 +2,9 @@
 //!
 //! Kernel counterpart: `dma_resv_add_fence`, `dma_resv_test_signaled` (drivers/dma-buf/dma-resv.c).
 
-use crate::device::fence::{Fence, FenceState, Usage};
+use crate::device::fence::{Fence, FenceState};
 use crate::device::{BufferId, Device, Exporter, FenceId};
-use crate::model::{ExporterRules, Placement};
+use crate::model::{ExporterRules, Placement, Usage};
 
 impl Device {
     /// Adds a fence of an emulated device to a buffer (`dma_resv_add_fence`). None for a buffer
@@ -40,7 +40,7 @@ impl Device {
     /// A new buffer's pages are there.
     pub fn placed(&mut self, buffer: BufferId, placement: Placement) {
         if let Some(found) = self.buffers.get_mut(&buffer) {
-            found.placement = placement.into();
+            found.placement = placement;
         }
     }
 
@@ -51,7 +51,7 @@ impl Device {
             Some(Exporter::Heap(heap)) => self.heap_config(*heap),
             Some(Exporter::Udmabuf { .. }) | None => None,
         };
-        heap.map(|config| config.live.clone()).unwrap_or_default()
+        heap.map(|config| config.rules.clone()).unwrap_or_default()
     }
 
     /// Whether no fence of this usage or below is pending on the buffer.

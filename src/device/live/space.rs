@@ -6,10 +6,10 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::device::maps;
+use crate::device::maps::Mapping;
 use crate::sys::page::{Addr, Range};
 use crate::sys::uffd::{Modes, ProtectError, RegisterError, Uffd};
-
-use super::maps::{self, FileMapping};
 
 /// Where buffers are mapped when the program leaves the address to the kernel: above what mmap
 /// hands out by itself, and inside what the sanitizers' shadow maps allow. A seccomp filter can
@@ -40,7 +40,7 @@ pub struct Space {
     /// each time that it matters.
     suspects: Vec<i32>,
     /// Mappings of our buffers, all of them registered.
-    pub areas: Vec<FileMapping>,
+    pub areas: Vec<Mapping>,
     next: u64,
     /// The guardian's copy of the userfaultfd.
     pub ward: Option<super::guardian::KeptFile>,
@@ -93,7 +93,7 @@ impl Space {
 
     /// Whether a member that may have left is still here; one that is not is forgotten. Nobody maps
     /// a buffer without a call that comes to us, so a process with mappings of ours has not left.
-    pub fn still_has(&mut self, pid: i32, ours: impl Fn(&FileMapping) -> bool) -> bool {
+    pub fn still_has(&mut self, pid: i32, ours: impl Fn(&Mapping) -> bool) -> bool {
         let others = self.members.iter().filter(|&&other| other != pid);
         let told = others.copied().find_map(|other| crate::sys::inject::share_memory(pid, other));
         let stays = match told {
@@ -101,7 +101,7 @@ impl Space {
             Some(shares) => shares,
             None if self.areas.is_empty() => true,
             // What can't be seen is believed to have stayed: then its mappings are looked for.
-            None => maps::areas(pid).is_none_or(|areas| areas.iter().any(ours)),
+            None => maps::files(pid).is_none_or(|areas| areas.iter().any(ours)),
         };
         if !stays {
             self.members.retain(|&member| member != pid);
@@ -125,12 +125,12 @@ impl Space {
     /// [`Unseen`].
     pub fn scan(
         &mut self,
-        ours: impl Fn(&FileMapping) -> bool,
-    ) -> Result<Vec<(FileMapping, RegisterError)>, Unseen> {
+        ours: impl Fn(&Mapping) -> bool,
+    ) -> Result<Vec<(Mapping, RegisterError)>, Unseen> {
         if !self.is_alive() {
             return Err(Unseen::Gone);
         }
-        let areas = self.somebody().and_then(maps::areas);
+        let areas = self.somebody().and_then(maps::files);
         let areas = areas.ok_or(if self.is_alive() { Unseen::Hidden } else { Unseen::Gone })?;
         let suspect = self.somebody().is_some_and(|pid| self.suspects.contains(&pid));
         if suspect && !self.areas.is_empty() && !areas.iter().any(&ours) {
@@ -140,7 +140,7 @@ impl Space {
         let mut failed = Vec::new();
         self.areas.clear();
         for area in areas.into_iter().filter(ours) {
-            let range = Range { start: Addr(area.start), len_bytes: area.len_bytes };
+            let range = Range { start: Addr(area.start), len_bytes: area.len_bytes() };
             match self.uffd.register(range, Modes::MISSING | Modes::WP) {
                 Ok(()) => self.areas.push(area),
                 Err(error) => failed.push((area, error)),
@@ -186,9 +186,12 @@ mod tests {
         assert!(space.is_home_of(pid), "its exec may fail");
         assert_eq!(space.somebody(), Some(pid));
         assert!(space.still_has(pid, |_| false), "it mapped nothing, and the space is alive");
-        let areas = maps::areas(pid).unwrap();
-        space.areas.push(areas[0]);
-        assert!(space.still_has(pid, |area| *area == areas[0]), "what it mapped is still there");
+        let areas = maps::files(pid).unwrap();
+        space.areas.push(areas[0].clone());
+        assert!(
+            space.still_has(pid, |area| *area == areas[0].clone()),
+            "what it mapped is still there"
+        );
         assert!(!space.still_has(pid, |_| false), "it maps nothing any more");
         assert!(!space.is_home_of(pid));
     }

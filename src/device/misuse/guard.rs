@@ -20,6 +20,7 @@ use std::ops::Range;
 
 use super::brackets::Allowed;
 use crate::device::BufferId;
+use crate::random::SplitMix64;
 use crate::uapi::page_size;
 
 /// PROT_READ.
@@ -28,7 +29,7 @@ pub const READ: u32 = 1;
 pub const WRITE: u32 = 2;
 
 /// `sampled` closes a mapping at one END in this many.
-pub const ONE_IN: u64 = 8;
+pub const ONE_IN: u32 = 8;
 
 /// Most pages that `sampled` closes at once.
 pub const RUN_PAGES_MAX: u64 = 16;
@@ -43,25 +44,6 @@ pub enum Mode {
     Sampled,
     /// Every page.
     Exhaustive,
-}
-
-/// A number generator for [`Mode::Sampled`]: splitmix64, so that a seed gives the same choices.
-#[derive(Clone, Copy, Debug)]
-pub struct SplitMixSampler(pub u64);
-
-impl SplitMixSampler {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`, which is not 0.
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
 }
 
 /// One mapping of a buffer in a program.
@@ -121,7 +103,7 @@ impl GuardedMapping {
         allowed: Allowed,
         mode: Mode,
         fresh: bool,
-        dice: &mut SplitMixSampler,
+        random: &mut SplitMix64,
     ) -> Vec<ProtectionChange> {
         let prot = strict(self.prot, allowed);
         let part = match (mode, &self.closed) {
@@ -131,8 +113,8 @@ impl GuardedMapping {
             (Mode::Sampled, Some((part, _))) if !fresh => Some(part.clone()),
             (Mode::Sampled, _) => {
                 // Every throw is made, so that what is chosen depends on their number alone.
-                let hit = dice.below(ONE_IN) == 0;
-                let run = self.run(dice);
+                let hit = random.below(ONE_IN) == 0;
+                let run = self.run(random);
                 hit.then_some(run)
             }
         };
@@ -153,10 +135,14 @@ impl GuardedMapping {
     }
 
     /// A run of pages at random.
-    fn run(&self, dice: &mut SplitMixSampler) -> Range<u64> {
+    fn run(&self, random: &mut SplitMix64) -> Range<u64> {
         let pages = (self.range.end - self.range.start) / page_size();
-        let len = 1 + dice.below(pages.min(RUN_PAGES_MAX));
-        let start = self.range.start + dice.below(pages - len + 1) * page_size();
+        let mut below = |bound: u64| {
+            let bound = usize::try_from(bound).unwrap_or(usize::MAX);
+            random.index(bound) as u64
+        };
+        let len = 1 + below(pages.min(RUN_PAGES_MAX));
+        let start = self.range.start + below(pages - len + 1) * page_size();
         start..start + len * page_size()
     }
 
@@ -246,10 +232,10 @@ mod tests {
 
     #[test]
     fn brackets_open_and_close_the_whole() {
-        let mut dice = SplitMixSampler(1);
+        let mut random = SplitMix64::new(1);
         let mut area = area(4);
         let all = area.range.clone();
-        let mut adapt = |allowed, fresh| area.adapt(allowed, Mode::Exhaustive, fresh, &mut dice);
+        let mut adapt = |allowed, fresh| area.adapt(allowed, Mode::Exhaustive, fresh, &mut random);
         assert_eq!(adapt(Allowed::Nothing, true), [(all.clone(), 0)]);
         assert_eq!(adapt(Allowed::Nothing, false), []);
         assert_eq!(adapt(Allowed::Reads, false), [(all.clone(), READ)]);
@@ -262,14 +248,14 @@ mod tests {
 
     #[test]
     fn a_page_opened_by_itself_closes_with_the_bracket() {
-        let mut dice = SplitMixSampler(1);
+        let mut random = SplitMix64::new(1);
         let mut area = area(4);
-        area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut dice);
+        area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut random);
         area.leave_open(START + 5000);
         assert_eq!(area.now(START + 4096), READ | WRITE);
         assert_eq!(area.now(START + 8192), 0);
-        assert_eq!(area.adapt(Allowed::Nothing, Mode::Exhaustive, false, &mut dice), []);
-        let closed = area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut dice);
+        assert_eq!(area.adapt(Allowed::Nothing, Mode::Exhaustive, false, &mut random), []);
+        let closed = area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut random);
         assert_eq!(closed, [(area.range.clone(), 0)]);
         assert_eq!(area.now(START + 4096), 0);
         assert_eq!(area.open_all(), [(area.range.clone(), READ | WRITE)]);
@@ -278,12 +264,12 @@ mod tests {
     #[test]
     fn sampling_is_rare_and_repeats_by_seed() {
         let closings = |seed| {
-            let mut dice = SplitMixSampler(seed);
+            let mut random = SplitMix64::new(seed);
             let mut area = area(64);
             let mut hits = Vec::new();
             for _ in 0..800 {
-                area.adapt(Allowed::Writes, Mode::Sampled, false, &mut dice);
-                hits.extend(area.adapt(Allowed::Nothing, Mode::Sampled, true, &mut dice));
+                area.adapt(Allowed::Writes, Mode::Sampled, false, &mut random);
+                hits.extend(area.adapt(Allowed::Nothing, Mode::Sampled, true, &mut random));
             }
             hits
         };
@@ -297,9 +283,9 @@ mod tests {
 
     #[test]
     fn what_the_program_does_to_its_mapping_is_seen() {
-        let mut dice = SplitMixSampler(1);
+        let mut random = SplitMix64::new(1);
         let mut area = area(4);
-        area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut dice);
+        area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut random);
         let all = area.range.clone();
         assert_eq!(area.seen(&all, 0, 0), Some(area.clone()));
         // Half of it was unmapped.
@@ -311,17 +297,17 @@ mod tests {
         assert_eq!(area.seen(&half, 0, 0), None);
         assert_eq!(area.seen(&(0..4096), 0, 0), None);
         // Its own mprotect: downwards while open.
-        area.adapt(Allowed::Writes, Mode::Exhaustive, false, &mut dice);
+        area.adapt(Allowed::Writes, Mode::Exhaustive, false, &mut random);
         assert_eq!(area.seen(&all, 0, READ).unwrap().prot, READ);
     }
 
     #[test]
     fn a_read_only_mapping_needs_no_guard_in_a_read_bracket() {
-        let mut dice = SplitMixSampler(1);
+        let mut random = SplitMix64::new(1);
         let mut area = GuardedMapping::new(START..START + page_size(), BufferId(1), 0, READ);
-        assert_eq!(area.adapt(Allowed::Reads, Mode::Exhaustive, true, &mut dice), []);
-        assert_eq!(area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut dice).len(), 1);
-        assert_eq!(area.adapt(Allowed::Nothing, Mode::Off, true, &mut dice).len(), 1, "opened");
+        assert_eq!(area.adapt(Allowed::Reads, Mode::Exhaustive, true, &mut random), []);
+        assert_eq!(area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut random).len(), 1);
+        assert_eq!(area.adapt(Allowed::Nothing, Mode::Off, true, &mut random).len(), 1, "opened");
         assert_eq!(area.now(START), READ);
     }
 }

@@ -6,7 +6,7 @@ use super::history::History;
 use super::kind::Kind;
 use super::site::Site;
 use crate::device::Buffer;
-use crate::terminal::printed;
+use crate::terminal::{RULER, bug_line, printed};
 
 /// A misuse as a detector sees it, before the buffer's facts and history are added.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,8 +156,6 @@ pub struct Report {
     pub count: u64,
 }
 
-const RULE: &str = "==================================================================";
-
 impl Report {
     /// The report as KASAN would print it.
     pub fn text(&self) -> String {
@@ -166,7 +164,7 @@ impl Report {
         // A device has neither a process nor code.
         let device = *pid == 0;
         let place = if device { comm.clone() } else { self.site.place_words() };
-        let mut text = format!("{RULE}\nBUG: driftheap: {} in {place}\n", self.kind);
+        let mut text = format!("{RULER}\n{}\n", bug_line(self.kind, &format!("in {place}")));
         let mut line = |words: String| {
             text.push_str(&words);
             text.push('\n');
@@ -186,7 +184,7 @@ impl Report {
         for moment in self.history.moments() {
             line(format!(" {}", moment.words()));
         }
-        line(format!("To fix it: {}.\n{RULE}", self.kind.remedy()));
+        line(format!("To fix it: {}.\n{RULER}", self.kind.remedy()));
         text
     }
 

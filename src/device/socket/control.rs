@@ -3,7 +3,7 @@
 use super::exporter::Exporter;
 use crate::device::Device;
 use crate::device::control::{Controlled, NotDone, buffer_of};
-use crate::device::live::Deed;
+use crate::model::Operation;
 
 impl Controlled for Exporter {
     fn look(&self, f: &mut dyn FnMut(&Device)) {
@@ -14,10 +14,10 @@ impl Controlled for Exporter {
         Err(NotDone::refused("can't zap: every move zaps; see `driftheap ctl move`"))
     }
 
-    fn operate(&self, deed: Deed, ino: u64) -> Result<String, NotDone> {
+    fn operate(&self, operation: Operation, ino: u64) -> Result<String, NotDone> {
         let id = Self::look(self, |device, _| buffer_of(device, ino).map(|(id, _)| id))?;
-        let done = self.work(id, deed.job()).map_err(NotDone::refused)?;
-        let (word, pages, notified) = (deed.word(), done.pages, done.notified);
+        let done = self.work(id, operation).map_err(NotDone::refused)?;
+        let (word, pages, notified) = (operation.word(), done.pages, done.notified);
         Ok(format!("{word}: {pages} pages, {notified} importers told\n"))
     }
 }

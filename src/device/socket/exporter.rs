@@ -14,7 +14,7 @@ use super::protocol::{self, Notification};
 use crate::device::live::attach::{AttachmentId, Holder};
 use crate::device::live::bus::Bus;
 use crate::device::live::frames::{Bytes, FrameNo};
-use crate::device::live::job::{self, Done, Host, JobError, Parts, Patience};
+use crate::device::live::operation::{self, Done, Host, OperationError, Parts, Patience};
 use crate::device::live::record::Recorder;
 use crate::device::tables::take_where;
 use crate::device::transport::{self, now_ns};
@@ -147,9 +147,9 @@ impl Exporter {
     /// Moves, purges or revokes a buffer.
     ///
     /// # Errors
-    /// [`JobError`].
-    pub fn work(&self, buffer: BufferId, job: Operation) -> Result<Done, JobError> {
-        job::run(self, MOVER, buffer, job, self.patience)
+    /// [`OperationError`].
+    pub fn work(&self, buffer: BufferId, operation: Operation) -> Result<Done, OperationError> {
+        operation::run(self, MOVER, buffer, operation, self.patience)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, ExporterState> {

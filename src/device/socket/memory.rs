@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use crate::device::BufferId;
 use crate::device::live::attach::Holder;
 use crate::device::live::frames::PageOf;
-use crate::device::live::job::Memory;
 use crate::device::live::mover::{MoveError, Moved};
+use crate::device::live::operation::{Memory, MemoryError};
 use crate::device::live::pages::{Pages, read_all, write_all};
 use crate::device::live::{Mapping, Mover, Sabotage};
 use crate::sys::backing;
@@ -177,8 +177,8 @@ impl Pages for SocketMemory {
 }
 
 impl Memory for SocketMemory {
-    fn relocate(&mut self, buffer: BufferId) -> Result<(), String> {
-        let held = self.held.get_mut(&buffer).ok_or("the buffer has no memory")?;
+    fn relocate(&mut self, buffer: BufferId) -> Result<(), MemoryError> {
+        let held = self.held.get_mut(&buffer).ok_or(MemoryError::NoMemory)?;
         let mappings: Vec<Mapping> = held.mapped.iter().map(|m| m.mapping.clone()).collect();
         let pages = held.store.pages();
         match self.mover.relocate(buffer.0, &held.store, &mappings, 0, pages) {
@@ -187,16 +187,16 @@ impl Memory for SocketMemory {
                 self.moved.conflicts += moved.conflicts;
                 Ok(())
             }
-            Err(MoveError::Changed(index)) => Err(format!(
-                "a client unmapped or replaced mapping {} without telling: use the library for it",
-                held.mapped.get(index).map_or(0, |mapped| mapped.id)
-            )),
-            Err(error) => Err(error.to_string()),
+            Err(MoveError::Changed(index)) => {
+                let id = held.mapped.get(index).map_or(0, |mapped| mapped.id);
+                Err(MemoryError::MappingChanged(id))
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn truncate(&mut self, buffer: BufferId) -> Result<(), String> {
-        let held = self.held.get(&buffer).ok_or("the buffer has no memory")?;
-        held.store.truncate().map_err(|error| error.to_string())
+    fn truncate(&mut self, buffer: BufferId) -> Result<(), MemoryError> {
+        let held = self.held.get(&buffer).ok_or(MemoryError::NoMemory)?;
+        Ok(held.store.truncate()?)
     }
 }

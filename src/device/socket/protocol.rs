@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::model::Usage;
 use crate::sys::link::{Link, LinkError};
 
 /// Changes whenever a message does.
@@ -23,20 +24,6 @@ pub const VERSION: u32 = 1;
 pub const MESSAGE_BYTES_MAX: usize = 96 * 1024;
 /// Longest sg_table that an answer carries; a longer one comes in a file.
 pub const INLINE_PAGES_MAX: usize = 4096;
-
-/// `enum dma_resv_usage` as it is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Usage {
-    /// DMA_RESV_USAGE_KERNEL.
-    Kernel,
-    /// DMA_RESV_USAGE_WRITE.
-    Write,
-    /// DMA_RESV_USAGE_READ.
-    Read,
-    /// DMA_RESV_USAGE_BOOKKEEP.
-    Bookkeep,
-}
 
 /// Through what a device accesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

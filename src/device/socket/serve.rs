@@ -269,7 +269,7 @@ impl Session<'_> {
             })?
         };
         // Its frames may have been somebody's before.
-        crate::device::live::job::Host::frames_changed(self.exporter);
+        crate::device::live::operation::Host::frames_changed(self.exporter);
         Ok(answered)
     }
 
@@ -326,7 +326,7 @@ impl Session<'_> {
                 state.release_unheld(buffer);
             }
         }
-        crate::device::live::job::Host::frames_changed(self.exporter);
+        crate::device::live::operation::Host::frames_changed(self.exporter);
         Ok(Response::Done.into())
     }
 

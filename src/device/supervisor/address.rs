@@ -6,16 +6,10 @@
 use rustix::io::Errno;
 
 use super::{Decision, Supervisor, int, lock, uint};
-use crate::device::{Buffer, Exporter, Inode, Object};
+use crate::device::maps::{self, Mapping};
+use crate::device::{Buffer, Exporter, Object};
 use crate::sys::notify::Call;
 use crate::uapi::page_size;
-
-/// A mapping of one of our files, from /proc/PID/maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct MappedFile {
-    end: u64,
-    inode: Inode,
-}
 
 impl Supervisor {
     pub(super) fn on_address(&mut self, call: &Call) -> Decision {
@@ -29,9 +23,9 @@ impl Supervisor {
         }
     }
 
-    fn mapped_file(call: &Call, addr: u64) -> Option<MappedFile> {
-        let maps = std::fs::read_to_string(format!("/proc/{}/maps", call.tid)).ok()?;
-        maps.lines().find_map(|line| mapped_file(line, addr))
+    /// The mapping of a file that holds address `addr`.
+    fn mapped_file(call: &Call, addr: u64) -> Option<Mapping> {
+        maps::files(call.tid)?.into_iter().find(|mapping| mapping.contains(addr))
     }
 
     /// The buffer whose mapping holds address `addr`.
@@ -138,36 +132,4 @@ impl Supervisor {
 /// Whether a heap exported the buffer; udmabuf did otherwise.
 fn is_of_a_heap(buffer: &Buffer) -> bool {
     matches!(buffer.exporter, Exporter::Heap(_))
-}
-
-/// The file of a line of /proc/PID/maps, if the mapping holds `addr`.
-fn mapped_file(line: &str, addr: u64) -> Option<MappedFile> {
-    let mut fields = line.split_ascii_whitespace();
-    let (start, end) = fields.next()?.split_once('-')?;
-    let start = u64::from_str_radix(start, 16).ok()?;
-    let end = u64::from_str_radix(end, 16).ok()?;
-    if !(start..end).contains(&addr) {
-        return None;
-    }
-    let (major, minor) = fields.nth(2)?.split_once(':')?;
-    let major = u32::from_str_radix(major, 16).ok()?;
-    let minor = u32::from_str_radix(minor, 16).ok()?;
-    let ino = fields.next()?.parse().ok()?;
-    Some(MappedFile { end, inode: Inode { dev: rustix::fs::makedev(major, minor), ino } })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn maps_lines() {
-        let line = "7f0000000000-7f0000002000 rw-s 00001000 00:0e 32534    /secretmem (deleted)";
-        let inode = Inode { dev: rustix::fs::makedev(0, 14), ino: 32534 };
-        let file = MappedFile { end: 0x7f00_0000_2000, inode };
-        assert_eq!(mapped_file(line, 0x7f00_0000_1fff), Some(file));
-        assert_eq!(mapped_file(line, 0x7f00_0000_2000), None);
-        assert_eq!(mapped_file("", 0), None);
-        assert_eq!(mapped_file("7f-80 rw-s", 0x7f), None);
-    }
 }

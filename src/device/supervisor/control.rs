@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use super::{Shared, lock};
 use crate::device::control::{CLIENT_TIME_MAX, Controlled, NotDone, buffer_of};
 use crate::device::holders::{Holder, holders};
-use crate::device::live::Deed;
 use crate::device::{Device, Inode};
+use crate::model::Operation;
 
 impl Controlled for Mutex<Shared> {
     fn look(&self, f: &mut dyn FnMut(&Device)) {
@@ -32,7 +32,7 @@ impl Controlled for Mutex<Shared> {
     }
 
     /// Hands the order to the thread that owns the buffers and waits until it is done.
-    fn operate(&self, deed: Deed, ino: u64) -> Result<String, NotDone> {
+    fn operate(&self, operation: Operation, ino: u64) -> Result<String, NotDone> {
         let receiver = {
             let shared = &mut *lock(self);
             shared.files.sweep(&mut shared.device);
@@ -43,7 +43,7 @@ impl Controlled for Mutex<Shared> {
                 ));
             };
             buffer_of(&shared.device, ino)?;
-            orders.give(deed, ino)
+            orders.give(operation, ino)
         };
         let late = || NotDone::refused("the device did not get to it in time");
         receiver.recv_timeout(CLIENT_TIME_MAX / 2).map_err(|_| late())?

@@ -1,11 +1,11 @@
 //! Emulated devices and recordings under `driftheap run`: the bus of a program's buffers.
 //!
-//! With `--device` or `--record` every movable buffer has bus addresses ([`Bus`]), and a deed of
-//! chaos or an order is a job by the heap's rules ([`job::run`]): importers are notified, their
-//! fences waited for, pins honoured. Such a job moves a whole buffer.
+//! With `--device` or `--record` every movable buffer has bus addresses ([`Bus`]), and what
+//! chaos or an order does goes by the heap's rules ([`operation::run`]): importers are notified, their
+//! fences waited for, pins honoured. Such an operation moves a whole buffer.
 //!
 //! **Locking**: the bus lies in [`Shared`] with the device. The devices' threads lock it for each
-//! half of a job; only the supervisor's thread moves memory, and it never sleeps for a fence: what
+//! half of an operation; only the supervisor's thread moves memory, and it never sleeps for a fence: what
 //! is not idle is tried again, as with a call in flight.
 
 use std::cell::RefCell;
@@ -17,18 +17,20 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::{Shared, lock, now_ns};
+use crate::device::live::Engine;
 use crate::device::live::attach::{AttachmentId, Holder, PinId};
 use crate::device::live::bus::{Bus, InBracket};
 use crate::device::live::emulate::{DeviceSpec, Running};
 use crate::device::live::findings::Finding;
 use crate::device::live::frames::PageOf;
-use crate::device::live::job::{self, Done, Host, JobError, Memory, Parts, Patience};
+use crate::device::live::operation::{
+    self, Done, Host, Memory, MemoryError, OperationError, Parts, Patience,
+};
 use crate::device::live::pages::{Pages, read_all, write_all};
 use crate::device::live::record::{Actor, RecordedAction, Recorder};
-use crate::device::live::{Deed, Engine};
 use crate::device::misuse::{self, Watch};
 use crate::device::{BufferId, Device};
-use crate::model::{HazardKind, Placement};
+use crate::model::{HazardKind, Operation, Placement};
 use crate::sys::page::page_bytes;
 
 /// The bus of a program's buffers.
@@ -166,19 +168,18 @@ impl Pages for ProgramMemory<'_> {
     }
 }
 
-const NOT_HERE: &str = "only the supervisor moves memory";
-
 impl Memory for ProgramMemory<'_> {
-    fn relocate(&mut self, buffer: BufferId) -> Result<(), String> {
-        let engine = self.engine.as_mut().ok_or(NOT_HERE)?;
+    fn relocate(&mut self, buffer: BufferId) -> Result<(), MemoryError> {
+        let engine = self.engine.as_mut().ok_or(MemoryError::NotTheMover)?;
         let pages = engine.buffers().find(|(id, _)| *id == buffer).map(|(_, pages)| pages);
-        let pages = pages.ok_or("the buffer can't be moved")?;
-        engine.relocate(buffer, 0, pages).map(drop).map_err(|refusal| refusal.to_string())
+        let pages = pages.ok_or(MemoryError::NoMemory)?;
+        engine.relocate(buffer, 0, pages)?;
+        Ok(())
     }
 
-    fn truncate(&mut self, buffer: BufferId) -> Result<(), String> {
-        let engine = self.engine.as_mut().ok_or(NOT_HERE)?;
-        engine.kill(buffer).map_err(|refusal| refusal.to_string())
+    fn truncate(&mut self, buffer: BufferId) -> Result<(), MemoryError> {
+        let engine = self.engine.as_mut().ok_or(MemoryError::NotTheMover)?;
+        Ok(engine.kill(buffer)?)
     }
 }
 
@@ -247,7 +248,7 @@ fn with(shared: &Mutex<Shared>, engine: Option<&mut Engine>, f: &mut dyn FnMut(&
 /// What an emulated device's thread sees.
 struct DeviceHost(Arc<Mutex<Shared>>);
 
-/// What the supervisor's thread makes a job with.
+/// What the supervisor's thread works with.
 struct MoverHost<'a> {
     shared: &'a Mutex<Shared>,
     engine: RefCell<&'a mut Engine>,
@@ -300,16 +301,16 @@ pub(super) fn start(
     specs.map(|(spec, number)| Running::start(spec, Arc::clone(&host), number, now_ns)).collect()
 }
 
-/// A deed as a job by the heap's rules. It sleeps for nobody: a fence that has not signalled, or a
-/// lock that a device has for the moment, is [`JobError::FenceTimeout`] or
-/// [`JobError::LockTimeout`].
+/// An operation by the heap's rules. It sleeps for nobody: a fence that has not signalled, or a
+/// lock that a device has for the moment, is [`OperationError::FenceTimeout`] or
+/// [`OperationError::LockTimeout`].
 pub(super) fn work(
     shared: &Mutex<Shared>,
     engine: &mut Engine,
-    deed: Deed,
+    operation: Operation,
     id: BufferId,
-) -> Result<Done, JobError> {
+) -> Result<Done, OperationError> {
     let host = MoverHost { shared, engine: RefCell::new(engine) };
     let patience = Patience { lock: Duration::ZERO, fence: Duration::ZERO };
-    job::run(&host, MOVER, id, deed.job(), patience)
+    operation::run(&host, MOVER, id, operation, patience)
 }

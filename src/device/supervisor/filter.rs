@@ -1,8 +1,8 @@
 //! Which system calls each level hands over.
 
+use crate::device::ioctl::{TYPE_AND_NR, handed_over};
 use crate::sys::arch::legacy;
 use crate::sys::seccomp::{ArgTest, Filter};
-use crate::uapi::{dma_buf, dma_heap, sw_sync, sync_file, udmabuf};
 
 /// How much of the kernel's behaviour is answered by the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,29 +18,9 @@ const AT_EMPTY_PATH: u32 = 0x1000;
 const MAP_ANONYMOUS: u32 = 0x20;
 const PROT_WRITE: u32 = 0x2;
 
-/// ioctls that are handed over at [`Level::Needed`], by type letter and number whatever their size:
-/// the size of ALLOC's argument may change, and the kernel takes it from the command.
-const COMMANDS: [u32; 12] = [
-    dma_heap::ALLOC,
-    dma_buf::SYNC,
-    dma_buf::SET_NAME_B,
-    dma_buf::EXPORT_SYNC_FILE,
-    dma_buf::IMPORT_SYNC_FILE,
-    sync_file::MERGE,
-    sync_file::FILE_INFO,
-    sync_file::SET_DEADLINE,
-    sw_sync::CREATE_FENCE,
-    sw_sync::INC,
-    udmabuf::CREATE,
-    udmabuf::CREATE_LIST,
-];
-
 /// F_GETFL, which shows how a buffer was asked for, and F_SETLEASE and F_GETLEASE: a lease of the
 /// program's on the file behind a buffer would hold up ours.
 const FCNTLS: [u32; 3] = [3, 1024, 1025];
-
-/// Type letter and number of a command.
-const TYPE_AND_NR: u32 = 0xffff;
 
 /// Calls that name a file by path, in both levels.
 const BY_PATH: [i64; 14] = [
@@ -117,7 +97,7 @@ pub fn filter(level: Level, watched: bool) -> Filter {
     filter.always(libc::SYS_epoll_ctl).always(libc::SYS_fstatfs);
     // A program that fills pages on demand can hold up who reads its arguments.
     filter.always(libc::SYS_userfaultfd);
-    let ours = test(1, TYPE_AND_NR, &COMMANDS.map(|cmd| cmd & TYPE_AND_NR));
+    let ours = test(1, TYPE_AND_NR, &handed_over());
     filter.foreign(ours.clone());
     filter
         .when(libc::SYS_newfstatat, vec![test(3, AT_EMPTY_PATH, &[0])])

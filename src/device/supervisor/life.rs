@@ -22,8 +22,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
-use super::stack::maps::Mapping;
 use crate::device::Inode;
+use crate::device::maps;
 use crate::device::transport::inode_at;
 use crate::sys::backing;
 
@@ -239,8 +239,8 @@ fn keep_held(keys: &mut BTreeSet<Key>, processes: &[i32]) -> io::Result<()> {
                 keys.remove(&(inode, look(brand_in(pid, fd))?));
             }
         }
-        let maps = look(std::fs::read(format!("/proc/{pid}/maps")))?;
-        for mapping in String::from_utf8_lossy(&maps).lines().filter_map(Mapping::parse) {
+        let text = look(std::fs::read(format!("/proc/{pid}/maps")))?;
+        for mapping in maps::lines(&text) {
             keys.remove(&(mapping.inode, 0));
         }
     }

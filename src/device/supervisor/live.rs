@@ -13,10 +13,11 @@ use super::flights::{Aims, Flights};
 use super::pending::Waiting;
 use super::{Decision, Shared, Supervisor, held_up, lock, now_ns};
 use crate::device::control::NotDone;
-use crate::device::live::job::JobError;
 use crate::device::live::mover::SetupError;
-use crate::device::live::{Chaos, ChaosConfig, Deed, Engine, NotMovable, Sabotage};
-use crate::device::{Backing, BufferId, Device, Life, Object};
+use crate::device::live::operation::OperationError;
+use crate::device::live::{Chaos, ChaosConfig, Engine, NotMovable, Sabotage};
+use crate::device::{Backing, BufferId, Device, Object};
+use crate::model::{MmapKind, Operation};
 use crate::sys::notify::Call;
 use crate::sys::page::{Addr, Range, page_bytes};
 use crate::sys::uffd::{FaultKind, Fill, Uffd, UffdEvent};
@@ -24,10 +25,10 @@ use crate::sys::uffd::{FaultKind, Fill, Uffd, UffdEvent};
 /// Time between looks for buffers and processes that are gone.
 const SWEEP_NS: u64 = 250_000_000;
 
-/// Most deeds of chaos between two looks at the programs' calls.
+/// Most operations of chaos between two looks at the programs' calls.
 const BURST_MAX: usize = 16;
 
-/// Time between two tries of a deed that waits for calls in flight.
+/// Time between two tries of an operation that waits for calls in flight.
 const RETRY_NS: u64 = 100_000;
 
 /// How long chaos waits for calls in flight, and how long an order does.
@@ -49,7 +50,7 @@ pub struct LiveConfig {
 /// Something to be done to a buffer.
 #[derive(Debug)]
 pub struct Order {
-    deed: Deed,
+    operation: Operation,
     ino: u64,
     answer: Sender<Result<String, NotDone>>,
 }
@@ -62,20 +63,20 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Asks for a deed; the answer comes when it is done.
-    pub fn give(&mut self, deed: Deed, ino: u64) -> Receiver<Result<String, NotDone>> {
+    /// Asks for an operation; the answer comes when it is done.
+    pub fn give(&mut self, operation: Operation, ino: u64) -> Receiver<Result<String, NotDone>> {
         let (answer, receiver) = channel();
-        self.queue.push(Order { deed, ino, answer });
+        self.queue.push(Order { operation, ino, answer });
         // A counter that is not at its end can always be raised.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         receiver
     }
 }
 
-/// A deed that waits for calls in flight.
+/// An operation that waits for calls in flight.
 #[derive(Debug)]
 struct Wanted {
-    deed: Deed,
+    operation: Operation,
     id: BufferId,
     first: usize,
     pages: usize,
@@ -200,7 +201,7 @@ fn concerns(engine: &Engine, id: BufferId, aims: &Aims) -> bool {
 
 /// Answers an order. Whoever gave it may have lost patience.
 fn reply(order: &Order, ino: u64, result: Result<u64, NotMovable>) {
-    let word = order.deed.word();
+    let word = order.operation.word();
     let answer = match result {
         Ok(0) => Ok(format!("{word} {ino}: its pages are gone\n")),
         Ok(pages) => Ok(format!("{word} {ino}: {pages} pages have new memory\n")),
@@ -293,7 +294,7 @@ impl Supervisor {
     fn retry_wanted(&mut self) {
         let Some(live) = &mut self.live else { return };
         let Some(wanted) = live.wanted.take() else { return };
-        let result = self.act(wanted.deed, wanted.id, wanted.first, wanted.pages);
+        let result = self.act(wanted.operation, wanted.id, wanted.first, wanted.pages);
         let Some(live) = &mut self.live else { return };
         if matches!(result, Err(NotMovable::InUse(_) | NotMovable::Fenced))
             && now_ns() < wanted.deadline_ns
@@ -310,22 +311,22 @@ impl Supervisor {
         }
     }
 
-    /// Does a deed, now or as soon as no call is in its way.
+    /// Carries out an operation, now or as soon as no call is in its way.
     fn attempt(
         &mut self,
-        deed: Deed,
+        operation: Operation,
         id: BufferId,
         first: usize,
         pages: usize,
         order: Option<(Order, u64)>,
     ) {
-        let result = self.act(deed, id, first, pages);
+        let result = self.act(operation, id, first, pages);
         let Some(live) = &mut self.live else { return };
         if matches!(result, Err(NotMovable::InUse(_) | NotMovable::Fenced)) && live.wanted.is_none()
         {
             let patience = if order.is_some() { ORDER_PATIENCE_NS } else { CHAOS_PATIENCE_NS };
             let deadline_ns = now_ns() + patience;
-            live.wanted = Some(Wanted { deed, id, first, pages, deadline_ns, order });
+            live.wanted = Some(Wanted { operation, id, first, pages, deadline_ns, order });
             return;
         }
         if let Some((order, ino)) = order {
@@ -368,12 +369,12 @@ impl Supervisor {
             let Some(choice) = chaos.choose(&sizes) else { return };
             let (id, _) = buffers[choice.buffer];
             // What is refused now is tried again by a later choice.
-            self.attempt(choice.deed, id, choice.first, choice.pages, None);
+            self.attempt(choice.operation, id, choice.first, choice.pages, None);
         }
     }
 
     fn carry_out(&mut self, order: Order) {
-        let (deed, ino) = (order.deed, order.ino);
+        let (operation, ino) = (order.operation, order.ino);
         let id = {
             let shared = lock(&self.shared);
             let mut buffers = shared.device.buffers();
@@ -383,15 +384,15 @@ impl Supervisor {
             })
         };
         match id {
-            Some((id, pages)) => self.attempt(deed, id, 0, pages, Some((order, ino))),
+            Some((id, pages)) => self.attempt(operation, id, 0, pages, Some((order, ino))),
             None => drop(order.answer.send(Err(NotDone::Unknown))),
         }
     }
 
-    /// Does one deed; the number of pages that have new memory.
+    /// Carries out one operation; the number of pages that have new memory.
     fn act(
         &mut self,
-        deed: Deed,
+        operation: Operation,
         id: BufferId,
         first: usize,
         pages: usize,
@@ -399,12 +400,12 @@ impl Supervisor {
         let Some(live) = &mut self.live else {
             return Err(NotMovable::Unsuitable("this device was started without --live"));
         };
-        let (placement, life) = (deed.placement(), deed.ends().unwrap_or(Life::Live));
+        let placement = operation.placement();
         if let Some(tid) = placement.and_then(|_| live.busy(id)) {
             return Err(NotMovable::InUse(tid));
         }
         if lock(&self.shared).program_bus.is_some() {
-            return self.act_by_rules(deed, id);
+            return self.act_by_rules(operation, id);
         }
         // Pins that have ended by now are none that the move leaves behind.
         let pins = self.living_pins(id, first, pages);
@@ -420,24 +421,24 @@ impl Supervisor {
             (Ok(_), Some(placement)) => {
                 shared.device.moved(id, placement, wide(first), wide(pages));
             }
-            (Ok(_), None) => shared.device.killed(id, life),
+            (Ok(_), None) => shared.device.killed(id, operation.life_after()),
             (Err(_), _) => shared.device.stats.moves_refused += 1,
         }
         drop(shared);
         if result.is_ok() {
-            self.watch_moved(id, pins, life);
+            self.watch_moved(id, pins, operation);
         }
         result
     }
 
     /// The same where devices are attached: by the heap's rules, and the whole buffer.
-    fn act_by_rules(&mut self, deed: Deed, id: BufferId) -> Result<u64, NotMovable> {
+    fn act_by_rules(&mut self, operation: Operation, id: BufferId) -> Result<u64, NotMovable> {
         let Some(live) = &mut self.live else { return Err(NotMovable::Dead) };
         lock(&self.shared).device.trace.at(self.main_pid, now_ns());
         if let Some(
             refusal @ (NotMovable::Unsuitable(_) | NotMovable::Barred(_) | NotMovable::Dead),
         ) = live.engine.immovable(id)
-            && matches!(deed, Deed::Move | Deed::Evict)
+            && matches!(operation, Operation::Move(_))
         {
             lock(&self.shared).device.stats.moves_refused += 1;
             return Err(refusal);
@@ -446,18 +447,20 @@ impl Supervisor {
         let pins = self.living_pins(id, 0, pages);
         let Some(live) = &mut self.live else { return Err(NotMovable::Dead) };
         let before = live.engine.replaced(id);
-        let result = super::devices::work(&self.shared, &mut live.engine, deed, id);
+        let result = super::devices::work(&self.shared, &mut live.engine, operation, id);
         if lock(&self.shared).program_bus.as_ref().is_some_and(|bus| bus.bus.is_broken(id)) {
             live.engine.bar(id, "the heap's rules gave its memory back twice (kernel-bug)");
         }
-        // A job that fails may have moved it before it did, and one that succeeds need not.
+        // An operation that fails may have moved it before it did, and one that succeeds need not.
         if live.engine.replaced(id) != before {
-            self.watch_moved(id, pins, deed.ends().unwrap_or(Life::Live));
+            self.watch_moved(id, pins, operation);
         }
         match result {
-            Ok(_) if matches!(deed, Deed::Purge | Deed::Revoke) => Ok(0),
+            Ok(_) if matches!(operation, Operation::Purge | Operation::Revoke) => Ok(0),
             Ok(done) => Ok(u64::try_from(done.pages).unwrap_or(u64::MAX)),
-            Err(JobError::FenceTimeout(_) | JobError::LockTimeout(_)) => Err(NotMovable::Fenced),
+            Err(OperationError::FenceTimeout(_) | OperationError::LockTimeout(_)) => {
+                Err(NotMovable::Fenced)
+            }
             Err(error) => Err(NotMovable::ByRule(error.to_string())),
         }
     }
@@ -497,9 +500,8 @@ impl Supervisor {
 pub(super) fn make_movable(device: &mut Device) -> usize {
     let mut changed = 0;
     for heap in device.heaps_mut() {
-        if !heap.mmap_given && heap.mmap.refuses_gup() {
-            heap.mmap = crate::device::MmapKind::Shmem;
-            heap.live.mmap = crate::model::MmapKind::Shmem;
+        if !heap.mmap_given && heap.refuses_gup() {
+            heap.rules.mmap = MmapKind::Shmem;
             changed += 1;
         }
     }

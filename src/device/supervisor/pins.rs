@@ -11,12 +11,13 @@
 
 use std::os::fd::AsFd;
 
-use super::stack::maps::mappings;
 use super::{Shared, Supervisor, caller, int, lock, now_ns, uint};
 use crate::device::holders::holders;
+use crate::device::maps::mappings;
 use crate::device::misuse::{BufferEvent, Holder, Pin};
 use crate::device::transport;
-use crate::device::{BufferId, Inode, Life, Object};
+use crate::device::{BufferId, Inode, Object};
+use crate::model::Operation;
 use crate::sys::notify::Call;
 use crate::sys::seccomp::Filter;
 use crate::uapi::page_size;
@@ -180,18 +181,18 @@ impl Supervisor {
     }
 
     /// The exporter has moved pages of a buffer, or taken them away: what was pinned is stale.
-    pub(super) fn watch_moved(&mut self, id: BufferId, pins: Vec<Pin>, life: Life) {
+    pub(super) fn watch_moved(&mut self, id: BufferId, pins: Vec<Pin>, operation: Operation) {
         let at_ns = self.stacks.since_start(now_ns());
-        self.with_watch(|watch| match life {
-            Life::Live => watch.exporter_moved(id, at_ns),
-            Life::Purged => watch.exporter_did(id, BufferEvent::Purged, at_ns),
-            Life::Revoked => watch.exporter_did(id, BufferEvent::Revoked, at_ns),
+        self.with_watch(|watch| match operation {
+            Operation::Move(_) => watch.exporter_moved(id, at_ns),
+            Operation::Purge => watch.exporter_did(id, BufferEvent::Purged, at_ns),
+            Operation::Revoke => watch.exporter_did(id, BufferEvent::Revoked, at_ns),
         });
         if let Some(bus) = &mut lock(&self.shared).program_bus {
             bus.outlived(&pins);
         }
         for pin in pins {
-            self.report(id, pin.finding(life == Life::Live));
+            self.report(id, pin.finding(operation.placement().is_some()));
         }
         self.show_reports();
     }

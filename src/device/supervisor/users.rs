@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::stack::maps::mappings;
 use super::watch::is_exporter;
 use crate::device::Inode;
 use crate::device::holders::number;
+use crate::device::maps::mappings;
 use crate::device::transport::inode_at;
 
 /// A process that has a buffer open or mapped.

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
-use super::stack::maps::mappings;
 use super::{Supervisor, caller, held_up, lock, now_ns};
 use crate::device::buffer::MmapArgs;
 use crate::device::holders::{Holder, holders};
+use crate::device::maps::mappings;
 use crate::device::misuse::{Act, BufferEvent, Finding, Kind, Site, Watch};
 use crate::device::{BufferId, Inode, Ioctl, Object, Verdict};
 use crate::sys::notify::Call;

@@ -10,9 +10,10 @@ use crate::exec::conduct::{Conduct, Flight, Halt};
 use crate::exec::error::{ExecError, Skip};
 use crate::exec::executor::Executor;
 use crate::exec::plan::Plan;
-use crate::explore::{Machine, SplitMix64};
+use crate::explore::Machine;
 use crate::model::{Dir, Effect, ExporterStep, Owner, Reply, Step, Target};
 use crate::question::scenario::{Action, Content, Outcome, Scenario, ScenarioState, ScheduleStep};
+use crate::random::SplitMix64;
 use crate::units::PageId;
 
 /// The unit of the delays.

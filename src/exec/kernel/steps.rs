@@ -57,8 +57,8 @@ impl Bench<'_> {
                 self.team.fork(actor, child.index())?;
                 Ok(())
             }
-            Step::Exporter { buf, step, page, job } => {
-                self.exporter(before, event, buf, (step, page, job))
+            Step::Exporter { buf, step, page, operation } => {
+                self.exporter(before, event, buf, (step, page, operation))
             }
             Step::Alloc(_) | Step::EvictCache(_) => Ok(()),
             Step::Close(buf) if event.reply == Reply::Done => {
@@ -376,7 +376,7 @@ impl Bench<'_> {
         before: &State,
         event: &ScheduleStep,
         buf: BufId,
-        (step, page, job): (ExporterStep, u8, Operation),
+        (step, page, operation): (ExporterStep, u8, Operation),
     ) -> Result<(), Halt> {
         let actor = event.actor;
         let waits = expect::wait(self.scenario.world.exporter_of(buf).wait);
@@ -412,7 +412,7 @@ impl Bench<'_> {
             }
             ExporterStep::Rebind => self.lab(actor, Op::Rebind, call, Expect::Done)?,
             ExporterStep::Mark => {
-                let flags = if job == Operation::Revoke { 2 } else { 1 };
+                let flags = if operation == Operation::Revoke { 2 } else { 1 };
                 self.lab(actor, Op::Mark, Call { flags, ..call }, Expect::Done)?;
             }
             ExporterStep::Free => self.forget_pages(before, event, buf)?,

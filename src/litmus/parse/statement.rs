@@ -6,7 +6,7 @@ use super::super::ast::{
 };
 use super::super::diag::Problem;
 use super::super::lex::{Bracket, Kind};
-use super::super::statements::{self, Reader};
+use super::super::statements::{self, Keyword};
 use super::super::{BUFFER_PAGES_MAX, FRAME_VECTOR_MAX};
 use super::{Parser, Result};
 
@@ -23,6 +23,7 @@ impl Parser<'_> {
         Ok(Statement { label, op, span: self.since(start) })
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm a statement, nothing to share")]
     fn op(&mut self) -> Result<Op> {
         let word = self.word();
         let Some(spec) = statements::find(word) else {
@@ -34,42 +35,83 @@ impl Parser<'_> {
             return self.fail(problem.suggest(word, statements::WORDS, "statements"));
         };
         self.advance();
-        match spec.reader {
-            Reader::Cpu => self.cpu(word),
-            Reader::Pin => self.pin(word),
-            Reader::Attachment => self.attachment(word),
-            Reader::Device => self.device(word),
-            Reader::Exporter => self.exporter(word),
-        }
-    }
-
-    /// Statements of a user process about its own address space, and order between processes.
-    fn cpu(&mut self, word: &str) -> Result<Op> {
-        Ok(match word {
-            "mmap" => return self.mmap(),
-            "munmap" => {
-                if self.peek_at(1) == Some(Kind::Open(Bracket::Square)) {
-                    Op::MunmapPage { at: self.place("a page of a mapping")? }
-                } else {
-                    Op::Munmap { mapping: self.name("a mapping")? }
-                }
-            }
-            "mremap" => {
+        const MAPPING_PAGE: &str = "a page of a mapping";
+        const TARGET: &str = "a page of a pin, pfn cache, frame vector or sg_table";
+        const ATTACHMENT: &str = "an attachment";
+        const TABLE: &str = "an sg_table";
+        const BUFFER: &str = "a buffer";
+        Ok(match spec.keyword {
+            Keyword::Mmap => return self.mmap(),
+            Keyword::Munmap => return self.munmap(),
+            Keyword::Mremap => {
                 Op::Mremap { new: self.defined("a mapping")?, old: self.name("a mapping")? }
             }
-            "store" => {
-                let to = self.place("a page of a mapping")?;
+            Keyword::Store => {
+                let to = self.place(MAPPING_PAGE)?;
                 Op::Store { to, value: self.byte_behind_equal()? }
             }
-            "load" => Op::Load {
-                register: self.defined("a register")?,
-                from: self.place("a page of a mapping")?,
+            Keyword::Load => {
+                Op::Load { register: self.defined("a register")?, from: self.place(MAPPING_PAGE)? }
+            }
+            Keyword::Gup => {
+                let (pin, at) = (self.defined("a pin")?, self.place(MAPPING_PAGE)?);
+                Op::Gup { pin, at, flags: self.gup_flags()? }
+            }
+            Keyword::Unpin => Op::Unpin { pin: self.name("a pin")? },
+            Keyword::FollowPfn => return self.follow_pfn(),
+            Keyword::FrameVector => return self.frame_vector(),
+            Keyword::Attach => return self.attach(),
+            Keyword::Detach => Op::Detach { attachment: self.name(ATTACHMENT)? },
+            Keyword::Map => {
+                Op::Map { table: self.defined(TABLE)?, attachment: self.name(ATTACHMENT)? }
+            }
+            Keyword::Unmap => Op::Unmap { table: self.name(TABLE)? },
+            Keyword::Submit => Op::Submit {
+                fence: self.defined("a fence")?,
+                table: self.name(TABLE)?,
+                usage: self.choice("a fence usage", FenceUsage::WORDS, FenceUsage::from_word)?,
             },
-            "fork" => {
+            Keyword::Signal => Op::Signal { fence: self.name("a fence")? },
+            Keyword::DmaRead => {
+                Op::DmaRead { register: self.defined("a register")?, from: self.place(TARGET)? }
+            }
+            Keyword::DmaWrite => {
+                let to = self.place(TARGET)?;
+                Op::DmaWrite { to, value: self.byte_behind_equal()? }
+            }
+            Keyword::Prefetch => Op::Prefetch { at: self.place(TARGET)? },
+            Keyword::DmaBufPin => Op::DmaBufPin { attachment: self.name(ATTACHMENT)? },
+            Keyword::DmaBufUnpin => Op::DmaBufUnpin { attachment: self.name(ATTACHMENT)? },
+            Keyword::Sync => Op::Sync {
+                phase: self.choice("`start` or `end`", SyncPhase::WORDS, SyncPhase::from_word)?,
+                buffer: self.name(BUFFER)?,
+                access: self.choice("an access", SyncAccess::WORDS, SyncAccess::from_word)?,
+                importer: self.importer_option()?,
+            },
+            Keyword::Move => {
+                let buffer = self.name(BUFFER)?;
+                self.expect(Kind::Arrow, "`->`")?;
+                Op::Move { buffer, to: self.placement()? }
+            }
+            Keyword::Purge => Op::Purge { buffer: self.name(BUFFER)? },
+            Keyword::Revoke => Op::Revoke { buffer: self.name(BUFFER)? },
+            Keyword::Alloc => Op::Alloc { buffer: self.name(BUFFER)? },
+            Keyword::Close => Op::Close { buffer: self.name(BUFFER)? },
+            Keyword::Fork => {
                 let (index, span) = self.process_number()?;
                 Op::Fork { child: ProcessRef { index, span } }
             }
-            _ => Op::Await { label: self.name("a label")? },
+            Keyword::Await => Op::Await { label: self.name("a label")? },
+            Keyword::EvictCache => Op::EvictCache { at: self.place("a page of a buffer")? },
+        })
+    }
+
+    /// `munmap V`, or of one page: `munmap V[i]`
+    fn munmap(&mut self) -> Result<Op> {
+        Ok(if self.peek_at(1) == Some(Kind::Open(Bracket::Square)) {
+            Op::MunmapPage { at: self.place("a page of a mapping")? }
+        } else {
+            Op::Munmap { mapping: self.name("a mapping")? }
         })
     }
 
@@ -146,37 +188,30 @@ impl Parser<'_> {
         if self.eat_word("importer") { Ok(Some(self.name("an importer")?)) } else { Ok(None) }
     }
 
-    fn pin(&mut self, word: &str) -> Result<Op> {
-        Ok(match word {
-            "gup" => {
-                let pin = self.defined("a pin")?;
-                let at = self.place("a page of a mapping")?;
-                Op::Gup { pin, at, flags: self.gup_flags()? }
-            }
-            "unpin" => Op::Unpin { pin: self.name("a pin")? },
-            "follow_pfn" => {
-                let cache = self.defined("a pfn cache")?;
-                let at = self.place("a page of a mapping")?;
-                let notifier = self.eat_word("notifier");
-                if self.peek() == Some(Kind::Word) {
-                    return self.unknown_option(&["notifier"]);
-                }
-                Op::FollowPfn { cache, at, notifier }
-            }
-            _ => {
-                let vector = self.defined("a frame vector")?;
-                let start = self.here();
-                let mut at = vec![self.place("a page of a mapping")?];
-                while self.accept(Kind::Comma) {
-                    at.push(self.place("a page of a mapping")?);
-                }
-                if at.len() > FRAME_VECTOR_MAX {
-                    let message = format!("a frame vector has at most {FRAME_VECTOR_MAX} pages");
-                    return self.fail(Problem::new(start, message));
-                }
-                Op::FrameVector { vector, at, flags: self.gup_flags()? }
-            }
-        })
+    /// `follow_pfn Q = V[i] [notifier]`
+    fn follow_pfn(&mut self) -> Result<Op> {
+        let cache = self.defined("a pfn cache")?;
+        let at = self.place("a page of a mapping")?;
+        let notifier = self.eat_word("notifier");
+        if self.peek() == Some(Kind::Word) {
+            return self.unknown_option(&["notifier"]);
+        }
+        Ok(Op::FollowPfn { cache, at, notifier })
+    }
+
+    /// `frame_vector F = V[i], W[j].. FLAGS`
+    fn frame_vector(&mut self) -> Result<Op> {
+        let vector = self.defined("a frame vector")?;
+        let start = self.here();
+        let mut at = vec![self.place("a page of a mapping")?];
+        while self.accept(Kind::Comma) {
+            at.push(self.place("a page of a mapping")?);
+        }
+        if at.len() > FRAME_VECTOR_MAX {
+            let message = format!("a frame vector has at most {FRAME_VECTOR_MAX} pages");
+            return self.fail(Problem::new(start, message));
+        }
+        Ok(Op::FrameVector { vector, at, flags: self.gup_flags()? })
     }
 
     /// `[write] [force] [longterm|get]`, in any order.
@@ -204,75 +239,22 @@ impl Parser<'_> {
         Ok(flags)
     }
 
-    fn attachment(&mut self, word: &str) -> Result<Op> {
-        Ok(match word {
-            "attach" => {
-                let attachment = self.defined("an attachment")?;
-                if self.eat_word("dmabuf_of") {
-                    return Ok(Op::AttachDmabufOf { attachment, mapping: self.name("a mapping")? });
-                }
-                let buffer = self.name("a buffer or `dmabuf_of`")?;
-                let mut mode = None;
-                if self.peek() == Some(Kind::Word) {
-                    mode = AttachMode::from_word(self.word());
-                    if mode.is_none() {
-                        return self.unknown_option(AttachMode::WORDS);
-                    }
-                    self.advance();
-                }
-                Op::Attach { attachment, buffer, mode }
+    /// `attach T = BUF [static|dynamic]`, or `attach T = dmabuf_of V`
+    fn attach(&mut self) -> Result<Op> {
+        let attachment = self.defined("an attachment")?;
+        if self.eat_word("dmabuf_of") {
+            return Ok(Op::AttachDmabufOf { attachment, mapping: self.name("a mapping")? });
+        }
+        let buffer = self.name("a buffer or `dmabuf_of`")?;
+        let mut mode = None;
+        if self.peek() == Some(Kind::Word) {
+            mode = AttachMode::from_word(self.word());
+            if mode.is_none() {
+                return self.unknown_option(AttachMode::WORDS);
             }
-            "detach" => Op::Detach { attachment: self.name("an attachment")? },
-            "map" => Op::Map {
-                table: self.defined("an sg_table")?,
-                attachment: self.name("an attachment")?,
-            },
-            "unmap" => Op::Unmap { table: self.name("an sg_table")? },
-            "dma_buf_pin" => Op::DmaBufPin { attachment: self.name("an attachment")? },
-            _ => Op::DmaBufUnpin { attachment: self.name("an attachment")? },
-        })
-    }
-
-    fn device(&mut self, word: &str) -> Result<Op> {
-        const TARGET: &str = "a page of a pin, pfn cache, frame vector or sg_table";
-        Ok(match word {
-            "submit" => Op::Submit {
-                fence: self.defined("a fence")?,
-                table: self.name("an sg_table")?,
-                usage: self.choice("a fence usage", FenceUsage::WORDS, FenceUsage::from_word)?,
-            },
-            "signal" => Op::Signal { fence: self.name("a fence")? },
-            "dma_read" => {
-                Op::DmaRead { register: self.defined("a register")?, from: self.place(TARGET)? }
-            }
-            "dma_write" => {
-                let to = self.place(TARGET)?;
-                Op::DmaWrite { to, value: self.byte_behind_equal()? }
-            }
-            _ => Op::Prefetch { at: self.place(TARGET)? },
-        })
-    }
-
-    fn exporter(&mut self, word: &str) -> Result<Op> {
-        const BUFFER: &str = "a buffer";
-        Ok(match word {
-            "sync" => Op::Sync {
-                phase: self.choice("`start` or `end`", SyncPhase::WORDS, SyncPhase::from_word)?,
-                buffer: self.name(BUFFER)?,
-                access: self.choice("an access", SyncAccess::WORDS, SyncAccess::from_word)?,
-                importer: self.importer_option()?,
-            },
-            "move" => {
-                let buffer = self.name(BUFFER)?;
-                self.expect(Kind::Arrow, "`->`")?;
-                Op::Move { buffer, to: self.placement()? }
-            }
-            "purge" => Op::Purge { buffer: self.name(BUFFER)? },
-            "revoke" => Op::Revoke { buffer: self.name(BUFFER)? },
-            "alloc" => Op::Alloc { buffer: self.name(BUFFER)? },
-            "close" => Op::Close { buffer: self.name(BUFFER)? },
-            _ => Op::EvictCache { at: self.place("a page of a buffer")? },
-        })
+            self.advance();
+        }
+        Ok(Op::Attach { attachment, buffer, mode })
     }
 
     /// `NAME =`, where the statement defines the name.

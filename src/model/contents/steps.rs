@@ -7,8 +7,9 @@
 
 use super::Looks;
 use crate::model::footprint::refills;
+use crate::model::operation::Operation;
 use crate::model::rules::{Coherency, ExporterStep, ImporterMmap, Placement, Recycle};
-use crate::model::step::{Dir, Handle, Operation, Step};
+use crate::model::step::{Dir, Handle, Step};
 use crate::model::world::World;
 use crate::units::{BufId, PageId, PinId, SgId, VmaId};
 
@@ -85,7 +86,7 @@ impl Steps<'_> {
         let mut places = bit(world.buf(buf).placement);
         for (.., step) in self.0 {
             match *step {
-                Step::Exporter { buf: of, job: Operation::Move(dest), .. } if of == buf => {
+                Step::Exporter { buf: of, operation: Operation::Move(dest), .. } if of == buf => {
                     places |= bit(dest);
                 }
                 Step::Mmap(mmap) if mmap.buf == buf && shadows(world, step) => {
@@ -124,7 +125,7 @@ impl Steps<'_> {
                 Step::Alloc(buf) => taken = bit(world.buf(buf).placement),
                 Step::Exporter {
                     step: ExporterStep::Reserve,
-                    job: Operation::Move(dest),
+                    operation: Operation::Move(dest),
                     buf,
                     ..
                 } => {
@@ -286,11 +287,11 @@ impl Steps<'_> {
         let mut copied = None;
         let mut owner = None;
         for (actor, _, step) in self.0 {
-            let Step::Exporter { buf: of, step, page: at, job } = *step else { continue };
+            let Step::Exporter { buf: of, step, page: at, operation } = *step else { continue };
             if of != buf {
                 continue;
             }
-            if !matches!(job, Operation::Move(dest) if recycled & bit(dest) == 0) {
+            if !matches!(operation, Operation::Move(dest) if recycled & bit(dest) == 0) {
                 return false;
             }
             let is_ours = *owner.get_or_insert(*actor) == *actor;

@@ -415,15 +415,15 @@ impl<'a> Lowering<'a> {
     }
 
     /// The steps of a move, purge or revocation of `buf`, as the exporter's rules order them.
-    fn exporter_steps(&self, buf: BufId, job: Operation) -> Vec<Step> {
+    fn exporter_steps(&self, buf: BufId, operation: Operation) -> Vec<Step> {
         let rules = self.world.exporter_of(buf);
         let mut steps = Vec::new();
-        for &step in rules.steps(job) {
+        for &step in rules.steps(operation) {
             if step == ExporterStep::Flush && rules.coherency == Coherency::Coherent {
                 continue;
             }
             let pages = if step == ExporterStep::Copy { self.world.buf(buf).pages } else { 1 };
-            steps.extend((0..pages).map(|page| Step::Exporter { buf, step, page, job }));
+            steps.extend((0..pages).map(|page| Step::Exporter { buf, step, page, operation }));
         }
         steps
     }

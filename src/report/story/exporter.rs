@@ -2,7 +2,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "each line is about a few of the effects")]
 
-use super::words::{Teller, job_word};
+use super::words::{Teller, operation_word};
 use crate::model::{Effect, ExporterStep, MoveNotify, Operation, Owner, State};
 use crate::question::scenario::ScheduleStep;
 use crate::units::BufId;
@@ -37,7 +37,7 @@ impl Teller<'_> {
         buf: BufId,
         step: ExporterStep,
         page: u8,
-        job: Operation,
+        operation: Operation,
     ) -> String {
         let what = match step {
             ExporterStep::Lock => "dma_resv_lock".to_owned(),
@@ -94,7 +94,7 @@ impl Teller<'_> {
             ExporterStep::Signal => "the copy is done, its fence signals".to_owned(),
             ExporterStep::Mark => format!("mark {}", self.buf(buf)),
         };
-        format!("{}: {what}", job_word(job))
+        format!("{}: {what}", operation_word(operation))
     }
 
     fn notified(self, event: &ScheduleStep) -> String {

@@ -7,13 +7,14 @@
 
 use serde::Serialize;
 
-use super::words::{Teller, job_word};
+use super::words::{Teller, operation_word};
 use crate::model::{
     Dir, Effect, Handle, Hazard, HazardKind, Operation, Owner, State, Step, Target, Via,
 };
 use crate::question::prevent::Prevention;
 use crate::question::scenario::{Action, Replay, ScenarioState, ScheduleStep};
 use crate::report::paint::{Paint, Tone};
+use crate::terminal::{RULER, bug_line};
 
 /// A hazard with its history and what would have prevented it.
 #[derive(Debug, Clone, Serialize)]
@@ -99,15 +100,13 @@ impl Splat {
     }
 }
 
-/// Stands above and below.
-const RULER: &str = "==================================================================";
-
 impl Splat {
     /// As text.
     #[must_use]
     pub fn render(&self, paint: Paint) -> String {
         let mut out = format!("{RULER}\n");
-        let bug = format!("BUG: driftheap: {} in P{} ({})", self.hazard, self.process, self.role);
+        let place = format!("in P{} ({})", self.process, self.role);
+        let bug = bug_line(self.hazard, &place);
         out.push_str(&paint.paint(Tone::Bad, &bug));
         out.push('\n');
         for line in &self.what {
@@ -227,13 +226,13 @@ impl Teller<'_> {
         let expected = hazard.expected.map(|value| value.to_string());
         match hazard.kind {
             HazardKind::PinBlocksMove => {
-                format!("{} answers EBUSY at step {step}: a page is pinned", self.job(event))
+                format!("{} answers EBUSY at step {step}: a page is pinned", self.operation(event))
             }
             HazardKind::OrphanPin => {
-                format!("{} at step {step} leaves a pinned page behind", self.job(event))
+                format!("{} at step {step} leaves a pinned page behind", self.operation(event))
             }
             HazardKind::OrphanMapping => {
-                format!("{} at step {step} leaves a mapped page behind", self.job(event))
+                format!("{} at step {step} leaves a mapped page behind", self.operation(event))
             }
             HazardKind::KernelBug => format!(
                 "BUG_ON((vma->vm_flags & VM_PFNMAP) && is_cow_mapping(vma->vm_flags)) at step \
@@ -297,13 +296,13 @@ impl Teller<'_> {
     }
 
     /// `The move of A`, `The allocation of B`.
-    fn job(self, event: &ScheduleStep) -> String {
+    fn operation(self, event: &ScheduleStep) -> String {
         let instruction = &self.scenario.programs[event.actor].instructions[event.pc];
         let Action::Step(step) = instruction.action else { return "The operation".to_owned() };
         match step {
-            Step::Exporter { buf, job, .. } => {
-                let noun = match job {
-                    Operation::Move(_) | Operation::Purge => job_word(job),
+            Step::Exporter { buf, operation, .. } => {
+                let noun = match operation {
+                    Operation::Move(_) | Operation::Purge => operation_word(operation),
                     Operation::Revoke => "revocation",
                 };
                 format!("The {noun} of {}", self.buf(buf))

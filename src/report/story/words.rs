@@ -96,8 +96,8 @@ impl<'a> Teller<'a> {
             Step::DmaBufUnpin(_) => "dma_buf_unpin".to_owned(),
             Step::SyncStart { via, .. } => self.sync("begin_cpu_access", via, event),
             Step::SyncEnd { via, .. } => self.sync("end_cpu_access", via, event),
-            Step::Exporter { buf, step, page, job } => {
-                self.exporter(before, event, buf, step, page, job)
+            Step::Exporter { buf, step, page, operation } => {
+                self.exporter(before, event, buf, step, page, operation)
             }
             Step::Alloc(_) => format!("alloc: {}", self.filled(event)),
             Step::Close(_) => "close".to_owned(),
@@ -436,8 +436,8 @@ pub(super) fn vma_kind(vma: &Vma) -> &'static str {
     }
 }
 
-pub(super) const fn job_word(job: Operation) -> &'static str {
-    match job {
+pub(super) const fn operation_word(operation: Operation) -> &'static str {
+    match operation {
         Operation::Move(_) => "move",
         Operation::Purge => "purge",
         Operation::Revoke => "revoke",
@@ -468,7 +468,7 @@ fn operation(step: &Step) -> &'static str {
         Step::DmaBufUnpin(_) => "dma_buf_unpin",
         Step::SyncStart { .. } => "begin_cpu_access",
         Step::SyncEnd { .. } => "end_cpu_access",
-        Step::Exporter { job, .. } => job_word(*job),
+        Step::Exporter { operation, .. } => operation_word(*operation),
         Step::Alloc(_) => "alloc",
         Step::Close(_) => "close",
         Step::Fork { .. } => "fork",

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "registers memory with the kernel and queues requests for it")]
 #![allow(clippy::missing_errors_doc, reason = "the errno is the answer; see each method")]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue, types};
@@ -15,7 +15,7 @@ use super::super::page::{Span, page_bytes};
 
 /// A registered buffer and the two pipes that its transfers go through.
 ///
-/// Getters: [`feed_end`](Self::feed_end), [`drain_end`](Self::drain_end). Inputs, in order:
+/// Inputs, in order:
 /// [`register`](Self::register); then any number of [`start_to_memory`](Self::start_to_memory)
 /// or [`start_from_memory`](Self::start_from_memory), each let go with [`feed`](Self::feed) or
 /// [`release`](Self::release) and ended by [`complete`](Self::complete); then drop, which unpins.
@@ -91,18 +91,6 @@ impl UringPin {
         register(&self.ring, span)?;
         (self.base, self.len_bytes) = (span.start().0, span.len_bytes());
         Ok(())
-    }
-
-    /// The pipe end that [`feed`](Self::feed) writes to, for a conductor in another process.
-    #[must_use]
-    pub fn feed_end(&self) -> BorrowedFd<'_> {
-        self.source.1.as_fd()
-    }
-
-    /// The pipe end that [`release`](Self::release) reads from.
-    #[must_use]
-    pub fn drain_end(&self) -> BorrowedFd<'_> {
-        self.sink.0.as_fd()
     }
 
     /// Starts a device write to memory (READ_FIXED); it waits for [`feed`](Self::feed).

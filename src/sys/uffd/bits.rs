@@ -65,8 +65,6 @@ pub enum Fill {
     Plain,
     /// A write-protected PTE: the next store is a WP fault. Sleepers are woken.
     WriteProtected,
-    /// A PTE, and sleepers keep sleeping until [`wake`](super::Uffd::wake).
-    NoWake,
 }
 
 impl Fill {
@@ -74,7 +72,6 @@ impl Fill {
         match self {
             Self::Plain => 0,
             Self::WriteProtected => uapi::FILL_MODE_WP,
-            Self::NoWake => uapi::FILL_MODE_DONTWAKE,
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Any bytes as a series of requests: the device's handler never panics, keeps its quotas and
 //! never decides on memory that was not fetched.
 
-use driftheap::device::{Action, Backing, Device, HeapConfig, Inode, Ioctl, Limits};
+use driftheap::device::{Action, Backing, Device, HeapConfig, Inode, Limits};
+
+#[path = "request_bytes.rs"]
+pub(crate) mod request_bytes;
 
 /// Takes one input.
 pub(crate) fn run(bytes: &[u8]) {
@@ -19,7 +22,7 @@ pub(crate) fn run(bytes: &[u8]) {
         assert!(device.open_timeline("fuzz").is_ok());
     }
     let mut rest = bytes;
-    while let Some((request, tail)) = Ioctl::decode(rest) {
+    while let Some((request, tail)) = request_bytes::decode(rest) {
         rest = tail;
         drop(device.wants(&request));
         let before = device.buffers().count();

@@ -9,9 +9,8 @@ use std::fmt::Write as _;
 
 use super::now::Item;
 use super::windows::Window;
-use super::{RecordedAction, RecordedEvent, Recorder, Recording, Who};
+use super::{RecordedAction, RecordedEvent, Recorder, Recording, WINDOWS_MAX, Who};
 use crate::device::BufferId;
-use crate::device::fence::Usage;
 use crate::device::live::attach::AttachmentId;
 use crate::model::{HazardKind, ImporterMmap, Placement};
 
@@ -58,9 +57,30 @@ struct Render<'a> {
     seen: BTreeSet<HazardKind>,
 }
 
+/// Why events have no place in a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LeftOut {
+    #[error("a litmus test has at most {BUFFERS_MAX} buffers")]
+    Buffers,
+    #[error("a litmus test has at most {PROCESSES_MAX} processes")]
+    Processes,
+    #[error("a litmus process has at most {STATEMENTS_MAX} statements")]
+    Statements,
+    #[error("an address is from a map before the window")]
+    OldAddress,
+    #[error("a buffer was made before")]
+    OldBuffer,
+    #[error("the window before is full")]
+    WindowFull,
+    #[error("a recording has at most {WINDOWS_MAX} windows")]
+    Windows,
+    #[error("the way to where it began is too long")]
+    TooFar,
+}
+
 impl Recorder {
     /// Whether a window fits in a test of the language.
-    pub(super) fn fits(&self, window: &Window) -> Result<(), String> {
+    pub(super) fn fits(&self, window: &Window) -> Result<(), LeftOut> {
         Render::new(self, window).all()
     }
 
@@ -122,9 +142,9 @@ impl<'a> Render<'a> {
     }
 
     /// Writes what the window finds, and its events.
-    fn all(&mut self) -> Result<(), String> {
+    fn all(&mut self) -> Result<(), LeftOut> {
         if self.used.len() > BUFFERS_MAX {
-            return Err(format!("a litmus test has at most {BUFFERS_MAX} buffers"));
+            return Err(LeftOut::Buffers);
         }
         let window = self.window;
         let found = window.found(&self.used);
@@ -146,16 +166,16 @@ impl<'a> Render<'a> {
     }
 
     /// The number of somebody's last process.
-    fn process(&mut self, who: &Who) -> Result<usize, String> {
+    fn process(&mut self, who: &Who) -> Result<usize, LeftOut> {
         match self.processes.iter().rposition(|known| known == who) {
             Some(known) => Ok(known),
             None => self.another(who),
         }
     }
 
-    fn another(&mut self, who: &Who) -> Result<usize, String> {
+    fn another(&mut self, who: &Who) -> Result<usize, LeftOut> {
         if self.processes.len() == PROCESSES_MAX {
-            return Err(format!("a litmus test has at most {PROCESSES_MAX} processes"));
+            return Err(LeftOut::Processes);
         }
         self.processes.push(who.clone());
         self.lines.push(Lines::default());
@@ -163,7 +183,7 @@ impl<'a> Render<'a> {
     }
 
     /// Writes one event, with the `await`s that order it, or says why it does not fit.
-    fn event(&mut self, event: &RecordedEvent) -> Result<(), String> {
+    fn event(&mut self, event: &RecordedEvent) -> Result<(), LeftOut> {
         let Some(statement) = self.statement(event)? else {
             return Ok(());
         };
@@ -183,7 +203,7 @@ impl<'a> Render<'a> {
         if self.lines[process].is_full(awaits.len(), cost) {
             if !matches!(event.who, Who::Exporter(_)) {
                 // A mapping is its process's, and a job's fence.
-                return Err(format!("a litmus process has at most {STATEMENTS_MAX} statements"));
+                return Err(LeftOut::Statements);
             }
             process = self.another(&event.who)?;
             awaits = self.awaits(process, event);
@@ -237,7 +257,7 @@ impl<'a> Render<'a> {
 
     /// The statement, with `{v}` for a value and `{r}` for a register; none for what the language
     /// has no word for.
-    fn statement(&mut self, event: &RecordedEvent) -> Result<Option<String>, String> {
+    fn statement(&mut self, event: &RecordedEvent) -> Result<Option<String>, LeftOut> {
         let unit = self.unit;
         Ok(Some(match &event.doing {
             RecordedAction::Alloc(buffer) => format!("alloc {}", self.buffer(*buffer)?),
@@ -265,7 +285,7 @@ impl<'a> Render<'a> {
             RecordedAction::DmaBufPin(id, false) => format!("dma_buf_unpin t{}", id.0),
             RecordedAction::Submit(fence, id, usage) => match self.maps.get(id) {
                 Some(count) => {
-                    format!("submit j{} = {} {}", fence.0, table(*id, count - 1), word(*usage))
+                    format!("submit j{} = {} {}", fence.0, table(*id, count - 1), usage.word())
                 }
                 None => return Ok(None),
             },
@@ -300,16 +320,16 @@ impl<'a> Render<'a> {
     }
 
     /// The sg_table that told an address.
-    fn told(&self, id: AttachmentId, age: usize) -> Result<String, String> {
+    fn told(&self, id: AttachmentId, age: usize) -> Result<String, LeftOut> {
         let before = self.window.base.maps.get(&id).copied().unwrap_or(0);
         let maps = self.maps.get(&id).copied().unwrap_or(0);
         let map = maps.checked_sub(age + 1).filter(|&map| map >= before);
-        let map = map.ok_or("an address is from a map before the window")?;
+        let map = map.ok_or(LeftOut::OldAddress)?;
         Ok(table(id, map))
     }
 
-    fn buffer(&self, id: BufferId) -> Result<String, String> {
-        let declared = self.recorder.buffers.get(&id).ok_or("a buffer was made before")?;
+    fn buffer(&self, id: BufferId) -> Result<String, LeftOut> {
+        let declared = self.recorder.buffers.get(&id).ok_or(LeftOut::OldBuffer)?;
         Ok(declared.name.clone())
     }
 
@@ -504,15 +524,6 @@ fn table(id: AttachmentId, map: usize) -> String {
 
 fn via(rule: ImporterMmap) -> String {
     format!("via-{rule}")
-}
-
-fn word(usage: Usage) -> &'static str {
-    match usage {
-        Usage::Kernel => "kernel",
-        Usage::Write => "write",
-        Usage::Read => "read",
-        Usage::Bookkeep => "bookkeep",
-    }
 }
 
 /// A name as the language takes it; its own words are out of the way behind a prefix.

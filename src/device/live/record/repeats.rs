@@ -100,8 +100,8 @@ fn word(event: &RecordedEvent) -> String {
 mod tests {
     use super::super::{Actor, AttachmentId, BufferId, Recorder};
     use super::*;
-    use crate::device::fence::Usage;
     use crate::model::Placement;
+    use crate::model::Usage;
 
     #[test]
     fn one_job_of_a_kind_between_two_moves() {

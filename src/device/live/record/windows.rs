@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use super::now::{Base, Now};
+use super::render::LeftOut;
 use super::{RecordedAction, RecordedEvent, Recorder, Recording, Who};
 use crate::device::BufferId;
 
@@ -54,7 +55,7 @@ pub(super) struct History {
     /// What some window holds.
     covered: BTreeSet<String>,
     /// What none holds, and why.
-    left_out: BTreeMap<String, String>,
+    left_out: BTreeMap<String, LeftOut>,
     /// Events that were too many between two moments at which nothing was under way.
     lost: u64,
 }
@@ -95,7 +96,7 @@ impl History {
         // What only ends something is no reason for another window.
         let is_new = segment.iter().any(|event| !event.doing.ends())
             && words.iter().any(|word| !self.covered.contains(word));
-        let mut placed = Err(String::new());
+        let mut placed = Err(LeftOut::WindowFull);
         if is_new || !self.later {
             placed = self.longer(segment, recorder);
             self.later |= placed.is_err();
@@ -112,7 +113,7 @@ impl History {
             Err(why) => {
                 let covered = &self.covered;
                 let left = words.into_iter().filter(|word| is_new && !covered.contains(word));
-                self.left_out.extend(left.map(|word| (word, why.clone())));
+                self.left_out.extend(left.map(|word| (word, why)));
                 let skipped = self.skipped.take().filter(|skipped| skipped.len() < SKIPPED_MAX);
                 self.skipped = skipped.map(|skipped| [skipped, segment.to_vec()].concat());
             }
@@ -120,12 +121,12 @@ impl History {
     }
 
     /// Lets the last window go on.
-    fn longer(&mut self, segment: &[RecordedEvent], recorder: &Recorder) -> Result<(), String> {
+    fn longer(&mut self, segment: &[RecordedEvent], recorder: &Recorder) -> Result<(), LeftOut> {
         let first = Window::default();
         let (last, skipped) = match (self.windows.last(), &self.skipped) {
             (None, _) if !self.later => (&first, &Vec::new()),
             (Some(last), Some(skipped)) => (last, skipped),
-            _ => return Err("the window before is full".to_owned()),
+            _ => return Err(LeftOut::WindowFull),
         };
         let events = [&last.events[..], skipped, segment].concat();
         let longer = Window { base: Arc::clone(&last.base), events }.without_repeats();
@@ -136,9 +137,9 @@ impl History {
     }
 
     /// Begins another one.
-    fn another(&mut self, segment: &[RecordedEvent], recorder: &Recorder) -> Result<(), String> {
+    fn another(&mut self, segment: &[RecordedEvent], recorder: &Recorder) -> Result<(), LeftOut> {
         if self.windows.len() >= WINDOWS_MAX {
-            return Err(format!("a recording has at most {WINDOWS_MAX} windows"));
+            return Err(LeftOut::Windows);
         }
         let (base, way) = match &self.way {
             Some(way) => {
@@ -146,7 +147,7 @@ impl History {
                 (Arc::clone(&way.base), steps.collect())
             }
             None if self.now.is_clean() => (Arc::new(self.now.base()), Vec::new()),
-            None => return Err("the way to where it began is too long".to_owned()),
+            None => return Err(LeftOut::TooFar),
         };
         let window = Window { base, events: [way, segment.to_vec()].concat() }.without_repeats();
         recorder.fits(&window)?;
@@ -245,7 +246,8 @@ impl History {
         let lost = self.lost;
         (lost > 0).then(|| {
             format!(
-                "{lost} events came while fences were pending or buffers moved without a pause of                  all, of which {SEGMENT_MAX} events are kept"
+                "{lost} events are left out: of a time in which fences were pending or buffers moved \
+                 without a pause, the last {SEGMENT_MAX} are kept"
             )
         })
     }

@@ -4,14 +4,13 @@
 use rustix::io::Errno;
 
 use super::super::exporter::{ExporterState, View, ViewPte};
-use super::super::protocol::{Request, Response, Usage as SaidUsage, Via, Work};
+use super::super::protocol::{Request, Response, Via, Work};
 use super::{Answered, Answers, RequestError, Session, addrs, attachment};
-use crate::device::fence::Usage;
 use crate::device::live::attach::PinId;
 use crate::device::live::bus::{Through, name_of};
 use crate::device::live::findings::{Finding, NamedPage};
 use crate::device::live::frames::{BusAddr, Landing, Owner, PageOf};
-use crate::device::live::job::{JobError, elsewhere};
+use crate::device::live::operation::{OperationError, elsewhere};
 use crate::device::live::record::{Actor, RecordedAction};
 use crate::device::transport::now_ns;
 use crate::device::{BufferId, FenceId};
@@ -25,25 +24,16 @@ pub(super) fn through(via: Via) -> Through {
     }
 }
 
-fn usage(said: SaidUsage) -> Usage {
-    match said {
-        SaidUsage::Kernel => Usage::Kernel,
-        SaidUsage::Write => Usage::Write,
-        SaidUsage::Read => Usage::Read,
-        SaidUsage::Bookkeep => Usage::Bookkeep,
-    }
-}
-
-impl From<JobError> for RequestError {
-    fn from(error: JobError) -> Self {
+impl From<OperationError> for RequestError {
+    fn from(error: OperationError) -> Self {
         let errno = match error {
-            JobError::Pinned | JobError::PagePinned => Errno::BUSY,
-            JobError::NoFrames(_) => Errno::NOMEM,
-            JobError::Gone => Errno::INVAL,
-            JobError::LockTimeout(_) | JobError::FenceTimeout(_) | JobError::UnmapTimeout(_) => {
-                Errno::TIMEDOUT
-            }
-            JobError::Memory(_) => Errno::IO,
+            OperationError::Pinned | OperationError::PagePinned => Errno::BUSY,
+            OperationError::NoFrames(_) => Errno::NOMEM,
+            OperationError::Gone => Errno::INVAL,
+            OperationError::LockTimeout(_)
+            | OperationError::FenceTimeout(_)
+            | OperationError::UnmapTimeout(_) => Errno::TIMEDOUT,
+            OperationError::Memory(_) => Errno::IO,
         };
         Self(errno, error.to_string())
     }
@@ -59,14 +49,14 @@ impl Session<'_> {
             self.held(&state, buffer)?;
             state.bus.frames.placement(buffer).ok_or(Errno::BADF)?
         };
-        let job = match work {
+        let operation = match work {
             Work::MoveToVram => Operation::Move(Placement::Vram),
             Work::MoveToSystem => Operation::Move(Placement::System),
             Work::Evict => Operation::Move(elsewhere(placement)),
             Work::Purge => Operation::Purge,
             Work::Revoke => Operation::Revoke,
         };
-        self.exporter.work(buffer, job)?;
+        self.exporter.work(buffer, operation)?;
         Ok(Response::Done.into())
     }
 
@@ -297,7 +287,7 @@ impl Session<'_> {
             Request::Submit { attachment: id, usage: said } => {
                 let id = attachment(*id);
                 Self::locked(bus, id, holder)?;
-                Response::Id(bus.submit(device, id, holder, usage(*said))?.0)
+                Response::Id(bus.submit(device, id, holder, *said)?.0)
             }
             Request::Signal { attachment: id, fence } => {
                 bus.signal(device, (attachment(*id), holder), FenceId(*fence), now_ns())?;

@@ -3,12 +3,13 @@
 use rustix::io::Errno;
 
 use super::{StoppedThread, Supervisor, lock};
+use crate::device::maps::mappings;
 use crate::device::misuse::guard::{GuardedMapping, Mode, ProtectionChange, READ, WRITE, page};
 use crate::device::misuse::{Act, Allowed, Finding, Kind};
 use crate::device::supervisor::now_ns;
 use crate::device::supervisor::stack::Registers;
-use crate::device::supervisor::stack::maps::mappings;
-use crate::device::{BufferId, Life, Object};
+use crate::device::{BufferId, Object};
+use crate::model::Life;
 use crate::sys::trace::{self, Stop};
 use crate::uapi::page_size;
 
@@ -104,7 +105,9 @@ impl Supervisor {
             match shared.device.buffer(id).map(|buffer| buffer.life) {
                 Some(Life::Purged) => (id, Kind::AccessAfterPurge, "purged"),
                 Some(Life::Revoked) => (id, Kind::AccessAfterRevoke, "revoked"),
-                Some(Life::Live) | None => return,
+                Some(Life::Live | Life::Unallocated | Life::Quiesced | Life::Released) | None => {
+                    return;
+                }
             }
         };
         let registers = trace::registers(tid).ok().map(of_stopped);

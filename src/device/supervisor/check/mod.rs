@@ -23,12 +23,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::io::Errno;
 
-use super::stack::maps::{Mapping, mappings};
 use super::{Decision, Shared, Supervisor, caller, lock};
 use crate::device::buffer::MmapArgs;
+use crate::device::maps::{Mapping, mappings};
 use crate::device::misuse::Allowed;
-use crate::device::misuse::guard::{GuardedMapping, Mode, ProtectionChange, SplitMixSampler};
+use crate::device::misuse::guard::{GuardedMapping, Mode, ProtectionChange};
 use crate::device::{Backing, BufferId, Ioctl, Object};
+use crate::random::SplitMix64;
 use crate::sys::arch;
 use crate::sys::inject;
 use crate::sys::notify::Call;
@@ -65,7 +66,7 @@ struct Proc {
 #[derive(Debug)]
 pub(super) struct Check {
     mode: Mode,
-    dice: SplitMixSampler,
+    random: SplitMix64,
     /// Tells the calls that we make in a program from its own.
     cookie: u32,
     procs: BTreeMap<i32, Proc>,
@@ -112,7 +113,7 @@ impl Check {
     pub(super) fn new(config: CheckConfig, cookie: u32) -> Self {
         Self {
             mode: config.mode,
-            dice: SplitMixSampler(config.seed),
+            random: SplitMix64::new(config.seed),
             cookie,
             procs: BTreeMap::new(),
             attached: BTreeSet::new(),
@@ -336,7 +337,7 @@ impl Supervisor {
     fn changes(&mut self, pid: i32, fresh: bool) -> Vec<ProtectionChange> {
         let shared = lock(&self.shared);
         let Some(check) = self.check.as_mut() else { return Vec::new() };
-        let (mode, mut dice) = (check.mode, check.dice);
+        let (mode, mut random) = (check.mode, check.random.clone());
         let Some(proc) = check.proc(pid) else { return Vec::new() };
         refresh(proc, pid, &shared);
         if fresh {
@@ -346,10 +347,10 @@ impl Supervisor {
         let mut changes = Vec::new();
         for area in &mut proc.areas {
             let allowed = brackets.map_or(Allowed::Writes, |known| known.allowed(area.buffer));
-            changes.extend(area.adapt(allowed, mode, fresh, &mut dice));
+            changes.extend(area.adapt(allowed, mode, fresh, &mut random));
         }
         proc.changes += u64::from(!changes.is_empty());
-        check.dice = dice;
+        check.random = random;
         changes
     }
 

@@ -19,10 +19,9 @@ use crate::device::misuse::{Site, StackFrame, Symbol};
 use crate::sys::arch;
 
 mod leaf;
-pub mod maps;
 mod module;
 
-use maps::{Mapping, mappings};
+use crate::device::maps::{Mapping, mappings};
 use module::{Base, Module, Rule, Saved};
 
 /// Most frames of a stack.

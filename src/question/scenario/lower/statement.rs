@@ -71,8 +71,8 @@ impl Lowering<'_> {
                 })
             }
             Op::Move { buffer, to } => {
-                let job = Operation::Move(*to);
-                Ok(hard(self.exporter_steps(self.buf(buffer)?, job)))
+                let operation = Operation::Move(*to);
+                Ok(hard(self.exporter_steps(self.buf(buffer)?, operation)))
             }
             Op::Purge { buffer } => {
                 Ok(hard(self.exporter_steps(self.buf(buffer)?, Operation::Purge)))
@@ -181,17 +181,17 @@ impl Lowering<'_> {
         Ok(hard([step]))
     }
 
-    /// Whether the job that `fence` stands for writes through `table`: between the two statements.
+    /// Whether the operation that `fence` stands for writes through `table`: between the two statements.
     fn job_writes(&self, of: usize, fence: &ast::Name, table: &ast::Name) -> bool {
         let process = self.variant.processes.iter().find(|process| process.index == of);
         let statements = process.into_iter().flat_map(|process| &process.statements);
         let submit = |op: &Op| matches!(op, Op::Submit { fence: of, .. } if of.text == fence.text);
         let signal = |op: &Op| matches!(op, Op::Signal { fence: of } if of.text == fence.text);
-        let mut job = statements
+        let mut operation = statements
             .map(|statement| &statement.op)
             .skip_while(|op| !submit(op))
             .take_while(|op| !signal(op));
-        job.any(|op| matches!(op, Op::DmaWrite { to, .. } if to.name.text == table.text))
+        operation.any(|op| matches!(op, Op::DmaWrite { to, .. } if to.name.text == table.text))
     }
 
     fn frame_vector(

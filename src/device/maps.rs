@@ -1,6 +1,8 @@
-//! /proc/PID/maps.
+//! /proc/PID/maps: which parts of an address space show what.
 
-use crate::device::Inode;
+use std::io;
+
+use super::Inode;
 
 /// One mapping of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,7 @@ impl Mapping {
             (!field.is_empty()).then_some(field)
         };
         let (start, end) = field()?.split_once('-')?;
+        let (start, end) = (hex(start)?, hex(end)?);
         let bits = field()?.as_bytes();
         let offset = hex(field()?)?;
         let (major, minor) = field()?.split_once(':')?;
@@ -44,15 +47,20 @@ impl Mapping {
         let minor = u32::from_str_radix(minor, 16).ok()?;
         let ino = field()?.parse().ok()?;
         let bit = |at: usize, set: u8, value| if bits.get(at) == Some(&set) { value } else { 0 };
-        Some(Self {
-            start: hex(start)?,
-            end: hex(end)?,
+        (start <= end).then(|| Self {
+            start,
+            end,
             prot: bit(0, b'r', 1) | bit(1, b'w', 2) | bit(2, b'x', EXEC),
             shared: bits.get(3) == Some(&b's'),
             offset,
             inode: Inode { dev: rustix::fs::makedev(major, minor), ino },
             path: rest.trim_start_matches(' ').to_owned(),
         })
+    }
+
+    /// How many bytes it has.
+    pub fn len_bytes(&self) -> u64 {
+        self.end - self.start
     }
 
     /// What it is called where its file can't be read: code that a program has generated, mostly.
@@ -74,10 +82,49 @@ impl Mapping {
     }
 }
 
+/// /proc/PID/maps of a process, or of another of its threads if its first one has ended: an ended
+/// thread has no address space any more, and its file is empty.
+///
+/// # Errors
+/// ENOENT, ESRCH: it is gone. Anything else (EACCES, EMFILE): it can't be looked into now.
+pub fn text(pid: i32) -> io::Result<Vec<u8>> {
+    let own = std::fs::read(format!("/proc/{pid}/maps"))?;
+    if !own.is_empty() {
+        return Ok(own);
+    }
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let of_thread = std::fs::read(task?.path().join("maps"));
+        match of_thread {
+            Ok(text) if text.is_empty() => {}
+            // One that ended meanwhile is not the last one to ask.
+            Err(error) if is_gone(&error) => {}
+            text => return text,
+        }
+    }
+    Ok(own)
+}
+
+/// Whether an error of /proc means that the process is not there.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
 /// The mappings of a process, by ascending address; none if it is gone.
 pub fn mappings(pid: i32) -> Vec<Mapping> {
-    let text = crate::device::live::maps::text(pid).unwrap_or_default();
-    String::from_utf8_lossy(&text).lines().filter_map(Mapping::parse).collect()
+    lines(&text(pid).unwrap_or_default())
+}
+
+/// The mappings of files in a process, by ascending address. `None`: it is gone, or can't be looked
+/// into.
+pub fn files(pid: i32) -> Option<Vec<Mapping>> {
+    // A process that is past exit_mmap has an empty file, as a kernel thread has.
+    let text = text(pid).ok().filter(|text| !text.is_empty())?;
+    Some(lines(&text).into_iter().filter(|mapping| mapping.inode.ino != 0).collect())
+}
+
+/// What the lines of such a file tell; a line that can't be read is left out.
+pub fn lines(text: &[u8]) -> Vec<Mapping> {
+    String::from_utf8_lossy(text).lines().filter_map(Mapping::parse).collect()
 }
 
 #[cfg(test)]
@@ -103,7 +150,15 @@ mod tests {
         assert!(!buffer.contains(0x8f00));
         let heap = Mapping::parse("7f00-8f00 rw-p 00000000 00:00 0").unwrap();
         assert_eq!((heap.path.as_str(), heap.prot), ("", 3));
-        for line in ["", "7f", "7f-8f", "7f-8f rw-s", "7f-8f rw-s 0 0 0", "zz-8f rw-s 0 00:0e 7"] {
+        for line in [
+            "",
+            "7f",
+            "7f-8f",
+            "7f-8f rw-s",
+            "7f-8f rw-s 0 0 0",
+            "zz-8f rw-s 0 00:0e 7",
+            "8f-7f rw-s 0 0:0 7",
+        ] {
             assert_eq!(Mapping::parse(line), None, "{line}");
         }
     }
@@ -112,5 +167,12 @@ mod tests {
     fn this_process_has_code() {
         let own = mappings(std::process::id().cast_signed());
         assert!(own.iter().any(Mapping::is_code));
+    }
+
+    #[test]
+    fn files_are_found() {
+        let own = std::process::id().cast_signed();
+        assert!(files(own).is_some_and(|files| !files.is_empty()), "this program is a file");
+        assert_eq!(files(i32::MAX), None);
     }
 }

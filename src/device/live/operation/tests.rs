@@ -19,7 +19,8 @@ use crate::units::{
 
 mod stage;
 
-use stage::{Dice, Kept, Stage};
+use crate::random::SplitMix64;
+use stage::{Choices, Kept, Stage};
 
 /// Frames of each placement.
 const FRAMES: usize = 5;
@@ -51,7 +52,7 @@ struct Going<'a> {
 }
 
 struct Pair<'a> {
-    dice: Dice,
+    choices: Choices,
     world: World,
     state: State,
     stage: &'a Stage,
@@ -112,7 +113,7 @@ impl<'a> Pair<'a> {
         let world = world(rules);
         let state = State::new(&world);
         Self {
-            dice: Dice(seed),
+            choices: Choices(SplitMix64::new(seed)),
             world,
             state,
             stage,
@@ -203,34 +204,34 @@ impl<'a> Pair<'a> {
         same("close", &kinds & &bug, found)
     }
 
-    /// One step of the job under way, or the first of another.
-    fn job(&mut self) -> Same {
+    /// One step of the operation under way, or the first of another.
+    fn operation(&mut self) -> Same {
         let Some(id) = self.live[0] else { return Ok(()) };
         let Some(mut going) = self.going.take() else {
-            let job = match self.dice.below(10) {
+            let operation = match self.choices.below(10) {
                 0 => Operation::Purge,
                 1 => Operation::Revoke,
                 n if n % 2 == 0 => Operation::Move(Placement::Vram),
                 _ => Operation::Move(Placement::System),
             };
-            let mut steps = self.rules.steps(job).to_vec();
+            let mut steps = self.rules.steps(operation).to_vec();
             steps.reverse();
             let (host, rules) = (self.stage, self.rules);
-            let run = Run::begin(host, Holder(0), id, job, rules, PATIENCE);
-            self.log.push(format!("{job:?}"));
+            let run = Run::begin(host, Holder(0), id, operation, rules, PATIENCE);
+            self.log.push(format!("{operation:?}"));
             self.going = Some(Going { run, steps, kinds: BTreeSet::new() });
             return Ok(());
         };
-        let job = going.run.job;
+        let operation = going.run.operation;
         let next = going.steps.pop().expect("a step");
-        let exporter = |page| Step::Exporter { buf: A, step: next, page, job };
+        let exporter = |page| Step::Exporter { buf: A, step: next, page, operation };
         if !self.is_ready(MOVER, &exporter(0)) {
             let waited = going.run.step(next);
             let waits = matches!(
                 waited,
-                Err(JobError::FenceTimeout(_)
-                    | JobError::UnmapTimeout(_)
-                    | JobError::LockTimeout(_))
+                Err(OperationError::FenceTimeout(_)
+                    | OperationError::UnmapTimeout(_)
+                    | OperationError::LockTimeout(_))
             );
             going.steps.push(next);
             self.going = Some(going);
@@ -253,11 +254,12 @@ impl<'a> Pair<'a> {
             let mut found: BTreeSet<HazardKind> = going.run.kinds.iter().copied().collect();
             // What is lost in a copy is the exporter's, and is not compared.
             found.remove(&HazardKind::LostWrite);
-            found
-                .extend((result == Err(JobError::PagePinned)).then_some(HazardKind::PinBlocksMove));
+            found.extend(
+                (result == Err(OperationError::PagePinned)).then_some(HazardKind::PinBlocksMove),
+            );
             // The answer was compared.
             let _answer = going.run.end(result);
-            return same(&format!("hazards of {job:?}"), going.kinds, found);
+            return same(&format!("hazards of {operation:?}"), going.kinds, found);
         }
         self.going = Some(going);
         Ok(())
@@ -309,7 +311,7 @@ impl<'a> Pair<'a> {
 
     fn dma_buf_pin(&mut self, device: usize, id: AttachmentId) -> Same {
         let (by, holder, _, attachment) = actor(device);
-        let pin = self.dice.below(2) == 0;
+        let pin = self.choices.below(2) == 0;
         let taken = if pin { Step::DmaBufPin(attachment) } else { Step::DmaBufUnpin(attachment) };
         // The pin of a static mapping is not its importer's to drop.
         if !self.is_ready(by, &taken) || device == 1 && !pin {
@@ -341,9 +343,9 @@ impl<'a> Pair<'a> {
         if reply != Reply::Done {
             return Ok(());
         }
-        let usage = self.dice.of(Usage::ALL);
+        let usage = self.choices.of(Usage::ALL);
         self.take(by, Step::Submit { fence, sg, usage, writes: true });
-        let live = self.with(|kept| kept.bus.submit(&mut kept.device, id, holder, usage.into()));
+        let live = self.with(|kept| kept.bus.submit(&mut kept.device, id, holder, usage));
         self.devices[device].fence = Some((fence, live.map_err(|error| error.to_string())?));
         Ok(())
     }
@@ -352,7 +354,7 @@ impl<'a> Pair<'a> {
     fn dma(&mut self, through: Through, holder: Holder, by: ActorId, via: (Handle, u8)) -> Same {
         self.value = self.value.wrapping_add(1).max(1);
         let (value, (via, page)) = (self.value, via);
-        let dir = if self.dice.below(2) == 0 { Dir::Read } else { Dir::Write(value) };
+        let dir = if self.choices.below(2) == 0 { Dir::Read } else { Dir::Write(value) };
         let start = Step::DmaStart { via, page, dir };
         if !self.is_ready(by, &start) {
             return Ok(());
@@ -399,7 +401,7 @@ impl<'a> Pair<'a> {
     fn gup(&mut self) -> Same {
         let Some(id) = self.live[0] else { return Ok(()) };
         if let Some((live, _)) = self.pin {
-            if self.dice.below(2) == 0 {
+            if self.choices.below(2) == 0 {
                 let (through, via) = (Through::Pin(live), (Handle::Pin(PIN), 0));
                 return self.dma(through, Holder(9), PROGRAM, via);
             }
@@ -408,7 +410,7 @@ impl<'a> Pair<'a> {
             let live = self.with(|kept| kept.bus.unpin(live, Holder(9)));
             return live.map_err(|error| error.to_string());
         }
-        let page = self.dice.below(2);
+        let page = self.choices.below(2);
         let refused = model::gup_refusal(&HostRules::default(), self.rules).is_some();
         if refused && self.state.pages[page].frame.is_none() {
             // The program's fault alone would give it one, which is not seen on real memory.
@@ -440,12 +442,12 @@ impl<'a> Pair<'a> {
     }
 
     fn act(&mut self) -> Same {
-        let device = self.dice.below(2);
+        let device = self.choices.below(2);
         let attached = self.devices[device].live.filter(|_| !self.devices[device].is_out);
-        match (self.dice.below(14), attached) {
-            (0..=4, _) => self.job(),
+        match (self.choices.below(14), attached) {
+            (0..=4, _) => self.operation(),
             (5, _) => {
-                let buf = BufId(u8::try_from(1 + self.dice.below(2)).unwrap());
+                let buf = BufId(u8::try_from(1 + self.choices.below(2)).unwrap());
                 if self.live[buf.index()].is_some() { self.close(buf) } else { self.alloc(buf) }
             }
             (6 | 7, _) => self.gup(),
@@ -460,7 +462,7 @@ impl<'a> Pair<'a> {
                 if matches!(self.state.sgs[sg.index()], Slot::None | Slot::Failed) {
                     return Ok(());
                 }
-                let page = u8::try_from(self.dice.below(2)).unwrap();
+                let page = u8::try_from(self.choices.below(2)).unwrap();
                 self.dma(Through::Attachment(id), holder, by, (Handle::Sg(sg), page))
             }
         }
@@ -528,8 +530,8 @@ impl<'a> Pair<'a> {
 
 /// Both, by these rules; the live one may be given others.
 fn differ(seed: u64, steps: usize, spoil: impl Fn(&mut ExporterRules)) -> Same {
-    let mut dice = Dice(seed);
-    let rules = dice.rules();
+    let mut choices = Choices(SplitMix64::new(seed));
+    let rules = choices.rules();
     let mut spoilt = rules.clone();
     spoil(&mut spoilt);
     let stage = Stage::new(&spoilt, FRAMES);

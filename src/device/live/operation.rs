@@ -22,36 +22,66 @@
 //!
 //! **Differs from Linux**: `zap` and `flush` have nothing to do (5 zaps, and every page is
 //! coherent). A wait is bounded by [`Patience`]: an importer whose `move_notify` or lock does not
-//! come back is dropped, a fence that does not signal ends the operation. A job that ends releases the
+//! come back is dropped, a fence that does not signal ends the operation. An operation that ends releases the
 //! lock, whatever its rules say. What a page should hold is what it holds: a lost write is reported
 //! when it is lost, and not missed again by whoever reads the page later.
 
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::attach::{AttachmentId, Holder};
 use super::bus::Bus;
+use super::engine::NotMovable;
 use super::frames::{NoFrames, PageOf};
+use super::mover::MoveError;
 use super::pages::Pages;
 use super::record::{EventEnd, RecordedAction};
-use crate::device::Life::{Purged, Revoked};
 use crate::device::{BufferId, Device};
 use crate::model::moving::{self, Pinned};
 use crate::model::{ExporterRules, ExporterStep, HazardKind, Life, Operation, Placement};
 use crate::sys::page::page_bytes;
+use crate::sys::store::StoreError;
 
 /// The memory of live buffers.
 pub trait Memory: Pages {
     /// Gives all pages of a buffer new memory.
     ///
     /// # Errors
-    /// What went wrong, in words.
-    fn relocate(&mut self, buffer: BufferId) -> Result<(), String>;
+    /// [`MemoryError`].
+    fn relocate(&mut self, buffer: BufferId) -> Result<(), MemoryError>;
 
     /// Takes the memory away: SIGBUS.
     ///
     /// # Errors
-    /// What went wrong, in words.
-    fn truncate(&mut self, buffer: BufferId) -> Result<(), String>;
+    /// [`MemoryError`].
+    fn truncate(&mut self, buffer: BufferId) -> Result<(), MemoryError>;
+}
+
+/// Why real memory was not replaced or taken away.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// Asked by a device, which moves no memory.
+    #[error("only the supervisor moves memory")]
+    NotTheMover,
+    /// The buffer has no memory of ours.
+    #[error("the buffer has no memory that can move")]
+    NoMemory,
+    /// A client's mapping is not what it told.
+    #[error("a client unmapped or replaced mapping {0} without telling: use the library for it")]
+    MappingChanged(u64),
+    /// The supervisor's engine refused.
+    #[error(transparent)]
+    NotMovable(#[from] NotMovable),
+    /// The mover stopped.
+    #[error(transparent)]
+    Move(#[from] MoveError),
+    /// The buffer's file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A page could not be read or written.
+    #[error("a page of the buffer can't be read or written: {0}")]
+    Page(Errno),
 }
 
 /// What a host locks together.
@@ -107,9 +137,9 @@ pub struct Done {
     pub notified: usize,
 }
 
-/// Why a job was not done. The buffer is as it was, unless memory itself failed.
+/// Why an operation was not done. The buffer is as it was, unless memory itself failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum JobError {
+pub enum OperationError {
     /// `dma_buf_pin`.
     #[error("the buffer is pinned by an importer (EBUSY)")]
     Pinned,
@@ -132,52 +162,53 @@ pub enum JobError {
     #[error("an importer did not unmap within {0:?}: the pages are kept")]
     UnmapTimeout(Duration),
     /// Real memory.
-    #[error("{0}")]
-    Memory(String),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
 }
 
 /// Moves, purges or revokes a buffer.
 ///
 /// # Errors
-/// [`JobError`].
+/// [`OperationError`].
 pub fn run(
     host: &dyn Host,
     mover: Holder,
     buffer: BufferId,
-    job: Operation,
+    operation: Operation,
     patience: Patience,
-) -> Result<Done, JobError> {
+) -> Result<Done, OperationError> {
     let mut rules = None;
     host.with(&mut |parts| {
         let exists = parts.device.buffer(buffer).is_some();
         let found = exists.then(|| parts.device.rules_of(buffer));
         // What is gone is refused where the lock is taken.
-        let locks = |rules: &ExporterRules| rules.steps(job).first() == Some(&ExporterStep::Lock);
+        let locks =
+            |rules: &ExporterRules| rules.steps(operation).first() == Some(&ExporterStep::Lock);
         rules = found.filter(|rules| parts.bus.life(buffer) == Life::Live || !locks(rules));
     });
-    let rules = rules.ok_or(JobError::Gone)?;
-    // A last `unlock` and the end are one: an importer that gets the lock comes after the job.
-    let steps = match rules.steps(job).split_last() {
+    let rules = rules.ok_or(OperationError::Gone)?;
+    // A last `unlock` and the end are one: an importer that gets the lock comes after the operation.
+    let steps = match rules.steps(operation).split_last() {
         Some((ExporterStep::Unlock, before)) => before,
-        _ => rules.steps(job),
+        _ => rules.steps(operation),
     };
-    let mut run = Run::begin(host, mover, buffer, job, &rules, patience);
+    let mut run = Run::begin(host, mover, buffer, operation, &rules, patience);
     let result = steps.iter().try_for_each(|&step| run.step(step));
     run.end(result)
 }
 
-fn doing(buffer: BufferId, job: Operation) -> RecordedAction {
-    match job {
+fn doing(buffer: BufferId, operation: Operation) -> RecordedAction {
+    match operation {
         Operation::Move(to) => RecordedAction::Move { buffer, to },
         Operation::Purge => RecordedAction::Purge(buffer),
         Operation::Revoke => RecordedAction::Revoke(buffer),
     }
 }
 
-fn outcome(result: &Result<(), JobError>) -> EventEnd {
+fn outcome(result: &Result<(), OperationError>) -> EventEnd {
     match result {
         Ok(()) => EventEnd::Done,
-        Err(JobError::Pinned | JobError::PagePinned) => EventEnd::Busy,
+        Err(OperationError::Pinned | OperationError::PagePinned) => EventEnd::Busy,
         Err(_) => EventEnd::Failed,
     }
 }
@@ -186,7 +217,7 @@ struct Run<'a> {
     host: &'a dyn Host,
     mover: Holder,
     buffer: BufferId,
-    job: Operation,
+    operation: Operation,
     rules: &'a ExporterRules,
     patience: Patience,
     notified: usize,
@@ -201,40 +232,41 @@ impl<'a> Run<'a> {
         host: &'a dyn Host,
         mover: Holder,
         buffer: BufferId,
-        job: Operation,
+        operation: Operation,
         rules: &'a ExporterRules,
         patience: Patience,
     ) -> Self {
-        host.with(&mut |parts| parts.bus.begin(doing(buffer, job)));
+        host.with(&mut |parts| parts.bus.begin(doing(buffer, operation)));
         let (notified, kinds, refused) = (0, Vec::new(), None);
-        Self { host, mover, buffer, job, rules, patience, notified, kinds, refused }
+        Self { host, mover, buffer, operation, rules, patience, notified, kinds, refused }
     }
 
     /// After the last step, or one that failed.
-    fn end(mut self, result: Result<(), JobError>) -> Result<Done, JobError> {
-        let (buffer, job) = (self.buffer, self.job);
+    fn end(mut self, result: Result<(), OperationError>) -> Result<Done, OperationError> {
+        let (buffer, operation) = (self.buffer, self.operation);
         let mut pages = 0;
         self.host.with(&mut |parts| {
             let Parts { device, bus, .. } = parts;
             // Where the lock is the first thing to be had, there is nothing to give back.
-            let has_none = self.refused == Some(ExporterStep::Lock) && !self.rules.locks_late(job);
+            let has_none =
+                self.refused == Some(ExporterStep::Lock) && !self.rules.locks_late(operation);
             if result.is_err() && !has_none {
                 bus.frames.abandon(buffer);
                 bus.forget_copies(buffer);
             }
-            if self.rules.steps(job).last() == Some(&ExporterStep::Unlock) && result.is_ok() {
-                bus.advance(job, ExporterStep::Unlock, buffer);
+            if self.rules.steps(operation).last() == Some(&ExporterStep::Unlock) && result.is_ok() {
+                bus.advance(operation, ExporterStep::Unlock, buffer);
             }
             bus.attachments.unlock(buffer, self.mover);
             pages = bus.frames.pages(buffer);
-            if result == Err(JobError::PagePinned) {
+            if result == Err(OperationError::PagePinned) {
                 self.kinds.push(HazardKind::PinBlocksMove);
             }
-            bus.end(&doing(buffer, job), outcome(&result), &self.kinds);
-            match (&result, job) {
+            bus.end(&doing(buffer, operation), outcome(&result), &self.kinds);
+            match (&result, operation) {
                 (Err(_), _) => device.stats.moves_refused += 1,
                 (Ok(()), Operation::Move(to)) => {
-                    device.moved(buffer, to.into(), 0, u64::try_from(pages).unwrap_or(u64::MAX));
+                    device.moved(buffer, to, 0, u64::try_from(pages).unwrap_or(u64::MAX));
                 }
                 // `mark` has told it.
                 (Ok(()), Operation::Purge | Operation::Revoke) => {}
@@ -244,19 +276,19 @@ impl<'a> Run<'a> {
         result.map(|()| Done { pages, notified: self.notified })
     }
 
-    fn step(&mut self, step: ExporterStep) -> Result<(), JobError> {
+    fn step(&mut self, step: ExporterStep) -> Result<(), OperationError> {
         let result = self.act(step);
         if result.is_err() {
             self.refused = Some(step);
         } else if step != ExporterStep::Mark {
-            let (buffer, job) = (self.buffer, self.job);
-            self.host.with(&mut |parts| parts.bus.advance(job, step, buffer));
+            let (buffer, operation) = (self.buffer, self.operation);
+            self.host.with(&mut |parts| parts.bus.advance(operation, step, buffer));
         }
         result
     }
 
-    fn act(&mut self, step: ExporterStep) -> Result<(), JobError> {
-        let (buffer, job) = (self.buffer, self.job);
+    fn act(&mut self, step: ExporterStep) -> Result<(), OperationError> {
+        let (buffer, operation) = (self.buffer, self.operation);
         match step {
             ExporterStep::Lock => self.lock(),
             ExporterStep::Unlock => self.quick(|parts, run| {
@@ -268,12 +300,12 @@ impl<'a> Run<'a> {
                 Ok(())
             }
             ExporterStep::Wait => self.until(
-                |parts, run| parts.device.is_idle(buffer, run.rules.wait.usage().into()),
-                JobError::FenceTimeout(self.patience.fence),
+                |parts, run| parts.device.is_idle(buffer, run.rules.wait.usage()),
+                OperationError::FenceTimeout(self.patience.fence),
             ),
             ExporterStep::WaitUnmap => self.until(
                 |parts, _| !parts.bus.attachments.is_mapped(buffer),
-                JobError::UnmapTimeout(self.patience.fence),
+                OperationError::UnmapTimeout(self.patience.fence),
             ),
             ExporterStep::CheckPins => self.quick(|parts, run| run.check_pins(parts)),
             // A move's copy is done before anybody can look.
@@ -281,22 +313,21 @@ impl<'a> Run<'a> {
             | ExporterStep::Flush
             | ExporterStep::Fence
             | ExporterStep::Signal => Ok(()),
-            ExporterStep::Reserve => self.quick(|parts, _| match job {
+            ExporterStep::Reserve => self.quick(|parts, _| match operation {
                 Operation::Move(to) => {
                     parts.bus.frames.reserve(buffer, to)?;
-                    parts.bus.reserved(buffer).map_err(unreachable)
+                    parts.bus.reserved(buffer).map_err(page_error)
                 }
                 Operation::Purge | Operation::Revoke => Ok(()),
             }),
             ExporterStep::Copy => self.changing(|parts, _| {
                 let Parts { bus, memory, .. } = parts;
-                bus.copy(*memory, buffer).map_err(unreachable)
+                bus.copy(*memory, buffer).map_err(page_error)
             }),
             ExporterStep::Rebind => self.rebind(),
             ExporterStep::Mark => self.quick(|parts, _| {
-                parts.bus.advance(job, step, buffer);
-                let life = parts.bus.life(buffer);
-                parts.device.killed(buffer, if life == Life::Purged { Purged } else { Revoked });
+                parts.bus.advance(operation, step, buffer);
+                parts.device.killed(buffer, parts.bus.life(buffer));
                 Ok(())
             }),
             ExporterStep::Free => self.free(),
@@ -306,9 +337,9 @@ impl<'a> Run<'a> {
     /// Something that is done at once.
     fn quick(
         &self,
-        mut f: impl FnMut(&mut Parts<'_>, &Self) -> Result<(), JobError>,
-    ) -> Result<(), JobError> {
-        let mut result = Err(JobError::Gone);
+        mut f: impl FnMut(&mut Parts<'_>, &Self) -> Result<(), OperationError>,
+    ) -> Result<(), OperationError> {
+        let mut result = Err(OperationError::Gone);
         self.host.with(&mut |parts| {
             // Its last reference may have gone between two steps.
             if parts.device.buffer(self.buffer).is_some() {
@@ -321,8 +352,8 @@ impl<'a> Run<'a> {
     /// The same, and frames change.
     fn changing(
         &self,
-        f: impl FnMut(&mut Parts<'_>, &Self) -> Result<(), JobError>,
-    ) -> Result<(), JobError> {
+        f: impl FnMut(&mut Parts<'_>, &Self) -> Result<(), OperationError>,
+    ) -> Result<(), OperationError> {
         let result = self.quick(f);
         self.host.frames_changed();
         result
@@ -331,8 +362,8 @@ impl<'a> Run<'a> {
     fn until(
         &self,
         mut ready: impl FnMut(&mut Parts<'_>, &Self) -> bool,
-        late: JobError,
-    ) -> Result<(), JobError> {
+        late: OperationError,
+    ) -> Result<(), OperationError> {
         let deadline = Instant::now() + self.patience.fence;
         loop {
             let mut is_ready = false;
@@ -351,50 +382,50 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn rebind(&mut self) -> Result<(), JobError> {
-        let (buffer, moves) = (self.buffer, matches!(self.job, Operation::Move(_)));
+    fn rebind(&mut self) -> Result<(), OperationError> {
+        let (buffer, moves) = (self.buffer, matches!(self.operation, Operation::Move(_)));
         let mut lost = None;
         let result = self.changing(|parts, _| {
             let Parts { bus, memory, .. } = parts;
             if moves {
-                memory.relocate(buffer).map_err(JobError::Memory)?;
+                memory.relocate(buffer)?;
             }
-            lost = bus.rebind(*memory, buffer).map_err(unreachable)?;
+            lost = bus.rebind(*memory, buffer).map_err(page_error)?;
             Ok(())
         });
         self.kinds.extend(lost);
         result
     }
 
-    fn free(&mut self) -> Result<(), JobError> {
-        let (buffer, job) = (self.buffer, self.job);
+    fn free(&mut self) -> Result<(), OperationError> {
+        let (buffer, operation) = (self.buffer, self.operation);
         let mut found = Vec::new();
         let result = self.changing(|parts, _| {
             let Parts { device, bus, memory } = parts;
-            let ends = !matches!(job, Operation::Move(_));
+            let ends = !matches!(operation, Operation::Move(_));
             // What a device still reads there is what the page held.
-            bus.leave(*memory, buffer, !ends).map_err(unreachable)?;
-            let given = bus.frames.free(buffer, job);
+            bus.leave(*memory, buffer, !ends).map_err(page_error)?;
+            let given = bus.frames.free(buffer, operation);
             found = bus.given(device, &given);
             match bus.life(buffer) {
                 _ if !ends => Ok(()),
                 // Given up without a mark: what it held is lost, and a fault finds zeros.
                 Life::Live => (0..bus.frames.pages(buffer)).try_for_each(|page| {
                     let written = memory.write(PageOf { buffer, page }, 0, &vec![0; page_bytes()]);
-                    written.map_err(unreachable)
+                    written.map_err(page_error)
                 }),
                 Life::Purged
                 | Life::Revoked
                 | Life::Quiesced
                 | Life::Unallocated
-                | Life::Released => memory.truncate(buffer).map_err(JobError::Memory),
+                | Life::Released => Ok(memory.truncate(buffer)?),
             }
         });
         self.kinds.extend(found);
         result
     }
 
-    fn lock(&self) -> Result<(), JobError> {
+    fn lock(&self) -> Result<(), OperationError> {
         let mut dropped = false;
         let mut deadline = Instant::now() + self.patience.lock;
         loop {
@@ -403,7 +434,7 @@ impl<'a> Run<'a> {
                 if parts.bus.attachments.locked_by(run.buffer).is_none_or(|by| by == run.mover)
                     && parts.bus.life(run.buffer) != Life::Live
                 {
-                    return Err(JobError::Gone);
+                    return Err(OperationError::Gone);
                 }
                 if !parts.bus.attachments.lock(run.buffer, run.mover) {
                     holder = parts.bus.attachments.locked_by(run.buffer);
@@ -414,7 +445,7 @@ impl<'a> Run<'a> {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 if dropped || self.patience.lock.is_zero() {
-                    return Err(JobError::LockTimeout(self.patience.lock));
+                    return Err(OperationError::LockTimeout(self.patience.lock));
                 }
                 dropped = true;
                 self.host.drop_holder(holder, "it held a reservation lock for too long");
@@ -435,19 +466,19 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn check_pins(&self, parts: &Parts<'_>) -> Result<(), JobError> {
+    fn check_pins(&self, parts: &Parts<'_>) -> Result<(), OperationError> {
         let is_pinned = parts.bus.attachments.pins(self.buffer) > 0;
         let pinned_page = || parts.bus.frames.pinned_page(self.buffer);
         moving::check_pins(self.rules, is_pinned, pinned_page).map_err(|pinned| match pinned {
-            Pinned::Buffer => JobError::Pinned,
-            Pinned::Page(_) => JobError::PagePinned,
+            Pinned::Buffer => OperationError::Pinned,
+            Pinned::Page(_) => OperationError::PagePinned,
         })
     }
 }
 
 /// A page of the buffer could not be read or written.
-fn unreachable(errno: rustix::io::Errno) -> JobError {
-    JobError::Memory(errno.to_string())
+fn page_error(errno: Errno) -> OperationError {
+    MemoryError::Page(errno).into()
 }
 
 /// Where an eviction takes a buffer: away from where it is.

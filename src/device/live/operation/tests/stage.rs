@@ -9,24 +9,21 @@ use rustix::io::Errno;
 use crate::device::live::attach::{AttachmentId, Holder};
 use crate::device::live::bus::Bus;
 use crate::device::live::frames::PageOf;
-use crate::device::live::job::{Host, Memory, Parts};
+use crate::device::live::operation::{Host, Memory, MemoryError, Parts};
 use crate::device::live::pages::Pages;
 use crate::device::{BufferId, Device, HeapConfig, Limits};
 use crate::model::{
     ExporterRules, ExporterStep, MmapKind, OnDmaBufPin, OnForeignPin, Recycle, WaitFor,
 };
+use crate::random::SplitMix64;
 use crate::sys::page::page_bytes;
 
-/// SplitMix64.
-pub(super) struct Dice(pub(super) u64);
+/// Random rules and choices.
+pub(super) struct Choices(pub(super) SplitMix64);
 
-impl Dice {
+impl Choices {
     pub(super) fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % n as u64).unwrap()
+        self.0.index(n)
     }
 
     pub(super) fn of<T: Copy>(&mut self, all: &[T]) -> T {
@@ -47,7 +44,7 @@ impl Dice {
             }
         }
         steps.retain(|step| !by_itself.contains(step));
-        // Who keeps the lock keeps everybody waiting, here until the end of the job.
+        // Who keeps the lock keeps everybody waiting, here until the end of the operation.
         steps.push(ExporterStep::Unlock);
         steps
     }
@@ -89,11 +86,11 @@ impl Pages for Ram {
 }
 
 impl Memory for Ram {
-    fn relocate(&mut self, _buffer: BufferId) -> Result<(), String> {
+    fn relocate(&mut self, _buffer: BufferId) -> Result<(), MemoryError> {
         Ok(())
     }
 
-    fn truncate(&mut self, buffer: BufferId) -> Result<(), String> {
+    fn truncate(&mut self, buffer: BufferId) -> Result<(), MemoryError> {
         self.0.borrow_mut().remove(&buffer);
         Ok(())
     }
@@ -127,7 +124,7 @@ impl Host for Stage {
 impl Stage {
     /// An empty one, with so many frames of each placement.
     pub(super) fn new(rules: &ExporterRules, frames: usize) -> Self {
-        let heap = HeapConfig { live: rules.clone(), ..HeapConfig::new("heap") };
+        let heap = HeapConfig { rules: rules.clone(), ..HeapConfig::new("heap") };
         let device = Device::new(vec![heap], Limits::default());
         let bus = Bus::new(frames, frames).unwrap();
         Self(RefCell::new(Kept { device, bus, memory: Ram::default() }))
