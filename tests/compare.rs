@@ -1,5 +1,5 @@
 //! `driftheap compare`: the kernel's table is what the rows expect, every difference of ours has its
-//! reason, and the counts in the README are reached.
+//! reason, and the counts in src/cli/README.md are reached.
 
 #![allow(unused_crate_dependencies, reason = "a test uses few of the package's dependencies")]
 
@@ -10,7 +10,7 @@ use driftheap::conformance::{Reasons, Reference, Transport, expectations, parse,
 use serde_json::Value;
 
 const RECORDED: &str = include_str!("data/conformance-linux-6.12.tsv");
-const README: &str = include_str!("../README.md");
+const README: &str = include_str!("../src/cli/README.md");
 
 #[test]
 fn the_rows_expect_what_a_kernel_answered() {

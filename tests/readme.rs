@@ -1,4 +1,4 @@
-//! What README.md says is so: its commands run, its output is printed, its files are there.
+//! What README.md and src/cli/README.md say is so: its commands run, its output is printed, its files are there.
 //!
 //! A block of ```` ```sh ```` is run as it stands, but for the lines of cargo, which the gate runs. In a
 //! block of ```` ```console ```` a line `$ command` is run and the lines below it are looked for in what it
@@ -13,7 +13,9 @@ use std::process::{Command, Output};
 
 use device_kit::{available, bounded, stage, text};
 
-const README: &str = include_str!("../README.md");
+/// README.md and the longer text that it names.
+const README: &str =
+    concat!(include_str!("../README.md"), "\n", include_str!("../src/cli/README.md"));
 
 /// What a command that needs a guest begins with.
 const GUEST: [&str; 1] = ["driftheap check --kernel"];
