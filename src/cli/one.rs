@@ -73,7 +73,7 @@ pub(super) fn schedule_word(schedule: &[u8]) -> String {
 /// One step of `--schedule`.
 pub(super) fn schedule_step(word: &str) -> Result<u8, String> {
     word.trim().parse().map_err(|_| {
-        format!("`{word}` is no process: a schedule is the number of each step's, as `0,0,1`")
+        format!("`{word}` is not a process: a schedule is the number of each step's, as `0,0,1`")
     })
 }
 

@@ -7,7 +7,7 @@ pub(crate) fn part(text: &str) -> Result<(usize, usize), String> {
     let numbers = text.split_once('/').map(|(k, n)| (k.parse().ok(), n.parse().ok()));
     match numbers {
         Some((Some(k), Some(n))) if (1..=n).contains(&k) => Ok((k, n)),
-        _ => Err(format!("`{text}` is no part: write K/N, as 1/4 to 4/4 for four parts")),
+        _ => Err(format!("`{text}` is not a part: write K/N, as 1/4 to 4/4 for four parts")),
     }
 }
 

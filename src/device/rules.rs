@@ -39,7 +39,7 @@ pub enum HeapError {
     )]
     NoSpace,
     /// A part is not `rule=value`.
-    #[error("`{0}` is no rule: write rule=value, for example mmap=pfnmap")]
+    #[error("`{0}` is not a rule: write rule=value, for example mmap=pfnmap")]
     Syntax(String),
     /// No such rule.
     #[error("a running heap has no rule `{rule}`{}; it has: {}", hint(rule, &RULES), RULES.join(", "))]
@@ -338,7 +338,7 @@ mod tests {
             "x,mmap=foo",
             "rule `mmap` does not take `foo`; it takes: pfnmap, mixedmap-insert-pfn, mixedmap-insert-page, shmem",
         );
-        check("x,mmap", "`mmap` is no rule: write rule=value, for example mmap=pfnmap");
+        check("x,mmap", "`mmap` is not a rule: write rule=value, for example mmap=pfnmap");
     }
 
     #[test]

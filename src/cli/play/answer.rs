@@ -213,7 +213,7 @@ impl Flip {
             RuleValues::Steps(_) => false,
         };
         if !allowed {
-            return Err(format!("`{value}` is no value of `{rule}`"));
+            return Err(format!("`{value}` is not a value of `{rule}`"));
         }
         let text = edit::set(&self.text, kind, name, rule, value)
             .ok_or_else(|| format!("there is no block `{name}` in the text"))?;

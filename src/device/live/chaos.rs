@@ -32,7 +32,7 @@ pub struct ChaosConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChaosError {
     /// The seed.
-    #[error("`{0}` is no seed: write a number, as in --chaos 1")]
+    #[error("`{0}` is not a seed: write a number, as in --chaos 1")]
     Seed(String),
     /// Not `key=value`, or an unknown key.
     #[error(
@@ -40,10 +40,10 @@ pub enum ChaosError {
     )]
     Option(String),
     /// The rate.
-    #[error("`{0}` is no rate: 1 to {RATE_MAX} a second")]
+    #[error("`{0}` is not a rate: 1 to {RATE_MAX} a second")]
     Rate(String),
     /// A kind.
-    #[error("`{0}` is no kind; there are: move, evict, purge, revoke")]
+    #[error("`{0}` is not a kind; there are: move, evict, purge, revoke")]
     Kind(String),
 }
 

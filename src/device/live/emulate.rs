@@ -73,10 +73,10 @@ pub struct DeviceSpec {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// The first part is not a name.
-    #[error("`{0}` is no device name: begin with one, as in camera,writes=frame,every=16ms")]
+    #[error("`{0}` is not a device name: begin with one, as in camera,writes=frame,every=16ms")]
     Name(String),
     /// Not `option=value`.
-    #[error("`{0}` is no option: write option=value; there are: {OPTIONS}")]
+    #[error("`{0}` is not an option: write option=value; there are: {OPTIONS}")]
     Syntax(String),
     /// The option does not take this.
     #[error("`{option}` does not take `{value}`; it takes {takes}")]
@@ -497,10 +497,10 @@ mod tests {
         assert_eq!(spec.to_string(), "npu reads buffer #2");
         assert!(spec.dynamic && spec.handles_notify && spec.fenced);
         for (text, error) in [
-            ("", "`` is no device name: begin with one, as in camera,writes=frame,every=16ms"),
+            ("", "`` is not a device name: begin with one, as in camera,writes=frame,every=16ms"),
             (
                 "c,writes",
-                "`writes` is no option: write option=value; there are: writes, reads, every, hold, \
+                "`writes` is not an option: write option=value; there are: writes, reads, every, hold, \
                  importer, notify, fence, bracket",
             ),
             (

@@ -131,7 +131,7 @@ impl Kinds {
 
 /// A word that is no kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{word}` is no kind of misuse{hint}; there are: any, {known}")]
+#[error("`{word}` is not a kind of misuse{hint}; there are: any, {known}")]
 pub struct UnknownKind {
     word: String,
     hint: String,
