@@ -236,9 +236,8 @@ impl Sink {
 
     pub(super) fn report(&mut self, problem: Problem) {
         let span = problem.span;
-        let known_broken =
-            self.muted.iter().any(|muted| muted.start <= span.start && span.end <= muted.end);
-        if known_broken || self.is_full() {
+        let known_broken = |muted: &Span| muted.start <= span.start && span.end <= muted.end;
+        if self.is_full() || self.muted.iter().any(known_broken) {
             return;
         }
         let key = (span.start, span.end, problem.message.clone());

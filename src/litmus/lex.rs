@@ -152,6 +152,14 @@ impl Lexer<'_> {
         self.push(Kind::BlockComment, rest.len());
     }
 
+    /// Keeps the place of a mistake, while there is still something to be said about others: muting every
+    /// one of a file full of them would take their number squared.
+    fn note(&mut self, span: Span) {
+        if !self.sink.is_full() {
+            self.bad.push(span);
+        }
+    }
+
     /// Digits and whatever word characters stick to them.
     fn number(&mut self, rest: &str) {
         let length = word_length(rest);
@@ -161,7 +169,7 @@ impl Lexer<'_> {
             let help =
                 "numbers are decimal or 0x hexadecimal, below 2^64; words start with a letter";
             self.sink.report(Problem::new(span, message).help(help));
-            self.bad.push(span);
+            self.note(span);
         }
         self.push(Kind::Number, length);
     }
@@ -180,7 +188,7 @@ impl Lexer<'_> {
             .collect();
         let span = Span::new(self.at, self.at + length);
         let problem = Problem::new(span, format!("unexpected `{shown}`"));
-        self.bad.push(span);
+        self.note(span);
         self.sink.report(match &rest[..length] {
             "/" => problem.help("conjunction is written `/\\`, a comment `# ...` or `(* ... *)`"),
             "//" => problem.help("a comment is written `# ...` or `(* ... *)`"),

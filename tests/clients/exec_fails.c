@@ -1,4 +1,4 @@
-/* A process whose execve, execveat or clone3 fails goes on as it was: it forks, and both count in
+/* A process whose execve, execveat, clone3, unshare, setns or fork fails, or comes back, goes on as it was: it forks, and both count in
  * their own word of every page of a dma-buf and look, before each store, whether the last one is
  * still there. Usage: exec_fails SECONDS; one line for each writer; exits 0 if nothing was lost. */
 #define _GNU_SOURCE
@@ -6,12 +6,14 @@
 #include <fcntl.h>
 #include <linux/dma-heap.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -122,6 +124,40 @@ static void by_clone3(void)
 	must(syscall(SYS_clone3, 8, sizeof bad) < 0, "clone3");
 }
 
+static void by_unshare(void)
+{
+	must(unshare(0x1) < 0 && errno == EINVAL, "unshare of nothing");
+	must(!unshare(CLONE_FS | CLONE_FILES | CLONE_SYSVSEM), "unshare of files");
+}
+
+static void by_setns(void)
+{
+	int own = open("/proc/self/ns/uts", O_RDONLY | O_CLOEXEC);
+
+	must(setns(-1, 0) < 0 && errno == EBADF, "setns of nothing");
+	/* Its own: root may, others may not. */
+	must(own >= 0 && (!setns(own, CLONE_NEWUTS) || errno == EPERM), "setns");
+	close(own);
+}
+
+/* More forks than its user may have processes; root may have any number. */
+static void by_fork(void)
+{
+	struct rlimit before, none = { 0, 0 };
+
+	must(!getrlimit(RLIMIT_NPROC, &before), "getrlimit");
+	none.rlim_max = before.rlim_max;
+	must(!setrlimit(RLIMIT_NPROC, &none), "setrlimit");
+	for (int i = 0; i < 20; i++) {
+		int status, pid = fork();
+
+		if (!pid)
+			_exit(0);
+		must(pid < 0 ? errno == EAGAIN : waitpid(pid, &status, 0) == pid && !status, "fork");
+	}
+	must(!setrlimit(RLIMIT_NPROC, &before), "setrlimit");
+}
+
 int main(int argc, char **argv)
 {
 	struct dma_heap_allocation_data data = { .len = PAGES * PAGE, .fd_flags = O_RDWR };
@@ -132,7 +168,10 @@ int main(int argc, char **argv)
 		     { "execveat", by_execveat },
 		     { "execve in a thread", by_a_thread },
 		     { "execve in a vforked child", by_a_vforked_child },
-		     { "clone3", by_clone3 } };
+		     { "clone3", by_clone3 },
+		     { "unshare", by_unshare },
+		     { "setns", by_setns },
+		     { "fork", by_fork } };
 	int heap = open("/dev/dma_heap/system", O_RDONLY | O_CLOEXEC), bad = 0;
 
 	must(argc == 2, "usage");

@@ -144,7 +144,7 @@ const fn socket(kind: &'static str, beside: &'static [Beside]) -> Attack {
 
 /// The table's rows.
 pub(crate) const ATTACKS: &[Attack] = &[
-    every("failed execve, execveat, clone3, vfork", "tests/clients/exec_fails.c", &["0.2"]),
+    every("failed exec, clone3, unshare, setns, fork", "tests/clients/exec_fails.c", &["0.2"]),
     every("exec of a process whose threads map", "tests/clients/exec_threads.c", &["10"]),
     every("its own userfaultfd fills its pages", "tests/clients/fills.c", &["pages"]),
     every("its own file system serves its files", "tests/clients/fills.c", &["files", "MOUNT"]),

@@ -557,3 +557,12 @@ fn a_device_attaches_through_an_importer() {
     check(&with("device"), &["5:20 `P0` is a device without an importer, which can't attach"]);
     check(&with("device importer cam"), &[]);
 }
+
+/// In time that grows with the file, not with its square, which would be hours.
+#[test]
+fn a_file_full_of_mistakes_is_read_to_its_end() {
+    for mistake in ["$ ", "1x ", ") "] {
+        let text = mistake.repeat(FILE_BYTES_MAX / mistake.len());
+        assert_eq!(diagnose(&text).len(), DIAGNOSTICS_MAX, "{mistake}");
+    }
+}
