@@ -36,6 +36,9 @@ use rustix::process::{WaitId, WaitIdOptions};
 
 use super::arch::{CALL_BYTES, Registers};
 
+/// Time between looks whether a fork has failed.
+const FORK_LOOK: Duration = Duration::from_millis(5);
+
 /// Longest wait for a thread to stop.
 const STOP_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -164,7 +167,14 @@ impl Seized {
     /// [`InjectError`].
     pub fn forked(self) -> Result<Option<Stopped>, InjectError> {
         let soon = Instant::now() + STOP_TIME_MAX / 8;
-        let status = match wait(self.pid, soon) {
+        let waited = loop {
+            match wait(self.pid, soon.min(Instant::now() + FORK_LOOK)) {
+                Err(InjectError::TimedOut) if Instant::now() < soon && !self.sleeps_elsewhere() => {
+                }
+                waited => break waited,
+            }
+        };
+        let status = match waited {
             Err(InjectError::TimedOut) => {
                 // It failed and the thread went on; or it has not begun, and will be trapped anew.
                 ptrace::interrupt(self.pid).map_err(InjectError::of)?;
@@ -191,6 +201,18 @@ impl Seized {
         let child = child.map(|pid| Self { pid, kept: self.kept }.stopped()).transpose();
         leave(self.pid, self.kept, signal)?;
         child
+    }
+
+    /// Whether a thread that was let go to fork sleeps outside of fork, so that it has failed: in another
+    /// call, or trapped in its next one. A thread that was woken and has not run yet does not sleep.
+    fn sleeps_elsewhere(&self) -> bool {
+        let read = |file| std::fs::read_to_string(format!("/proc/{}/{file}", self.pid));
+        let (Ok(call), Ok(place)) = (read("syscall"), read("wchan")) else { return false };
+        let nr = call.split_ascii_whitespace().next().and_then(|word| word.parse::<i64>().ok());
+        // "running" is no number, and -1 is a thread that was preempted.
+        let Some(nr) = nr.filter(|&nr| nr >= 0) else { return false };
+        let forks = [libc::SYS_clone, libc::SYS_clone3, super::arch::legacy::SYS_fork];
+        !forks.contains(&nr) || place.starts_with("seccomp_do_user_notification")
     }
 
     /// Lets a thread that stopped for a real-time signal go on with it: nix has no name for such a
