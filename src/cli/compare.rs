@@ -181,7 +181,7 @@ fn kernel(args: &CompareArgs, out: &Out) -> anyhow::Result<Kernel> {
     if args.vm {
         out.status("measuring a real kernel in a virtual machine");
         let (release, columns) = if args.in_guest_alone() {
-            vm::measure_elsewhere(&args.arch, &args.pages, args.program.as_deref())?
+            vm::measure_elsewhere(&args.arch, &args.pages, args.program.as_deref(), out)?
         } else {
             vm::measure()?
         };
@@ -370,4 +370,27 @@ fn as_json(kernel: &Kernel, reference: &Reference, columns: &[Column]) -> String
         "unexplained": count(&surprises, |outcome| outcome == Agreement::Unexplained),
     }));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_another_architecture_answers_otherwise_is_named() {
+        let before = parse(RECORDED);
+        let mut now = before.clone();
+        let same = elsewhere(&now, &before);
+        assert!(same.differ.is_empty() && same.rows.len() == before.len());
+        let answers = now.get_mut("udmabuf").expect("it was measured");
+        answers.insert("lseek.end".to_owned(), "16384".to_owned());
+        answers.insert("sync.end-first".to_owned(), "SKIP not here".to_owned());
+        now.remove("vgem");
+        let said = elsewhere(&now, &before).as_text("arm64");
+        let rows = before["udmabuf"].values().filter(|answer| !answer.starts_with("SKIP")).count();
+        let counted = format!("udmabuf: {} of {} rows on arm64 as on x86-64\n", rows - 2, rows - 1);
+        assert!(said.contains(&counted), "{said}");
+        assert!(said.contains("    lseek.end                    8192 -> 16384\n"), "{said}");
+        assert!(!said.contains("vgem") && !said.contains("sync.end-first"), "{said}");
+    }
 }

@@ -11,9 +11,10 @@ use anyhow::{Context as _, bail};
 use driftheap::conformance::{Answers, parse};
 
 use super::measure::{Ran, SUITE_SECONDS_MAX, bounded};
+use super::out::Out;
 
 /// The scripts, by name.
-const SCRIPTS: [(&str, &str); 12] = [
+const SCRIPTS: [(&str, &str); 15] = [
     ("run", include_str!("../../tools/vm/run")),
     ("fetch", include_str!("../../tools/vm/fetch")),
     ("init", include_str!("../../tools/vm/init")),
@@ -26,6 +27,9 @@ const SCRIPTS: [(&str, &str); 12] = [
     ("lab-module/exporter.c", include_str!("../../tools/lab-module/exporter.c")),
     ("lab-module/importer.c", include_str!("../../tools/lab-module/importer.c")),
     ("lab-module/gup.c", include_str!("../../tools/lab-module/gup.c")),
+    ("heap-module/build", include_str!("../../tools/arm64/heap-module/build")),
+    ("heap-module/Kbuild", include_str!("../../tools/arm64/heap-module/Kbuild")),
+    ("heap-module/heap.c", include_str!("../../tools/arm64/heap-module/heap.c")),
 ];
 
 /// O_DIRECT pins pages only above a block device: a loop device, since the guest has no disk.
@@ -34,7 +38,8 @@ const GUEST: &str = "head -c 65536 /dev/zero >/tmp/disk
     CONFORMANCE_DIRECT=/dev/loop0 exec ./driftheap compare --measure";
 
 /// The same where nothing but the guest has this architecture.
-const GUEST_ALONE: &str = "head -c 65536 /dev/zero >/tmp/disk
+const GUEST_ALONE: &str = "[ ! -e driftheap_heap.ko ] || insmod driftheap_heap.ko
+    head -c 65536 /dev/zero >/tmp/disk
     losetup /dev/loop0 /tmp/disk
     CONFORMANCE_DIRECT=/dev/loop0 exec ./driftheap compare --measure --all";
 
@@ -59,7 +64,9 @@ impl Scripts {
         let made = fs::DirBuilder::new().mode(0o700).create(&directory);
         made.with_context(|| format!("can't make {}", directory.display()))?;
         let scripts = Self(directory);
-        fs::create_dir(scripts.path("lab-module")).context("can't make a directory")?;
+        for directory in ["lab-module", "heap-module"] {
+            fs::create_dir(scripts.path(directory)).context("can't make a directory")?;
+        }
         for (name, text) in SCRIPTS {
             let path = scripts.0.join(name);
             fs::write(&path, text)
@@ -102,6 +109,7 @@ pub(super) fn measure_elsewhere(
     arch: &str,
     pages: &str,
     program: Option<&Path>,
+    out: &Out,
 ) -> anyhow::Result<(String, BTreeMap<String, Answers>)> {
     let scripts = Scripts::unpack()?;
     let built = scripts.0.join("built");
@@ -124,13 +132,30 @@ pub(super) fn measure_elsewhere(
     let program =
         fs::canonicalize(&program).with_context(|| format!("can't find {}", program.display()))?;
     std::os::unix::fs::symlink(program, named.join("driftheap")).context("can't link")?;
+    let flavour = if pages == "16k" { "16k" } else { "full" };
+    let kernel = ["--arch", arch, "--flavour", flavour];
+    // What it fetches the module is built for.
+    let mut fetch = Command::new(scripts.0.join("run"));
+    fetch.args(kernel).args(["--timeout", "120", "--", "true"]);
+    let fetched = bounded(&mut fetch, SECONDS_MAX)?;
+    if fetched.status.code() == Some(SKIPPED) {
+        bail!("{}", fetched.stderr.trim());
+    }
+    // Debian's arm64 kernels have no heaps: theirs, as a module. Without it the exporters are measured.
+    let build = scripts.0.join("heap-module/build");
+    let made = bounded(Command::new(build).arg(&named).arg(flavour), SECONDS_MAX)?;
+    match made.status.code() {
+        Some(0) => {}
+        Some(SKIPPED) => out.note(&format!("no heap in the guest: {}\n", made.stderr.trim())),
+        _ => bail!("the heap does not build: {}\n{}", made.status, made.stderr.trim()),
+    }
     let mut command = Command::new(scripts.0.join("run"));
-    command.args(["--arch", arch, "--flavour", if pages == "16k" { "16k" } else { "full" }]);
+    command.args(kernel);
     for module in ["vgem", "cuse", "loop"] {
         command.args(["--module", module]);
     }
-    command.args(["--timeout", &EMULATED_SECONDS_MAX.to_string(), "--add"]);
-    command.arg(named.join("driftheap")).args(["--", "sh", "-ec", GUEST_ALONE]);
+    command.args(["--timeout", &EMULATED_SECONDS_MAX.to_string(), "--dir"]);
+    command.arg(&named).args(["--", "sh", "-ec", GUEST_ALONE]);
     measured(&bounded(&mut command, EMULATED_SECONDS_MAX + SECONDS_MAX)?)
 }
 

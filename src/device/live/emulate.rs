@@ -263,7 +263,7 @@ impl Running {
     /// for it.
     #[must_use]
     pub fn idle(&self, seen: &Seen) -> Option<Idle> {
-        if self.attached.load(Ordering::Relaxed) {
+        if self.attached.load(Ordering::Acquire) {
             return None;
         }
         let was_there = match &self.spec.buffer {
@@ -392,7 +392,7 @@ impl Machine {
             None => {
                 let of = (self.holder, self.spec.name.as_str());
                 let id = bus.attach(buffer, of, self.spec.dynamic).ok()?;
-                self.attached.store(true, Ordering::Relaxed);
+                self.attached.store(true, Ordering::Release);
                 Bound { buffer, id, addrs: Vec::new() }
             }
         };

@@ -65,12 +65,12 @@ impl HeldUp {
 
 /// A program of the tree has something that fills pages on demand.
 pub(super) fn becomes_possible() {
-    POSSIBLE.store(true, Ordering::Relaxed);
+    POSSIBLE.store(true, Ordering::Release);
 }
 
 /// There is a file system in user space, or there will be.
 pub(super) fn files_become_possible() {
-    FILES_POSSIBLE.store(true, Ordering::Relaxed);
+    FILES_POSSIBLE.store(true, Ordering::Release);
 }
 
 /// Whether a mount of /proc/self/mountinfo is of a file system in user space.
@@ -85,7 +85,7 @@ pub(super) fn has_user_file_system(mountinfo: &str) -> bool {
 
 /// Closes a copy of a program's descriptor.
 pub(super) fn close(file: OwnedFd) {
-    if FILES_POSSIBLE.load(Ordering::Relaxed) && can_be_flushed(&file) {
+    if FILES_POSSIBLE.load(Ordering::Acquire) && can_be_flushed(&file) {
         close_elsewhere(file);
     }
 }
@@ -141,7 +141,7 @@ pub(super) fn has_come() -> bool {
 /// Whether an access to `len` bytes of a thread's memory may be held up: a program may do so, and a
 /// page is not there, or can't be written to at once.
 pub(super) fn is_possible(tid: i32, addr: u64, len: usize) -> bool {
-    POSSIBLE.load(Ordering::Relaxed) && !is_there(tid, addr, len).unwrap_or(false)
+    POSSIBLE.load(Ordering::Acquire) && !is_there(tid, addr, len).unwrap_or(false)
 }
 
 /// Whether all pages are in memory or swapped out by the kernel, and none is write-protected by a

@@ -10,6 +10,19 @@
 //! | AUDIT_ARCH, and what is known of 32-bit programs' calls | [`seccomp`](super::seccomp) |
 //! | numbers of system calls that not every architecture has | the supervisor |
 //! | DWARF's register numbers, call instructions, signed return addresses | stack walks |
+//!
+//! **Memory order.** x86-64 keeps the order of loads and of stores, arm64 that of nothing which is not said.
+//! What two processes or threads share, and what orders it:
+//!
+//! | shared | ordered by |
+//! |---|---|
+//! | a request and its reply, between conductor and actor | SeqCst sequence words ([`mailbox`](super::mailbox)) |
+//! | a buffer's bytes, between a move and the program's stores | the kernel: write protection is in every page table, and its TLB flush is done, before UFFDIO_WRITEPROTECT returns |
+//! | counters of writers in a page | add with acquire and release, one instruction or a loop of `ldaxr` and `stlxr` |
+//! | the search's frontier, between its threads | Release of the round, Acquire of the count of who is busy |
+//! | that a program may hold an access up, that an access is over, that a device has attached | Release and Acquire |
+//! | a flag or an index alone, which stands for no other memory (stop, next item, progress) | nothing: Relaxed |
+//! | all else in the supervisor and the exporter | one mutex |
 #![allow(unsafe_code, reason = "the instructions that touch shared memory, and signal contexts")]
 
 #[cfg(target_arch = "aarch64")]

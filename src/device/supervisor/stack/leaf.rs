@@ -7,9 +7,9 @@
 //!
 //! 1. every call (`bl`) of the function is looked for, in the program and in the function's own file:
 //!    direct, through the linkage table, or of a function that ends by jumping there;
-//! 2. of those places the ones remain from where unwinding goes on as it must: what is the return
-//!    address by their frame's layout follows a call, and where that call names its target, it is the
-//!    function that the place is in;
+//! 2. of those places the ones remain from where unwinding goes on as it must, for some frames: what is
+//!    the return address by a frame's layout follows a call, and where that call names its target, it is
+//!    the function that it was left by;
 //! 3. one is left: that is the caller. Several in one function: the caller is that function, and the
 //!    line is not told. Several in more than one: nothing is.
 //!
@@ -27,6 +27,9 @@ const CODE_BYTES_MAX: u64 = 64 << 20;
 const TAILS_MAX: usize = 8;
 /// Most calls that are looked at.
 const CALLS_MAX: usize = 512;
+
+/// Frames through which a place must be unwound.
+const DEPTH: usize = 4;
 
 /// Who called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,25 +171,37 @@ impl Stacks {
         calls
     }
 
-    /// Whether unwinding goes on from `ret` with this stack pointer; the function that it is in.
+    /// Whether unwinding goes on from `ret` with this stack pointer, for as far as is looked; the function
+    /// that it is in.
     fn goes_on(&mut self, pid: i32, ret: u64, sp: u64, stack: &Memory) -> Option<u64> {
-        let function = self.entry(pid, ret - 4)?;
-        let (_, rule) = self.frames(pid, ret, true)?;
+        let function = self.entry(pid, ret.checked_sub(1)?)?;
         let mut at = Registers { pc: ret, sp, bp: None, link: None };
-        let rule = rule?;
-        rule.ret?;
-        if rule.base == Base::Frame {
-            at.bp = self.guess_frame_pointer(pid, sp, stack);
+        for depth in 0..DEPTH {
+            let (_, rule) = self.frames(pid, at.pc, true)?;
+            let Some(rule) = rule.filter(|rule| rule.ret.is_some()) else {
+                // The outermost function says no way on.
+                return (depth > 0).then_some(function);
+            };
+            if rule.base == Base::Frame && at.bp.is_none() {
+                at.bp = self.guess_frame_pointer(pid, at.sp, stack);
+            }
+            let next = super::step(rule, at, stack)?;
+            self.locate(pid, next.pc)?;
+            if !follows_a_call(pid, next.pc) {
+                return None;
+            }
+            let call = next.pc.checked_sub(4)?;
+            let word = u32::from_le_bytes(*caller::read(pid, call, 4).ok()?.first_chunk()?);
+            if let Some(target) = arch::call_target(call, word) {
+                // A target in a linkage table is no function's beginning, and names nobody.
+                let is_here = self.entry(pid, at.pc.checked_sub(1)?) == Some(target);
+                if !is_here && self.entry(pid, target) == Some(target) {
+                    return None;
+                }
+            }
+            at = next;
         }
-        let next = super::step(rule, at, stack)?;
-        let is_code = self.locate(pid, next.pc).is_some() && follows_a_call(pid, next.pc);
-        let word = caller::read(pid, next.pc.checked_sub(4)?, 4).ok()?;
-        let word = u32::from_le_bytes(*word.first_chunk()?);
-        let named = arch::call_target(next.pc - 4, word);
-        // A target in a linkage table names nobody.
-        let right = named
-            .is_none_or(|target| target == function || self.entry(pid, target) != Some(target));
-        (is_code && right).then_some(function)
+        Some(function)
     }
 }
 

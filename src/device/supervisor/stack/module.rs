@@ -69,6 +69,8 @@ pub(super) struct Module {
     cfi: Option<Cfi>,
     debug: Option<addr2line::Loader>,
     rules: BTreeMap<u64, Option<Rule>>,
+    /// First address and length of every function, once one was asked for.
+    functions: Option<BTreeMap<u64, u64>>,
     symbols: BTreeMap<u64, Vec<Arc<Symbol>>>,
 }
 
@@ -89,6 +91,7 @@ impl Module {
             cfi: None,
             debug: None,
             rules: BTreeMap::new(),
+            functions: None,
             symbols: BTreeMap::new(),
         };
         let Some(path) = candidates.iter().find(|path| readable(path)) else { return module };
@@ -143,12 +146,11 @@ impl Module {
 
 impl Module {
     /// The first address of the function at `address`, as the unwind tables divide the code.
-    pub(super) fn function(&self, address: u64) -> Option<u64> {
+    pub(super) fn function(&mut self, address: u64) -> Option<u64> {
         let cfi = self.cfi.as_ref()?;
-        let eh_frame = cfi.section();
-        let by_offset = EhFrame::cie_from_offset;
-        let fde = eh_frame.fde_for_address(&cfi.bases, address, by_offset).ok()?;
-        Some(fde.initial_address())
+        let functions = self.functions.get_or_insert_with(|| functions(cfi));
+        let (&begins, &len) = functions.range(..=address).next_back()?;
+        (address - begins < len).then_some(begins)
     }
 }
 
@@ -182,6 +184,20 @@ fn cfi(file: &object::File<'_>) -> Option<Cfi> {
         .set_text(address(".text"))
         .set_got(address(".got"));
     Some(Cfi { bytes, bases })
+}
+
+fn functions(cfi: &Cfi) -> BTreeMap<u64, u64> {
+    let eh_frame = cfi.section();
+    let mut entries = eh_frame.entries(&cfi.bases);
+    let mut found = BTreeMap::new();
+    while let Ok(Some(entry)) = entries.next() {
+        if let gimli::CieOrFde::Fde(partial) = entry
+            && let Ok(fde) = partial.parse(EhFrame::cie_from_offset)
+        {
+            found.insert(fde.initial_address(), fde.len());
+        }
+    }
+    found
 }
 
 fn unwind_rule(cfi: &Cfi, address: u64) -> Option<Rule> {
