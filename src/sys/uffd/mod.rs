@@ -215,10 +215,12 @@ impl Uffd {
 
     /// The next event, waiting for it no longer than `timeout`.
     pub fn wait(&self, timeout: Duration) -> Result<Option<UffdEvent>, ReadError> {
-        match poll_in(&self.fd, timeout) {
-            Ok(_) => self.poll_event(),
-            Err(errno) => Err(ReadError::Other(errno)),
+        // Where faults come one after the other, the next is there already.
+        if let Some(event) = self.poll_event()? {
+            return Ok(Some(event));
         }
+        poll_in(&self.fd, timeout).map_err(ReadError::Other)?;
+        self.poll_event()
     }
 
     /// # Safety
