@@ -128,7 +128,7 @@ struct EventView {
 pub struct Query {
     /// What.
     pub verb: ControlCommand,
-    /// Inode of the buffer that [`Verb::Info`] is about; all of them without.
+    /// Inode of the buffer that [`ControlCommand::Info`] is about; all of them without.
     pub ino: Option<u64>,
     /// Answer in JSON.
     pub json: bool,

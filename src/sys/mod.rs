@@ -7,7 +7,7 @@
 //!
 //! | module | what | the kernel's |
 //! |---|---|---|
-//! | [`page`] | [`Frame`](page::Frame), [`Addr`](page::Addr), [`Span`](page::Span) | pfn, address |
+//! | [`page`] | [`Frame`](page::FrameIndex), [`Addr`](page::Addr), [`Span`](page::Span) | pfn, address |
 //! | [`arch`] | instructions, registers and numbers of x86-64 and arm64 | `arch/` |
 //! | [`arena`] | a memfd whose pages are frames: allocate, fill, copy, punch | carveout, heap |
 //! | [`secret`] | the same of memory that can't be pinned | VM_PFNMAP |
@@ -39,8 +39,8 @@
 //!    registers its slots and sends the fd back. A litmus `fork` is [`process::fork`] in the actor,
 //!    which has one thread; the child needs a mailbox and a userfaultfd of its own.
 //! 4. A load: the conductor posts it. If the slot is trapped, the actor sleeps; the conductor
-//!    reads the [`uffd::Event`], resolves it on the model's word and collects the value. If it is
-//!    poisoned, truncated or unmapped, the value is an [`touch::Access`] that says so.
+//!    reads the [`uffd::UffdEvent`], resolves it on the model's word and collects the value. If it is
+//!    poisoned, truncated or unmapped, the value is an [`touch::Touch`] that says so.
 //! 5. A move in a refcounted placement: [`write_protect`](uffd::Uffd::write_protect) in every
 //!    mapper, [`copy`](arena::Arena::copy), map the new frame, [`punch`](arena::Arena::punch) the
 //!    old. In a carveout nothing is punched: who was not told keeps a PTE or a pin of the frame.

@@ -2,7 +2,7 @@
 //!
 //! A user-mode access to a [`Span`] ends in one of three ways: it completes, the kernel sends
 //! SIGBUS (a page past the end of the file, a page poisoned with UFFDIO_POISON, a full tmpfs), or
-//! it sends SIGSEGV (no VMA, or a VMA that forbids the access). [`Access`] is that answer as a
+//! it sends SIGSEGV (no VMA, or a VMA that forbids the access). [`Touch`] is that answer as a
 //! value.
 //!
 //! How: each access is one naked function of [`arch`], in which only the instructions of a
@@ -131,7 +131,7 @@ impl Span<'_> {
     }
 }
 
-/// An access function's answer as an [`Access`].
+/// An access function's answer as an [`Touch`].
 fn finish<T>(outcome: AccessResult, convert: impl FnOnce(u64) -> T) -> Touch<T> {
     if outcome.fault == 0 {
         return Touch::Value(convert(outcome.value));

@@ -350,7 +350,7 @@ impl Engine {
     /// Gives `pages` pages from `first` new memory.
     ///
     /// # Errors
-    /// [`Refusal`]; nothing is lost.
+    /// [`NotMovable`]; nothing is lost.
     ///
     /// # Panics
     /// When the pages are not all in the buffer.
@@ -409,7 +409,7 @@ impl Engine {
     /// Needs no trap, so it works where a move is refused.
     ///
     /// # Errors
-    /// [`Refusal::Dead`], [`Refusal::Unsuitable`], [`Refusal::Failed`].
+    /// [`NotMovable::Dead`], [`NotMovable::Unsuitable`], [`NotMovable::Failed`].
     pub fn kill(&mut self, id: BufferId) -> Result<(), NotMovable> {
         if let Some(refusal @ (NotMovable::Unsuitable(_) | NotMovable::Dead)) = self.immovable(id) {
             return Err(refusal);

@@ -2,11 +2,11 @@
 //!
 //! Two seqpacket links a client. On the first the client asks and the exporter answers; the second,
 //! which the client makes and sends with [`Request::Hello`], goes the other way: the exporter says
-//! an [`Event`] and the client answers with one empty message when it has acted on it. A message is
+//! an [`Notification`] and the client answers with one empty message when it has acted on it. A message is
 //! the length of its JSON (`u32`, little-endian), the JSON, then bytes as they are; file
 //! descriptors travel by SCM_RIGHTS.
 //!
-//! What would block is answered [`Answer::Again`] and asked again: a client's threads share its
+//! What would block is answered [`Response::Again`] and asked again: a client's threads share its
 //! link, and one that waits for a fence must not keep another from signalling it.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
