@@ -8,13 +8,13 @@
 //! use std::sync::Arc;
 //! use std::sync::atomic::{AtomicBool, Ordering};
 //! use driftheap::client::{Connection, Importer, Usage};
-//! use driftheap::sys::touch::Access;
+//! use driftheap::sys::touch::Touch;
 //!
 //! let heap = Connection::open("/tmp/heap.sock".as_ref(), "camera")?;
 //! let frame = heap.alloc("system", 4096)?;
 //! let mapping = frame.map()?;
 //! let bracket = frame.begin_cpu_access(driftheap::uapi::dma_buf::SYNC_WRITE)?;
-//! assert_eq!(mapping.store_u8(0, 42), Access::Value(()));
+//! assert_eq!(mapping.store_u8(0, 42), Touch::Value(()));
 //! drop(bracket);
 //!
 //! let stale = Arc::new(AtomicBool::new(true));

@@ -7,7 +7,7 @@
 //!
 //! | module | what | the kernel's |
 //! |---|---|---|
-//! | [`page`] | [`Frame`](page::FrameIndex), [`Addr`](page::Addr), [`Span`](page::Span) | pfn, address |
+//! | [`page`] | [`FrameIndex`](page::FrameIndex), [`Addr`](page::Addr), [`Span`](page::Span) | pfn, address |
 //! | [`arch`] | instructions, registers and numbers of x86-64 and arm64 | `arch/` |
 //! | [`arena`] | a memfd whose pages are frames: allocate, fill, copy, punch | carveout, heap |
 //! | [`secret`] | the same of memory that can't be pinned | VM_PFNMAP |
@@ -51,16 +51,16 @@
 //! ```
 //! use driftheap::sys::arena::{Arena, PageKind};
 //! use driftheap::sys::map::{Prot, Sharing, Window};
-//! use driftheap::sys::page::Frame;
-//! use driftheap::sys::touch::Access;
+//! use driftheap::sys::page::FrameIndex;
+//! use driftheap::sys::touch::Touch;
 //!
 //! let vram = Arena::create(4, PageKind::Base)?;
 //! let window = Window::reserve(1)?;
-//! window.map(0, &vram, Frame(2), 1, Sharing::Shared, Prot::ReadWrite)?;
-//! assert_eq!(window.span(0, 1).store_u8(0, 1), Access::Value(()));
+//! window.map(0, &vram, FrameIndex(2), 1, Sharing::Shared, Prot::ReadWrite)?;
+//! assert_eq!(window.span(0, 1).store_u8(0, 1), Touch::Value(()));
 //! // The frame goes to another buffer and nobody zaps: a stale PTE.
-//! vram.fill(Frame(2), 0xBB)?;
-//! assert_eq!(window.span(0, 1).load_u8(0), Access::Value(0xBB));
+//! vram.fill(FrameIndex(2), 0xBB)?;
+//! assert_eq!(window.span(0, 1).load_u8(0), Touch::Value(0xBB));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

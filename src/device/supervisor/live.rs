@@ -41,7 +41,7 @@ const FAULTS_MAX: usize = 64;
 /// What `--live` and `--chaos` ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveConfig {
-    /// Deeds that nobody orders.
+    /// Operations that nobody orders.
     pub chaos: Option<ChaosConfig>,
     /// A fault put in on purpose, for tests.
     pub sabotage: Sabotage,
