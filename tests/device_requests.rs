@@ -189,3 +189,31 @@ proptest::proptest! {
         assert!(device.buffers().count() <= 64);
     }
 }
+
+/// A device that adds its next fence before the last one signals keeps nobody waiting for ever.
+#[test]
+fn sync_waits_for_the_fences_that_it_found() {
+    let (mut device, heap) = device();
+    let buffer = install(&mut device, &alloc(heap, 4096));
+    let timeline = Object::Timeline(device.open_timeline("isp").unwrap());
+    let start = || Ioctl::new(buffer, dma_buf::SYNC, 0).with_memory(3_u64.to_ne_bytes());
+    let add = |device: &mut Device, value| {
+        let file = install(device, &fence(timeline, value));
+        let arg = SyncFileArg { flags: u32::try_from(dma_buf::SYNC_WRITE).unwrap(), fd: 9 };
+        let import = Ioctl::new(buffer, dma_buf::IMPORT_SYNC_FILE, 0).with_memory(arg.to_bytes());
+        let import = import.with_files(vec![FileFact::Ours(file)]);
+        assert!(matches!(device.ioctl(&import), Action::Reply(_)));
+    };
+    add(&mut device, 1);
+    let Action::Wait(first) = device.ioctl(&start()) else { panic!("nothing to wait for") };
+    add(&mut device, 2);
+    let Object::Timeline(id) = timeline else { panic!("a timeline") };
+    device.advance(id, 1, 7).unwrap();
+    assert!(device.fences().all_signalled(&first));
+    let waited = Ioctl { has_waited: true, ..start() };
+    assert!(matches!(device.ioctl(&waited), Action::Reply(_)), "it has waited");
+    assert!(
+        matches!(device.ioctl(&start()), Action::Wait(_)),
+        "who comes now waits for the second"
+    );
+}

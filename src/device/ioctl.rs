@@ -191,7 +191,8 @@ impl Device {
         }
         let usage = Usage::to_wait_for(arg.flags & dma_buf::SYNC_WRITE != 0);
         let pending = buffer.resv.pending(usage, &self.fences);
-        Ok(if pending.is_empty() { Action::done() } else { Action::Wait(pending) })
+        let goes_on = pending.is_empty() || request.has_waited;
+        Ok(if goes_on { Action::done() } else { Action::Wait(pending) })
     }
 
     /// `dma_buf_set_name`: `strndup_user` takes at most 31 characters.

@@ -42,12 +42,25 @@ pub struct Ioctl {
     pub pid: i32,
     /// CLOCK_MONOTONIC when the request arrived.
     pub now_ns: u64,
+    /// The fences that it was told to wait for have signalled. It waits for none that came later:
+    /// `dma_resv_wait_timeout` (drivers/dma-buf/dma-resv.c, 6.12) does not go back to a slot in
+    /// which a later fence of the same context has taken the place of the one it waited for.
+    pub has_waited: bool,
 }
 
 impl Ioctl {
     /// A request with nothing fetched yet.
     pub fn new(object: Object, cmd: u32, arg: u64) -> Self {
-        Self { object, cmd, arg, memory: Vec::new(), files: None, pid: 0, now_ns: 0 }
+        Self {
+            object,
+            cmd,
+            arg,
+            memory: Vec::new(),
+            files: None,
+            pid: 0,
+            now_ns: 0,
+            has_waited: false,
+        }
     }
 
     /// Adds a copy of user memory.

@@ -21,7 +21,10 @@ impl Controlled for Mutex<Shared> {
     }
 
     fn more_stats(&self) -> String {
-        format!("pfnmap\tat most {} bytes\n", lock(self).files.secret_bytes_max)
+        match lock(self).files.secret_bytes_max {
+            u64::MAX => "pfnmap\tno limit (RLIMIT_MEMLOCK is unlimited)\n".to_owned(),
+            max => format!("pfnmap\tat most {max} bytes\n"),
+        }
     }
 
     fn zap(&self, _ino: u64) -> Result<String, NotDone> {

@@ -120,8 +120,9 @@ impl Supervisor {
             return;
         }
         let answer = match waiting {
-            Waiting::Ioctl { request, fences } => {
+            Waiting::Ioctl { mut request, fences } => {
                 if lock(&self.shared).device.fences().all_signalled(&fences) {
+                    request.has_waited = true;
                     self.decide(&call, request, &Default::default())
                 } else {
                     Decision::Later(Waiting::Ioctl { request, fences })

@@ -2,6 +2,7 @@
 
 use super::{Story, StoryStep};
 use crate::report::paint::{Paint, Tone, width, wrap};
+use crate::terminal::printed;
 
 /// A process column is no narrower.
 const PROCESS_COLUMNS_MIN: usize = 18;
@@ -62,10 +63,10 @@ impl Story {
         };
         if !self.question.is_empty() {
             // The question is running text; its line breaks are the file's.
-            block(&self.question.split_whitespace().collect::<Vec<_>>().join(" "));
+            block(&printed(&self.question.split_whitespace().collect::<Vec<_>>().join(" ")));
         }
         for source in &self.sources {
-            block(&format!("Source: {source}"));
+            block(&format!("Source: {}", printed(source)));
         }
         for rules in &self.rules {
             block(&format!("Rules: {rules}"));

@@ -94,7 +94,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<(Ioctl, &[u8])> {
         FILES_UNKNOWN => None,
         count => Some((0..count).map(|_| reader.file()).collect::<Option<_>>()?),
     };
-    Some((Ioctl { object, cmd, arg, memory, files, pid, now_ns }, reader.0))
+    Some((Ioctl { object, cmd, arg, memory, files, pid, now_ns, has_waited: false }, reader.0))
 }
 
 /// The request as [`decode`] reads it.
