@@ -405,7 +405,8 @@ fn ctl_revoke_and_purge_are_sigbus_and_nothing_else_dies() {
         let device = Device::start(&["--live"], &[program.to_str().unwrap()], stage);
         let ino = device.ino();
         assert_eq!(device.ctl(&[verb, &ino]), format!("{verb} {ino}: its pages are gone\n"));
-        assert!(device.ctl(&["move", &ino]).contains("purged or revoked"));
+        let answer = device.ctl(&["move", &ino]);
+        assert!(answer.contains("purged or revoked"), "{answer}");
         let output = device.end();
         let text = text(&output);
         for line in ["load: SIGBUS", "write: Bad address", mmap, "sync: ok", "child: SIGBUS"] {

@@ -401,7 +401,9 @@ impl Supervisor {
             return Err(NotMovable::Unsuitable("this device was started without --live"));
         };
         let placement = operation.placement();
-        if let Some(tid) = placement.and_then(|_| live.busy(id)) {
+        // What is gone has nothing that a call could copy.
+        let is_dead = matches!(live.engine.immovable(id), Some(NotMovable::Dead));
+        if let Some(tid) = placement.filter(|_| !is_dead).and_then(|_| live.busy(id)) {
             return Err(NotMovable::InUse(tid));
         }
         if lock(&self.shared).program_bus.is_some() {
