@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use driftheap::client::{Connection, Importer, Work};
+use driftheap::random::SplitMix64;
 use driftheap::sys::link::Link;
 use driftheap::sys::uffd::{Features, Uffd, Via};
 
@@ -38,21 +39,6 @@ const ROUNDS: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Descriptors and threads that the server may have more after it.
 const MORE_MAX: usize = 4;
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap()
-    }
-}
 
 /// A message as the protocol has it: the length of its JSON, the JSON.
 fn message(json: &str) -> Vec<u8> {
@@ -87,27 +73,27 @@ fn greeted(path: &Path) -> Option<(Link, Link)> {
 }
 
 fn messages(path: &Path) {
-    let mut random = Random(17);
+    let mut random = SplitMix64::new(17);
     for round in 0..400 {
         // Every other one is a client that is known.
         let known = (round % 2 == 0).then(|| greeted(path)).flatten();
         let link = known.map_or_else(|| Link::connect(path).ok(), |(link, _)| Some(link));
         let Some(link) = link else { continue };
         for _ in 0..4 {
-            let mut bytes = message(WORDS[random.below(WORDS.len())]);
+            let mut bytes = message(WORDS[random.index(WORDS.len())]);
             match round % 5 {
                 0 => {
                     bytes =
-                        (0..1 + random.below(300)).map(|_| random.next().to_le_bytes()[0]).collect()
+                        (0..1 + random.index(300)).map(|_| random.next().to_le_bytes()[0]).collect()
                 }
                 1 => {
-                    let at = random.below(bytes.len());
-                    bytes[at] ^= 1 << random.below(8);
+                    let at = random.index(bytes.len());
+                    bytes[at] ^= 1 << random.index(8);
                 }
-                2 => bytes.truncate(1 + random.below(bytes.len() - 1)),
+                2 => bytes.truncate(1 + random.index(bytes.len() - 1)),
                 3 => {
                     let lengths = [0, 1, 3, 0x7fff_ffff, 0x8000_0000, u32::MAX - 3, u32::MAX];
-                    bytes[..4].copy_from_slice(&lengths[random.below(lengths.len())].to_le_bytes());
+                    bytes[..4].copy_from_slice(&lengths[random.index(lengths.len())].to_le_bytes());
                 }
                 _ => {}
             }
@@ -295,14 +281,14 @@ fn mount(dir: &Path, pid: u32) -> Result<(), (Column, String)> {
     std::thread::scope(|scope| {
         for thread in 0..8 {
             scope.spawn(move || {
-                let mut random = Random(thread + 1);
+                let mut random = SplitMix64::new(thread + 1);
                 let mut open = Vec::new();
                 for _ in 0..500 {
-                    let name = match random.below(6) {
+                    let name = match random.index(6) {
                         0 => "dma_heap/system".to_owned(),
                         1 => format!("buffers/{}", random.next()),
                         2 => "buffers/../../../../../etc/passwd".to_owned(),
-                        3 => "x".repeat(1 + random.below(255)),
+                        3 => "x".repeat(1 + random.index(255)),
                         4 => "\u{1b}[2J\n".to_owned(),
                         _ => "buffers".to_owned(),
                     };

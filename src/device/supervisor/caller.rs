@@ -267,3 +267,19 @@ fn getfd(pidfd: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd, Errno> {
     }
     rustix::process::pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty())
 }
+
+/// Most elements of an iovec (UIO_MAXIOV).
+const IOVECS_MAX: u64 = 1024;
+
+/// The word at an offset of a structure; 0 where it is cut short.
+pub fn word(bytes: &[u8], at: usize) -> u64 {
+    let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk);
+    bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+}
+
+/// Base and length of the elements of an iovec array.
+pub fn iovecs(tid: i32, addr: u64, count: u64) -> Vec<(u64, u64)> {
+    let len = usize::try_from(count.min(IOVECS_MAX) * 16).unwrap_or(0);
+    let bytes = read(tid, addr, len).unwrap_or_default();
+    bytes.chunks_exact(16).map(|iovec| (word(iovec, 0), word(iovec, 8))).collect()
+}

@@ -28,9 +28,6 @@ use crate::sys::seccomp::Filter;
 /// How long a thread that runs is given to leave its call by itself.
 const GRACE_NS: u64 = 2_000_000;
 
-/// Most elements of an iovec (UIO_MAXIOV).
-const IOVECS_MAX: u64 = 1024;
-
 /// What a call may copy to or from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Aims {
@@ -159,37 +156,32 @@ pub(super) fn pointers(call: &Call) -> Vec<u64> {
         let len = usize::try_from(a1.min(MESSAGES_MAX) * 8).unwrap_or(0);
         let list = caller::read(call.tid, a2, len).unwrap_or_default();
         for at in (0..list.len()).step_by(8) {
-            found.extend(control_block(call.tid, word(&list, at)));
+            found.extend(control_block(call.tid, caller::word(&list, at)));
         }
     }
     found
 }
 
-fn word(bytes: &[u8], at: usize) -> u64 {
-    let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk);
-    bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
-}
-
 /// The addresses in the region of a struct msghdr: name, namelen, iov, iovlen, control, controllen, flags.
 fn message(tid: i32, addr: u64) -> Vec<u64> {
     let bytes = caller::read(tid, addr, 48).unwrap_or_default();
-    let own = [word(&bytes, 0), word(&bytes, 32)].into_iter().filter(|&addr| in_region(addr));
-    own.chain(bases(tid, word(&bytes, 16), word(&bytes, 24))).collect()
+    let own = [caller::word(&bytes, 0), caller::word(&bytes, 32)]
+        .into_iter()
+        .filter(|&addr| in_region(addr));
+    own.chain(bases(tid, caller::word(&bytes, 16), caller::word(&bytes, 24))).collect()
 }
 
 /// The addresses in the region of a struct iocb (include/uapi/linux/aio_abi.h): a buffer, or an iovec.
 fn control_block(tid: i32, addr: u64) -> Vec<u64> {
     let bytes = caller::read(tid, addr, IOCB_BYTES).unwrap_or_default();
-    let buffer = word(&bytes, 24);
-    if in_region(buffer) { vec![buffer] } else { bases(tid, buffer, word(&bytes, 32)) }
+    let buffer = caller::word(&bytes, 24);
+    if in_region(buffer) { vec![buffer] } else { bases(tid, buffer, caller::word(&bytes, 32)) }
 }
 
 /// The bases in the region of an iovec array.
 fn bases(tid: i32, addr: u64, count: u64) -> Vec<u64> {
-    let len = usize::try_from(count.min(IOVECS_MAX) * 16).unwrap_or(0);
-    let bytes = caller::read(tid, addr, len).unwrap_or_default();
-    let base = |iovec: &[u8]| iovec.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
-    bytes.chunks_exact(16).map(base).filter(|&addr| in_region(addr)).collect()
+    let bases = caller::iovecs(tid, addr, count).into_iter().map(|(base, _)| base);
+    bases.filter(|&addr| in_region(addr)).collect()
 }
 
 impl Flights {

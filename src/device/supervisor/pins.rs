@@ -25,9 +25,6 @@ use crate::uapi::page_size;
 /// How long a call that pins may take before its pin counts as ended.
 const PIN_TIME_MAX_NS: u64 = 60_000_000_000;
 
-/// Most elements of an iovec (UIO_MAXIOV).
-const IOVECS_MAX: u64 = 1024;
-
 /// Adds the calls that pin to a filter.
 pub(super) fn add_rules(filter: &mut Filter) {
     filter.always(libc::SYS_vmsplice).always(libc::SYS_io_uring_register);
@@ -40,32 +37,28 @@ const REGISTER_BUFFERS_UPDATE: u32 = 16;
 /// The descriptor is an index among the registered rings.
 const USE_REGISTERED_RING: u32 = 1 << 31;
 
-fn word(bytes: &[u8], at: usize) -> u64 {
-    let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk);
-    bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
-}
-
-/// Base and length of the elements of an iovec array.
-fn iovecs(tid: i32, addr: u64, count: u64) -> Vec<(u64, u64)> {
-    let len = usize::try_from(count.min(IOVECS_MAX) * 16).unwrap_or(0);
-    let bytes = caller::read(tid, addr, len).unwrap_or_default();
-    bytes.chunks_exact(16).map(|iovec| (word(iovec, 0), word(iovec, 8))).collect()
-}
-
 /// The memory that an io_uring_register would pin.
 pub(super) fn registered(call: &Call) -> Vec<(u64, u64)> {
     let [_, opcode, arg, count, ..] = call.args;
     match uint(opcode) & !USE_REGISTERED_RING {
-        REGISTER_BUFFERS => iovecs(call.tid, arg, count),
+        REGISTER_BUFFERS => caller::iovecs(call.tid, arg, count),
         // struct io_uring_rsrc_register: nr u32, flags u32, resv2, data, tags.
         REGISTER_BUFFERS2 => {
             let bytes = caller::read(call.tid, arg, 24).unwrap_or_default();
-            iovecs(call.tid, word(&bytes, 16), word(&bytes, 0) & u64::from(u32::MAX))
+            caller::iovecs(
+                call.tid,
+                caller::word(&bytes, 16),
+                caller::word(&bytes, 0) & u64::from(u32::MAX),
+            )
         }
         // struct io_uring_rsrc_update2: offset u32, resv u32, data, tags, nr u32, resv2 u32.
         REGISTER_BUFFERS_UPDATE => {
             let bytes = caller::read(call.tid, arg, 32).unwrap_or_default();
-            iovecs(call.tid, word(&bytes, 8), word(&bytes, 24) & u64::from(u32::MAX))
+            caller::iovecs(
+                call.tid,
+                caller::word(&bytes, 8),
+                caller::word(&bytes, 24) & u64::from(u32::MAX),
+            )
         }
         _ => Vec::new(),
     }
@@ -90,7 +83,7 @@ impl Supervisor {
         }
         drop(file);
         if writes {
-            let memory = iovecs(call.tid, iov, count);
+            let memory = caller::iovecs(call.tid, iov, count);
             self.watch_pins(call, &memory, &Holder::Pipe { inode, fd: int(fd) });
         }
     }
