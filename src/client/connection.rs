@@ -1,5 +1,4 @@
 //! The connection: requests one way, events the other.
-#![expect(clippy::wildcard_enum_match_arm, reason = "each question has one kind of answer")]
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -178,10 +177,10 @@ impl Connection {
     /// # Errors
     /// [`ClientError::Gone`].
     pub fn findings(&self) -> Result<String, ClientError> {
-        match self.shared.ask(&Request::Findings)? {
-            Response::Text(text) => Ok(text),
-            _ => Err(ClientError::Nonsense),
-        }
+        let Response::Text(text) = self.shared.ask(&Request::Findings)? else {
+            return Err(ClientError::Nonsense);
+        };
+        Ok(text)
     }
 
     /// Ends the connection at once, as this process's death would: every later call fails.
@@ -204,18 +203,14 @@ impl Shared {
 
     /// Asks for something that has no answer but that it is done.
     pub(super) fn tell(&self, request: &Request) -> Result<(), ClientError> {
-        match self.ask(request)? {
-            Response::Done => Ok(()),
-            _ => Err(ClientError::Nonsense),
-        }
+        let Response::Done = self.ask(request)? else { return Err(ClientError::Nonsense) };
+        Ok(())
     }
 
     /// Asks for something that has a number.
     pub(super) fn number(&self, request: &Request) -> Result<u64, ClientError> {
-        match self.ask(request)? {
-            Response::Id(id) => Ok(id),
-            _ => Err(ClientError::Nonsense),
-        }
+        let Response::Id(id) = self.ask(request)? else { return Err(ClientError::Nonsense) };
+        Ok(id)
     }
 
     pub(super) fn ask_raw(
@@ -298,12 +293,10 @@ fn exchange(
 }
 
 fn accepted(answer: Response) -> Result<Response, ClientError> {
-    match answer {
-        Response::Error { errno, text } => {
-            Err(ClientError::Refused { errno: Errno::from_raw_os_error(errno), text })
-        }
-        other => Ok(other),
+    if let Response::Error { errno, text } = answer {
+        return Err(ClientError::Refused { errno: Errno::from_raw_os_error(errno), text });
     }
+    Ok(answer)
 }
 
 /// The event thread.

@@ -1,5 +1,4 @@
 //! Devices: attachments, sg_tables, fences, DMA by bus address, page pins.
-#![expect(clippy::wildcard_enum_match_arm, reason = "each question has one kind of answer")]
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -249,12 +248,10 @@ impl GupPin {
         mapping: u64,
         page: usize,
     ) -> Result<Self, ClientError> {
-        match shared.ask(&Request::Gup { mapping, page })? {
-            Response::Pin { id, addr } => {
-                Ok(Self { shared: Arc::clone(shared), id, addr: BusAddr(addr) })
-            }
-            _ => Err(ClientError::Nonsense),
-        }
+        let Response::Pin { id, addr } = shared.ask(&Request::Gup { mapping, page })? else {
+            return Err(ClientError::Nonsense);
+        };
+        Ok(Self { shared: Arc::clone(shared), id, addr: BusAddr(addr) })
     }
 
     /// A device writes to the page.

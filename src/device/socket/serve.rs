@@ -1,5 +1,4 @@
 //! Connections: one thread a client, which asks and is answered.
-#![expect(clippy::wildcard_enum_match_arm, reason = "each group of requests looks at its own")]
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -10,12 +9,12 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::exporter::{CLIENTS_MAX, Client, Exporter, ExporterState, SetupError};
-use super::protocol::{self, INLINE_PAGES_MAX, Received, Request, Response, VERSION};
-use crate::device::live::attach::{AttachError, AttachmentId, Holder};
-use crate::device::live::bus::{DmaError, Transfer};
+use super::protocol::{self, INLINE_PAGES_MAX, Received, Request, Response, VERSION, Via};
+use crate::device::live::attach::{AttachError, AttachmentId, Holder, PinId};
+use crate::device::live::bus::{DmaError, Through, Transfer};
 use crate::device::live::frames::BusAddr;
 use crate::device::transport::inode;
-use crate::device::{Action, BufferId, Inode, Ioctl, Object};
+use crate::device::{Action, BufferId, FenceId, Inode, Install, Ioctl, Object};
 use crate::sys::backing;
 use crate::sys::link::{Link, LinkError, Listener};
 use crate::sys::page::page_bytes;
@@ -207,40 +206,86 @@ struct Session<'a> {
 
 impl Session<'_> {
     fn answer(&mut self, received: Received<Request>) -> Answered {
-        let Received { message, bytes, fds } = received;
-        let result = self.buffers(&message, fds).or_else(|| {
-            self.mappings(&message)
-                .or_else(|| self.importers(&message).or_else(|| self.transfers(&message, &bytes)))
-        });
-        let result = result.unwrap_or_else(|| Err(Errno::INVAL.into()));
+        let result = self.carry_out(received);
         result.unwrap_or_else(|RequestError(errno, text)| {
             Response::Error { errno: errno.raw_os_error(), text }.into()
         })
     }
 
-    /// Buffers, brackets and jobs; none if the request is about something else.
-    fn buffers(&mut self, request: &Request, fds: Vec<OwnedFd>) -> Option<Answers> {
-        Some(match request {
-            Request::Alloc { heap, len } => self.alloc(heap, *len),
+    fn carry_out(&mut self, received: Received<Request>) -> Answers {
+        let Received { message, bytes, fds } = received;
+        match message {
+            // A client says it once, before all else.
+            Request::Hello { .. } => Err(Errno::INVAL.into()),
+
+            Request::Alloc { heap, len } => self.alloc(&heap, len),
             Request::Import => self.import(fds),
             Request::SetName { buffer, name } => {
-                self.ioctl(*buffer, dma_buf::SET_NAME_B, name.clone().into_bytes())
+                self.ioctl(buffer, dma_buf::SET_NAME_B, name.into_bytes())
             }
             Request::Sync { buffer, flags } => {
-                self.ioctl(*buffer, dma_buf::SYNC, flags.to_ne_bytes().to_vec())
+                self.ioctl(buffer, dma_buf::SYNC, flags.to_ne_bytes().to_vec())
             }
-            Request::Close { buffer } => self.close(BufferId(*buffer)),
-            Request::Work { buffer, work } => self.work(BufferId(*buffer), *work),
-            Request::Findings => {
-                let text = self.exporter.lock().bus.findings.text_of(self.holder);
-                let text: String = text.chars().take(protocol::MESSAGE_BYTES_MAX / 4).collect();
-                Ok(Response::Text(text).into())
+            Request::Close { buffer } => self.close(BufferId(buffer)),
+            Request::Work { buffer, work } => self.work(BufferId(buffer), work),
+            Request::Findings => Ok(self.findings()),
+
+            Request::Map { buffer, start } => self.map(BufferId(buffer), start),
+            Request::Unmap { mapping } => self.unmap(mapping),
+            Request::ImporterMmap { buffer } => self.importer_mmap(BufferId(buffer)),
+            Request::Fault { mapping, page } => self.fault(mapping, page),
+            Request::Accessed { mapping, page, offset, write, before, value } => {
+                self.accessed((mapping, page), Access { offset, write, before, value })
             }
-            _ => return None,
-        })
+            Request::Gup { mapping, page } => self.gup(mapping, page),
+            Request::Unpin { pin } => self.unpin(pin),
+
+            Request::Attach { buffer, device, dynamic } => {
+                self.on_bus(|state| self.attach(state, BufferId(buffer), &device, dynamic))
+            }
+            Request::Detach { attachment } => {
+                self.on_bus(|state| self.detach(state, AttachmentId(attachment)))
+            }
+            Request::Lock { buffer } => self.on_bus(|state| self.lock(state, BufferId(buffer))),
+            Request::Unlock { buffer } => {
+                self.on_bus(|state| Ok(self.unlock(state, BufferId(buffer))))
+            }
+            Request::MapAttachment { attachment } => {
+                self.on_bus(|state| self.map_attachment(state, AttachmentId(attachment)))
+            }
+            Request::UnmapAttachment { attachment } => {
+                self.on_bus(|state| self.unmap_attachment(state, AttachmentId(attachment)))
+            }
+            Request::Pin { attachment, on } => {
+                self.on_bus(|state| self.pin(state, AttachmentId(attachment), on))
+            }
+            Request::Submit { attachment, usage } => {
+                self.on_bus(|state| self.submit(state, AttachmentId(attachment), usage))
+            }
+            Request::Signal { attachment, fence } => {
+                self.on_bus(|state| self.signal(state, AttachmentId(attachment), FenceId(fence)))
+            }
+
+            Request::DmaWrite { via, addr } => {
+                self.transfer(via, addr, Transfer::Write(&bytes))?;
+                Ok(Response::Done.into())
+            }
+            Request::DmaRead { via, addr, len } => {
+                // One byte more than can be transferred at once is refused as too long.
+                let mut bytes = vec![0; len.min(page_bytes() + 1)];
+                self.transfer(via, addr, Transfer::Read(&mut bytes))?;
+                Ok(Answered { answer: Response::Done, bytes, fd: None })
+            }
+        }
     }
 
-    fn alloc(&mut self, heap: &str, len: u64) -> Answers {
+    fn findings(&self) -> Answered {
+        let text = self.exporter.lock().bus.findings.text_of(self.holder);
+        let text: String = text.chars().take(protocol::MESSAGE_BYTES_MAX / 4).collect();
+        Response::Text(text).into()
+    }
+
+    fn alloc(&self, heap: &str, len: u64) -> Answers {
         let answered = {
             let state = &mut *self.exporter.lock();
             let heap = state.device.heap(heap).ok_or(Errno::NOENT)?;
@@ -252,14 +297,10 @@ impl Session<'_> {
             };
             let request =
                 Ioctl::new(Object::Heap(heap), dma_heap::ALLOC, 0).with_memory(ask.to_bytes());
-            let action = state.device.ioctl(&request);
-            let buffer = match action {
-                Action::Install(install) => match install.object {
-                    Object::Buffer(buffer) => buffer,
-                    _ => return Err(Errno::INVAL.into()),
-                },
+            let buffer = match state.device.ioctl(&request) {
+                Action::Install(Install { object: Object::Buffer(buffer), .. }) => buffer,
                 Action::Fail(errno) => return Err(errno.into()),
-                Action::Reply(_) | Action::Wait(_) | Action::Native => {
+                Action::Install(_) | Action::Reply(_) | Action::Wait(_) | Action::Native => {
                     return Err(Errno::INVAL.into());
                 }
             };
@@ -336,28 +377,13 @@ impl Session<'_> {
         if held { Ok(()) } else { Err(Errno::BADF) }
     }
 
-    /// Devices' accesses.
-    fn transfers(&self, request: &Request, bytes: &[u8]) -> Option<Answers> {
-        let (via, addr) = match request {
-            Request::DmaWrite { via, addr } | Request::DmaRead { via, addr, .. } => (*via, *addr),
-            _ => return None,
-        };
-        let mut into = Vec::new();
-        if let Request::DmaRead { len, .. } = request {
-            into.resize((*len).min(page_bytes() + 1), 0);
-        }
-        let dma = match request {
-            Request::DmaRead { .. } => Transfer::Read(&mut into),
-            _ => Transfer::Write(bytes),
-        };
+    /// A device's access.
+    fn transfer(&self, via: Via, addr: u64, transfer: Transfer<'_>) -> Result<(), RequestError> {
         let state = &mut *self.exporter.lock();
         let ExporterState { device, bus, memory, .. } = state;
-        let by = (requests::through(via), self.holder);
-        let result = bus.dma(device, memory, by, BusAddr(addr), dma);
-        Some(match result {
-            Ok(_) => Ok(Answered { answer: Response::Done, bytes: into, fd: None }),
-            Err(error) => Err(error.into()),
-        })
+        let by = (through(via), self.holder);
+        bus.dma(device, memory, by, BusAddr(addr), transfer)?;
+        Ok(())
     }
 }
 
@@ -372,7 +398,17 @@ fn addrs(addrs: &[BusAddr]) -> Answers {
     Ok(Answered { answer, bytes: Vec::new(), fd: Some(file) })
 }
 
-/// An attachment by its number.
-fn attachment(id: u64) -> AttachmentId {
-    AttachmentId(id)
+/// A CPU access that was made.
+struct Access {
+    offset: usize,
+    write: bool,
+    before: u8,
+    value: u8,
+}
+
+fn through(via: Via) -> Through {
+    match via {
+        Via::Attachment(id) => Through::Attachment(AttachmentId(id)),
+        Via::Pin(id) => Through::Pin(PinId(id)),
+    }
 }

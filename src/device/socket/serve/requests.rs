@@ -1,28 +1,20 @@
 //! Requests about mappings and about importers.
-#![expect(clippy::wildcard_enum_match_arm, reason = "each group of requests looks at its own")]
 
 use rustix::io::Errno;
 
 use super::super::exporter::{ExporterState, View, ViewPte};
-use super::super::protocol::{Request, Response, Via, Work};
-use super::{Answered, Answers, RequestError, Session, addrs, attachment};
-use crate::device::live::attach::PinId;
-use crate::device::live::bus::{Through, name_of};
+use super::super::protocol::{Response, Work};
+use super::{Access, Answered, Answers, RequestError, Session, addrs};
+use crate::device::live::attach::{AttachmentId, PinId};
+use crate::device::live::bus::name_of;
 use crate::device::live::findings::{Finding, NamedPage};
 use crate::device::live::frames::{BusAddr, Landing, Owner, PageOf};
 use crate::device::live::operation::{OperationError, elsewhere};
 use crate::device::live::record::{Actor, RecordedAction};
 use crate::device::transport::now_ns;
 use crate::device::{BufferId, FenceId};
-use crate::model::{HazardKind, ImporterMmap, Life, Operation, Placement};
+use crate::model::{HazardKind, ImporterMmap, Life, Operation, Placement, Usage};
 use crate::sys::page::page_bytes;
-
-pub(super) fn through(via: Via) -> Through {
-    match via {
-        Via::Attachment(id) => Through::Attachment(attachment(id)),
-        Via::Pin(id) => Through::Pin(PinId(id)),
-    }
-}
 
 impl From<OperationError> for RequestError {
     fn from(error: OperationError) -> Self {
@@ -65,39 +57,28 @@ impl Session<'_> {
         Actor::Program(format!("{} {}", name.unwrap_or_default(), self.holder.0))
     }
 
-    /// Mappings, faults and pins; none if the request is about something else.
-    pub(super) fn mappings(&mut self, request: &Request) -> Option<Answers> {
+    pub(super) fn unmap(&self, mapping: u64) -> Answers {
         let state = &mut *self.exporter.lock();
-        Some(match *request {
-            Request::Map { buffer, start } => self.map(state, BufferId(buffer), start),
-            Request::Unmap { mapping } => {
-                let gone = state.memory.unmap(mapping, self.holder).is_some();
-                let view = state.views.get(&mapping).is_some_and(|v| v.holder == self.holder);
-                if view {
-                    state.views.remove(&mapping);
-                }
-                if gone || view {
-                    let actor = self.program(state);
-                    state.bus.note(&actor, RecordedAction::Munmap(mapping), &[]);
-                    Ok(Response::Done.into())
-                } else {
-                    Err(Errno::INVAL.into())
-                }
-            }
-            Request::ImporterMmap { buffer } => self.importer_mmap(state, BufferId(buffer)),
-            Request::Fault { mapping, page } => self.fault(state, mapping, page),
-            Request::Accessed { mapping, page, .. } => self.accessed(state, mapping, page, request),
-            Request::Gup { mapping, page } => self.gup(state, mapping, page),
-            Request::Unpin { pin } => state
-                .bus
-                .unpin(PinId(pin), self.holder)
-                .map(|()| Response::Done.into())
-                .map_err(RequestError::from),
-            _ => return None,
-        })
+        let gone = state.memory.unmap(mapping, self.holder).is_some();
+        let view = state.views.get(&mapping).is_some_and(|v| v.holder == self.holder);
+        if view {
+            state.views.remove(&mapping);
+        }
+        if !gone && !view {
+            return Err(Errno::INVAL.into());
+        }
+        let actor = self.program(state);
+        state.bus.note(&actor, RecordedAction::Munmap(mapping), &[]);
+        Ok(Response::Done.into())
     }
 
-    fn map(&self, state: &mut ExporterState, buffer: BufferId, start: u64) -> Answers {
+    pub(super) fn unpin(&self, pin: u64) -> Answers {
+        self.exporter.lock().bus.unpin(PinId(pin), self.holder)?;
+        Ok(Response::Done.into())
+    }
+
+    pub(super) fn map(&self, buffer: BufferId, start: u64) -> Answers {
+        let state = &mut *self.exporter.lock();
         self.held(state, buffer)?;
         let uffd = state.clients.get(&self.holder).map(|client| client.uffd.clone());
         let uffd = uffd.ok_or(Errno::BADF)?;
@@ -108,7 +89,8 @@ impl Session<'_> {
         Ok(Response::Id(id).into())
     }
 
-    fn importer_mmap(&self, state: &mut ExporterState, buffer: BufferId) -> Answers {
+    pub(super) fn importer_mmap(&self, buffer: BufferId) -> Answers {
+        let state = &mut *self.exporter.lock();
         self.held(state, buffer)?;
         if state.bus.life(buffer) != Life::Live {
             return Err(Errno::NODEV.into());
@@ -121,7 +103,8 @@ impl Session<'_> {
         Ok(Response::Id(id).into())
     }
 
-    fn fault(&self, state: &mut ExporterState, mapping: u64, page: usize) -> Answers {
+    pub(super) fn fault(&self, mapping: u64, page: usize) -> Answers {
+        let state = &mut *self.exporter.lock();
         let view = state.views.get(&mapping).filter(|view| view.holder == self.holder);
         let view = view.ok_or(Errno::INVAL)?;
         let of = PageOf { buffer: view.buffer, page };
@@ -144,19 +127,12 @@ impl Session<'_> {
     }
 
     /// A CPU access that was made: it is judged if the exporter's zap does not reach the mapping.
-    fn accessed(
-        &self,
-        state: &mut ExporterState,
-        mapping: u64,
-        page: usize,
-        request: &Request,
-    ) -> Answers {
-        let Request::Accessed { offset, write, before, value, .. } = *request else {
-            return Err(Errno::INVAL.into());
-        };
+    pub(super) fn accessed(&self, (mapping, page): (u64, usize), access: Access) -> Answers {
+        let Access { offset, write, before, value } = access;
         if offset >= page_bytes() {
             return Err(Errno::INVAL.into());
         }
+        let state = &mut *self.exporter.lock();
         let mut kinds = Vec::new();
         let view = state.views.get(&mapping).filter(|view| view.holder == self.holder);
         if let Some(view) = view {
@@ -215,7 +191,8 @@ impl Session<'_> {
         Ok(Response::Done.into())
     }
 
-    fn gup(&self, state: &mut ExporterState, mapping: u64, page: usize) -> Answers {
+    pub(super) fn gup(&self, mapping: u64, page: usize) -> Answers {
+        let state = &mut *self.exporter.lock();
         let buffer = state.memory.behind(mapping, self.holder).ok_or(Errno::FAULT)?;
         if page >= state.bus.frames.pages(buffer) {
             return Err(Errno::FAULT.into());
@@ -229,83 +206,84 @@ impl Session<'_> {
         Ok(Response::Pin { id: id.0, addr: addr.0 }.into())
     }
 
-    /// Attachments, locks and fences; none if the request is about something else.
-    pub(super) fn importers(&mut self, request: &Request) -> Option<Answers> {
-        let result = {
-            let state = &mut *self.exporter.lock();
-            self.importer(state, request)
-        };
+    /// Attachments, locks and fences: who waits for one of them looks again.
+    pub(super) fn on_bus(&self, ask: impl FnOnce(&mut ExporterState) -> Answers) -> Answers {
+        let answers = ask(&mut self.exporter.lock());
         self.exporter.changed();
-        result.transpose()
+        answers
     }
 
-    fn importer(
+    pub(super) fn attach(
         &self,
         state: &mut ExporterState,
-        request: &Request,
-    ) -> Result<Option<Answered>, RequestError> {
-        let holder = self.holder;
+        buffer: BufferId,
+        device: &str,
+        dynamic: bool,
+    ) -> Answers {
+        self.held(state, buffer)?;
+        Ok(Response::Id(state.bus.attach(buffer, (self.holder, device), dynamic)?.0).into())
+    }
+
+    pub(super) fn detach(&self, state: &mut ExporterState, id: AttachmentId) -> Answers {
+        for fence in state.bus.detach(id, self.holder)? {
+            state.device.signal_fence(fence, -Errno::NODEV.raw_os_error(), now_ns());
+        }
+        Ok(Response::Done.into())
+    }
+
+    pub(super) fn lock(&self, state: &mut ExporterState, buffer: BufferId) -> Answers {
+        self.held(state, buffer)?;
+        let locked = state.bus.attachments.lock(buffer, self.holder);
+        Ok(if locked { Response::Done } else { Response::Again }.into())
+    }
+
+    pub(super) fn unlock(&self, state: &mut ExporterState, buffer: BufferId) -> Answered {
+        state.bus.attachments.unlock(buffer, self.holder);
+        Response::Done.into()
+    }
+
+    pub(super) fn map_attachment(&self, state: &mut ExporterState, id: AttachmentId) -> Answers {
+        self.locked(state, id)?;
+        addrs(&state.bus.map(id, self.holder)?)
+    }
+
+    pub(super) fn unmap_attachment(&self, state: &mut ExporterState, id: AttachmentId) -> Answers {
+        state.bus.unmap(id, self.holder)?;
+        Ok(Response::Done.into())
+    }
+
+    pub(super) fn pin(&self, state: &mut ExporterState, id: AttachmentId, on: bool) -> Answers {
+        state.bus.pin(id, self.holder, on)?;
+        Ok(Response::Done.into())
+    }
+
+    pub(super) fn submit(
+        &self,
+        state: &mut ExporterState,
+        id: AttachmentId,
+        usage: Usage,
+    ) -> Answers {
+        self.locked(state, id)?;
         let ExporterState { device, bus, .. } = state;
-        let answer = match request {
-            Request::Attach { buffer, device: name, dynamic } => {
-                let buffer = BufferId(*buffer);
-                if !state.handles.contains_key(&(buffer, holder)) {
-                    return Err(Errno::BADF.into());
-                }
-                Response::Id(bus.attach(buffer, (holder, name), *dynamic)?.0)
-            }
-            Request::Detach { attachment: id } => {
-                for fence in bus.detach(attachment(*id), holder)? {
-                    device.signal_fence(fence, -Errno::NODEV.raw_os_error(), now_ns());
-                }
-                Response::Done
-            }
-            Request::Lock { buffer } => {
-                let buffer = BufferId(*buffer);
-                if !state.handles.contains_key(&(buffer, holder)) {
-                    return Err(Errno::BADF.into());
-                }
-                if bus.attachments.lock(buffer, holder) { Response::Done } else { Response::Again }
-            }
-            Request::Unlock { buffer } => {
-                bus.attachments.unlock(BufferId(*buffer), holder);
-                Response::Done
-            }
-            Request::MapAttachment { attachment: id } => {
-                let id = attachment(*id);
-                Self::locked(bus, id, holder)?;
-                return addrs(&bus.map(id, holder)?).map(Some);
-            }
-            Request::UnmapAttachment { attachment: id } => {
-                bus.unmap(attachment(*id), holder)?;
-                Response::Done
-            }
-            Request::Pin { attachment: id, on } => {
-                bus.pin(attachment(*id), holder, *on)?;
-                Response::Done
-            }
-            Request::Submit { attachment: id, usage: said } => {
-                let id = attachment(*id);
-                Self::locked(bus, id, holder)?;
-                Response::Id(bus.submit(device, id, holder, *said)?.0)
-            }
-            Request::Signal { attachment: id, fence } => {
-                bus.signal(device, (attachment(*id), holder), FenceId(*fence), now_ns())?;
-                Response::Done
-            }
-            _ => return Ok(None),
-        };
-        Ok(Some(answer.into()))
+        Ok(Response::Id(bus.submit(device, id, self.holder, usage)?.0).into())
+    }
+
+    pub(super) fn signal(
+        &self,
+        state: &mut ExporterState,
+        id: AttachmentId,
+        fence: FenceId,
+    ) -> Answers {
+        let ExporterState { device, bus, .. } = state;
+        bus.signal(device, (id, self.holder), fence, now_ns())?;
+        Ok(Response::Done.into())
     }
 
     /// EINVAL where the kernel would complain with lockdep: dma_resv_assert_held.
-    fn locked(
-        bus: &crate::device::live::bus::Bus,
-        id: crate::device::live::attach::AttachmentId,
-        holder: crate::device::live::attach::Holder,
-    ) -> Result<(), RequestError> {
-        let buffer = bus.attachments.of(id, holder)?.buffer;
-        if bus.attachments.locked_by(buffer) == Some(holder) {
+    fn locked(&self, state: &ExporterState, id: AttachmentId) -> Result<(), RequestError> {
+        let bus = &state.bus;
+        let buffer = bus.attachments.of(id, self.holder)?.buffer;
+        if bus.attachments.locked_by(buffer) == Some(self.holder) {
             return Ok(());
         }
         let text = "the caller does not hold the buffer's reservation lock (dma_resv_assert_held)";
