@@ -4,8 +4,6 @@
 //! or copying a frame, comparing) first sends what is queued, so that everything happens in the
 //! order of the effects.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "each question is about a few of the steps")]
-
 use super::command::{ArenaPage, BATCH_MAX, Command, CommandResult, PinHow};
 use super::error::ExecError;
 use super::executor::{Executor, Sabotage};
@@ -204,7 +202,31 @@ impl<'a> Conduct<'a> {
             Step::Fork { child, parent_first, child_first, count } => {
                 return self.fork(event, child.index(), (parent_first, child_first, count));
             }
-            _ => return Ok(()),
+            Step::Mmap(_)
+            | Step::Munmap { .. }
+            | Step::Mremap { .. }
+            | Step::GupFast { .. }
+            | Step::GupSlow { .. }
+            | Step::FollowPfn { .. }
+            | Step::FrameVectorCheck { .. }
+            | Step::Unpin(_)
+            | Step::Attach { .. }
+            | Step::Detach(_)
+            | Step::Map(_)
+            | Step::Unmap(_)
+            | Step::Validate { .. }
+            | Step::Submit { .. }
+            | Step::Signal(_)
+            | Step::DmaStart { .. }
+            | Step::DmaFinish { .. }
+            | Step::DmaBufPin(_)
+            | Step::DmaBufUnpin(_)
+            | Step::SyncStart { .. }
+            | Step::SyncEnd { .. }
+            | Step::Exporter { .. }
+            | Step::Alloc(_)
+            | Step::Close(_)
+            | Step::EvictCache(_) => return Ok(()),
         };
         let slot = self.plan.slot(vma, page);
         let touch = Command::Touch { slot, write };
@@ -245,36 +267,34 @@ impl<'a> Conduct<'a> {
         if event.reply != Reply::Errno(Errno::Efault) {
             return Ok(());
         }
-        match *step {
-            Step::GupSlow { pin, vma, page, .. } => {
-                let Some(how) = self.plan.pin(pin) else { return Ok(()) };
-                self.refusal_is_real(&event.after.model, vma, page)?;
-                let (slot, holder) =
-                    (self.plan.slot(vma, page), self.scenario.world.mm_of(vma).index());
-                let command = Command::Pin { pin: pin.0, slot, how };
-                let expect = match self.sabotage {
-                    Some(Sabotage::PinsSucceed) => Expect::Done,
-                    _ => Expect::Efault,
-                };
-                self.ask(holder, command, expect)
+        if let Step::GupSlow { pin, vma, page, .. } = *step {
+            let Some(how) = self.plan.pin(pin) else { return Ok(()) };
+            self.refusal_is_real(&event.after.model, vma, page)?;
+            let (slot, holder) =
+                (self.plan.slot(vma, page), self.scenario.world.mm_of(vma).index());
+            let command = Command::Pin { pin: pin.0, slot, how };
+            let expect = match self.sabotage {
+                Some(Sabotage::PinsSucceed) => Expect::Done,
+                _ => Expect::Efault,
+            };
+            self.ask(holder, command, expect)
+        } else if let Step::DmaStart { dir, .. } = *step {
+            let fault = |hazard: &&Hazard| hazard.kind == HazardKind::IommuFault;
+            let Some(hazard) = event.hazards().find(fault) else { return Ok(()) };
+            let model = &event.after.model;
+            if model.sg_frames.contains(&hazard.frame)
+                && (0..model.sgs.len()).any(|at| model.sg_mapped(crate::units::SgId::at(at)))
+            {
+                return Ok(());
             }
-            Step::DmaStart { dir, .. } => {
-                let fault = |hazard: &&Hazard| hazard.kind == HazardKind::IommuFault;
-                let Some(hazard) = event.hazards().find(fault) else { return Ok(()) };
-                let model = &event.after.model;
-                if model.sg_frames.contains(&hazard.frame)
-                    && (0..model.sgs.len()).any(|at| model.sg_mapped(crate::units::SgId::at(at)))
-                {
-                    return Ok(());
-                }
-                let place = self.plan.memory(hazard.frame);
-                let command = match dir {
-                    model::Dir::Write(value) => Command::BusStore { place, value },
-                    model::Dir::Read | model::Dir::Prefetch => Command::BusLoad { place },
-                };
-                self.ask(event.actor, command, Expect::Signal(Signal::Sigsegv))
-            }
-            _ => Ok(()),
+            let place = self.plan.memory(hazard.frame);
+            let command = match dir {
+                model::Dir::Write(value) => Command::BusStore { place, value },
+                model::Dir::Read | model::Dir::Prefetch => Command::BusLoad { place },
+            };
+            self.ask(event.actor, command, Expect::Signal(Signal::Sigsegv))
+        } else {
+            Ok(())
         }
     }
 
@@ -348,6 +368,7 @@ fn describe(expect: Expect) -> String {
 }
 
 /// What a command observes, in the test's terms.
+#[expect(clippy::wildcard_enum_match_arm, reason = "any other command is printed as it is")]
 fn in_words(command: Command) -> String {
     match command {
         Command::Touch { write: false, .. } => "a read of the page before the fault".to_owned(),

@@ -1,7 +1,5 @@
 //! Each effect of the model as what it does to real memory.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "each function is about a few of the effects")]
-
 use super::command::{ArenaPage, Command};
 use super::conduct::{Conduct, Expect, Flight, Halt};
 use super::executor::Sabotage;
@@ -220,7 +218,33 @@ impl Conduct<'_> {
                     self.in_arena[frame.index()] = false;
                 }
             }
-            _ => {}
+            Effect::VmaMapped(_)
+            | Effect::VmaUnmapped(..)
+            | Effect::VmaMoved { .. }
+            | Effect::Faulted(..)
+            | Effect::Zapped(..)
+            | Effect::CowCopied { .. }
+            | Effect::Loaded(..)
+            | Effect::Stored(..)
+            | Effect::FrameCopied { .. }
+            | Effect::Rebound(..)
+            | Effect::FrameFreed(_)
+            | Effect::Pinned(..)
+            | Effect::PfnCached(..)
+            | Effect::Unpinned(_)
+            | Effect::PinInvalidated(_)
+            | Effect::SgMapped(_)
+            | Effect::SgUnmapped(_)
+            | Effect::Notified(..)
+            | Effect::DmaStarted(..)
+            | Effect::DmaFinished(..)
+            | Effect::CacheDropped(_)
+            | Effect::Locked(..)
+            | Effect::LifeChanged(_)
+            | Effect::Forked(_)
+            | Effect::Warned(_)
+            | Effect::Cost(..)
+            | Effect::Hazard(_) => {}
         }
         Ok(())
     }
@@ -236,7 +260,32 @@ impl Conduct<'_> {
             Effect::DmaFinished(_, _, frame, dir, value) => {
                 self.dma_finished(event, frame, dir, value)
             }
-            _ => Ok(()),
+            Effect::VmaMapped(_)
+            | Effect::VmaUnmapped(..)
+            | Effect::VmaMoved { .. }
+            | Effect::Faulted(..)
+            | Effect::FrameFilledInCache(..)
+            | Effect::Zapped(..)
+            | Effect::CowCopied { .. }
+            | Effect::Loaded(..)
+            | Effect::Stored(..)
+            | Effect::FrameFilled(..)
+            | Effect::FrameReserved(..)
+            | Effect::FrameCopied { .. }
+            | Effect::Rebound(..)
+            | Effect::FrameFreed(_)
+            | Effect::FrameOrphaned(_)
+            | Effect::PinInvalidated(_)
+            | Effect::Notified(..)
+            | Effect::CacheWrittenBack(..)
+            | Effect::CacheDropped(_)
+            | Effect::CacheFilled(..)
+            | Effect::Locked(..)
+            | Effect::LifeChanged(_)
+            | Effect::Forked(_)
+            | Effect::Warned(_)
+            | Effect::Cost(..)
+            | Effect::Hazard(_) => Ok(()),
         }
     }
 

@@ -16,8 +16,6 @@
 //! `get_user_pages` then meets is an ordinary page, and so it is here; the architecture itself is
 //! not emulated. Huge entries are eight or fewer small ones that come and go together.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "each question is about a few of the steps")]
-
 use super::command::{ArenaPage, PinHow};
 use super::error::Skip;
 use super::store::{Arenas, FRAMES_MAX, PLACEMENTS};
@@ -184,9 +182,14 @@ impl<'a> Steps<'a> {
     /// The mmap calls that may make a VMA, its own or its ancestors'.
     pub(super) fn mmaps(&self, vma: VmaId) -> impl Iterator<Item = &'a Mmap> {
         let family = self.family(vma);
-        self.all.iter().filter_map(move |(_, step)| match step {
-            Step::Mmap(mmap) if family.contains(&mmap.vma) => Some(mmap),
-            _ => None,
+        self.all.iter().filter_map(move |(_, step)| {
+            if let Step::Mmap(mmap) = step
+                && family.contains(&mmap.vma)
+            {
+                Some(mmap)
+            } else {
+                None
+            }
         })
     }
 
@@ -197,15 +200,16 @@ impl<'a> Steps<'a> {
         while at < family.len() {
             let own = family[at];
             for (_, step) in &self.all {
-                let from = match **step {
-                    Step::Mremap { to, from } if to == own => Some(from),
-                    Step::Fork { parent_first, child_first, count, .. }
-                        if (child_first.0..child_first.0.saturating_add(count))
-                            .contains(&own.0) =>
-                    {
-                        Some(VmaId(parent_first.0 + (own.0 - child_first.0)))
-                    }
-                    _ => None,
+                let from = if let Step::Mremap { to, from } = **step
+                    && to == own
+                {
+                    Some(from)
+                } else if let Step::Fork { parent_first, child_first, count, .. } = **step
+                    && (child_first.0..child_first.0.saturating_add(count)).contains(&own.0)
+                {
+                    Some(VmaId(parent_first.0 + (own.0 - child_first.0)))
+                } else {
+                    None
                 };
                 if let Some(from) = from.filter(|from| !family.contains(from)) {
                     family.push(from);
@@ -251,22 +255,21 @@ impl<'a> Steps<'a> {
     fn secret_placements(&self, scenario: &Scenario, arenas: &Arenas) -> Result<[bool; 3], Skip> {
         let (mut special, mut ordinary) = ([false; 3], [false; 3]);
         for (_, step) in &self.all {
-            match **step {
-                Step::GupFast { vma, .. } => {
-                    for mmap in self.mmaps(vma).filter(|mmap| mmap.buf.is_some()) {
-                        for placement in self.placements(scenario, mmap.buf) {
-                            let refuses = refuses_pins_at(scenario, mmap, placement);
-                            let of = if refuses { &mut special } else { &mut ordinary };
-                            of[index(placement)] = true;
-                        }
-                    }
-                }
-                Step::Mmap(mmap) if mmap.buf.is_some() && !mmap.shared => {
+            if let Step::GupFast { vma, .. } = **step {
+                for mmap in self.mmaps(vma).filter(|mmap| mmap.buf.is_some()) {
                     for placement in self.placements(scenario, mmap.buf) {
-                        ordinary[index(placement)] = true;
+                        let refuses = refuses_pins_at(scenario, mmap, placement);
+                        let of = if refuses { &mut special } else { &mut ordinary };
+                        of[index(placement)] = true;
                     }
                 }
-                _ => {}
+            } else if let Step::Mmap(mmap) = **step
+                && mmap.buf.is_some()
+                && !mmap.shared
+            {
+                for placement in self.placements(scenario, mmap.buf) {
+                    ordinary[index(placement)] = true;
+                }
             }
         }
         if (0..3).any(|at| special[at] && ordinary[at]) {
@@ -285,13 +288,10 @@ impl<'a> Steps<'a> {
     fn placements(&self, scenario: &Scenario, buf: BufId) -> Vec<Placement> {
         let mut placements = vec![scenario.world.buf(buf).placement];
         for (_, step) in &self.all {
-            match **step {
-                Step::Exporter { buf: moved, operation: Operation::Move(to), .. }
-                    if moved == buf =>
-                {
-                    placements.push(to);
-                }
-                _ => {}
+            if let Step::Exporter { buf: moved, operation: Operation::Move(to), .. } = **step
+                && moved == buf
+            {
+                placements.push(to);
             }
         }
         placements

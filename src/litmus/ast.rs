@@ -6,6 +6,7 @@
 
 pub use crate::model::Placement;
 
+pub(crate) use super::op::Use;
 pub use super::op::{
     AttachMode, FenceUsage, GupFlags, Op, Protection, Sharing, SyncAccess, SyncPhase,
 };

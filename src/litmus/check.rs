@@ -3,7 +3,7 @@
 use super::ast::{Name, Op, PageRef, Process, ProcessRef, Role, Variant};
 use super::cond::{Atom, AtomKind, Cond};
 use super::diag::{Problem, Sink};
-use super::op::{Use, uses};
+use super::op::Use;
 use super::parse::Parsed;
 use super::span::Span;
 use super::symbols::{Definition, NameKind, Symbols, position};
@@ -23,7 +23,7 @@ pub(super) fn check(parsed: &Parsed, sink: &mut Sink) {
         for (statement, line) in process.statements.iter().enumerate() {
             let here = Here { process: at, statement };
             checker.attaches(process, &line.op);
-            uses(&line.op).into_iter().for_each(|used| checker.used(here, used));
+            line.op.uses().into_iter().for_each(|used| checker.used(here, used));
         }
     }
     checker.condition(&variant.condition.body);

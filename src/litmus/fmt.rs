@@ -120,8 +120,8 @@ impl<'a> Formatter<'a> {
         self.out
     }
 
-    #[expect(clippy::wildcard_enum_match_arm, reason = "most tokens are alike here")]
     /// Writes the token, or the whole brace group that begins with it, and says what comes next.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most tokens are alike here")]
     fn token(&mut self, at: usize) -> usize {
         let inside = self.open.last().map(|open| open.bracket);
         let lines = matches!(inside, None | Some(Bracket::Curly));

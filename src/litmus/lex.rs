@@ -314,19 +314,16 @@ pub(super) fn is_process(word: &str) -> bool {
 }
 
 /// For each opening bracket the index of its closing one; the tokens must be balanced.
-#[expect(clippy::wildcard_enum_match_arm, reason = "only brackets matter here")]
 pub(super) fn pairs(tokens: &[Token]) -> Vec<usize> {
     let mut pairs: Vec<usize> = (0..tokens.len()).collect();
     let mut open = Vec::new();
     for (i, token) in tokens.iter().enumerate() {
-        match token.kind {
-            Kind::Open(_) => open.push(i),
-            Kind::Close(_) => {
-                if let Some(at) = open.pop() {
-                    pairs[at] = i;
-                }
-            }
-            _ => {}
+        if let Kind::Open(_) = token.kind {
+            open.push(i);
+        } else if let Kind::Close(_) = token.kind
+            && let Some(at) = open.pop()
+        {
+            pairs[at] = i;
         }
     }
     pairs

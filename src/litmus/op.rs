@@ -305,7 +305,7 @@ impl fmt::Display for Op {
 
 /// A name that a statement uses.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Use<'a> {
+pub(crate) enum Use<'a> {
     /// A buffer.
     Buffer(&'a Name),
     /// A page of a buffer.
@@ -324,81 +324,95 @@ pub(super) enum Use<'a> {
     Process(&'a ProcessRef),
 }
 
-/// The names that the statement uses, in the order they are written.
-pub(super) fn uses(op: &Op) -> Vec<Use<'_>> {
-    match op {
-        Op::Mmap { buffer, importer, .. } | Op::Sync { buffer, importer, .. } => {
-            let importer = importer.iter().map(Use::Importer);
-            std::iter::once(Use::Buffer(buffer)).chain(importer).collect()
+impl Op {
+    /// The names that the statement uses, in the order they are written.
+    #[must_use]
+    pub(crate) fn uses(&self) -> Vec<Use<'_>> {
+        match self {
+            Self::Mmap { buffer, importer, .. } | Self::Sync { buffer, importer, .. } => {
+                let importer = importer.iter().map(Use::Importer);
+                std::iter::once(Use::Buffer(buffer)).chain(importer).collect()
+            }
+            Self::MmapAnon { .. } => Vec::new(),
+            Self::Munmap { mapping } | Self::AttachDmabufOf { mapping, .. } => {
+                vec![Use::Mapping(mapping)]
+            }
+            Self::Mremap { old, .. } => vec![Use::Mapping(old)],
+            Self::MunmapPage { at }
+            | Self::Store { to: at, .. }
+            | Self::Load { from: at, .. }
+            | Self::Gup { at, .. }
+            | Self::FollowPfn { at, .. } => vec![Use::MappingPage(at)],
+            Self::FrameVector { at, .. } => at.iter().map(Use::MappingPage).collect(),
+            Self::Unpin { pin } => vec![Use::Global(pin, NameKind::Pin)],
+            Self::Attach { buffer, .. }
+            | Self::Move { buffer, .. }
+            | Self::Purge { buffer }
+            | Self::Revoke { buffer }
+            | Self::Alloc { buffer }
+            | Self::Close { buffer } => vec![Use::Buffer(buffer)],
+            Self::Detach { attachment }
+            | Self::Map { attachment, .. }
+            | Self::DmaBufPin { attachment }
+            | Self::DmaBufUnpin { attachment } => {
+                vec![Use::Global(attachment, NameKind::Attachment)]
+            }
+            Self::Unmap { table } | Self::Submit { table, .. } => {
+                vec![Use::Global(table, NameKind::SgTable)]
+            }
+            Self::Signal { fence } => vec![Use::Global(fence, NameKind::Fence)],
+            Self::DmaRead { from: at, .. }
+            | Self::DmaWrite { to: at, .. }
+            | Self::Prefetch { at } => {
+                vec![Use::Target(at)]
+            }
+            Self::Fork { child } => vec![Use::Process(child)],
+            Self::Await { label } => vec![Use::Global(label, NameKind::Label)],
+            Self::EvictCache { at } => vec![Use::BufferPage(at)],
         }
-        Op::MmapAnon { .. } => Vec::new(),
-        Op::Munmap { mapping } | Op::AttachDmabufOf { mapping, .. } => vec![Use::Mapping(mapping)],
-        Op::Mremap { old, .. } => vec![Use::Mapping(old)],
-        Op::MunmapPage { at }
-        | Op::Store { to: at, .. }
-        | Op::Load { from: at, .. }
-        | Op::Gup { at, .. }
-        | Op::FollowPfn { at, .. } => vec![Use::MappingPage(at)],
-        Op::FrameVector { at, .. } => at.iter().map(Use::MappingPage).collect(),
-        Op::Unpin { pin } => vec![Use::Global(pin, NameKind::Pin)],
-        Op::Attach { buffer, .. }
-        | Op::Move { buffer, .. }
-        | Op::Purge { buffer }
-        | Op::Revoke { buffer }
-        | Op::Alloc { buffer }
-        | Op::Close { buffer } => vec![Use::Buffer(buffer)],
-        Op::Detach { attachment }
-        | Op::Map { attachment, .. }
-        | Op::DmaBufPin { attachment }
-        | Op::DmaBufUnpin { attachment } => vec![Use::Global(attachment, NameKind::Attachment)],
-        Op::Unmap { table } | Op::Submit { table, .. } => {
-            vec![Use::Global(table, NameKind::SgTable)]
-        }
-        Op::Signal { fence } => vec![Use::Global(fence, NameKind::Fence)],
-        Op::DmaRead { from: at, .. } | Op::DmaWrite { to: at, .. } | Op::Prefetch { at } => {
-            vec![Use::Target(at)]
-        }
-        Op::Fork { child } => vec![Use::Process(child)],
-        Op::Await { label } => vec![Use::Global(label, NameKind::Label)],
-        Op::EvictCache { at } => vec![Use::BufferPage(at)],
     }
-}
 
-/// The name that the statement defines, its label apart.
-pub(super) fn defined(op: &Op) -> Option<(&Name, NameKind)> {
-    Some(match op {
-        Op::Mmap { mapping, .. } | Op::MmapAnon { mapping, .. } => (mapping, NameKind::Mapping),
-        Op::Mremap { new, .. } => (new, NameKind::Mapping),
-        Op::Load { register, .. } | Op::DmaRead { register, .. } => (register, NameKind::Register),
-        Op::Gup { pin, .. } => (pin, NameKind::Pin),
-        Op::FollowPfn { cache, .. } => (cache, NameKind::PfnCache),
-        Op::FrameVector { vector, .. } => (vector, NameKind::FrameVector),
-        Op::Attach { attachment, .. } | Op::AttachDmabufOf { attachment, .. } => {
-            (attachment, NameKind::Attachment)
-        }
-        Op::Map { table, .. } => (table, NameKind::SgTable),
-        Op::Submit { fence, .. } => (fence, NameKind::Fence),
-        Op::Munmap { .. }
-        | Op::MunmapPage { .. }
-        | Op::Store { .. }
-        | Op::Unpin { .. }
-        | Op::Detach { .. }
-        | Op::Unmap { .. }
-        | Op::Signal { .. }
-        | Op::DmaWrite { .. }
-        | Op::Prefetch { .. }
-        | Op::DmaBufPin { .. }
-        | Op::DmaBufUnpin { .. }
-        | Op::Sync { .. }
-        | Op::Move { .. }
-        | Op::Purge { .. }
-        | Op::Revoke { .. }
-        | Op::Alloc { .. }
-        | Op::Close { .. }
-        | Op::Fork { .. }
-        | Op::Await { .. }
-        | Op::EvictCache { .. } => return None,
-    })
+    /// The name that the statement defines, its label apart.
+    #[must_use]
+    pub fn defined(&self) -> Option<(&Name, NameKind)> {
+        Some(match self {
+            Self::Mmap { mapping, .. } | Self::MmapAnon { mapping, .. } => {
+                (mapping, NameKind::Mapping)
+            }
+            Self::Mremap { new, .. } => (new, NameKind::Mapping),
+            Self::Load { register, .. } | Self::DmaRead { register, .. } => {
+                (register, NameKind::Register)
+            }
+            Self::Gup { pin, .. } => (pin, NameKind::Pin),
+            Self::FollowPfn { cache, .. } => (cache, NameKind::PfnCache),
+            Self::FrameVector { vector, .. } => (vector, NameKind::FrameVector),
+            Self::Attach { attachment, .. } | Self::AttachDmabufOf { attachment, .. } => {
+                (attachment, NameKind::Attachment)
+            }
+            Self::Map { table, .. } => (table, NameKind::SgTable),
+            Self::Submit { fence, .. } => (fence, NameKind::Fence),
+            Self::Munmap { .. }
+            | Self::MunmapPage { .. }
+            | Self::Store { .. }
+            | Self::Unpin { .. }
+            | Self::Detach { .. }
+            | Self::Unmap { .. }
+            | Self::Signal { .. }
+            | Self::DmaWrite { .. }
+            | Self::Prefetch { .. }
+            | Self::DmaBufPin { .. }
+            | Self::DmaBufUnpin { .. }
+            | Self::Sync { .. }
+            | Self::Move { .. }
+            | Self::Purge { .. }
+            | Self::Revoke { .. }
+            | Self::Alloc { .. }
+            | Self::Close { .. }
+            | Self::Fork { .. }
+            | Self::Await { .. }
+            | Self::EvictCache { .. } => return None,
+        })
+    }
 }
 
 words! {

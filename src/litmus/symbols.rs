@@ -1,7 +1,6 @@
 //! The names of a variant: who defines what, and how many pages it has.
 
 use super::ast::{Buffer, Name, Op, Process, Role, Variant};
-use super::op::defined;
 use super::span::Span;
 
 /// What a name stands for.
@@ -107,7 +106,7 @@ impl<'a> Symbols<'a> {
                 if let Some(label) = &statement.label {
                     define(label, NameKind::Label);
                 }
-                if let Some((name, kind)) = defined(op) {
+                if let Some((name, kind)) = op.defined() {
                     define(name, kind);
                 }
                 if let Op::Fork { child } = op

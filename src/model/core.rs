@@ -158,10 +158,6 @@ pub fn step<S: Sink>(
 
 impl State {
     /// Record that what `step` would have made will never be: whoever waits for it goes on.
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "most steps make nothing that others wait for"
-    )]
     pub fn refuse(&mut self, step: &Step) {
         match *step {
             Step::GupSlow { pin, .. } | Step::FollowPfn { pin, .. } => {
@@ -177,7 +173,28 @@ impl State {
             Step::Validate { fence, .. } | Step::Submit { fence, .. } => {
                 self.fence_mut(fence).slot = Slot::Failed;
             }
-            _ => {}
+            Step::Mmap(_)
+            | Step::Munmap { .. }
+            | Step::Mremap { .. }
+            | Step::Load { .. }
+            | Step::Store { .. }
+            | Step::GupFast { .. }
+            | Step::FrameVectorCheck { .. }
+            | Step::Unpin(_)
+            | Step::Detach(_)
+            | Step::Unmap(_)
+            | Step::Signal(_)
+            | Step::DmaStart { .. }
+            | Step::DmaFinish { .. }
+            | Step::DmaBufPin(_)
+            | Step::DmaBufUnpin(_)
+            | Step::SyncStart { .. }
+            | Step::SyncEnd { .. }
+            | Step::Exporter { .. }
+            | Step::Alloc(_)
+            | Step::Close(_)
+            | Step::Fork { .. }
+            | Step::EvictCache(_) => {}
         }
     }
 }

@@ -36,7 +36,6 @@ impl Bench {
     }
 
     /// Carries a command out, if it is one of a laboratory's.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are not a laboratory's")]
     pub(super) fn carry_out(&mut self, command: Command) -> Option<CommandResult> {
         self.used = true;
         Some(match command {
@@ -70,7 +69,26 @@ impl Bench {
                 self.stride = usize::from(pages).clamp(1, STRIDE_MAX);
                 CommandResult::Done
             }
-            _ => return None,
+            Command::Arm { .. }
+            | Command::Install { .. }
+            | Command::InstallPrivate { .. }
+            | Command::InstallAnon { .. }
+            | Command::Zap { .. }
+            | Command::NoBacking { .. }
+            | Command::Move { .. }
+            | Command::BreakCow { .. }
+            | Command::Pin { .. }
+            | Command::Unpin { .. }
+            | Command::DmaStart { .. }
+            | Command::DmaWrite { .. }
+            | Command::DmaRead { .. }
+            | Command::BusMap { .. }
+            | Command::BusUnmap { .. }
+            | Command::BusLoad { .. }
+            | Command::BusStore { .. }
+            | Command::Fork { .. }
+            | Command::Witness { .. }
+            | Command::Reset => return None,
         })
     }
 

@@ -1,7 +1,5 @@
 //! One run of a race.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "each question is about a few of the steps")]
-
 use std::time::{Duration, Instant};
 
 use super::classify::{Accesses, TimedAccess};
@@ -232,7 +230,27 @@ impl<'a> Race<'a> {
                 self.settle()?;
                 return self.model_step(runner);
             }
-            _ => return self.model_step(runner),
+            Step::Mmap(_)
+            | Step::GupFast { .. }
+            | Step::FollowPfn { .. }
+            | Step::FrameVectorCheck { .. }
+            | Step::Unpin(_)
+            | Step::Attach { .. }
+            | Step::Detach(_)
+            | Step::Map(_)
+            | Step::Unmap(_)
+            | Step::Validate { .. }
+            | Step::Submit { .. }
+            | Step::Signal(_)
+            | Step::DmaStart { .. }
+            | Step::DmaBufPin(_)
+            | Step::DmaBufUnpin(_)
+            | Step::SyncStart { .. }
+            | Step::SyncEnd { .. }
+            | Step::Exporter { .. }
+            | Step::Close(_)
+            | Step::Fork { .. }
+            | Step::EvictCache(_) => return self.model_step(runner),
         };
         let taken = |other: &Runner| other.doing == RaceActivity::Under { way: actor };
         if self.conduct.team.is_busy(actor) || self.runners.iter().any(taken) {
@@ -303,20 +321,20 @@ impl<'a> Race<'a> {
 
     /// The buffer page that an access is meant for.
     fn target(&self, runner: usize, step: &Step) -> Option<PageId> {
-        match *step {
-            Step::Load { vma, page } | Step::Store { vma, page, .. } => {
-                let entry = &self.state.model.vmas[vma.index()];
-                entry
-                    .buf
-                    .is_some()
-                    .then(|| self.scenario.world.page(entry.buf, entry.offset + page))
-                    .flatten()
-            }
-            Step::DmaFinish { .. } => match self.state.model.dmas[runner].target {
+        if let Step::Load { vma, page } | Step::Store { vma, page, .. } = *step {
+            let entry = &self.state.model.vmas[vma.index()];
+            entry
+                .buf
+                .is_some()
+                .then(|| self.scenario.world.page(entry.buf, entry.offset + page))
+                .flatten()
+        } else if let Step::DmaFinish { .. } = *step {
+            match self.state.model.dmas[runner].target {
                 Target::Page(page) if page.is_some() => Some(page),
                 Target::Page(_) | Target::Va(_) => None,
-            },
-            _ => None,
+            }
+        } else {
+            None
         }
     }
 
@@ -387,7 +405,36 @@ impl<'a> Race<'a> {
                 let place = self.conduct.plan.memory(frame);
                 self.freed[frame.index()] = Some(self.conduct.arenas.look(place));
             }
-            _ => {}
+            Effect::VmaMapped(_)
+            | Effect::VmaUnmapped(..)
+            | Effect::VmaMoved { .. }
+            | Effect::Faulted(..)
+            | Effect::FrameFilledInCache(..)
+            | Effect::Zapped(..)
+            | Effect::CowCopied { .. }
+            | Effect::FrameFilled(..)
+            | Effect::FrameReserved(..)
+            | Effect::FrameCopied { .. }
+            | Effect::Rebound(..)
+            | Effect::FrameFreed(_)
+            | Effect::FrameOrphaned(_)
+            | Effect::Pinned(..)
+            | Effect::PfnCached(..)
+            | Effect::Unpinned(_)
+            | Effect::PinInvalidated(_)
+            | Effect::SgMapped(_)
+            | Effect::SgUnmapped(_)
+            | Effect::Notified(..)
+            | Effect::DmaStarted(..)
+            | Effect::CacheWrittenBack(..)
+            | Effect::CacheDropped(_)
+            | Effect::CacheFilled(..)
+            | Effect::Locked(..)
+            | Effect::LifeChanged(_)
+            | Effect::Forked(_)
+            | Effect::Warned(_)
+            | Effect::Cost(..)
+            | Effect::Hazard(_) => {}
         }
         self.conduct.effect(event, step, effect)
     }

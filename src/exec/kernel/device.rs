@@ -1,7 +1,5 @@
 //! Importers and devices: attachments, jobs, brackets, and transfers in two halves.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "each function is about a few of the steps")]
-
 use super::super::conduct::Halt;
 use super::super::executor::Sabotage;
 use super::Bench;
@@ -23,7 +21,7 @@ impl Bench<'_> {
         let expect = match event.reply {
             Reply::Done => Expect::Done,
             Reply::Errno(errno) => Expect::Errno(errno),
-            _ => return Ok(()),
+            Reply::Value(_) | Reply::Again | Reply::Signal(_) | Reply::Skipped => return Ok(()),
         };
         let world = &self.scenario.world;
         match *step {
@@ -60,7 +58,23 @@ impl Bench<'_> {
                 self.lab(actor, Op::Unpin, Call { obj: attachment.0, ..Call::default() }, expect)
             }
             Step::SyncStart { .. } | Step::SyncEnd { .. } => self.sync(before, actor, step, expect),
-            _ => Ok(()),
+            Step::Mmap(_)
+            | Step::Munmap { .. }
+            | Step::Mremap { .. }
+            | Step::Load { .. }
+            | Step::Store { .. }
+            | Step::GupFast { .. }
+            | Step::GupSlow { .. }
+            | Step::FollowPfn { .. }
+            | Step::FrameVectorCheck { .. }
+            | Step::Unpin(_)
+            | Step::DmaStart { .. }
+            | Step::DmaFinish { .. }
+            | Step::Exporter { .. }
+            | Step::Alloc(_)
+            | Step::Close(_)
+            | Step::Fork { .. }
+            | Step::EvictCache(_) => Ok(()),
         }
     }
 
@@ -74,31 +88,29 @@ impl Bench<'_> {
     ) -> Result<(), Halt> {
         let (actor, after) = (event.actor, &event.after.model);
         let world = &self.scenario.world;
-        match *step {
-            Step::Validate { sg, .. } => {
-                let stale = before.sgs[sg.index()] == Slot::Invalid;
-                let buf = before.attachments[world.attachment_of(sg).index()].buf;
-                let remap = Call { obj: sg.0, ..Call::default() };
-                if expect != Expect::Done {
-                    return self.lab(actor, Op::Remap, remap, expect);
-                }
-                let lock = Call { obj: buf.0, ..Call::default() };
-                self.lab(actor, Op::Lock, lock, Expect::Done)?;
-                self.lab(actor, Op::Remap, remap, Expect::Value(stale.into()))
+        if let Step::Validate { sg, .. } = *step {
+            let stale = before.sgs[sg.index()] == Slot::Invalid;
+            let buf = before.attachments[world.attachment_of(sg).index()].buf;
+            let remap = Call { obj: sg.0, ..Call::default() };
+            if expect != Expect::Done {
+                return self.lab(actor, Op::Remap, remap, expect);
             }
-            Step::Submit { fence, sg, usage, .. } => {
-                let buf = before.attachments[world.attachment_of(sg).index()].buf;
-                let flags = expect::usage(usage);
-                let call = Call { obj: fence.0, page: buf.0, flags, ..Call::default() };
-                self.lab(actor, Op::Fence, call, Expect::Done)?;
-                let held = before.bufs[buf.index()].lock.index() == actor;
-                if held && after.bufs[buf.index()].lock.is_none() {
-                    let call = Call { obj: buf.0, ..Call::default() };
-                    self.lab(actor, Op::Unlock, call, Expect::Done)?;
-                }
-                Ok(())
+            let lock = Call { obj: buf.0, ..Call::default() };
+            self.lab(actor, Op::Lock, lock, Expect::Done)?;
+            self.lab(actor, Op::Remap, remap, Expect::Value(stale.into()))
+        } else if let Step::Submit { fence, sg, usage, .. } = *step {
+            let buf = before.attachments[world.attachment_of(sg).index()].buf;
+            let flags = expect::usage(usage);
+            let call = Call { obj: fence.0, page: buf.0, flags, ..Call::default() };
+            self.lab(actor, Op::Fence, call, Expect::Done)?;
+            let held = before.bufs[buf.index()].lock.index() == actor;
+            if held && after.bufs[buf.index()].lock.is_none() {
+                let call = Call { obj: buf.0, ..Call::default() };
+                self.lab(actor, Op::Unlock, call, Expect::Done)?;
             }
-            _ => Ok(()),
+            Ok(())
+        } else {
+            Ok(())
         }
     }
 
@@ -173,18 +185,20 @@ impl Bench<'_> {
         let call = Call { obj: pin.0, slot, flags, ..Call::default() };
         if let Reply::Errno(errno) = event.reply {
             // Of a pfn a driver that writes looks at `writable` itself.
-            return match op {
-                Op::Gup => self.lab(owner, op, call, Expect::Errno(errno)),
-                _ => self.lab(event.actor, Op::GupPut, call, Expect::Done),
+            return if entry.counted {
+                self.lab(owner, op, call, Expect::Errno(errno))
+            } else {
+                self.lab(event.actor, Op::GupPut, call, Expect::Done)
             };
         }
-        let found = event.effects.iter().find_map(|effect| match *effect {
-            Effect::Pinned(of, _, _, frame, _) | Effect::PfnCached(of, _, _, frame)
-                if of == pin =>
+        let found = event.effects.iter().find_map(|effect| {
+            if let Effect::Pinned(of, _, _, frame, _) | Effect::PfnCached(of, _, _, frame) = *effect
+                && of == pin
             {
                 Some(frame)
+            } else {
+                None
             }
-            _ => None,
         });
         let Some(frame) = found else {
             return self.fault(owner, slot, u16::from(entry.write));
@@ -213,9 +227,9 @@ impl Bench<'_> {
                     return Err(Halt::Inexpressible(why.to_owned()));
                 }
                 self.lab(actor, Op::DmaWrite, Call { value, ..call }, Expect::Done)?;
-                let landed = event.effects.iter().find_map(|effect| match *effect {
-                    Effect::DmaFinished(_, _, frame, ..) => Some(frame),
-                    _ => None,
+                let landed = event.effects.iter().find_map(|effect| {
+                    let Effect::DmaFinished(_, _, frame, ..) = *effect else { return None };
+                    Some(frame)
                 });
                 match (landed, self.sabotage) {
                     (Some(frame), Some(Sabotage::DmaElsewhere)) => self.fill(frame, !value),

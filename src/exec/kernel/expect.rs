@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use super::super::command::CommandResult;
 use crate::model::{
     self, Cow, ExporterRules, FaultLock, Foll, Huge, ImporterMmap, MmapCheck, MmapKind,
-    OnDmaBufPin, OnForeignPin, Signal, Usage, WaitFor, YesNo, ZapReach,
+    OnDmaBufPin, OnForeignPin, Reply, Signal, Usage, WaitFor, YesNo, ZapReach,
 };
 use crate::uapi::lab;
 
@@ -29,6 +29,16 @@ pub(super) enum Expect {
 }
 
 impl Expect {
+    /// Refused as in the model, or done.
+    pub(super) const fn refusal(reply: Reply) -> Self {
+        match reply {
+            Reply::Errno(errno) => Self::Errno(errno),
+            Reply::Done | Reply::Value(_) | Reply::Again | Reply::Signal(_) | Reply::Skipped => {
+                Self::Done
+            }
+        }
+    }
+
     pub(super) fn fits(self, answer: CommandResult) -> bool {
         match (self, answer) {
             (Self::Done, CommandResult::Done | CommandResult::Word { .. })

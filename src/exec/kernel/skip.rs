@@ -102,7 +102,6 @@ fn exporters(scenario: &Scenario) -> Result<(), Skip> {
     Ok(())
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "most steps can be asked")]
 fn steps(scenario: &Scenario) -> Result<(), Skip> {
     let steps = Steps::of(scenario);
     for (_, step) in &steps.all {
@@ -125,7 +124,34 @@ fn steps(scenario: &Scenario) -> Result<(), Skip> {
             {
                 return Err(Skip::new("the laboratory has no DRM node beside its dma-buf files"));
             }
-            _ => {}
+            Step::Mmap(_)
+            | Step::Munmap { .. }
+            | Step::Mremap { .. }
+            | Step::Load { .. }
+            | Step::Store { .. }
+            | Step::GupFast { .. }
+            | Step::GupSlow { .. }
+            | Step::FollowPfn { .. }
+            | Step::FrameVectorCheck { .. }
+            | Step::Unpin(_)
+            | Step::Attach { .. }
+            | Step::Detach(_)
+            | Step::Map(_)
+            | Step::Unmap(_)
+            | Step::Validate { .. }
+            | Step::Submit { .. }
+            | Step::Signal(_)
+            | Step::DmaStart { .. }
+            | Step::DmaFinish { .. }
+            | Step::DmaBufPin(_)
+            | Step::DmaBufUnpin(_)
+            | Step::SyncStart { .. }
+            | Step::SyncEnd { .. }
+            | Step::Exporter { .. }
+            | Step::Alloc(_)
+            | Step::Close(_)
+            | Step::Fork { .. }
+            | Step::EvictCache(_) => {}
         }
     }
     steps.slots(scenario).map(drop)

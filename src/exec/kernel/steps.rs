@@ -1,7 +1,5 @@
 //! Each step of the model as what a driver, a device or a program does in a kernel.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "each function is about a few of the steps")]
-
 use super::super::command::{Command, LabMap};
 use super::super::conduct::Halt;
 use super::super::executor::Sabotage;
@@ -115,9 +113,9 @@ impl Bench<'_> {
     /// Frames that the step hands out: which ones is luck in a kernel, and comes from the model.
     fn hand_out(&mut self, event: &ScheduleStep, step: &Step) -> Result<(), Halt> {
         let after = &event.after.model;
-        let chosen = event.effects.iter().find_map(|effect| match *effect {
-            Effect::FrameFilled(frame, Owner::Anon, _) => Some(frame),
-            _ => None,
+        let chosen = event.effects.iter().find_map(|effect| {
+            let Effect::FrameFilled(frame, Owner::Anon, _) = *effect else { return None };
+            Some(frame)
         });
         if chosen.is_some_and(|frame| known_by_address(after, frame)) {
             let why = "which page a process is given that a device still has the address of, the kernel chooses";
@@ -127,22 +125,22 @@ impl Bench<'_> {
             self.export(after, *buf)?;
         }
         for effect in &event.effects {
-            match *effect {
-                Effect::FrameFilled(frame, Owner::Page(page) | Owner::Shadow(page), value) => {
-                    self.fill(frame, value)?;
-                    let world = &self.scenario.world;
-                    let shadow = after.pages[page.index()].shadow == frame;
-                    let op = if shadow { Op::Shadow } else { Op::Bind };
-                    let bind = LabStep {
-                        obj: world.buf_of(page).0.into(),
-                        page: world.page_index(page).into(),
-                        value: self.layout.number(frame).into(),
-                        ..LabStep::default()
-                    };
-                    self.conductor(op, bind)?;
-                }
-                Effect::FrameReserved(frame, _) => self.fill(frame, 0)?,
-                _ => {}
+            if let Effect::FrameFilled(frame, Owner::Page(page) | Owner::Shadow(page), value) =
+                *effect
+            {
+                self.fill(frame, value)?;
+                let world = &self.scenario.world;
+                let shadow = after.pages[page.index()].shadow == frame;
+                let op = if shadow { Op::Shadow } else { Op::Bind };
+                let bind = LabStep {
+                    obj: world.buf_of(page).0.into(),
+                    page: world.page_index(page).into(),
+                    value: self.layout.number(frame).into(),
+                    ..LabStep::default()
+                };
+                self.conductor(op, bind)?;
+            } else if let Effect::FrameReserved(frame, _) = *effect {
+                self.fill(frame, 0)?;
             }
         }
         Ok(())
@@ -150,10 +148,7 @@ impl Bench<'_> {
 
     fn mmap(&mut self, event: &ScheduleStep, mmap: &Mmap) -> Result<(), Halt> {
         let world = &self.scenario.world;
-        let expect = match event.reply {
-            Reply::Errno(errno) => Expect::Errno(errno),
-            _ => Expect::Done,
-        };
+        let expect = Expect::refusal(event.reply);
         let importer =
             mmap.via.is_some().then(|| expect::importer_flags(self.truth.importer(mmap.via).mmap));
         let how = LabMap {
@@ -238,9 +233,14 @@ impl Bench<'_> {
         foll: Foll,
     ) -> Result<(), Halt> {
         let slot = self.slot(vma, page);
-        let taken = event.effects.iter().find_map(|effect| match *effect {
-            Effect::Pinned(of, _, _, frame, true) if of == pin => Some(frame),
-            _ => None,
+        let taken = event.effects.iter().find_map(|effect| {
+            if let Effect::Pinned(of, _, _, frame, true) = *effect
+                && of == pin
+            {
+                Some(frame)
+            } else {
+                None
+            }
         });
         let actor = self.scenario.world.mm_of(vma).index();
         let flags = expect::gup_flags(foll) | self.watch(pin);
@@ -310,10 +310,15 @@ impl Bench<'_> {
                 let answer = self.ask_one(actor, command)?;
                 Err(self.disagree("the pin", "a kernel bug".to_owned(), answer.describe()))
             }
-            _ => {
-                let taken = event.effects.iter().find_map(|effect| match *effect {
-                    Effect::Pinned(of, _, _, frame, false) if of == pin => Some(frame),
-                    _ => None,
+            Reply::Done | Reply::Value(_) | Reply::Skipped => {
+                let taken = event.effects.iter().find_map(|effect| {
+                    if let Effect::Pinned(of, _, _, frame, false) = *effect
+                        && of == pin
+                    {
+                        Some(frame)
+                    } else {
+                        None
+                    }
                 });
                 let Some(frame) = taken else { return Ok(()) };
                 let frame = self.expected_page(&event.after.model, frame);
@@ -343,10 +348,15 @@ impl Bench<'_> {
             // A driver that writes looks at `writable` itself.
             Reply::Errno(model::Errno::Efault) => Ok(()),
             Reply::Errno(errno) => self.lab(actor, Op::Pfn, call, Expect::Errno(errno)),
-            _ => {
-                let cached = event.effects.iter().find_map(|effect| match *effect {
-                    Effect::PfnCached(of, _, _, frame) if of == pin => Some(frame),
-                    _ => None,
+            Reply::Done | Reply::Value(_) | Reply::Signal(_) | Reply::Skipped => {
+                let cached = event.effects.iter().find_map(|effect| {
+                    if let Effect::PfnCached(of, _, _, frame) = *effect
+                        && of == pin
+                    {
+                        Some(frame)
+                    } else {
+                        None
+                    }
                 });
                 let Some(frame) = cached else { return Ok(()) };
                 let frame = self.expected_page(&event.after.model, frame);
@@ -397,11 +407,7 @@ impl Bench<'_> {
             }
             ExporterStep::WaitUnmap => self.lab(actor, Op::WaitUnmap, call, Expect::Done)?,
             ExporterStep::CheckPins => {
-                let expect = match event.reply {
-                    Reply::Errno(errno) => Expect::Errno(errno),
-                    _ => Expect::Done,
-                };
-                self.lab(actor, Op::CheckPins, call, expect)?;
+                self.lab(actor, Op::CheckPins, call, Expect::refusal(event.reply))?;
             }
             ExporterStep::Reserve => self.reserve(event, buf)?,
             ExporterStep::Copy => {
@@ -481,18 +487,20 @@ fn known_by_address(model: &State, frame: FrameId) -> bool {
 
 /// What a step observes, in the kernel's words.
 fn op_in_words(op: Op) -> String {
-    match op {
-        Op::Fault => "handle_mm_fault".to_owned(),
-        Op::Gup => "get_user_pages".to_owned(),
-        Op::Lock => "dma_resv_trylock".to_owned(),
-        Op::Notify => "importers that move_notify reached".to_owned(),
-        Op::Wait => "dma_resv_wait_timeout".to_owned(),
-        Op::Pfn => "follow_pfnmap_start".to_owned(),
-        Op::DmaPin | Op::DmaSg => "the device's address".to_owned(),
-        Op::DmaRead => "value the device read".to_owned(),
-        other => Op::ALL
-            .iter()
-            .find(|(op, _)| *op == other)
-            .map_or_else(String::new, |(_, name)| name.to_lowercase().replace('_', " ")),
+    let words = [
+        (Op::Fault, "handle_mm_fault"),
+        (Op::Gup, "get_user_pages"),
+        (Op::Lock, "dma_resv_trylock"),
+        (Op::Notify, "importers that move_notify reached"),
+        (Op::Wait, "dma_resv_wait_timeout"),
+        (Op::Pfn, "follow_pfnmap_start"),
+        (Op::DmaPin, "the device's address"),
+        (Op::DmaSg, "the device's address"),
+        (Op::DmaRead, "value the device read"),
+    ];
+    if let Some((_, word)) = words.iter().find(|(of, _)| *of == op) {
+        return (*word).to_owned();
     }
+    let mut names = Op::ALL.iter().filter(|(of, _)| *of == op);
+    names.next().map_or_else(String::new, |(_, name)| name.to_lowercase().replace('_', " "))
 }

@@ -197,7 +197,6 @@ fn statement() -> impl Strategy<Value = Statement> {
 }
 
 /// Gives every new name a number, so that each is defined once.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the others define nothing")]
 fn rename(statement: &mut Statement, next: &mut usize) {
     let mut unique = |name: &mut Name| {
         *next += 1;
@@ -206,20 +205,20 @@ fn rename(statement: &mut Statement, next: &mut usize) {
     if let Some(label) = &mut statement.label {
         unique(label);
     }
-    match &mut statement.op {
-        Op::Mmap { mapping: new, .. }
-        | Op::MmapAnon { mapping: new, .. }
-        | Op::Mremap { new, .. }
-        | Op::Load { register: new, .. }
-        | Op::Gup { pin: new, .. }
-        | Op::FollowPfn { cache: new, .. }
-        | Op::FrameVector { vector: new, .. }
-        | Op::Attach { attachment: new, .. }
-        | Op::AttachDmabufOf { attachment: new, .. }
-        | Op::Map { table: new, .. }
-        | Op::Submit { fence: new, .. }
-        | Op::DmaRead { register: new, .. } => unique(new),
-        _ => {}
+    if let Op::Mmap { mapping: new, .. }
+    | Op::MmapAnon { mapping: new, .. }
+    | Op::Mremap { new, .. }
+    | Op::Load { register: new, .. }
+    | Op::Gup { pin: new, .. }
+    | Op::FollowPfn { cache: new, .. }
+    | Op::FrameVector { vector: new, .. }
+    | Op::Attach { attachment: new, .. }
+    | Op::AttachDmabufOf { attachment: new, .. }
+    | Op::Map { table: new, .. }
+    | Op::Submit { fence: new, .. }
+    | Op::DmaRead { register: new, .. } = &mut statement.op
+    {
+        unique(new);
     }
 }
 

@@ -1,10 +1,5 @@
 //! What the steps of a scenario do with contents, read off the steps themselves.
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "`understood` names every step; each question concerns few of them"
-)]
-
 use super::Looks;
 use crate::model::footprint::refills;
 use crate::model::operation::Operation;
@@ -21,10 +16,12 @@ type Traffic = (usize, usize, u8);
 
 /// The value that a step brings in.
 pub(super) fn value_of(world: &World, step: &Step) -> Option<u8> {
-    match *step {
-        Step::Store { value, .. } | Step::DmaFinish { dir: Dir::Write(value), .. } => Some(value),
-        Step::Alloc(buf) => Some(world.buf(buf).fill),
-        _ => None,
+    if let Step::Store { value, .. } | Step::DmaFinish { dir: Dir::Write(value), .. } = *step {
+        Some(value)
+    } else if let Step::Alloc(buf) = *step {
+        Some(world.buf(buf).fill)
+    } else {
+        None
     }
 }
 
@@ -85,14 +82,15 @@ impl Steps<'_> {
     pub(super) fn places(&self, world: &World, buf: BufId) -> u8 {
         let mut places = bit(world.buf(buf).placement);
         for (.., step) in self.0 {
-            match *step {
-                Step::Exporter { buf: of, operation: Operation::Move(dest), .. } if of == buf => {
-                    places |= bit(dest);
-                }
-                Step::Mmap(mmap) if mmap.buf == buf && shadows(world, step) => {
-                    places |= bit(Placement::System);
-                }
-                _ => {}
+            if let Step::Exporter { buf: of, operation: Operation::Move(dest), .. } = *step
+                && of == buf
+            {
+                places |= bit(dest);
+            } else if let Step::Mmap(mmap) = *step
+                && mmap.buf == buf
+                && shadows(world, step)
+            {
+                places |= bit(Placement::System);
             }
         }
         places
@@ -139,7 +137,33 @@ impl Steps<'_> {
                     freed = self.places(world, buf);
                 }
                 Step::Mmap(_) if shadows(world, step) => taken = bit(Placement::System),
-                _ => {}
+                Step::Mmap(_)
+                | Step::Munmap { .. }
+                | Step::Mremap { .. }
+                | Step::Load { .. }
+                | Step::Store { .. }
+                | Step::GupFast { .. }
+                | Step::GupSlow { .. }
+                | Step::FollowPfn { .. }
+                | Step::FrameVectorCheck { .. }
+                | Step::Unpin(_)
+                | Step::Attach { .. }
+                | Step::Detach(_)
+                | Step::Map(_)
+                | Step::Unmap(_)
+                | Step::Validate { .. }
+                | Step::Submit { .. }
+                | Step::Signal(_)
+                | Step::DmaStart { .. }
+                | Step::DmaFinish { .. }
+                | Step::DmaBufPin(_)
+                | Step::DmaBufUnpin(_)
+                | Step::SyncStart { .. }
+                | Step::SyncEnd { .. }
+                | Step::Exporter { .. }
+                | Step::Close(_)
+                | Step::Fork { .. }
+                | Step::EvictCache(_) => {}
             }
             // Whoever drops a reference may drop the last; whoever looks at a page may fill it again.
             freed |= dropped;
@@ -164,9 +188,14 @@ impl Steps<'_> {
         if moved {
             return world.pages(buf).collect();
         }
-        let offset = |(.., step): &(usize, usize, Step)| match step {
-            Step::Mmap(mmap) if mmap.vma == vma => world.page(buf, mmap.offset.checked_add(page)?),
-            _ => None,
+        let offset = |(.., step): &(usize, usize, Step)| {
+            if let Step::Mmap(mmap) = step
+                && mmap.vma == vma
+            {
+                world.page(buf, mmap.offset.checked_add(page)?)
+            } else {
+                None
+            }
         };
         self.0.iter().filter_map(offset).collect()
     }
@@ -174,15 +203,12 @@ impl Steps<'_> {
     fn through_pin(&self, world: &World, pin: PinId) -> Vec<PageId> {
         let mut pages = Vec::new();
         for (.., step) in self.0 {
-            match *step {
-                Step::GupFast { pin: of, vma, page, .. }
-                | Step::GupSlow { pin: of, vma, page, .. }
-                | Step::FollowPfn { pin: of, vma, page, .. }
-                    if of == pin =>
-                {
-                    pages.extend(self.through_vma(world, vma, page));
-                }
-                _ => {}
+            if let Step::GupFast { pin: of, vma, page, .. }
+            | Step::GupSlow { pin: of, vma, page, .. }
+            | Step::FollowPfn { pin: of, vma, page, .. } = *step
+                && of == pin
+            {
+                pages.extend(self.through_vma(world, vma, page));
             }
         }
         pages
@@ -248,7 +274,19 @@ impl Steps<'_> {
                 looks.addresses.add(world.sgs[sg.index()].first + usize::from(page));
             }
             Step::Exporter { step: ExporterStep::WaitUnmap, .. } => looks.waits_for_unmap = true,
-            _ => {}
+            Step::Mremap { .. }
+            | Step::FrameVectorCheck { .. }
+            | Step::Unpin(_)
+            | Step::DmaStart { .. }
+            | Step::DmaFinish { .. }
+            | Step::Signal(_)
+            | Step::SyncStart { .. }
+            | Step::SyncEnd { .. }
+            | Step::Exporter { .. }
+            | Step::Alloc(_)
+            | Step::Close(_)
+            | Step::Fork { .. }
+            | Step::EvictCache(_) => {}
         }
         for index in 0..world.sgs.len() {
             if looks.sgs.has(index) {
@@ -263,15 +301,16 @@ impl Steps<'_> {
         if world.buf_ids().any(|buf| refills(world, buf)) {
             return (0..world.page_bufs.len()).map(PageId::at).collect();
         }
-        match *step {
-            Step::Mmap(mmap) if shadows(world, step) => world.pages(mmap.buf).collect(),
-            Step::Exporter { step: ExporterStep::Reserve, buf, .. } => {
-                let seen = |page: &PageId| {
-                    !self.copied_over(world, buf, world.page_index(*page), recycled)
-                };
-                world.pages(buf).filter(seen).collect()
-            }
-            _ => Vec::new(),
+        if let Step::Mmap(mmap) = *step
+            && shadows(world, step)
+        {
+            world.pages(mmap.buf).collect()
+        } else if let Step::Exporter { step: ExporterStep::Reserve, buf, .. } = *step {
+            let seen =
+                |page: &PageId| !self.copied_over(world, buf, world.page_index(*page), recycled);
+            world.pages(buf).filter(seen).collect()
+        } else {
+            Vec::new()
         }
     }
 
@@ -301,7 +340,19 @@ impl Steps<'_> {
                 ExporterStep::Copy if is_ours && copied == Some(false) => copied = Some(true),
                 ExporterStep::Rebind if !is_ours || copied != Some(true) => return false,
                 ExporterStep::Reserve | ExporterStep::Copy => return false,
-                _ => {}
+                ExporterStep::Rebind
+                | ExporterStep::Lock
+                | ExporterStep::Notify
+                | ExporterStep::Zap
+                | ExporterStep::Wait
+                | ExporterStep::CheckPins
+                | ExporterStep::Flush
+                | ExporterStep::Fence
+                | ExporterStep::Signal
+                | ExporterStep::Free
+                | ExporterStep::Mark
+                | ExporterStep::WaitUnmap
+                | ExporterStep::Unlock => {}
             }
         }
         true
@@ -336,7 +387,31 @@ impl Steps<'_> {
             {
                 ((0..world.page_bufs.len()).map(PageId::at).collect(), none)
             }
-            _ => (none.clone(), none),
+            Step::Mmap(_)
+            | Step::Munmap { .. }
+            | Step::Mremap { .. }
+            | Step::GupFast { .. }
+            | Step::GupSlow { .. }
+            | Step::FollowPfn { .. }
+            | Step::FrameVectorCheck { .. }
+            | Step::Unpin(_)
+            | Step::Attach { .. }
+            | Step::Detach(_)
+            | Step::Map(_)
+            | Step::Unmap(_)
+            | Step::Validate { .. }
+            | Step::Submit { .. }
+            | Step::Signal(_)
+            | Step::DmaStart { .. }
+            | Step::DmaFinish { .. }
+            | Step::DmaBufPin(_)
+            | Step::DmaBufUnpin(_)
+            | Step::SyncStart { .. }
+            | Step::SyncEnd { .. }
+            | Step::Exporter { .. }
+            | Step::Close(_)
+            | Step::Fork { .. }
+            | Step::EvictCache(_) => (none.clone(), none),
         }
     }
 }

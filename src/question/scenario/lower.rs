@@ -1,10 +1,5 @@
 //! From the syntax tree to a [`Scenario`].
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "each pass looks at the few statements that concern it"
-)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -14,6 +9,7 @@ use super::{Scenario, ScenarioState, fork_bit, slot_bit};
 use crate::litmus::ast::{self, Op, PageRef, Role, Variant};
 use crate::litmus::cond::{AtomKind, Cond};
 use crate::litmus::span::{Span, line_column};
+use crate::litmus::symbols::NameKind;
 use crate::model::{
     self, Coherency, ContentUse, Contents, Cow, ExporterPolicy, ExporterRules, ExporterStep,
     HostRules, ImporterRules, MmapKind, Objects, Operation, Placement, RuleError, State, Step,
@@ -211,17 +207,8 @@ impl<'a> Lowering<'a> {
             need[1] += usize::from(buffer.pages);
         }
         for statement in self.variant.processes.iter().flat_map(|p| &p.statements) {
-            match &statement.op {
-                Op::Move { buffer, to } => {
-                    need[at(*to)] += usize::from(self.pages(buffer));
-                }
-                Op::MmapAnon { pages, .. } => need[1] += 2 * usize::from(pages.unwrap_or(1)),
-                Op::Mmap { sharing: ast::Sharing::Private, buffer, .. } => {
-                    need[1] += 2 * usize::from(self.pages(buffer));
-                }
-                Op::Fork { .. } => need[1] += 2,
-                _ => {}
-            }
+            let (placement, frames) = self.frames_taken(&statement.op);
+            need[at(placement)] += frames;
         }
         for frames in &self.variant.memory {
             let allocated = |b: &&ast::Buffer| {
@@ -366,8 +353,8 @@ impl<'a> Lowering<'a> {
         index: usize,
         statement: &ast::Statement,
     ) -> Slots {
-        let register = match &statement.op {
-            Op::Load { register, .. } | Op::DmaRead { register, .. } => Some(register),
+        let register = match statement.op.defined() {
+            Some((name, NameKind::Register)) => Some(name),
             _ => None,
         };
         let register = register.and_then(|name| self.slot(&format!("P{process}:{}", name.text)));
@@ -394,7 +381,11 @@ impl<'a> Lowering<'a> {
     fn importer_of(&self, process: &ast::Process) -> Result<ImporterId, LowerError> {
         match &process.role {
             Role::Device(Some(name)) => self.importer(name),
-            _ => Ok(self.default_importer),
+            Role::Application
+            | Role::Exporter(_)
+            | Role::Device(None)
+            | Role::Child
+            | Role::Hardware => Ok(self.default_importer),
         }
     }
 
@@ -444,16 +435,8 @@ impl<'a> Lowering<'a> {
 
 /// What a statement defines that other processes can use, and whose name stands for its result.
 fn made(op: &Op) -> Option<&ast::Name> {
-    match op {
-        Op::Gup { pin: made, .. }
-        | Op::FollowPfn { cache: made, .. }
-        | Op::FrameVector { vector: made, .. }
-        | Op::Attach { attachment: made, .. }
-        | Op::AttachDmabufOf { attachment: made, .. }
-        | Op::Map { table: made, .. }
-        | Op::Submit { fence: made, .. } => Some(made),
-        _ => None,
-    }
+    let local = |kind| matches!(kind, NameKind::Mapping | NameKind::Register);
+    op.defined().filter(|(_, kind)| !local(*kind)).map(|(name, _)| name)
 }
 
 /// The name of the result of statement `index` of a process: its label, else what it defines,
@@ -544,10 +527,8 @@ fn footprints(world: &World, program: &Program) -> Vec<(Objects, Objects)> {
         let own = match &instruction.action {
             Action::Await(slot) => Objects { reads: slot_bit(*slot), writes: 0 },
             Action::Step(step) => {
-                let fork = match step {
-                    Step::Fork { child, .. } => fork_bit(child.index()),
-                    _ => 0,
-                };
+                let fork =
+                    if let Step::Fork { child, .. } = step { fork_bit(child.index()) } else { 0 };
                 let objects = model::objects(world, step);
                 Objects { writes: objects.writes | fork, ..objects }
             }

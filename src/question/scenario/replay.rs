@@ -1,7 +1,5 @@
 //! One schedule, with everything it did.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "a filter picks one kind of effect")]
-
 use super::{Outcome, Scenario, ScenarioState};
 use crate::explore::Machine;
 use crate::model::{Cost, Effect, Hazard, Reply};
@@ -24,9 +22,9 @@ pub struct ScheduleStep {
 impl ScheduleStep {
     /// The hazards that the oracle saw in this action.
     pub fn hazards(&self) -> impl Iterator<Item = &Hazard> {
-        self.effects.iter().filter_map(|effect| match effect {
-            Effect::Hazard(hazard) => Some(hazard),
-            _ => None,
+        self.effects.iter().filter_map(|effect| {
+            let Effect::Hazard(hazard) = effect else { return None };
+            Some(hazard)
         })
     }
 }
@@ -56,9 +54,14 @@ impl Replay {
     pub fn cost(&self, cost: Cost) -> u64 {
         let effects = self.events.iter().flat_map(|event| &event.effects);
         effects
-            .filter_map(|effect| match effect {
-                Effect::Cost(kind, count) if *kind == cost => Some(u64::from(*count)),
-                _ => None,
+            .filter_map(|effect| {
+                if let Effect::Cost(kind, count) = effect
+                    && *kind == cost
+                {
+                    Some(u64::from(*count))
+                } else {
+                    None
+                }
             })
             .sum()
     }

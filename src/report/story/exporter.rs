@@ -1,7 +1,5 @@
 //! What one step of a move, purge, revocation or allocation did.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "each line is about a few of the effects")]
-
 use super::words::{Teller, operation_word};
 use crate::model::{Effect, ExporterStep, MoveNotify, Operation, Owner, State};
 use crate::question::scenario::ScheduleStep;
@@ -10,22 +8,23 @@ use crate::units::BufId;
 impl Teller<'_> {
     /// `v[0], v[1]`: the entries that were removed.
     pub(super) fn zapped(self, event: &ScheduleStep) -> String {
-        let zapped = event.effects.iter().filter_map(|effect| match effect {
-            Effect::Zapped(vma, page, _) => Some(self.place(*vma, *page)),
-            _ => None,
+        let zapped = event.effects.iter().filter_map(|effect| {
+            let Effect::Zapped(vma, page, _) = effect else { return None };
+            Some(self.place(*vma, *page))
         });
         zapped.collect::<Vec<_>>().join(", ")
     }
 
     /// `B[0] is vram:0`: the frames that were handed out.
     pub(super) fn filled(self, event: &ScheduleStep) -> String {
-        let filled = event.effects.iter().filter_map(|effect| match *effect {
-            Effect::FrameFilled(frame, Owner::Page(page), _)
-            | Effect::FrameFilledInCache(frame, Owner::Page(page), _) => {
-                let page = self.scenario.names.page(&self.scenario.world, page);
-                Some(format!("{page} is {}", self.frame(frame)))
-            }
-            _ => None,
+        let filled = event.effects.iter().filter_map(|effect| {
+            let (Effect::FrameFilled(frame, Owner::Page(page), _)
+            | Effect::FrameFilledInCache(frame, Owner::Page(page), _)) = *effect
+            else {
+                return None;
+            };
+            let page = self.scenario.names.page(&self.scenario.world, page);
+            Some(format!("{page} is {}", self.frame(frame)))
         });
         filled.collect::<Vec<_>>().join(", ")
     }
@@ -64,28 +63,24 @@ impl Teller<'_> {
             }
             ExporterStep::Flush => self.cache("flush ", event),
             ExporterStep::Reserve => {
-                let reserved = event.effects.iter().filter_map(|effect| match effect {
-                    Effect::FrameReserved(frame, _) => Some(*frame),
-                    _ => None,
+                let reserved = event.effects.iter().filter_map(|effect| {
+                    let Effect::FrameReserved(frame, _) = effect else { return None };
+                    Some(*frame)
                 });
                 format!("reserve {}", self.frames(reserved))
             }
             ExporterStep::Copy => {
-                let copied = event.effects.iter().find_map(|effect| match *effect {
-                    Effect::FrameCopied { from, to } => {
-                        Some(format!("copy {} -> {}", self.frame(from), self.frame(to)))
-                    }
-                    _ => None,
+                let copied = event.effects.iter().find_map(|effect| {
+                    let Effect::FrameCopied { from, to } = *effect else { return None };
+                    Some(format!("copy {} -> {}", self.frame(from), self.frame(to)))
                 });
                 copied.unwrap_or_else(|| format!("copy page {page}: no destination"))
             }
             ExporterStep::Rebind => {
-                let rebound = event.effects.iter().filter_map(|effect| match *effect {
-                    Effect::Rebound(page, frame) => {
-                        let page = self.scenario.names.page(&self.scenario.world, page);
-                        Some(format!("{page} is {}", self.frame(frame)))
-                    }
-                    _ => None,
+                let rebound = event.effects.iter().filter_map(|effect| {
+                    let Effect::Rebound(page, frame) = *effect else { return None };
+                    let page = self.scenario.names.page(&self.scenario.world, page);
+                    Some(format!("{page} is {}", self.frame(frame)))
                 });
                 format!("rebind: {}", rebound.collect::<Vec<_>>().join(", "))
             }
@@ -98,14 +93,12 @@ impl Teller<'_> {
     }
 
     fn notified(self, event: &ScheduleStep) -> String {
-        let told = event.effects.iter().filter_map(|effect| match *effect {
-            Effect::Notified(attachment, _) => {
-                let name = self.scenario.names.attachment(attachment);
-                let rules = self.scenario.world.importer_of(attachment);
-                let ignored = rules.move_notify == MoveNotify::Ignored;
-                Some(format!("{name}{}", if ignored { " (ignored)" } else { "" }))
-            }
-            _ => None,
+        let told = event.effects.iter().filter_map(|effect| {
+            let Effect::Notified(attachment, _) = *effect else { return None };
+            let name = self.scenario.names.attachment(attachment);
+            let rules = self.scenario.world.importer_of(attachment);
+            let ignored = rules.move_notify == MoveNotify::Ignored;
+            Some(format!("{name}{}", if ignored { " (ignored)" } else { "" }))
         });
         let told: Vec<String> = told.collect();
         if told.is_empty() {
@@ -116,12 +109,14 @@ impl Teller<'_> {
     }
 
     fn freed(self, event: &ScheduleStep) -> String {
-        let freed = event.effects.iter().filter_map(|effect| match *effect {
-            Effect::FrameFreed(frame) => Some(format!("free {}", self.frame(frame))),
-            Effect::FrameOrphaned(frame) => {
+        let freed = event.effects.iter().filter_map(|effect| {
+            if let Effect::FrameFreed(frame) = *effect {
+                Some(format!("free {}", self.frame(frame)))
+            } else if let Effect::FrameOrphaned(frame) = *effect {
                 Some(format!("put {}: references remain", self.frame(frame)))
+            } else {
+                None
             }
-            _ => None,
         });
         let freed: Vec<String> = freed.collect();
         if freed.is_empty() { "free: nothing left".to_owned() } else { freed.join(", ") }

@@ -3,8 +3,6 @@
 //! Everything is read off the effects of the schedule up to the hazard; nothing is inferred from
 //! names or rules.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "each line is about a few of the effects")]
-
 use std::collections::BTreeSet;
 
 use super::memory::life_word;
@@ -125,20 +123,19 @@ impl Teller<'_> {
             );
         }
         for effect in replay.events[..=at].iter().flat_map(|event| &event.effects) {
-            match *effect {
-                Effect::CowCopied { from, to, .. } if subject.frames.contains(&from) => {
-                    subject.frames.insert(to);
-                }
-                _ => {}
+            if let Effect::CowCopied { from, to, .. } = *effect
+                && subject.frames.contains(&from)
+            {
+                subject.frames.insert(to);
             }
         }
         if hazard.kind == HazardKind::LostWrite && matches!(hazard.via, Via::Exporter(_)) {
             self.lost_way(replay, &mut subject, at);
         }
         let starts = |event: &ScheduleStep| {
-            event.effects.iter().any(|effect| match *effect {
-                Effect::DmaStarted(handle, ..) => subject.is_through(handle),
-                _ => false,
+            event.effects.iter().any(|effect| {
+                let Effect::DmaStarted(handle, ..) = *effect else { return false };
+                subject.is_through(handle)
             })
         };
         subject.translated = replay.events[..=at].iter().rposition(starts);
@@ -149,30 +146,32 @@ impl Teller<'_> {
     /// A move that loses a write is about the way of that write.
     fn lost_way(self, replay: &Replay, subject: &mut Subject, at: usize) {
         for effect in replay.events[..=at].iter().rev().flat_map(|event| &event.effects) {
-            match *effect {
-                Effect::Stored(vma, page, frame, _) if subject.frames.contains(&frame) => {
-                    subject.vma = Some((vma, page));
-                    return;
-                }
-                Effect::DmaFinished(handle, _, frame, Dir::Write(_), _)
-                    if subject.frames.contains(&frame) =>
-                {
-                    match handle {
-                        Handle::Sg(sg) => subject.sg = Some(sg),
-                        Handle::Pin(pin) => {
-                            subject.pins.insert(pin);
-                            let pte = replay.events[at].after.model.pins[pin.index()].pte;
-                            subject.vma = pte.is_some().then(|| self.scenario.world.vma_of(pte));
-                        }
+            if let Effect::Stored(vma, page, frame, _) = *effect
+                && subject.frames.contains(&frame)
+            {
+                subject.vma = Some((vma, page));
+                return;
+            } else if let Effect::DmaFinished(handle, _, frame, Dir::Write(_), _) = *effect
+                && subject.frames.contains(&frame)
+            {
+                match handle {
+                    Handle::Sg(sg) => subject.sg = Some(sg),
+                    Handle::Pin(pin) => {
+                        subject.pins.insert(pin);
+                        let pte = replay.events[at].after.model.pins[pin.index()].pte;
+                        subject.vma = pte.is_some().then(|| self.scenario.world.vma_of(pte));
                     }
-                    return;
                 }
-                _ => {}
+                return;
             }
         }
     }
 
     /// The step (from 0) in which the way of an access was made.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a history names what bears on its subject; nothing is decided by it"
+    )]
     fn made_at(self, replay: &Replay, subject: &Subject, at: usize) -> usize {
         let makes = |event: &ScheduleStep| {
             event.effects.iter().any(|effect| match *effect {
@@ -275,6 +274,10 @@ impl Teller<'_> {
     }
 
     /// How the way of the access came about.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a history names what bears on its subject; nothing is decided by it"
+    )]
     fn way(self, subject: &Subject, event: &ScheduleStep, effect: &Effect) -> Option<String> {
         let after = &event.after.model;
         match *effect {
@@ -336,6 +339,10 @@ impl Teller<'_> {
     }
 
     /// What became of the page that was meant and of the frame that was reached.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a history names what bears on its subject; nothing is decided by it"
+    )]
     fn what_became_of(
         self,
         subject: &Subject,
@@ -383,6 +390,10 @@ impl Teller<'_> {
     }
 
     /// Reads and writes on the way, where the hazard is about their order.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a history names what bears on its subject; nothing is decided by it"
+    )]
     fn traffic(self, subject: &Subject, event: &ScheduleStep, effect: &Effect) -> Option<String> {
         let about_order = match subject.kind {
             HazardKind::StaleRead

@@ -1,10 +1,5 @@
 //! A hazard, told as KASAN tells a use-after-free.
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "each line is about a few of the steps and effects"
-)]
-
 use serde::Serialize;
 
 use super::words::{Teller, operation_word};
@@ -148,6 +143,10 @@ impl Teller<'_> {
         splats
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the headline of a report has a word for the rest"
+    )]
     fn what(
         self,
         event: &ScheduleStep,
@@ -296,6 +295,10 @@ impl Teller<'_> {
     }
 
     /// `The move of A`, `The allocation of B`.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the headline of a report has a word for the rest"
+    )]
     fn operation(self, event: &ScheduleStep) -> String {
         let instruction = &self.scenario.programs[event.actor].instructions[event.pc];
         let Action::Step(step) = instruction.action else { return "The operation".to_owned() };
@@ -363,9 +366,9 @@ const fn is_access(via: Via) -> bool {
 
 /// Whether the step shows a hazard.
 pub(super) fn hazards(event: &ScheduleStep) -> Vec<&'static str> {
-    let of = |effect: &Effect| match effect {
-        Effect::Hazard(hazard) => Some(hazard.kind.word()),
-        _ => None,
+    let of = |effect: &Effect| {
+        let Effect::Hazard(hazard) = effect else { return None };
+        Some(hazard.kind.word())
     };
     event.effects.iter().filter_map(of).collect()
 }

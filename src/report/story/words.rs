@@ -1,7 +1,5 @@
 //! What one step did, in the kernel's nouns.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "each line is about a few of the effects")]
-
 use crate::model::{
     Cost, Dir, Effect, ExporterStep, FollowPfn, Handle, Life, MmapKind, Operation, Pte, Reach,
     Reply, Slot, State, Step, SyncForward, Vma, VmaKind, YesNo,
@@ -109,6 +107,10 @@ impl<'a> Teller<'a> {
     }
 
     /// What came of it beside the step's own purpose: buffers released, frames freed, warnings.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a line names the effects that have words; nothing is decided by it"
+    )]
     fn aftermath(self, step: &Step, event: &ScheduleStep, text: &mut String) {
         let own = matches!(step, Step::Exporter { step: ExporterStep::Free, .. });
         let life = |buf: BufId| event.after.model.bufs[buf.index()].life;
@@ -140,6 +142,10 @@ impl<'a> Teller<'a> {
         }
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a line names the effects that have words; nothing is decided by it"
+    )]
     fn refused(self, before: &State, step: &Step) -> Option<String> {
         match *step {
             Step::GupSlow { vma, page, .. } => {
@@ -201,14 +207,14 @@ impl<'a> Teller<'a> {
 
     /// The fault that was served: who installed what.
     fn fault(self, after: &State, event: &ScheduleStep) -> Option<String> {
-        let faulted = event.effects.iter().find_map(|effect| match effect {
-            Effect::Faulted(vma, page, pte) => Some((*vma, *page, *pte)),
-            _ => None,
+        let faulted = event.effects.iter().find_map(|effect| {
+            let Effect::Faulted(vma, page, pte) = effect else { return None };
+            Some((*vma, *page, *pte))
         });
         let (vma, page, pte) = faulted?;
-        let copied = event.effects.iter().find_map(|effect| match effect {
-            Effect::CowCopied { from, .. } => Some(*from),
-            _ => None,
+        let copied = event.effects.iter().find_map(|effect| {
+            let Effect::CowCopied { from, .. } = effect else { return None };
+            Some(*from)
         });
         let at = self.place(vma, page);
         let to = self.frame(pte.frame);
@@ -257,16 +263,12 @@ impl<'a> Teller<'a> {
             };
         }
         for effect in &event.effects {
-            match *effect {
-                Effect::Loaded(_, _, frame, value) => {
-                    return format!("reads {value} from {}", self.frame(frame));
-                }
-                Effect::Stored(_, _, frame, value) => {
-                    let cached = after.frames[frame.index()].dirty;
-                    let where_to = if cached { "the cache line of " } else { "" };
-                    return format!("{value} -> {where_to}{}", self.frame(frame));
-                }
-                _ => {}
+            if let Effect::Loaded(_, _, frame, value) = *effect {
+                return format!("reads {value} from {}", self.frame(frame));
+            } else if let Effect::Stored(_, _, frame, value) = *effect {
+                let cached = after.frames[frame.index()].dirty;
+                let where_to = if cached { "the cache line of " } else { "" };
+                return format!("{value} -> {where_to}{}", self.frame(frame));
             }
         }
         let fault = self.fault(after, event).unwrap_or_else(|| "refill".to_owned());
@@ -298,9 +300,9 @@ impl<'a> Teller<'a> {
             return format!("gup: {signal}");
         }
         if event.reply == Reply::Again {
-            let migrated = event.effects.iter().find_map(|effect| match effect {
-                Effect::FrameCopied { from, to } => Some((*from, *to)),
-                _ => None,
+            let migrated = event.effects.iter().find_map(|effect| {
+                let Effect::FrameCopied { from, to } = effect else { return None };
+                Some((*from, *to))
             });
             if let Some((from, to)) = migrated {
                 return format!("gup: migrate_pages {} -> {}", self.frame(from), self.frame(to));
@@ -312,9 +314,9 @@ impl<'a> Teller<'a> {
     }
 
     fn follow_pfn(self, after: &State, event: &ScheduleStep) -> String {
-        let cached = event.effects.iter().find_map(|effect| match effect {
-            Effect::PfnCached(_, _, _, frame) => Some(*frame),
-            _ => None,
+        let cached = event.effects.iter().find_map(|effect| {
+            let Effect::PfnCached(_, _, _, frame) = effect else { return None };
+            Some(*frame)
         });
         match cached {
             Some(frame) => format!("follow_pfn: the pfn of {}", self.frame(frame)),
@@ -348,6 +350,10 @@ impl<'a> Teller<'a> {
         }
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a line names the effects that have words; nothing is decided by it"
+    )]
     fn dma_start(self, after: &State, event: &ScheduleStep, via: Handle, page: u8) -> String {
         for effect in &event.effects {
             match *effect {
@@ -371,9 +377,9 @@ impl<'a> Teller<'a> {
     }
 
     fn dma_finish(self, event: &ScheduleStep) -> String {
-        let done = event.effects.iter().find_map(|effect| match *effect {
-            Effect::DmaFinished(_, _, frame, dir, value) => Some((frame, dir, value)),
-            _ => None,
+        let done = event.effects.iter().find_map(|effect| {
+            let Effect::DmaFinished(_, _, frame, dir, value) = *effect else { return None };
+            Some((frame, dir, value))
         });
         match done {
             Some((frame, Dir::Write(_), value)) => {
@@ -392,14 +398,10 @@ impl<'a> Teller<'a> {
     pub(super) fn cache(self, prefix: &str, event: &ScheduleStep) -> String {
         let mut parts = Vec::new();
         for effect in &event.effects {
-            match *effect {
-                Effect::CacheWrittenBack(frame, value) => {
-                    parts.push(format!("write back {value} -> {}", self.frame(frame)));
-                }
-                Effect::CacheDropped(frame) => {
-                    parts.push(format!("invalidate {}", self.frame(frame)));
-                }
-                _ => {}
+            if let Effect::CacheWrittenBack(frame, value) = *effect {
+                parts.push(format!("write back {value} -> {}", self.frame(frame)));
+            } else if let Effect::CacheDropped(frame) = *effect {
+                parts.push(format!("invalidate {}", self.frame(frame)));
             }
         }
         let what = if parts.is_empty() { "no cache lines".to_owned() } else { parts.join(", ") };
@@ -420,9 +422,9 @@ impl<'a> Teller<'a> {
 }
 
 fn pinned(event: &ScheduleStep) -> Option<FrameId> {
-    event.effects.iter().find_map(|effect| match effect {
-        Effect::Pinned(_, _, _, frame, _) => Some(*frame),
-        _ => None,
+    event.effects.iter().find_map(|effect| {
+        let Effect::Pinned(_, _, _, frame, _) = effect else { return None };
+        Some(*frame)
     })
 }
 
@@ -490,11 +492,14 @@ pub(super) const fn slot_word(slot: Slot) -> &'static str {
 
 /// `3 zapped-ptes` for the costs of a step, or nothing.
 pub(super) fn costs(event: &ScheduleStep, wanted: &[Cost]) -> Vec<String> {
-    let of = |effect: &Effect| match effect {
-        Effect::Cost(cost, count) if wanted.contains(cost) => {
+    let of = |effect: &Effect| {
+        if let Effect::Cost(cost, count) = effect
+            && wanted.contains(cost)
+        {
             Some(format!("{count} {}", cost.word()))
+        } else {
+            None
         }
-        _ => None,
     };
     event.effects.iter().filter_map(of).collect()
 }

@@ -1,8 +1,4 @@
 //! A recording as the text of a litmus file.
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "each place looks at the few events that concern it"
-)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -193,12 +189,11 @@ impl<'a> Render<'a> {
             self.seen.extend(&event.kinds);
             return Ok(());
         }
-        let cost = match event.doing {
-            RecordedAction::Move { .. } | RecordedAction::Purge(_) | RecordedAction::Revoke(_) => {
-                12 + PAGES_MAX
-            }
-            _ => 2,
-        };
+        let is_operation = matches!(
+            event.doing,
+            RecordedAction::Move { .. } | RecordedAction::Purge(_) | RecordedAction::Revoke(_)
+        );
+        let cost = if is_operation { 12 + PAGES_MAX } else { 2 };
         let mut awaits = self.awaits(process, event);
         if self.lines[process].is_full(awaits.len(), cost) {
             if !matches!(event.who, Who::Exporter(_)) {
@@ -417,9 +412,11 @@ impl<'a> Render<'a> {
             };
         }
         let all = self.window.found(&self.used).into_iter().chain(&self.window.events);
-        let via_importers = all.filter_map(|event| match event.doing {
-            RecordedAction::Mmap { importer: Some(rule), .. } => Some(rule),
-            _ => None,
+        let via_importers = all.filter_map(|event| {
+            let RecordedAction::Mmap { importer: Some(rule), .. } = event.doing else {
+                return None;
+            };
+            Some(rule)
         });
         for rule in via_importers.collect::<BTreeSet<_>>() {
             let _ = writeln!(text, "importer {} {{ mmap = {rule} }}", via(rule));
@@ -451,10 +448,10 @@ impl Window {
         let mut mapped: BTreeMap<u64, BufferId> = BTreeMap::new();
         let mut used = BTreeSet::new();
         for event in self.base.items.iter().map(|item| &item.event).chain(&self.events) {
-            match event.doing {
-                RecordedAction::Attach { id, buffer, .. } => drop(attached.insert(id, buffer)),
-                RecordedAction::Mmap { id, buffer, .. } => drop(mapped.insert(id, buffer)),
-                _ => {}
+            if let RecordedAction::Attach { id, buffer, .. } = event.doing {
+                attached.insert(id, buffer);
+            } else if let RecordedAction::Mmap { id, buffer, .. } = event.doing {
+                mapped.insert(id, buffer);
             }
         }
         for event in &self.events {
@@ -490,23 +487,25 @@ impl Window {
 
 impl RecordedAction {
     fn attachment(&self) -> Option<AttachmentId> {
-        match *self {
-            Self::Detach(id)
-            | Self::Map(id)
-            | Self::Unmap(id)
-            | Self::DmaBufPin(id, _)
-            | Self::Submit(_, id, _)
-            | Self::Dma { id, .. } => Some(id),
-            _ => None,
+        if let Self::Detach(id)
+        | Self::Map(id)
+        | Self::Unmap(id)
+        | Self::DmaBufPin(id, _)
+        | Self::Submit(_, id, _)
+        | Self::Dma { id, .. } = *self
+        {
+            Some(id)
+        } else {
+            None
         }
     }
 
     fn mapping(&self) -> Option<u64> {
-        match *self {
-            Self::Munmap(mapping) | Self::Cpu { mapping, .. } | Self::Gup { mapping, .. } => {
-                Some(mapping)
-            }
-            _ => None,
+        if let Self::Munmap(mapping) | Self::Cpu { mapping, .. } | Self::Gup { mapping, .. } = *self
+        {
+            Some(mapping)
+        } else {
+            None
         }
     }
 }

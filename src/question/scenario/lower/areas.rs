@@ -1,15 +1,11 @@
 //! VMAs: those that a process makes, and those that it inherits.
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "each pass looks at the few statements that concern it"
-)]
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LowerError, Lowering};
 use crate::litmus::ast::{self, Op};
 use crate::litmus::span::Span;
+use crate::litmus::symbols::NameKind;
 use crate::units::{ActorId, BufId, VmaId};
 
 impl<'a> Lowering<'a> {
@@ -61,36 +57,34 @@ impl<'a> Lowering<'a> {
             }
         }
         for statement in &self.variant.processes[index].statements {
-            match &statement.op {
-                Op::Mmap { mapping, buffer, sharing, pages, offset, .. } => {
-                    let whole = self.pages(buffer).saturating_sub(offset.unwrap_or(0));
-                    let buf = self.buf(buffer)?;
-                    let private = *sharing == ast::Sharing::Private;
-                    let pages = pages.unwrap_or(whole).max(1);
-                    self.add_vma(index, mapping.as_str(), pages, buf, private, statement.span)?;
-                }
-                Op::MmapAnon { mapping, pages, .. } => {
-                    let pages = pages.unwrap_or(1);
-                    self.add_vma(
-                        index,
-                        mapping.as_str(),
-                        pages,
-                        BufId::NONE,
-                        true,
-                        statement.span,
-                    )?;
-                }
-                Op::Mremap { new, old } => {
-                    let (pages, buf, private) = self.world.vma_shape(self.vma(index, old)?);
-                    self.add_vma(index, new.as_str(), pages, buf, private, statement.span)?;
-                }
-                _ => {}
-            }
+            let Some((name, NameKind::Mapping)) = statement.op.defined() else { continue };
+            let (pages, buf, private) = self.shape(index, &statement.op, name)?;
+            self.add_vma(index, name.as_str(), pages, buf, private, statement.span)?;
         }
         let count = self.names.vmas.len() - first;
         let first = if count == 0 { VmaId::NONE } else { VmaId::at(first) };
         self.areas[index] = (first, u8::try_from(count).unwrap_or(u8::MAX));
         Ok(())
+    }
+
+    /// How many pages, of what, and whether private.
+    fn shape(
+        &self,
+        index: usize,
+        op: &Op,
+        name: &ast::Name,
+    ) -> Result<(u8, BufId, bool), LowerError> {
+        if let Op::Mmap { buffer, sharing, pages, offset, .. } = op {
+            let whole = self.pages(buffer).saturating_sub(offset.unwrap_or(0));
+            let private = *sharing == ast::Sharing::Private;
+            Ok((pages.unwrap_or(whole).max(1), self.buf(buffer)?, private))
+        } else if let Op::MmapAnon { pages, .. } = op {
+            Ok((pages.unwrap_or(1), BufId::NONE, true))
+        } else if let Op::Mremap { old, .. } = op {
+            Ok(self.world.vma_shape(self.vma(index, old)?))
+        } else {
+            Err(Self::unknown("mapping", name))
+        }
     }
 
     fn add_vma(

@@ -1,14 +1,10 @@
 //! Pins, attachments, `sg_table`s and fences.
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "each pass looks at the few statements that concern it"
-)]
-
 use super::super::program::Device;
 use super::{LowerError, Lowering};
-use crate::litmus::ast::{self, Op, Role};
+use crate::litmus::ast::{self, Op, Role, Use};
 use crate::litmus::span::Span;
+use crate::litmus::symbols::NameKind;
 use crate::model::{self, Notifier};
 
 impl<'a> Lowering<'a> {
@@ -44,38 +40,42 @@ impl<'a> Lowering<'a> {
         statement: &'a ast::Statement,
     ) -> Result<(), LowerError> {
         let span = statement.span;
-        match &statement.op {
-            Op::Gup { pin, .. } => {
-                let notifier = self.notifier(process, pin)?;
-                self.add_pins(notifier, pin, 1, false, span)
+        let Some((name, kind)) = statement.op.defined() else { return Ok(()) };
+        match kind {
+            NameKind::Pin => {
+                let notifier = self.notifier(process, name)?;
+                self.add_pins(notifier, name, 1, false, span)
             }
-            Op::FollowPfn { cache, notifier, .. } => {
-                let of_driver = self.notifier(process, cache)?;
-                let unsaid = *notifier && of_driver == Notifier::None;
+            NameKind::PfnCache => {
+                let of_driver = self.notifier(process, name)?;
+                let asked = matches!(statement.op, Op::FollowPfn { notifier: true, .. });
+                let unsaid = asked && of_driver == Notifier::None;
                 let notifier = if unsaid { Notifier::Wait } else { of_driver };
-                self.add_pins(notifier, cache, 1, false, span)
+                self.add_pins(notifier, name, 1, false, span)
             }
-            Op::FrameVector { vector, at, .. } => {
-                let notifier = self.notifier(process, vector)?;
-                self.add_pins(notifier, vector, u8::try_from(at.len()).unwrap_or(8), true, span)
+            NameKind::FrameVector => {
+                let notifier = self.notifier(process, name)?;
+                let pages = u8::try_from(statement.op.uses().len()).unwrap_or(8);
+                self.add_pins(notifier, name, pages, true, span)
             }
-            Op::Attach { attachment, .. } | Op::AttachDmabufOf { attachment, .. } => {
+            NameKind::Attachment => {
                 let id = self
                     .world
                     .add_attachment(self.importer_of(process)?)
                     .map_err(|error| LowerError::too_many(&error, span))?;
-                self.devices.insert(attachment.as_str(), Device::Attachment(id));
-                self.names.attachments.push(attachment.text.clone());
+                self.devices.insert(name.as_str(), Device::Attachment(id));
+                self.names.attachments.push(name.text.clone());
                 Ok(())
             }
-            Op::Submit { fence, .. } => {
+            NameKind::Fence => {
                 let id =
                     self.world.add_fence().map_err(|error| LowerError::too_many(&error, span))?;
-                self.devices.insert(fence.as_str(), Device::Fence(id));
-                self.names.fences.push(fence.text.clone());
+                self.devices.insert(name.as_str(), Device::Fence(id));
+                self.names.fences.push(name.text.clone());
                 Ok(())
             }
-            _ => Ok(()),
+            // Tables are made after the attachments that they are of.
+            NameKind::SgTable | NameKind::Mapping | NameKind::Register | NameKind::Label => Ok(()),
         }
     }
 
@@ -108,14 +108,7 @@ impl<'a> Lowering<'a> {
     /// What the driver that uses a pin registered on the range: the rule of the device that takes
     /// it, or else of the first device that does DMA through it.
     fn notifier(&self, process: &ast::Process, name: &ast::Name) -> Result<Notifier, LowerError> {
-        let uses = |process: &&ast::Process| {
-            process.statements.iter().any(|statement| match &statement.op {
-                Op::DmaRead { from: at, .. }
-                | Op::DmaWrite { to: at, .. }
-                | Op::Prefetch { at } => at.name.text == name.text,
-                _ => false,
-            })
-        };
+        let uses = |process: &&ast::Process| has_target(process, name);
         let user = if matches!(process.role, Role::Device(_)) {
             Some(process)
         } else {
@@ -124,4 +117,10 @@ impl<'a> Lowering<'a> {
         let Some(user) = user else { return Ok(Notifier::None) };
         Ok(self.world.importer(self.importer_of(user)?).notifier)
     }
+}
+
+/// Whether a transfer of this process's goes through `name`.
+pub(super) fn has_target(process: &ast::Process, name: &ast::Name) -> bool {
+    let mut uses = process.statements.iter().flat_map(|statement| statement.op.uses());
+    uses.any(|used| matches!(used, Use::Target(at) if at.name.text == name.text))
 }

@@ -1,13 +1,9 @@
 //! The steps of one statement.
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "each pass looks at the few statements that concern it"
-)]
-
+use super::devices::has_target;
 use super::{LowerError, Lowering};
 use crate::litmus::ast::{self, GupFlags, Op, PageRef, SyncPhase};
-use crate::model::{Dir, Foll, Handle, Mmap, Operation, Step, SyncAccess};
+use crate::model::{Dir, Foll, Handle, Mmap, Operation, Placement, Step, SyncAccess};
 use crate::question::scenario::program::{Action, Device};
 use crate::units::{BufId, FenceId, ImporterId, PinId, SgId, VmaId};
 
@@ -32,13 +28,43 @@ impl Lowering<'_> {
         let of = process.index;
         let one = |step: Step| Ok(hard([step]));
         match &statement.op {
-            Op::Mmap { .. }
-            | Op::MmapAnon { .. }
-            | Op::Munmap { .. }
-            | Op::MunmapPage { .. }
-            | Op::Mremap { .. }
-            | Op::Store { .. }
-            | Op::Load { .. } => self.cpu(of, &statement.op),
+            Op::Mmap { mapping, buffer, sharing, protection, importer, node, offset, .. } => {
+                one(Step::Mmap(Mmap {
+                    vma: self.vma(of, mapping)?,
+                    buf: self.buf(buffer)?,
+                    offset: offset.unwrap_or(0),
+                    shared: *sharing == ast::Sharing::Shared,
+                    read: *protection != ast::Protection::Write,
+                    write: *protection != ast::Protection::Read,
+                    via: self.via(importer.as_ref())?,
+                    node: *node,
+                }))
+            }
+            Op::MmapAnon { mapping, protection, .. } => one(Step::Mmap(Mmap {
+                vma: self.vma(of, mapping)?,
+                buf: BufId::NONE,
+                offset: 0,
+                shared: false,
+                read: *protection != ast::Protection::Write,
+                write: *protection != ast::Protection::Read,
+                via: ImporterId::NONE,
+                node: false,
+            })),
+            Op::Munmap { mapping } => {
+                one(Step::Munmap { vma: self.vma(of, mapping)?, pages: u8::MAX })
+            }
+            Op::MunmapPage { at } => {
+                one(Step::Munmap { vma: self.vma(of, &at.name)?, pages: 1 << at.page })
+            }
+            Op::Mremap { new, old } => {
+                one(Step::Mremap { to: self.vma(of, new)?, from: self.vma(of, old)? })
+            }
+            Op::Store { to, value } => {
+                one(Step::Store { vma: self.vma(of, &to.name)?, page: to.page, value: *value })
+            }
+            Op::Load { from, .. } => {
+                one(Step::Load { vma: self.vma(of, &from.name)?, page: from.page })
+            }
             Op::Gup { pin, at, flags } => {
                 let (pin, vma) = (self.pin(pin)?, self.vma(of, &at.name)?);
                 Ok(hard(gup(pin, vma, at.page, foll(*flags))))
@@ -98,87 +124,73 @@ impl Lowering<'_> {
                 let page = page.ok_or_else(|| Self::unknown("page", &at.name))?;
                 one(Step::EvictCache(page))
             }
-            Op::Attach { .. }
+            Op::Attach { attachment, buffer, mode } => one(Step::Attach {
+                attachment: self.attachment(attachment)?,
+                buf: self.buf(buffer)?,
+                via: VmaId::NONE,
+                dynamic: *mode == Some(ast::AttachMode::Dynamic),
+            }),
+            Op::AttachDmabufOf { attachment, mapping } => one(Step::Attach {
+                attachment: self.attachment(attachment)?,
+                buf: BufId::NONE,
+                via: self.any_vma(of, mapping)?,
+                dynamic: false,
+            }),
+            Op::Detach { attachment } => one(Step::Detach(self.attachment(attachment)?)),
+            Op::Map { table, .. } => one(Step::Map(self.sg(table)?)),
+            Op::Unmap { table } => one(Step::Unmap(self.sg(table)?)),
+            Op::Submit { fence, table, usage } => {
+                let writes = self.job_writes(of, fence, table);
+                let (fence, sg, usage) = (self.fence(fence)?, self.sg(table)?, *usage);
+                let submit = Step::Submit { fence, sg, usage, writes };
+                Ok(hard([Step::Validate { fence, sg }, submit]))
+            }
+            Op::Signal { fence } => one(Step::Signal(self.fence(fence)?)),
+            Op::DmaBufPin { attachment } => one(Step::DmaBufPin(self.attachment(attachment)?)),
+            Op::DmaBufUnpin { attachment } => one(Step::DmaBufUnpin(self.attachment(attachment)?)),
+        }
+    }
+
+    /// Where a statement takes frames, and how many at most: of the faults of a mapping the copies,
+    /// and places to migrate to.
+    pub(super) fn frames_taken(&self, op: &Op) -> (Placement, usize) {
+        match op {
+            Op::Move { buffer, to } => (*to, usize::from(self.pages(buffer))),
+            Op::MmapAnon { pages, .. } => (Placement::System, 2 * usize::from(pages.unwrap_or(1))),
+            Op::Mmap { sharing: ast::Sharing::Private, buffer, .. } => {
+                (Placement::System, 2 * usize::from(self.pages(buffer)))
+            }
+            Op::Fork { .. } => (Placement::System, 2),
+            Op::Mmap { .. }
+            | Op::Munmap { .. }
+            | Op::MunmapPage { .. }
+            | Op::Mremap { .. }
+            | Op::Store { .. }
+            | Op::Load { .. }
+            | Op::Gup { .. }
+            | Op::Unpin { .. }
+            | Op::FollowPfn { .. }
+            | Op::FrameVector { .. }
+            | Op::Attach { .. }
             | Op::AttachDmabufOf { .. }
             | Op::Detach { .. }
             | Op::Map { .. }
             | Op::Unmap { .. }
             | Op::Submit { .. }
             | Op::Signal { .. }
+            | Op::DmaRead { .. }
+            | Op::DmaWrite { .. }
+            | Op::Prefetch { .. }
             | Op::DmaBufPin { .. }
-            | Op::DmaBufUnpin { .. } => self.importer_op(of, &statement.op),
+            | Op::DmaBufUnpin { .. }
+            | Op::Sync { .. }
+            | Op::Purge { .. }
+            | Op::Revoke { .. }
+            | Op::Alloc { .. }
+            | Op::Close { .. }
+            | Op::Await { .. }
+            | Op::EvictCache { .. } => (Placement::System, 0),
         }
-    }
-
-    fn cpu(&self, of: usize, op: &Op) -> Result<Actions, LowerError> {
-        let step = match op {
-            Op::Mmap { mapping, buffer, sharing, protection, importer, node, offset, .. } => {
-                Step::Mmap(Mmap {
-                    vma: self.vma(of, mapping)?,
-                    buf: self.buf(buffer)?,
-                    offset: offset.unwrap_or(0),
-                    shared: *sharing == ast::Sharing::Shared,
-                    read: *protection != ast::Protection::Write,
-                    write: *protection != ast::Protection::Read,
-                    via: self.via(importer.as_ref())?,
-                    node: *node,
-                })
-            }
-            Op::MmapAnon { mapping, protection, .. } => Step::Mmap(Mmap {
-                vma: self.vma(of, mapping)?,
-                buf: BufId::NONE,
-                offset: 0,
-                shared: false,
-                read: *protection != ast::Protection::Write,
-                write: *protection != ast::Protection::Read,
-                via: ImporterId::NONE,
-                node: false,
-            }),
-            Op::Munmap { mapping } => Step::Munmap { vma: self.vma(of, mapping)?, pages: u8::MAX },
-            Op::MunmapPage { at } => {
-                Step::Munmap { vma: self.vma(of, &at.name)?, pages: 1 << at.page }
-            }
-            Op::Mremap { new, old } => {
-                Step::Mremap { to: self.vma(of, new)?, from: self.vma(of, old)? }
-            }
-            Op::Store { to, value } => {
-                Step::Store { vma: self.vma(of, &to.name)?, page: to.page, value: *value }
-            }
-            Op::Load { from, .. } => Step::Load { vma: self.vma(of, &from.name)?, page: from.page },
-            _ => return Ok(Vec::new()),
-        };
-        Ok(hard([step]))
-    }
-
-    fn importer_op(&self, of: usize, op: &Op) -> Result<Actions, LowerError> {
-        let step = match op {
-            Op::Attach { attachment, buffer, mode } => Step::Attach {
-                attachment: self.attachment(attachment)?,
-                buf: self.buf(buffer)?,
-                via: VmaId::NONE,
-                dynamic: *mode == Some(ast::AttachMode::Dynamic),
-            },
-            Op::AttachDmabufOf { attachment, mapping } => Step::Attach {
-                attachment: self.attachment(attachment)?,
-                buf: BufId::NONE,
-                via: self.any_vma(of, mapping)?,
-                dynamic: false,
-            },
-            Op::Detach { attachment } => Step::Detach(self.attachment(attachment)?),
-            Op::Map { table, .. } => Step::Map(self.sg(table)?),
-            Op::Unmap { table } => Step::Unmap(self.sg(table)?),
-            Op::Submit { fence, table, usage } => {
-                let writes = self.job_writes(of, fence, table);
-                let (fence, sg, usage) = (self.fence(fence)?, self.sg(table)?, *usage);
-                let submit = Step::Submit { fence, sg, usage, writes };
-                return Ok(hard([Step::Validate { fence, sg }, submit]));
-            }
-            Op::Signal { fence } => Step::Signal(self.fence(fence)?),
-            Op::DmaBufPin { attachment } => Step::DmaBufPin(self.attachment(attachment)?),
-            Op::DmaBufUnpin { attachment } => Step::DmaBufUnpin(self.attachment(attachment)?),
-            _ => return Ok(Vec::new()),
-        };
-        Ok(hard([step]))
     }
 
     /// Whether the operation that `fence` stands for writes through `table`: between the two statements.
@@ -227,14 +239,7 @@ impl Lowering<'_> {
         if matches!(process.role, ast::Role::Device(Some(_))) {
             return self.importer_of(process);
         }
-        let uses = |process: &&ast::Process| {
-            process.statements.iter().any(|statement| match &statement.op {
-                Op::DmaRead { from: at, .. }
-                | Op::DmaWrite { to: at, .. }
-                | Op::Prefetch { at } => at.name.text == vector.text,
-                _ => false,
-            })
-        };
+        let uses = |process: &&ast::Process| has_target(process, vector);
         match self.variant.processes.iter().find(uses) {
             Some(user) => self.importer_of(user),
             None => Ok(self.default_importer),
