@@ -23,34 +23,22 @@
 //! **Differs from Linux**: a signal that arrives meanwhile is delivered afterwards. A program that
 //! is traced already (a debugger, strace) can't be attached to.
 
-#![allow(unsafe_code, reason = "PTRACE_SETSIGMASK and kcmp(2) have no safe wrapper")]
+#![allow(unsafe_code, reason = "kcmp(2) has no safe wrapper")]
 
 use std::time::{Duration, Instant};
 
-use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions};
 
 use super::arch::{CALL_BYTES, Registers};
+use super::trace::{self, Follow, Stop};
 
 /// Time between looks whether a fork has failed.
 const FORK_LOOK: Duration = Duration::from_millis(5);
 
 /// Longest wait for a thread to stop.
 const STOP_TIME_MAX: Duration = Duration::from_secs(2);
-
-/// Longest that a call that we inject may take.
-const CALL_TIME_MAX: Duration = Duration::from_secs(20);
-
-/// Lets a thread go that stopped, perhaps for a signal, only after we had lost patience with it.
-pub fn let_go(tid: i32, signal: Option<i32>) {
-    let signal = signal.and_then(|signal| Signal::try_from(signal).ok());
-    // One that is not ours to let go is a child that was stopped by a signal.
-    let _ = ptrace::detach(Pid::from_raw(tid), signal);
-}
 
 /// Why a thread could not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,11 +59,12 @@ pub enum InjectError {
     Other(Errno),
 }
 
-impl InjectError {
-    fn of(errno: nix::errno::Errno) -> Self {
-        match Errno::from_raw_os_error(errno as i32) {
+impl From<Errno> for InjectError {
+    fn from(errno: Errno) -> Self {
+        match errno {
             Errno::PERM | Errno::ACCESS => Self::NotPermitted,
             Errno::SRCH | Errno::CHILD => Self::Gone,
+            Errno::TIME => Self::TimedOut,
             other => Self::Other(other),
         }
     }
@@ -84,23 +73,18 @@ impl InjectError {
 /// A thread that is attached and will stop.
 #[derive(Debug)]
 pub struct Seized {
-    pid: Pid,
+    tid: i32,
     kept: bool,
 }
 
 /// A thread that is stopped.
 #[derive(Debug)]
 pub struct Stopped {
-    pid: Pid,
+    tid: i32,
     saved: Registers,
-    mask: u64,
     attached: bool,
     kept: bool,
 }
-
-const PTRACE_EVENT_STOP: i32 = 128;
-const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
-const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
 
 impl Seized {
     /// Attaches to a thread and asks it to stop. It can't while it waits for the answer to a
@@ -109,8 +93,8 @@ impl Seized {
     /// # Errors
     /// [`InjectError`].
     pub fn new(tid: i32) -> Result<Self, InjectError> {
-        let seized = Self::attach(tid, Options::empty())?;
-        ptrace::interrupt(seized.pid).map_err(InjectError::of)?;
+        let seized = Self::attach(tid, Follow { children: false, die_with_us: true })?;
+        trace::interrupt(tid)?;
         Ok(seized)
     }
 
@@ -119,21 +103,14 @@ impl Seized {
     /// # Errors
     /// [`InjectError`].
     pub fn for_fork(tid: i32) -> Result<Self, InjectError> {
-        let events = Options::PTRACE_O_TRACEFORK
-            | Options::PTRACE_O_TRACEVFORK
-            | Options::PTRACE_O_TRACECLONE;
-        Self::attach(tid, events)
+        Self::attach(tid, Follow { children: true, die_with_us: true })
     }
 
-    fn attach(tid: i32, options: Options) -> Result<Self, InjectError> {
-        let pid = Pid::from_raw(tid);
-        let options = options | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
-        match super::reaper::seize(pid, options) {
-            Ok(()) => Ok(Self { pid, kept: false }),
-            Err(nix::errno::Errno::EPERM) if super::trace::is_ours(tid) => {
-                Ok(Self { pid, kept: true })
-            }
-            Err(errno) => Err(InjectError::of(errno)),
+    fn attach(tid: i32, follow: Follow) -> Result<Self, InjectError> {
+        match trace::attach(tid, follow) {
+            Ok(()) => Ok(Self { tid, kept: false }),
+            Err(Errno::PERM) if trace::is_ours(tid) => Ok(Self { tid, kept: true }),
+            Err(errno) => Err(errno.into()),
         }
     }
 
@@ -144,20 +121,17 @@ impl Seized {
     pub fn stopped(self) -> Result<Stopped, InjectError> {
         let deadline = Instant::now() + STOP_TIME_MAX;
         loop {
-            let status = match wait(self.pid, deadline) {
-                Err(InjectError::Other(Errno::INVAL)) => {
-                    self.deliver(libc::PTRACE_CONT)?;
-                    continue;
+            match trace::wait_until(self.tid, deadline)? {
+                Stop::Asked | Stop::Group => break,
+                // One that was on its way: the stop comes next.
+                Stop::Signal(signal) => trace::resume(self.tid, Some(signal))?,
+                Stop::Call | Stop::Child(_) | Stop::Exec | Stop::Other => {
+                    trace::resume(self.tid, None)?;
                 }
-                status => status?,
-            };
-            if matches!(status, WaitStatus::PtraceEvent(_, _, PTRACE_EVENT_STOP)) {
-                break;
             }
-            // A signal that was on its way: deliver it, the stop comes next.
-            ptrace::cont(self.pid, signal_of(status)).map_err(InjectError::of)?;
         }
-        Stopped::new(self.pid, self.kept)
+        let saved = trace::registers(self.tid)?;
+        Ok(Stopped { tid: self.tid, saved, attached: true, kept: self.kept })
     }
 
     /// Waits for the fork and returns the child, stopped before its first instruction; `None` if
@@ -168,61 +142,40 @@ impl Seized {
     pub fn forked(self) -> Result<Option<Stopped>, InjectError> {
         let soon = Instant::now() + STOP_TIME_MAX / 8;
         let waited = loop {
-            match wait(self.pid, soon.min(Instant::now() + FORK_LOOK)) {
-                Err(InjectError::TimedOut) if Instant::now() < soon && !self.sleeps_elsewhere() => {
-                }
+            match trace::wait_until(self.tid, soon.min(Instant::now() + FORK_LOOK)) {
+                Err(Errno::TIME) if Instant::now() < soon && !self.sleeps_elsewhere() => {}
                 waited => break waited,
             }
         };
-        let status = match waited {
-            Err(InjectError::TimedOut) => {
+        let stop = match waited {
+            Err(Errno::TIME) => {
                 // It failed and the thread went on; or it has not begun, and will be trapped anew.
-                ptrace::interrupt(self.pid).map_err(InjectError::of)?;
-                wait(self.pid, Instant::now() + STOP_TIME_MAX)?
+                trace::interrupt(self.tid)?;
+                trace::wait_until(self.tid, Instant::now() + STOP_TIME_MAX)?
             }
-            // A real-time signal comes first: the call will be made anew.
-            Err(InjectError::Other(Errno::INVAL)) => {
-                let request = if self.kept { libc::PTRACE_CONT } else { libc::PTRACE_DETACH };
-                return self.deliver(request).map(|()| None);
-            }
-            status => status?,
+            stop => stop?,
         };
-        let forked = matches!(
-            status,
-            WaitStatus::PtraceEvent(
-                _,
-                _,
-                libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE
-            )
-        );
-        let child = if forked { ptrace::getevent(self.pid).ok() } else { None };
-        let signal = signal_of(status);
-        let child = child.and_then(|child| i32::try_from(child).ok()).map(Pid::from_raw);
-        let child = child.map(|pid| Self { pid, kept: self.kept }.stopped()).transpose();
-        leave(self.pid, self.kept, signal)?;
+        let (child, signal) = match stop {
+            Stop::Child(child) => (Some(Self { tid: child, kept: self.kept }.stopped()), None),
+            // It comes first: the call will be made anew.
+            Stop::Signal(signal) => (None, Some(signal)),
+            Stop::Call | Stop::Asked | Stop::Group | Stop::Exec | Stop::Other => (None, None),
+        };
+        let child = child.transpose();
+        leave(self.tid, self.kept, signal)?;
         child
     }
 
     /// Whether a thread that was let go to fork sleeps outside of fork, so that it has failed: in another
     /// call, or trapped in its next one. A thread that was woken and has not run yet does not sleep.
     fn sleeps_elsewhere(&self) -> bool {
-        let read = |file| std::fs::read_to_string(format!("/proc/{}/{file}", self.pid));
+        let read = |file| std::fs::read_to_string(format!("/proc/{}/{file}", self.tid));
         let (Ok(call), Ok(place)) = (read("syscall"), read("wchan")) else { return false };
         let nr = call.split_ascii_whitespace().next().and_then(|word| word.parse::<i64>().ok());
         // "running" is no number, and -1 is a thread that was preempted.
         let Some(nr) = nr.filter(|&nr| nr >= 0) else { return false };
         let forks = [libc::SYS_clone, libc::SYS_clone3, super::arch::legacy::SYS_fork];
         !forks.contains(&nr) || place.starts_with("seccomp_do_user_notification")
-    }
-
-    /// Lets a thread that stopped for a real-time signal go on with it: nix has no name for such a
-    /// signal, and its `waitpid` answers EINVAL.
-    fn deliver(&self, request: libc::c_uint) -> Result<(), InjectError> {
-        let info = ptrace::getsiginfo(self.pid).map_err(InjectError::of)?;
-        let signal = usize::try_from(info.si_signo).unwrap_or(0);
-        // SAFETY: CONT and DETACH take a signal number and no pointer.
-        let result = unsafe { libc::ptrace(request, self.pid.as_raw(), 0_usize, signal) };
-        if result < 0 { Err(InjectError::of(nix::errno::Errno::last())) } else { Ok(()) }
     }
 
     /// Detaches from a thread that need not be stopped after all: it stops once and goes on.
@@ -234,21 +187,10 @@ impl Seized {
 }
 
 impl Stopped {
-    fn new(pid: Pid, kept: bool) -> Result<Self, InjectError> {
-        let saved = Registers::of(pid).map_err(InjectError::of)?;
-        let mut mask = 0;
-        // SAFETY: GETSIGMASK writes 8 bytes, as the third argument says, to a live u64.
-        unsafe { sigmask(PTRACE_GETSIGMASK, pid, &raw mut mask) }?;
-        let mut all = u64::MAX;
-        // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
-        unsafe { sigmask(PTRACE_SETSIGMASK, pid, &raw mut all) }?;
-        Ok(Self { pid, saved, mask, attached: true, kept })
-    }
-
     /// The thread.
     #[must_use]
-    pub fn tid(&self) -> i32 {
-        self.pid.as_raw()
+    pub const fn tid(&self) -> i32 {
+        self.tid
     }
 
     /// Makes the thread execute a system call; the value or the errno that it returned.
@@ -256,33 +198,15 @@ impl Stopped {
     /// # Errors
     /// [`InjectError`] when the thread could not; the call's own errno is in the value.
     pub fn call(&mut self, nr: i64, args: [u64; 6]) -> Result<Result<u64, Errno>, InjectError> {
-        let mut regs = self.saved;
-        regs.enter(self.saved.pc() - CALL_BYTES, nr, args);
-        regs.set(self.pid).map_err(InjectError::of)?;
-        // To the call's entry, then to its exit.
-        self.to_syscall_stop()?;
-        self.to_syscall_stop()?;
-        Ok(Registers::of(self.pid).map_err(InjectError::of)?.result())
-    }
-
-    fn to_syscall_stop(&self) -> Result<(), InjectError> {
-        let deadline = Instant::now() + CALL_TIME_MAX;
-        let mut signal = None;
-        loop {
-            ptrace::syscall(self.pid, signal).map_err(InjectError::of)?;
-            let status = wait(self.pid, deadline).inspect_err(|&error| {
-                // It must not go on with our registers, whenever that would be. A thread that has
-                // ended, as the others do when one of them executes a program, does not.
-                if error != InjectError::Gone {
-                    let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
-                }
-            })?;
-            if matches!(status, WaitStatus::PtraceSyscall(_)) {
-                return Ok(());
+        let gate = self.saved.pc() - CALL_BYTES;
+        let result = trace::call(self.tid, gate, &self.saved, nr, args);
+        Ok(result.inspect_err(|&error| {
+            // It must not go on with our registers, whenever that would be. A thread that has
+            // ended, as the others do when one of them executes a program, does not.
+            if error != Errno::SRCH {
+                let _ = nix::sys::signal::kill(Pid::from_raw(self.tid), Signal::SIGKILL);
             }
-            // Only SIGSTOP can't be blocked.
-            signal = signal_of(status);
-        }
+        })?)
     }
 
     /// Lets the thread go on as if its own call had returned this.
@@ -301,11 +225,9 @@ impl Stopped {
 
     fn detach(&mut self) -> Result<(), InjectError> {
         self.attached = false;
-        let restored = self.saved.set(self.pid).map_err(InjectError::of);
-        // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
-        let unmasked = unsafe { sigmask(PTRACE_SETSIGMASK, self.pid, &raw mut self.mask) };
-        let detached = leave(self.pid, self.kept, None);
-        restored.and(unmasked).and(detached)
+        let restored = trace::set_registers(self.tid, &self.saved);
+        let detached = leave(self.tid, self.kept, None);
+        Ok(restored.and(detached)?)
     }
 }
 
@@ -317,15 +239,9 @@ impl Drop for Stopped {
     }
 }
 
-/// The signal that a thread stopped for, if it did.
-fn signal_of(status: WaitStatus) -> Option<Signal> {
-    if let WaitStatus::Stopped(_, signal) = status { Some(signal) } else { None }
-}
-
 /// Lets a thread go on, attached if it was so before.
-fn leave(pid: Pid, kept: bool, signal: Option<Signal>) -> Result<(), InjectError> {
-    if kept { ptrace::cont(pid, signal) } else { ptrace::detach(pid, signal) }
-        .map_err(InjectError::of)
+fn leave(tid: i32, kept: bool, signal: Option<i32>) -> Result<(), Errno> {
+    if kept { trace::resume(tid, signal) } else { trace::detach(tid, signal) }
 }
 
 /// Whether two processes share one address space. `None`: it can't be told (no CONFIG_KCMP, or one of
@@ -336,46 +252,4 @@ pub fn share_memory(one: i32, other: i32) -> Option<bool> {
     // SAFETY: kcmp takes scalars only.
     let order = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0, 0) };
     (order >= 0).then_some(order == 0)
-}
-
-/// # Safety
-/// `request` must be PTRACE_GETSIGMASK or PTRACE_SETSIGMASK, `mask` a live u64.
-unsafe fn sigmask(request: libc::c_uint, pid: Pid, mask: *mut u64) -> Result<(), InjectError> {
-    // SAFETY: the caller vouches for request and mask, whose size is the address argument.
-    let result = unsafe { libc::ptrace(request, pid.as_raw(), 8_usize, mask) };
-    if result < 0 { Err(InjectError::of(nix::errno::Errno::last())) } else { Ok(()) }
-}
-
-/// Waits for the thread's next stop. Its end is left for whoever reaps our children.
-fn wait(pid: Pid, deadline: Instant) -> Result<WaitStatus, InjectError> {
-    let raw = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(InjectError::Gone)?;
-    let peek = WaitIdOptions::EXITED
-        | WaitIdOptions::STOPPED
-        | WaitIdOptions::NOHANG
-        | WaitIdOptions::NOWAIT
-        | WaitIdOptions::from_bits_retain(libc::__WALL.cast_unsigned());
-    let mut looks = 0u32;
-    loop {
-        match rustix::process::waitid(WaitId::Pid(raw), peek) {
-            Ok(Some(status)) if status.exited() || status.killed() || status.dumped() => {
-                return Err(InjectError::Gone);
-            }
-            Ok(Some(_)) => break,
-            Ok(None) | Err(Errno::INTR) => {}
-            Err(Errno::CHILD) => return Err(InjectError::Gone),
-            Err(errno) => return Err(InjectError::Other(errno)),
-        }
-        looks += 1;
-        if looks.is_multiple_of(64) && Instant::now() > deadline {
-            return Err(InjectError::TimedOut);
-        }
-        // Most stops come within a few microseconds of the other CPU's time.
-        if looks < 64 {
-            std::thread::yield_now();
-        } else {
-            std::thread::sleep(Duration::from_micros(50));
-        }
-    }
-    let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
-    waitpid(pid, Some(flags)).map_err(InjectError::of)
 }

@@ -25,6 +25,9 @@ use super::arch::{CALL_BYTES, Discarded};
 /// Longest wait for a thread that was asked for something.
 pub const WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// Longest that a call of ours may take.
+const CALL_TIME_MAX: Duration = Duration::from_secs(20);
+
 const PTRACE_EVENT_STOP: i32 = 128;
 /// SIGTRAP with the bit of PTRACE_O_TRACESYSGOOD.
 const SIGTRAP_OF_CALL: i32 = libc::SIGTRAP | 0x80;
@@ -168,12 +171,28 @@ pub fn leave_stopped(tid: i32) -> Result<(), Errno> {
     unsafe { raw(PTRACE_LISTEN, tid, 0, 0) }
 }
 
-/// Detaches from a stopped thread, which goes on.
+/// Detaches from a stopped thread, which goes on, with the signal that it stopped for or without.
 ///
 /// # Errors
 /// ESRCH: it is gone.
-pub fn detach(tid: i32) -> Result<(), Errno> {
-    ptrace::detach(Pid::from_raw(tid), None).map_err(errno)
+pub fn detach(tid: i32, signal: Option<i32>) -> Result<(), Errno> {
+    // SAFETY: DETACH takes a signal number.
+    unsafe { raw(libc::PTRACE_DETACH, tid, 0, signal_word(signal)) }
+}
+
+/// The signals that a stopped thread blocks, a bit each from 1.
+fn mask(tid: i32) -> Result<u64, Errno> {
+    let mut mask = 0u64;
+    let at = (&raw mut mask).expose_provenance();
+    // SAFETY: GETSIGMASK writes 8 bytes, as its address argument says, to a live u64.
+    unsafe { raw(PTRACE_GETSIGMASK, tid, 8, at) }?;
+    Ok(mask)
+}
+
+fn set_mask(tid: i32, mask: u64) -> Result<(), Errno> {
+    let at = (&raw const mask).expose_provenance();
+    // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
+    unsafe { raw(PTRACE_SETSIGMASK, tid, 8, at) }
 }
 
 /// The registers of a stopped thread.
@@ -267,7 +286,14 @@ pub fn wait_any(block: bool) -> Result<Option<(i32, Change)>, Errno> {
 /// # Errors
 /// ESRCH: it has ended. ETIME: it did not stop within [`WAIT_MAX`].
 pub fn wait_for(tid: i32) -> Result<Stop, Errno> {
-    let deadline = Instant::now() + WAIT_MAX;
+    wait_until(tid, Instant::now() + WAIT_MAX)
+}
+
+/// Waits until an attached thread stops, no longer than to the deadline.
+///
+/// # Errors
+/// As [`wait_for`].
+pub(super) fn wait_until(tid: i32, deadline: Instant) -> Result<Stop, Errno> {
     let mut looks = 0u32;
     loop {
         let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
@@ -324,22 +350,17 @@ pub fn call(
     nr: i64,
     args: [u64; 6],
 ) -> Result<Result<u64, Errno>, Errno> {
-    let mut mask = 0u64;
-    let at = (&raw mut mask).expose_provenance();
-    // SAFETY: GETSIGMASK writes 8 bytes, as its address argument says, to a live u64.
-    unsafe { raw(PTRACE_GETSIGMASK, tid, 8, at) }?;
-    let most = !(1u64 << (libc::SIGTRAP - 1));
-    let at = (&raw const most).expose_provenance();
-    // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
-    unsafe { raw(PTRACE_SETSIGMASK, tid, 8, at) }?;
+    let own = mask(tid)?;
+    set_mask(tid, !(1 << (libc::SIGTRAP - 1)))?;
     // A thread that stands at a load or store has more in its registers than a call leaves there.
     let mut discarded = Discarded::of(Pid::from_raw(tid));
     let mut regs = *saved;
     regs.enter(gate, nr, args);
     set_registers(tid, &regs)?;
+    let deadline = Instant::now() + CALL_TIME_MAX;
     let after = loop {
         step(tid)?;
-        let stop = wait_for(tid)?;
+        let stop = wait_until(tid, deadline)?;
         let now = registers(tid)?;
         if stop == Stop::Signal(libc::SIGTRAP) && now.pc() == gate + CALL_BYTES {
             break now;
@@ -349,8 +370,6 @@ pub fn call(
     discarded
         .restore(Pid::from_raw(tid))
         .map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
-    let at = (&raw const mask).expose_provenance();
-    // SAFETY: SETSIGMASK reads 8 bytes of a live u64.
-    unsafe { raw(PTRACE_SETSIGMASK, tid, 8, at) }?;
+    set_mask(tid, own)?;
     Ok(after.result())
 }

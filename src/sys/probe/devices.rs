@@ -16,14 +16,14 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
 use super::super::map::last_errno;
 use super::attempt::attempt;
-use super::{Probe, setting};
+use super::{Lacks, Probe, lacks, setting};
 
-fn open_device(path: &str) -> Result<OwnedFd, String> {
+fn open_device(path: &str) -> Result<OwnedFd, Lacks> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
-        Errno::NOENT => format!("there is no {path}"),
-        Errno::ACCESS | Errno::PERM => format!("{path} can't be opened: permission denied"),
-        other => format!("{path}: {other}"),
+    rustix::fs::open(path, flags, Mode::empty()).or_else(|errno| match errno {
+        Errno::NOENT => lacks(format!("there is no {path}")),
+        Errno::ACCESS | Errno::PERM => lacks(format!("{path} can't be opened: permission denied")),
+        other => lacks(format!("{path}: {other}")),
     })
 }
 
@@ -75,9 +75,10 @@ pub fn fuse_mount_namespace() -> Probe {
 
 /// Really mounts, and unmounts. fusermount3 sends the connection through the socket that its
 /// environment names (libfuse, lib/mount.c: FUSE_COMMFD_ENV); nobody serves it.
-fn try_fusermount3() -> Result<String, String> {
-    let dir = tempfile::tempdir().map_err(|error| format!("no directory to mount on: {error}"))?;
-    let (ours, theirs) = UnixStream::pair().map_err(|error| error.to_string())?;
+fn try_fusermount3() -> Result<String, Lacks> {
+    let dir =
+        tempfile::tempdir().map_err(|error| Lacks(format!("no directory to mount on: {error}")))?;
+    let (ours, theirs) = UnixStream::pair()?;
     let mounted = Command::new("fusermount3")
         .args(["-o", "rw,nosuid,nodev,fsname=driftheap-probe", "--"])
         .arg(dir.path())
@@ -87,31 +88,31 @@ fn try_fusermount3() -> Result<String, String> {
     let output = match mounted {
         Ok(output) => output,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err("fusermount3 is not installed".to_owned());
+            return lacks("fusermount3 is not installed");
         }
-        Err(error) => return Err(format!("fusermount3: {error}")),
+        Err(error) => return lacks(format!("fusermount3: {error}")),
     };
     drop(ours);
     if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "));
+        return lacks(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "));
     }
     let unmounted = Command::new("fusermount3").args(["-u", "-z"]).arg(dir.path()).output();
     match unmounted {
         Ok(output) if output.status.success() => Ok("can be mounted".to_owned()),
-        _ => Err(format!("mounts, but does not unmount {}", dir.path().display())),
+        _ => lacks(format!("mounts, but does not unmount {}", dir.path().display())),
     }
 }
 
 /// Mounts over `/` of a mount namespace that ends with the child, as root of a user namespace or
 /// as who we are. The connection is never served: mount(2) of FUSE does not wait for its daemon.
-fn try_fuse_mount(fuse: &OwnedFd, namespace: bool) -> Result<String, String> {
+fn try_fuse_mount(fuse: &OwnedFd, namespace: bool) -> Result<String, Lacks> {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let uid_map = format!("0 {} 1", uid.as_raw());
     let gid_map = format!("0 {} 1", gid.as_raw());
     let fd = fuse.as_raw_fd();
     let (user, group) = if namespace { (0, 0) } else { (uid.as_raw(), gid.as_raw()) };
     let options = format!("fd={fd},rootmode=40000,user_id={user},group_id={group}");
-    let options = CString::new(options).map_err(|error| error.to_string())?;
+    let options = CString::new(options)?;
     let hook = move || {
         unshare_mounts(namespace)?;
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
@@ -134,7 +135,7 @@ fn try_fuse_mount(fuse: &OwnedFd, namespace: bool) -> Result<String, String> {
     // SAFETY: the hook makes system calls only, on strings made above.
     match unsafe { attempt(hook) } {
         Ok(()) => Ok("can be mounted".to_owned()),
-        Err(errno) => Err(format!("mount answered {errno}")),
+        Err(errno) => lacks(format!("mount answered {errno}")),
     }
 }
 
@@ -183,8 +184,8 @@ pub fn seccomp_notify() -> Probe {
     let result = match unsafe { attempt(hook) } {
         Ok(()) => Ok("a listener can be installed".to_owned()),
         // EBUSY: a tracer's filter has a listener already, and there can be one only.
-        Err(Errno::BUSY) => Err("a listener of an outer supervisor is in the way".to_owned()),
-        Err(errno) => Err(format!("seccomp answered {errno}")),
+        Err(Errno::BUSY) => lacks("a listener of an outer supervisor is in the way"),
+        Err(errno) => lacks(format!("seccomp answered {errno}")),
     };
     Probe::new(
         "seccomp user notification",
@@ -209,7 +210,7 @@ pub fn ptrace() -> Probe {
     // SAFETY: the hook makes one system call.
     let result = match unsafe { attempt(hook) } {
         Ok(()) => Ok(format!("kernel.yama.ptrace_scope = {scope}")),
-        Err(errno) => Err(format!("{errno}; kernel.yama.ptrace_scope = {scope}")),
+        Err(errno) => lacks(format!("{errno}; kernel.yama.ptrace_scope = {scope}")),
     };
     Probe::new(
         "ptrace of a child",
@@ -233,7 +234,7 @@ pub fn pidfd_getfd() -> Probe {
     };
     Probe::new(
         "pidfd_getfd",
-        tried().map_err(|errno| errno.to_string()),
+        tried().map_err(Lacks::from),
         "taking the listener and the userfaultfd out of an unmodified program",
         "Linux 5.6 or later; in a container --cap-add SYS_PTRACE",
     )
@@ -245,7 +246,7 @@ pub fn user_namespace() -> Probe {
     // SAFETY: the hook makes system calls only.
     let result = match unsafe { attempt(|| unshare_mounts(true)) } {
         Ok(()) => Ok("with its own mounts".to_owned()),
-        Err(errno) => Err(user_namespace_error(errno)),
+        Err(errno) => lacks(user_namespace_error(errno)),
     };
     Probe::new(
         "user namespaces",

@@ -2,7 +2,7 @@
 
 use super::super::arch;
 use super::super::page::page_bytes;
-use super::{Probe, setting};
+use super::{Probe, lacks, setting};
 
 /// Page sizes, in bytes, on which the gate runs the suite, moves under writers and the misuse reports.
 const TRIED_BYTES: &[usize] = match arch::NAME.as_bytes() {
@@ -20,7 +20,7 @@ pub fn machine() -> Probe {
     let detail = format!("{}, pages of {} KiB, Linux {kernel}{has}", arch::NAME, page >> 10);
     Probe::new(
         "processor and pages",
-        if TRIED_BYTES.contains(&page) { Ok(detail) } else { Err(detail) },
+        if TRIED_BYTES.contains(&page) { Ok(detail) } else { lacks(detail) },
         "nothing is refused, but no run on pages of this size was ever seen",
         "boot a kernel with pages of 4 KiB, or on arm64 of 16 KiB",
     )

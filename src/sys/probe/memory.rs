@@ -9,7 +9,7 @@ use super::super::pin::VmsplicePin;
 use super::super::secret::SecretArena;
 use super::super::touch::Touch;
 use super::super::uffd::{Features, Fill, Modes, Uffd, Via};
-use super::{Probe, setting};
+use super::{Lacks, Probe, lacks, setting};
 
 /// Pages below one entry of the second level of page tables: an entry has eight bytes, and a table is
 /// a page. 2 MiB where a page is 4 KiB.
@@ -29,38 +29,38 @@ pub fn userfaultfd() -> Probe {
     )
 }
 
-fn try_userfaultfd() -> Result<String, String> {
+fn try_userfaultfd() -> Result<String, Lacks> {
     let needed = Features::MISSING_SHMEM
         | Features::MINOR_SHMEM
         | Features::WP_HUGETLBFS_SHMEM
         | Features::POISON;
-    let supported = Uffd::supported(Via::UserModeOnly).map_err(text)?;
+    let supported = Uffd::supported(Via::UserModeOnly)?;
     let names: Vec<_> = supported.iter_names().map(|(name, _)| name).collect();
     let names = names.join(" ");
     let missing = needed.difference(supported);
     if !missing.is_empty() {
         let missing: Vec<_> = missing.iter_names().map(|(name, _)| name).collect();
-        return Err(format!("lacks {}; has {names}", missing.join(" ")));
+        return lacks(format!("lacks {}; has {names}", missing.join(" ")));
     }
-    let uffd = Uffd::open(Via::UserModeOnly, needed).map_err(text)?;
-    let arena = Arena::create(1, PageKind::Base).map_err(text)?;
-    arena.fill(FrameIndex(0), 1).map_err(text)?;
-    let window = Window::reserve(1).map_err(text)?;
-    window.map(0, &arena, FrameIndex(0), 1, Sharing::Shared, Prot::ReadWrite).map_err(text)?;
+    let uffd = Uffd::open(Via::UserModeOnly, needed)?;
+    let arena = Arena::create(1, PageKind::Base)?;
+    arena.fill(FrameIndex(0), 1)?;
+    let window = Window::reserve(1)?;
+    window.map(0, &arena, FrameIndex(0), 1, Sharing::Shared, Prot::ReadWrite)?;
     let page = window.span(0, 1);
-    uffd.register(page.range(), Modes::MISSING | Modes::MINOR | Modes::WP).map_err(text)?;
-    uffd.continue_(page.range(), Fill::WriteProtected).map_err(text)?;
-    uffd.write_unprotect(page.range()).map_err(text)?;
+    uffd.register(page.range(), Modes::MISSING | Modes::MINOR | Modes::WP)?;
+    uffd.continue_(page.range(), Fill::WriteProtected)?;
+    uffd.write_unprotect(page.range())?;
     if page.store_u8(0, 2) != Touch::Value(()) {
-        return Err("a store to a page that was made writable did not complete".to_owned());
+        return lacks("a store to a page that was made writable did not complete");
     }
-    window.zap(0, 1).map_err(text)?;
-    uffd.poison(page.range()).map_err(text)?;
+    window.zap(0, 1)?;
+    uffd.poison(page.range())?;
     let access = page.load_u8(0);
     if matches!(access, Touch::Sigbus { .. }) {
         Ok(names)
     } else {
-        Err(format!("a poisoned page was loaded: {access:?}"))
+        lacks(format!("a poisoned page was loaded: {access:?}"))
     }
 }
 
@@ -69,7 +69,7 @@ fn try_userfaultfd() -> Result<String, String> {
 pub fn userfaultfd_kernel() -> Probe {
     let result = Uffd::open(Via::Device, Features::MISSING_SHMEM)
         .map(|_| "through /dev/userfaultfd".to_owned())
-        .map_err(text);
+        .map_err(Lacks::from);
     Probe::new(
         "userfaultfd of kernel faults",
         result,
@@ -82,11 +82,11 @@ pub fn userfaultfd_kernel() -> Probe {
 #[must_use]
 pub fn memfd_secret() -> Probe {
     let tried = || {
-        let secret = SecretArena::create(1).map_err(text)?;
-        secret.fill(FrameIndex(0), 1).map_err(text)?;
+        let secret = SecretArena::create(1)?;
+        secret.fill(FrameIndex(0), 1)?;
         match VmsplicePin::take(secret.frame(FrameIndex(0))).err() {
             Some(rustix::io::Errno::FAULT) => Ok("get_user_pages answers EFAULT".to_owned()),
-            other => Err(format!("its pages can be pinned: {other:?}")),
+            other => lacks(format!("its pages can be pinned: {other:?}")),
         }
     };
     Probe::new(
@@ -105,7 +105,7 @@ pub fn memlock() -> Probe {
     let result = match limit {
         None => Ok("unlimited".to_owned()),
         Some(bytes) if bytes >= NEEDED_BYTES => Ok(format!("{} KiB", bytes >> 10)),
-        Some(bytes) => Err(format!("{} KiB, 1024 KiB are needed", bytes >> 10)),
+        Some(bytes) => lacks(format!("{} KiB, 1024 KiB are needed", bytes >> 10)),
     };
     Probe::new(
         "RLIMIT_MEMLOCK",
@@ -126,20 +126,18 @@ pub fn collapse() -> Probe {
     let tried = || {
         let pages = huge_pages();
         let frames = u32::try_from(pages).unwrap_or(u32::MAX);
-        let arena = Arena::create(frames, PageKind::Base).map_err(text)?;
-        let window = Window::reserve_aligned(pages, pages * page_bytes()).map_err(text)?;
-        window
-            .map(0, &arena, FrameIndex(0), pages, Sharing::Shared, Prot::ReadWrite)
-            .map_err(text)?;
+        let arena = Arena::create(frames, PageKind::Base)?;
+        let window = Window::reserve_aligned(pages, pages * page_bytes())?;
+        window.map(0, &arena, FrameIndex(0), pages, Sharing::Shared, Prot::ReadWrite)?;
         if window.span(0, pages).fill(3) != Touch::Value(()) {
-            return Err("no memory for a huge page".to_owned());
+            return lacks("no memory for a huge page");
         }
-        window.collapse(0, pages).map_err(|errno| format!("{errno}; {settings}"))?;
+        window.collapse(0, pages).map_err(|errno| Lacks(format!("{errno}; {settings}")))?;
         let access = window.span(pages - 1, 1).load_u8(page_bytes() - 1);
         if access == Touch::Value(3) {
             Ok(settings.clone())
         } else {
-            Err(format!("the bytes changed: {access:?}"))
+            lacks(format!("the bytes changed: {access:?}"))
         }
     };
     Probe::new(
@@ -157,7 +155,8 @@ pub fn hugetlb() -> Probe {
         Arena::create(u32::try_from(HUGE_BYTES / page_bytes()).unwrap_or(1), PageKind::Hugetlb2M)
             .and_then(|arena| arena.allocate(FrameIndex(0), 512))
             .map_err(|error| {
-                format!("{error}; vm.nr_hugepages = {}", setting("/proc/sys/vm/nr_hugepages"))
+                let set = setting("/proc/sys/vm/nr_hugepages");
+                Lacks(format!("{error}; vm.nr_hugepages = {set}"))
             })?;
         Ok("2 MiB pages can be allocated".to_owned())
     };
@@ -167,8 +166,4 @@ pub fn hugetlb() -> Probe {
         "huge entries by hugetlb; transparent huge pages are used where they work",
         "sysctl vm.nr_hugepages=8",
     )
-}
-
-fn text(error: impl ToString) -> String {
-    error.to_string()
 }

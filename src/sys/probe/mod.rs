@@ -37,17 +37,31 @@ pub struct Probe {
     pub remedy: &'static str,
 }
 
+/// What is in the way of a mechanism, in words.
+struct Lacks(String);
+
+impl<E: std::error::Error> From<E> for Lacks {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A failure with these words.
+fn lacks<T>(text: impl Into<String>) -> Result<T, Lacks> {
+    Err(Lacks(text.into()))
+}
+
 impl Probe {
     /// A probe from its result: the detail of a success, or of a failure.
     fn new(
         name: &'static str,
-        result: Result<String, String>,
+        result: Result<String, Lacks>,
         coverage_lost: &'static str,
         remedy: &'static str,
     ) -> Self {
         match result {
             Ok(detail) => Self { name, available: true, detail, coverage_lost, remedy: "" },
-            Err(detail) => Self { name, available: false, detail, coverage_lost, remedy },
+            Err(Lacks(detail)) => Self { name, available: false, detail, coverage_lost, remedy },
         }
     }
 }

@@ -10,19 +10,17 @@ use super::super::map::{Prot, Sharing, Window};
 use super::super::page::{FrameIndex, page_bytes};
 use super::super::pin::{DirectFile, UringPin, VmsplicePin};
 use super::super::touch::Touch;
-use super::{Probe, setting};
+use super::{Lacks, Probe, lacks, setting};
 
 /// Far longer than a transfer of a few bytes through a pipe takes.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A window on one frame that holds 0x5A.
-fn page() -> Result<(Arena, Window), String> {
-    let arena = Arena::create(1, PageKind::Base).map_err(|error| error.to_string())?;
-    arena.fill(FrameIndex(0), 0x5A).map_err(|error| error.to_string())?;
-    let window = Window::reserve(1).map_err(|error| error.to_string())?;
-    window
-        .map(0, &arena, FrameIndex(0), 1, Sharing::Shared, Prot::ReadWrite)
-        .map_err(|error| error.to_string())?;
+fn page() -> Result<(Arena, Window), Lacks> {
+    let arena = Arena::create(1, PageKind::Base)?;
+    arena.fill(FrameIndex(0), 0x5A)?;
+    let window = Window::reserve(1)?;
+    window.map(0, &arena, FrameIndex(0), 1, Sharing::Shared, Prot::ReadWrite)?;
     Ok((arena, window))
 }
 
@@ -47,8 +45,8 @@ pub fn io_uring() -> Probe {
         let (_arena, window) = page()?;
         match transfer(&window) {
             Ok(true) => Ok(format!("kernel.io_uring_disabled = {sysctl}")),
-            Ok(false) => Err("a transfer brought other bytes".to_owned()),
-            Err(errno) => Err(format!("{errno}; kernel.io_uring_disabled = {sysctl}")),
+            Ok(false) => lacks("a transfer brought other bytes"),
+            Err(errno) => lacks(format!("{errno}; kernel.io_uring_disabled = {sysctl}")),
         }
     };
     Probe::new(
@@ -65,13 +63,11 @@ pub fn vmsplice() -> Probe {
     let tried = || {
         let (_arena, window) = page()?;
         let mut bytes = [0; 4];
-        VmsplicePin::take(window.span(0, 1))
-            .and_then(|mut pin| pin.read(&mut bytes))
-            .map_err(|errno| errno.to_string())?;
+        VmsplicePin::take(window.span(0, 1)).and_then(|mut pin| pin.read(&mut bytes))?;
         if bytes == [0x5A; 4] {
             Ok("read-only references".to_owned())
         } else {
-            Err(format!("the pipe held {bytes:?}"))
+            lacks(format!("the pipe held {bytes:?}"))
         }
     };
     Probe::new(
@@ -89,15 +85,15 @@ pub fn direct_io(dir: &Path) -> Probe {
         let (arena, window) = page()?;
         let span = window.span(0, 1);
         let file = DirectFile::create(dir)
-            .map_err(|errno| format!("no O_DIRECT in {}: {errno}", dir.display()))?;
-        file.write_from(span).map_err(|errno| errno.to_string())?;
-        arena.fill(FrameIndex(0), 0).map_err(|error| error.to_string())?;
-        file.read_into(span).map_err(|errno| errno.to_string())?;
+            .map_err(|errno| Lacks(format!("no O_DIRECT in {}: {errno}", dir.display())))?;
+        file.write_from(span)?;
+        arena.fill(FrameIndex(0), 0)?;
+        file.read_into(span)?;
         let access = span.load_u8(page_bytes() - 1);
         if access == Touch::Value(0x5A) {
             Ok(format!("in {}", dir.display()))
         } else {
-            Err(format!("a transfer brought other bytes: {access:?}"))
+            lacks(format!("a transfer brought other bytes: {access:?}"))
         }
     };
     Probe::new(

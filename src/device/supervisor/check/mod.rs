@@ -31,7 +31,6 @@ use crate::device::misuse::guard::{GuardedMapping, Mode, ProtectionChange};
 use crate::device::{Backing, BufferId, Ioctl, Object};
 use crate::random::SplitMix64;
 use crate::sys::arch;
-use crate::sys::inject;
 use crate::sys::notify::Call;
 use crate::sys::trace::{self, Change as Fate, Follow, Registers, Stop};
 use crate::uapi::{dma_buf, page_size};
@@ -359,7 +358,9 @@ impl Supervisor {
         if self.check.is_none() {
             // Nobody stays attached without a check.
             let signal = if let Stop::Signal(signal) = stop { Some(signal) } else { None };
-            return inject::let_go(tid, signal);
+            // One that is not ours to let go is a child that was stopped by a signal.
+            let _ = trace::detach(tid, signal);
+            return;
         }
         let done = match stop {
             Stop::Signal(signal @ (libc::SIGSEGV | libc::SIGBUS)) => self.handle_fault(tid, signal),
@@ -408,7 +409,7 @@ impl Supervisor {
         crate::device::supervisor::say!(
             "driftheap: thread {tid} is out of control ({errno}); it goes on unchecked"
         );
-        let _ = trace::detach(tid);
+        let _ = trace::detach(tid, None);
     }
 }
 
