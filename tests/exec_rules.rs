@@ -25,7 +25,7 @@ fn set(rules: &mut Vec<Rule>, rule: &str, value: &str) {
 fn words(specs: &'static [RuleSpec]) -> impl Iterator<Item = (&'static str, &'static str)> {
     specs.iter().flat_map(|spec| match spec.values {
         RuleValues::Words(words) => words.iter().map(|word| (spec.name, *word)).collect(),
-        RuleValues::Steps(_) | RuleValues::Number { .. } => Vec::new(),
+        RuleValues::Steps(_) => Vec::new(),
     })
 }
 

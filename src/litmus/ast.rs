@@ -145,8 +145,6 @@ pub struct Rule {
 pub enum RuleValue {
     /// One word.
     Word(Name),
-    /// A number.
-    Number(u64),
     /// `[w w w]`, the steps of a procedure in their order.
     Steps(Vec<Name>),
 }

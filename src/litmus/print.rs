@@ -33,7 +33,6 @@ impl fmt::Display for RuleValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Word(word) => word.fmt(f),
-            Self::Number(number) => number.fmt(f),
             Self::Steps(steps) => {
                 f.write_str("[")?;
                 for (i, step) in steps.iter().enumerate() {

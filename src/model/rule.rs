@@ -12,13 +12,6 @@ pub enum RuleValues {
     Words(&'static [&'static str]),
     /// A list of these words, in the order in which they are to happen.
     Steps(&'static [&'static str]),
-    /// A number, both ends included.
-    Number {
-        /// The least.
-        min: u64,
-        /// The greatest.
-        max: u64,
-    },
 }
 
 /// Name, accepted values and meaning of one rule.

@@ -144,7 +144,7 @@ fn rules_of(variant: &Variant, kind: BlockKind, index: usize) -> &[Rule] {
 fn word<'r>(rules: &'r [Rule], name: &str) -> Option<&'r str> {
     rules.iter().find(|rule| rule.name.as_str() == name).and_then(|rule| match &rule.value {
         RuleValue::Word(word) => Some(word.as_str()),
-        RuleValue::Number(_) | RuleValue::Steps(_) => None,
+        RuleValue::Steps(_) => None,
     })
 }
 
@@ -209,7 +209,7 @@ pub fn changes(test: &Test, variant: &Variant) -> Vec<Change> {
                     );
                 }
                 RuleValues::Steps(_) if set => changes.push(change(None, false)),
-                RuleValues::Steps(_) | RuleValues::Number { .. } => {}
+                RuleValues::Steps(_) => {}
             }
         }
     }

@@ -228,7 +228,7 @@ fn set<T>(rules: &[Rule], name: &str, parse: impl Fn(&str) -> Option<T>) -> Opti
     let rule = rules.iter().find(|rule| rule.name.as_str() == name)?;
     match &rule.value {
         RuleValue::Word(word) => parse(word.as_str()),
-        RuleValue::Number(_) | RuleValue::Steps(_) => None,
+        RuleValue::Steps(_) => None,
     }
 }
 

@@ -74,21 +74,12 @@ impl RuleEntry {
         let (kind, default) = match spec.values {
             RuleValues::Words(_) => ("word", spec.text.default.join(" ")),
             RuleValues::Steps(_) => ("steps", format!("[{}]", spec.text.default.join(" "))),
-            RuleValues::Number { .. } => ("number", spec.text.default.join(" ")),
         };
-        let values = match spec.values {
-            RuleValues::Number { min, max } => {
-                let value = format!("{min}..{max}");
-                vec![ValueEntry { value, meaning: "a number, both ends included".to_owned() }]
-            }
-            RuleValues::Words(_) | RuleValues::Steps(_) => {
-                let value = |(word, meaning): &(&str, &str)| ValueEntry {
-                    value: (*word).to_owned(),
-                    meaning: paragraphs(meaning).join(" "),
-                };
-                spec.text.words.iter().map(value).collect()
-            }
+        let value = |(word, meaning): &(&str, &str)| ValueEntry {
+            value: (*word).to_owned(),
+            meaning: paragraphs(meaning).join(" "),
         };
+        let values = spec.text.words.iter().map(value).collect();
         Self {
             block,
             rule: spec.name,

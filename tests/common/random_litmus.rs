@@ -72,7 +72,6 @@ fn fields(choices: &mut Choices<'_>, table: &[RuleSpec], broken: usize) -> Strin
                 };
                 format!("[{}]", words(&steps(choices, default)))
             }
-            RuleValues::Number { min, .. } => min.to_string(),
         };
         let _infallible = write!(out, "{} = {value}; ", rule.name);
     }

@@ -207,9 +207,6 @@ impl Flip {
         let spec = spec.ok_or_else(|| format!("there is no rule `{rule}` of such a block"))?;
         let allowed = match spec.values {
             RuleValues::Words(words) => words.contains(&value.as_str()),
-            RuleValues::Number { min, max } => {
-                value.parse().is_ok_and(|value: u64| (min..=max).contains(&value))
-            }
             RuleValues::Steps(_) => false,
         };
         if !allowed {

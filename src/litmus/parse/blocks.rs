@@ -206,14 +206,6 @@ impl Parser<'_> {
                 self.one_of(&name, words, &format!("a value of `{rule}`"))?;
                 Ok(RuleValue::Word(name))
             }
-            RuleValues::Number { min, max } => {
-                let (value, span) = self.number(&format!("a number for `{rule}`"))?;
-                if !(min..=max).contains(&value) {
-                    let message = format!("{value} is out of range: `{rule}` is {min} to {max}");
-                    return self.fail(Problem::new(span, message));
-                }
-                Ok(RuleValue::Number(value))
-            }
             RuleValues::Steps(words) => {
                 let example = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
                 let square = Kind::Open(Bracket::Square);

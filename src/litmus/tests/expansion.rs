@@ -58,10 +58,10 @@ fn variants_have_the_names_and_results_that_the_file_gives_them() {
         (file("Result: shmem Never, * Always", mmap, ""), &["pfnmap Always", "shmem Never"]),
         (file("", "mmap = vary(a => pfnmap, b => shmem)", ""), &["a -", "b -"]),
         (
-            file("", "vary(mmap = shmem; prefault = 1, none => )", ""),
-            &["mmap-shmem-prefault-1 -", "none -"],
+            file("", "vary(mmap = shmem; prefault = y, none => )", ""),
+            &["mmap-shmem-prefault-y -", "none -"],
         ),
-        (file("", "vary(2 => { mmap = shmem\n prefault = 1 }, {})", ""), &["2 -", "none -"]),
+        (file("", "vary(2 => { mmap = shmem\n prefault = y }, {})", ""), &["2 -", "none -"]),
         (
             file(
                 "",
@@ -71,8 +71,8 @@ fn variants_have_the_names_and_results_that_the_file_gives_them() {
             &["x -", "y -"],
         ),
         (
-            file("", "prefault = vary(0, 1)", "vary({\n\n close A\n }, {})"),
-            &["0/close-A -", "0/none -", "1/close-A -", "1/none -"],
+            file("", "prefault = vary(n, y)", "vary({\n\n close A\n }, {})"),
+            &["n/close-A -", "n/none -", "y/close-A -", "y/none -"],
         ),
     ];
     for (text, expected) in cases {

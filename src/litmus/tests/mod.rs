@@ -10,18 +10,11 @@ use super::rules::{BlockKind, RuleSpec, RuleTable, RuleText, RuleValues};
 /// A small table, made up for the tests.
 struct Table;
 
-const HOST: &[RuleSpec] = &[
-    RuleSpec {
-        name: "pte-special",
-        values: RuleValues::Words(&["yes", "no"]),
-        text: RuleText::NONE,
-    },
-    RuleSpec {
-        name: "cpus",
-        values: RuleValues::Number { min: 1, max: 4096 },
-        text: RuleText::NONE,
-    },
-];
+const HOST: &[RuleSpec] = &[RuleSpec {
+    name: "pte-special",
+    values: RuleValues::Words(&["yes", "no"]),
+    text: RuleText::NONE,
+}];
 const EXPORTER: &[RuleSpec] = &[
     RuleSpec {
         name: "mmap",
@@ -38,11 +31,7 @@ const EXPORTER: &[RuleSpec] = &[
         values: RuleValues::Steps(&["lock", "notify", "zap", "wait", "copy", "free"]),
         text: RuleText::NONE,
     },
-    RuleSpec {
-        name: "prefault",
-        values: RuleValues::Number { min: 0, max: 8 },
-        text: RuleText::NONE,
-    },
+    RuleSpec { name: "prefault", values: RuleValues::Words(&["y", "n"]), text: RuleText::NONE },
 ];
 const IMPORTER: &[RuleSpec] = &[
     RuleSpec {
@@ -83,11 +72,11 @@ DMABUF full-example
    Result: pfnmap/*/none Never, pfnmap/*/x Always,
      * Sometimes *)
 
-host { pte-special = yes; cpus = 0x10 }
+host { pte-special = yes }
 exporter heap { mmap = vary(pfnmap, mixedmap-insert-page); move = [lock notify, zap copy free] }
 importer cam { attach = dynamic; move-notify = handled }
 memory { vram = 2; system = 2 }  # frames per placement
-buffer A { exporter = heap; pages = 2; placement = vram; fill = 0 }
+buffer A { exporter = heap; pages = 2; placement = vram; fill = 0x10 }
 buffer B { exporter = heap; placement = system; state = unallocated }
 
 P0 application {

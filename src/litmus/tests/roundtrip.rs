@@ -225,7 +225,6 @@ fn rename(statement: &mut Statement, next: &mut usize) {
 fn value(values: RuleValues) -> BoxedStrategy<RuleValue> {
     match values {
         RuleValues::Words(words) => select(words).prop_map(|w| RuleValue::Word(name(w))).boxed(),
-        RuleValues::Number { min, max } => (min..=max).prop_map(RuleValue::Number).boxed(),
         RuleValues::Steps(words) => {
             vec(select(words).prop_map(name), 0..9).prop_map(RuleValue::Steps).boxed()
         }

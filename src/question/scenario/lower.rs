@@ -451,13 +451,8 @@ fn set(
     rule: &ast::Rule,
     mut apply: impl FnMut(&str, &[&str]) -> Result<(), RuleError>,
 ) -> Result<(), LowerError> {
-    let number;
     let words: Vec<&str> = match &rule.value {
         ast::RuleValue::Word(word) => vec![word.as_str()],
-        ast::RuleValue::Number(value) => {
-            number = value.to_string();
-            vec![number.as_str()]
-        }
         ast::RuleValue::Steps(steps) => steps.iter().map(ast::Name::as_str).collect(),
     };
     apply(rule.name.as_str(), &words).map_err(|error| LowerError::new(error.to_string(), rule.span))

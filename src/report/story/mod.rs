@@ -167,7 +167,6 @@ fn rules(variant: &Variant) -> Vec<String> {
         let one = |rule: &crate::litmus::ast::Rule| {
             let value = match &rule.value {
                 RuleValue::Word(word) => word.text.clone(),
-                RuleValue::Number(number) => number.to_string(),
                 RuleValue::Steps(steps) => {
                     let words: Vec<&str> = steps.iter().map(|step| step.as_str()).collect();
                     format!("[{}]", words.join(" "))

@@ -17,11 +17,6 @@ impl RuleTable for Table {
                 values: RuleValues::Steps(&["lock", "zap", "copy"]),
                 text: RuleText::NONE,
             },
-            RuleSpec {
-                name: "cpus",
-                values: RuleValues::Number { min: 1, max: 8 },
-                text: RuleText::NONE,
-            },
         ];
         RULES
     }
