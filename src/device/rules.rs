@@ -132,7 +132,7 @@ impl HeapConfig {
 
     /// Whether get_user_pages through a mapping of its buffers fails, as the model has it.
     pub fn refuses_gup(&self) -> bool {
-        model::gup_refusal(&HostRules::default(), &self.rules).is_some()
+        model::GupQuestion::new(&HostRules::default(), &self.rules).refusal().is_some()
     }
 
     /// Sets a rule of the model: one word, or a list of steps in brackets.

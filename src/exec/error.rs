@@ -26,7 +26,7 @@ impl Skip {
         Self { reason: reason.into(), remedy: None }
     }
 
-    pub(super) fn cure(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn with_remedy(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { reason: reason.into(), remedy: Some(remedy.into()) }
     }
 }

@@ -22,8 +22,8 @@ use super::store::{Arenas, FRAMES_MAX, PLACEMENTS};
 use super::team::{ACTORS_MAX, Abilities};
 use crate::explore::Machine;
 use crate::model::{
-    Coherency, Dir, Foll, GupFast, Handle, Huge, ImporterMmap, Mmap, MmapKind, Operation,
-    Placement, Step, World, YesNo,
+    Coherency, Dir, Foll, GupAnswer, GupQuestion, Handle, Mmap, Operation, Placement, Step, World,
+    YesNo,
 };
 use crate::question::scenario::{Action, Scenario};
 use crate::units::{BufId, FrameId, PinId, VmaId};
@@ -114,7 +114,7 @@ fn places(world: &World, secret: [bool; 3]) -> Result<Vec<ArenaPage>, Skip> {
         places.push(ArenaPage { arena, page: used[at] });
         used[at] += 1;
         if used[at] > FRAMES_MAX {
-            return Err(Skip::cure(
+            return Err(Skip::with_remedy(
                 format!("a placement has more than {FRAMES_MAX} frames"),
                 "use fewer or smaller buffers, or set `memory`",
             ));
@@ -235,7 +235,10 @@ impl<'a> Steps<'a> {
             next += u16::from(scenario.world.vma_pages(vma));
         }
         if next > super::actor::SLOTS {
-            return Err(Skip::cure("more pages are mapped than an actor has slots", "map fewer"));
+            return Err(Skip::with_remedy(
+                "more pages are mapped than an actor has slots",
+                "map fewer",
+            ));
         }
         // Parents before children, however deep: as many rounds as there are processes.
         for _ in &scenario.programs {
@@ -308,7 +311,7 @@ impl<'a> Steps<'a> {
                     plans[pin.index()] = Some(PinHow::Vmsplice);
                     continue;
                 }
-                return Err(Skip::cure(
+                return Err(Skip::with_remedy(
                     "a pin for writing needs io_uring registered buffers",
                     "allow it with `sysctl kernel.io_uring_disabled=0`, and in the container's \
                      seccomp profile; raise `ulimit -l`",
@@ -386,38 +389,16 @@ impl<'a> Steps<'a> {
 /// Whether `get_user_pages` refuses every entry of such a mapping while the buffer is there: what has no
 /// struct page can't be pinned at all.
 fn refuses_pins_at(scenario: &Scenario, mmap: &Mmap, placement: Placement) -> bool {
-    let no_pages = !scenario.world.host.vram_pages.yes() && placement == Placement::Vram;
-    no_pages || refuses_pins(scenario, mmap)
-}
-
-/// Whether `get_user_pages` refuses every entry of such a mapping.
-fn refuses_pins(scenario: &Scenario, mmap: &Mmap) -> bool {
-    let rules = scenario.world.exporter_of(mmap.buf);
-    let special_bit = scenario.world.host.pte_special == YesNo::Yes;
-    let importers = mmap.via.is_some()
-        && matches!(
-            scenario.world.importer(mmap.via).mmap,
-            ImporterMmap::Shadow | ImporterMmap::Bypass
-        );
-    // Without a special bit there is no fast path either.
-    let faults_huge = matches!(rules.mmap, MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn);
-    let plain_huge = rules.huge == Huge::Plain && faults_huge && mmap.shared && special_bit;
-    let drivers_own = rules.mmap != MmapKind::Shmem;
-    let by_slow_alone =
-        !special_bit || drivers_own && scenario.world.host.gup_fast == GupFast::Mapped;
-    let by_rule = match rules.mmap {
-        // Of entries that are not special the slow path is the only one to refuse them.
-        MmapKind::PfnmapUnmarked => by_slow_alone,
-        MmapKind::Pfnmap | MmapKind::RemapPfnRange => true,
-        MmapKind::MixedmapInsertPfn => match rules.huge {
-            Huge::Plain if mmap.shared => false,
-            Huge::Special if mmap.shared => !special_bit,
-            Huge::Devmap if mmap.shared => true,
-            Huge::None | Huge::Plain | Huge::Special | Huge::Devmap => special_bit,
-        },
-        MmapKind::MixedmapInsertPage | MmapKind::Shmem => false,
+    let world = &scenario.world;
+    let question = GupQuestion {
+        host: &world.host,
+        exporter: world.exporter_of(mmap.buf),
+        importer: mmap.via.is_some().then(|| world.importer(mmap.via)),
+        placement,
+        pages: world.buf(mmap.buf).pages,
+        shared: mmap.shared,
+        node: mmap.node,
+        write: false,
     };
-    let marked = matches!(rules.huge, Huge::Special | Huge::Devmap) && faults_huge && mmap.shared;
-    let by_vma = rules.vm_io.yes() && (by_slow_alone || marked);
-    (by_rule || by_vma) && !plain_huge && !importers
+    matches!(question.answer(), GupAnswer::Refused(_))
 }

@@ -21,6 +21,7 @@
 
 use super::core::{Core, step};
 use super::cpu::Want;
+use super::importer_rules::ImporterRules;
 use super::objects::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
 use super::rules::{
     ExporterRules, FollowPfn, FrameVector, GupFast, HostRules, Huge, MmapKind, Notifier, Placement,
@@ -367,26 +368,87 @@ impl<S: Sink> Core<'_, S> {
     }
 }
 
-/// What get_user_pages answers where it refuses a shared mapping of a buffer that its process may
-/// write and has touched, by the rules of its exporter. Asked of the steps themselves.
-#[must_use]
-pub fn gup_refusal(host: &HostRules, rules: &ExporterRules) -> Option<Errno> {
-    let asked = || -> Result<Option<Errno>, TooMany> {
-        let mut world = World::new(host.clone());
-        world.add_frames(Placement::System, 1)?;
-        let exporter = world.add_exporter(rules.clone())?;
-        let buf = world.add_buf(exporter, 1, Placement::System, true, 0)?;
+/// A mapping of a buffer, and a get_user_pages that is asked of it.
+#[derive(Clone, Copy, Debug)]
+pub struct GupQuestion<'a> {
+    /// The kernel.
+    pub host: &'a HostRules,
+    /// The buffer's exporter.
+    pub exporter: &'a ExporterRules,
+    /// The importer whose file is mapped; none for the dma-buf's own.
+    pub importer: Option<&'a ImporterRules>,
+    /// Where the buffer is.
+    pub placement: Placement,
+    /// The buffer's size in pages, all of which are mapped.
+    pub pages: u8,
+    /// MAP_SHARED.
+    pub shared: bool,
+    /// Through the DRM node.
+    pub node: bool,
+    /// The process has written to the page, and asks for FOLL_WRITE; else it has read it.
+    pub write: bool,
+}
+
+/// What comes of a [`GupQuestion`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GupAnswer {
+    /// mmap is refused, or the access is not served: there is nothing to pin.
+    NotMapped(Errno),
+    /// get_user_pages refuses.
+    Refused(Errno),
+    /// The page is pinned.
+    Pinned,
+}
+
+impl<'a> GupQuestion<'a> {
+    /// A page of a shared mapping, written before.
+    #[must_use]
+    pub const fn new(host: &'a HostRules, exporter: &'a ExporterRules) -> Self {
+        let placement = Placement::System;
+        let (importer, pages, shared, node, write) = (None, 1, true, false, true);
+        Self { host, exporter, importer, placement, pages, shared, node, write }
+    }
+
+    /// What get_user_pages answers where it refuses, or mmap or the access before it.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Errno> {
+        match self.answer() {
+            GupAnswer::NotMapped(errno) | GupAnswer::Refused(errno) => Some(errno),
+            GupAnswer::Pinned => None,
+        }
+    }
+
+    /// What comes of it. Asked of the steps themselves.
+    #[must_use]
+    pub fn answer(&self) -> GupAnswer {
+        // There is room for what is in it.
+        self.ask().unwrap_or(GupAnswer::NotMapped(Errno::Enomem))
+    }
+
+    fn ask(&self) -> Result<GupAnswer, TooMany> {
+        let mut world = World::new(self.host.clone());
+        // For the buffer, and for what stands in for it.
+        world.add_frames(self.placement, usize::from(self.pages))?;
+        world.add_frames(Placement::System, 2 * usize::from(self.pages))?;
+        let exporter = world.add_exporter(self.exporter.clone())?;
+        let via = match self.importer {
+            Some(rules) => world.add_importer(rules.clone())?,
+            None => ImporterId::NONE,
+        };
+        let buf = world.add_buf(exporter, self.pages, self.placement, true, 0)?;
         let actor = world.add_actor()?;
-        let (vma, pin) =
-            (world.add_vma(actor, 1, buf, false)?, world.add_pin(Notifier::None, false)?);
+        let vma = world.add_vma(actor, self.pages, buf, !self.shared)?;
+        let pin = world.add_pin(Notifier::None, false)?;
         let mut state = State::new(&world);
-        let foll = Foll { write: true, ..Foll::default() };
-        let (page, via) = (0, ImporterId::NONE);
-        let (read, write) = (true, true);
-        let mmap = Mmap { vma, buf, offset: 0, shared: true, read, write, via, node: false };
+        let foll = Foll { write: self.write, ..Foll::default() };
+        let (page, read, write) = (0, true, true);
+        let (shared, node) = (self.shared, self.node);
+        let mmap = Mmap { vma, buf, offset: 0, shared, read, write, via, node };
+        let touch =
+            if self.write { Step::Store { vma, page, value: 1 } } else { Step::Load { vma, page } };
         let steps = [
             Step::Mmap(mmap),
-            Step::Store { vma, page, value: 1 },
+            touch,
             Step::GupFast { pin, vma, page, foll },
             Step::GupSlow { pin, vma, page, foll },
         ];
@@ -395,16 +457,18 @@ pub fn gup_refusal(host: &HostRules, rules: &ExporterRules) -> Option<Errno> {
             for _ in 0..4 {
                 match step(&world, &mut state, actor, &taken, &mut ()) {
                     Reply::Again => {}
-                    Reply::Errno(errno) => return Ok(Some(errno)),
-                    Reply::Signal(_) => return Ok(Some(Errno::Efault)),
+                    Reply::Errno(errno) if matches!(taken, Step::GupSlow { .. }) => {
+                        return Ok(GupAnswer::Refused(errno));
+                    }
+                    Reply::Errno(errno) => return Ok(GupAnswer::NotMapped(errno)),
+                    Reply::Signal(_) => return Ok(GupAnswer::NotMapped(Errno::Efault)),
                     Reply::Done | Reply::Value(_) | Reply::Skipped => break,
                 }
             }
         }
-        Ok((state.pins[pin.index()].slot != Slot::Held).then_some(Errno::Efault))
-    };
-    // Tables of one have room.
-    asked().unwrap_or(Some(Errno::Enomem))
+        let held = state.pins[pin.index()].slot == Slot::Held;
+        Ok(if held { GupAnswer::Pinned } else { GupAnswer::Refused(Errno::Efault) })
+    }
 }
 
 #[cfg(test)]
@@ -423,10 +487,14 @@ mod tests {
             (MmapKind::PfnmapUnmarked, Some(Errno::Efault)),
         ] {
             let rules = ExporterRules { mmap, ..ExporterRules::default() };
-            assert_eq!(gup_refusal(&HostRules::default(), &rules), refusal, "{mmap}");
+            assert_eq!(
+                GupQuestion::new(&HostRules::default(), &rules).refusal(),
+                refusal,
+                "{mmap}"
+            );
         }
         let host = HostRules { gup_fast: GupFast::Any, ..HostRules::default() };
         let rules = ExporterRules { mmap: MmapKind::PfnmapUnmarked, ..ExporterRules::default() };
-        assert_eq!(gup_refusal(&host, &rules), None);
+        assert_eq!(GupQuestion::new(&host, &rules).refusal(), None);
     }
 }

@@ -51,6 +51,7 @@ mod footprint;
 mod forget;
 mod gup;
 mod importer_rules;
+mod landing;
 mod mmap;
 pub mod moving;
 mod objects;
@@ -73,7 +74,8 @@ pub(crate) use footprint::CALLERS_FIRST;
 pub use footprint::noted;
 pub use footprint::{Objects, memory, objects};
 pub use forget::forget;
-pub use gup::gup_refusal;
+pub use gup::{GupAnswer, GupQuestion};
+pub use landing::{Landing, Meant};
 pub use objects::{
     Attachment, Dma, DmaBuf, Fence, Frame, Life, Owner, Page, Pin, Pte, Reach, Slot, Target, Vma,
     VmaKind,

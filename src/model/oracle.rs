@@ -2,20 +2,14 @@
 //!
 //! The ghost of a buffer page ([`super::Page::ghost`]) is what it would hold if every access had
 //! reached the buffer; a private page has a ghost of its own ([`super::Pte::ghost`]). A read or a
-//! write is judged by where it landed:
-//!
-//! ```text
-//! landed in                      read                     write
-//! the target's current frame     (incoherent, diverged)   fine
-//! another buffer's frame         cross-buffer-read        cross-buffer-write
-//! a frame nobody owns            use-after-free           use-after-free
-//! an old, orphan or shadow frame stale-read if it differs lost-write
-//! ```
+//! write is judged by where it landed ([`Landing`]); a read of the right frame may still be incoherent,
+//! early or diverged.
 //!
 //! Invariant ([`super::State::ghost_matches_memory`]): while no hazard was reported, the ghost
 //! equals memory.
 
 use super::core::Core;
+use super::landing::{Landing, Meant};
 use super::objects::{Life, Owner, Target};
 use super::rules::MmapKind;
 use super::step::{Handle, Hazard, HazardKind, Sink, Via};
@@ -109,25 +103,19 @@ impl<S: Sink> Core<'_, S> {
     ) {
         let expected = self.expected(target);
         let owner = self.state.frames[frame.index()].owner;
-        let kind = if self.revoked(frame, target, via) {
-            Some(HazardKind::UseAfterFree)
-        } else if self.is_current(frame, target) {
-            self.disagreement(frame, target, value != expected)
-        } else {
-            match self.elsewhere(owner, target) {
-                Some(Elsewhere::Nobody) => Some(HazardKind::UseAfterFree),
-                Some(Elsewhere::Other) => Some(HazardKind::CrossBufferRead),
-                Some(Elsewhere::Old) if value != expected && self.alive(target) => {
-                    Some(HazardKind::StaleRead)
-                }
-                Some(Elsewhere::Old) | None => None,
-            }
-        };
+        let landing = self.landing(frame, target);
+        let differs = value != expected;
+        // Looked at where it matters alone: what is looked at is a part of the step's footprint.
+        let alive = landing == Landing::Old && differs && self.alive(target);
+        let meant = Meant { alive, revoked: self.revoked(frame, target, via) };
+        let kind = landing.of_read(meant, differs).or_else(|| {
+            let current = landing == Landing::Current;
+            current.then(|| self.disagreement(frame, target, differs)).flatten()
+        });
         // What is read and discarded does harm only where reading itself does.
         let kind = kind.filter(|kind| {
-            let elsewhere = !self.is_current(frame, target);
             !discarded
-                || elsewhere
+                || landing != Landing::Current
                     && matches!(kind, HazardKind::UseAfterFree | HazardKind::CrossBufferRead)
         });
         if let Some(kind) = kind {
@@ -189,22 +177,12 @@ impl<S: Sink> Core<'_, S> {
     /// Judge a write of `value` that landed in `frame`, and move the ghost.
     pub(super) fn check_write(&mut self, frame: FrameId, target: Target, via: Via, value: u8) {
         let owner = self.state.frames[frame.index()].owner;
-        let current = self.is_current(frame, target);
-        let alive = self.alive(target);
-        if alive {
+        let landing = self.landing(frame, target);
+        let meant = Meant { alive: self.alive(target), revoked: self.revoked(frame, target, via) };
+        if meant.alive {
             self.move_ghost(target, value);
         }
-        let revoked = self.revoked(frame, target, via);
-        if current && !revoked {
-            return;
-        }
-        let kind = match self.elsewhere(owner, target) {
-            _ if revoked && current => Some(HazardKind::UseAfterFree),
-            Some(Elsewhere::Nobody) => Some(HazardKind::UseAfterFree),
-            Some(Elsewhere::Other) => Some(HazardKind::CrossBufferWrite),
-            Some(Elsewhere::Old) if alive => Some(HazardKind::LostWrite),
-            Some(Elsewhere::Old) | None => None,
-        };
+        let kind = landing.of_write(meant);
         if let Some(kind) = kind {
             self.hazard(Hazard {
                 kind,
@@ -254,23 +232,26 @@ impl<S: Sink> Core<'_, S> {
         }
     }
 
-    /// Whose a frame is that is not the target's.
-    fn elsewhere(&self, owner: Owner, target: Target) -> Option<Elsewhere> {
+    /// Where an access to `frame` lands that means `target`.
+    fn landing(&self, frame: FrameId, target: Target) -> Landing {
+        if self.is_current(frame, target) {
+            return Landing::Current;
+        }
         let same = |page: PageId| match target {
             Target::Page(own) => own == page,
             Target::Va(_) => self.page_behind(target) == Some(page),
         };
-        match owner {
-            Owner::Free => Some(Elsewhere::Nobody),
+        match self.state.frames[frame.index()].owner {
+            Owner::Free => Landing::Nobody,
             Owner::Page(page)
             | Owner::Reserved(page)
             | Owner::Shadow(page)
             | Owner::Bounce(page)
                 if !same(page) =>
             {
-                Some(Elsewhere::Other)
+                Landing::Other
             }
-            Owner::Anon if matches!(target, Target::Page(_)) => Some(Elsewhere::Other),
+            Owner::Anon if matches!(target, Target::Page(_)) => Landing::Other,
             Owner::Page(_)
             | Owner::Reserved(_)
             | Owner::Shadow(_)
@@ -278,17 +259,7 @@ impl<S: Sink> Core<'_, S> {
             | Owner::Retired(_)
             | Owner::Anon
             | Owner::Zero
-            | Owner::Orphan => Some(Elsewhere::Old),
+            | Owner::Orphan => Landing::Old,
         }
     }
-}
-
-/// Where an access landed that did not reach its target.
-enum Elsewhere {
-    /// In a free frame.
-    Nobody,
-    /// In somebody else's memory.
-    Other,
-    /// In memory that was the target's, or stands in for it.
-    Old,
 }

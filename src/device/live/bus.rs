@@ -29,13 +29,13 @@ use rustix::io::Errno;
 use super::attach::{AttachError, Attachment, AttachmentId, Attachments, Holder, PinId, Sg};
 use super::copies::Copies;
 use super::findings::{Finding, Findings, NamedPage};
-use super::frames::{BusAddr, Bytes, FrameNo, Frames, FreedTwice, Given, Landing, Owner, PageOf};
+use super::frames::{BusAddr, Bytes, FrameNo, Frames, FreedTwice, Given, Owner, PageOf};
 use super::pages::{OwnBytes, Pages, read_all, write_all};
 use super::record::{Actor, RecordedAction, Recorder};
 use crate::device::tables::take_where;
 use crate::device::{BufferId, Device, FenceId};
 use crate::model::{self, moving};
-use crate::model::{ExporterRules, ExporterStep, HazardKind, HostRules, Life, Operation};
+use crate::model::{ExporterRules, ExporterStep, HazardKind, HostRules, Life, Meant, Operation};
 use crate::sys::backing;
 use crate::sys::page::page_bytes;
 
@@ -231,7 +231,7 @@ impl Bus {
         (holder, program): (Holder, &str),
         mapping: u64,
     ) -> Result<(PinId, BusAddr), Errno> {
-        let refused = model::gup_refusal(&HostRules::default(), rules).is_some();
+        let refused = model::GupQuestion::new(&HostRules::default(), rules).refusal().is_some();
         if refused || self.life(of.buffer) != Life::Live {
             return Err(Errno::FAULT);
         }
@@ -403,29 +403,19 @@ impl Bus {
         before: &[u8],
     ) -> Option<(HazardKind, Vec<u8>)> {
         let landing = self.frames.landing(frame, meant)?;
-        let alive = self.life(meant.buffer) == Life::Live;
-        let is_over =
-            self.life(meant.buffer) == Life::Quiesced && self.frames.frame(meant).is_some();
-        let kind = match landing {
-            // Nobody may use a buffer any more whose revocation is complete.
-            _ if is_over && (!write || landing == Landing::Right) => HazardKind::UseAfterFree,
-            Landing::Right => return None,
-            Landing::Nobody => HazardKind::UseAfterFree,
-            Landing::Other(_) if write => HazardKind::CrossBufferWrite,
-            Landing::Other(_) => HazardKind::CrossBufferRead,
-            Landing::Old if !alive => return None,
-            Landing::Old if write => HazardKind::LostWrite,
-            Landing::Old => HazardKind::StaleRead,
+        let life = self.life(meant.buffer);
+        let known = Meant {
+            alive: life == Life::Live,
+            revoked: life == Life::Quiesced && self.frames.frame(meant).is_some(),
         };
         if write {
-            return Some((kind, before.to_vec()));
+            return Some((landing.of_write(known)?, before.to_vec()));
         }
         let mut expected = vec![0; before.len()];
-        let known = pages.read(meant, offset, &mut expected).is_ok();
-        if !known {
+        if pages.read(meant, offset, &mut expected).is_err() {
             expected.copy_from_slice(before);
         }
-        (kind != HazardKind::StaleRead || expected != before).then_some((kind, expected))
+        Some((landing.of_read(known, expected != before)?, expected))
     }
 
     fn why(&self, access: &DmaAccess) -> &'static str {

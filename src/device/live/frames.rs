@@ -31,7 +31,7 @@ use std::fmt;
 
 use crate::device::BufferId;
 use crate::model::moving::{self, FrameRole, FrameTable, PageFrames};
-use crate::model::{Operation, Placement, Recycle};
+use crate::model::{Landing, Operation, Placement, Recycle};
 use crate::sys::page::page_bytes;
 
 /// A frame, by its place in the table.
@@ -164,19 +164,6 @@ pub struct Given {
     pub twice: Vec<FreedTwice>,
     /// How many a page pin still holds.
     pub orphans: usize,
-}
-
-/// Where an access landed that did not reach its page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Landing {
-    /// It did reach it.
-    Right,
-    /// In a free frame.
-    Nobody,
-    /// In memory of another page, of this or another buffer.
-    Other(PageOf),
-    /// In memory that was the page's, and is not any more.
-    Old,
 }
 
 /// All frames; see the [module](self).
@@ -327,9 +314,9 @@ impl Frames {
         Some(match entry.owner {
             Owner::Free => Landing::Nobody,
             Owner::Page(owner) if owner == of && self.frame(of) == Some(frame) => {
-                if entry.bytes == Bytes::Own { Landing::Old } else { Landing::Right }
+                if entry.bytes == Bytes::Own { Landing::Old } else { Landing::Current }
             }
-            Owner::Page(owner) | Owner::Reserved(owner) if owner != of => Landing::Other(owner),
+            Owner::Page(owner) | Owner::Reserved(owner) if owner != of => Landing::Other,
             Owner::Page(_) | Owner::Reserved(_) | Owner::Retired(_) | Owner::Orphan => Landing::Old,
         })
     }

@@ -158,7 +158,8 @@ impl Histogram {
 /// [`Skip`] names what of it hunt does not do; `replay` may.
 pub fn supports(executor: &Executor, scenario: &Scenario) -> Result<(), Skip> {
     executor.supports(scenario)?;
-    let not = |what: &str| Err(Skip::cure(format!("not supported by hunt: {what}"), "use replay"));
+    let not =
+        |what: &str| Err(Skip::with_remedy(format!("not supported by hunt: {what}"), "use replay"));
     if scenario.world.bounces() {
         return not("bounce pages, which SYNC copies step by step");
     }

@@ -108,7 +108,7 @@ impl<'a> Race<'a> {
             }
             Err(Halt::Anomaly(what)) => return Ok(Ended::Anomaly(what)),
             Err(Halt::Inexpressible(what)) => {
-                return Err(ExecError::Unsupported(Skip::cure(what, "use replay")));
+                return Err(ExecError::Unsupported(Skip::with_remedy(what, "use replay")));
             }
         }
         self.outcome()

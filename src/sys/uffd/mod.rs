@@ -3,8 +3,8 @@
 //! A direct wrapper over the ioctls rather than the `userfaultfd` crate (0.9 was read): that
 //! crate has no POISON and no write-protecting COPY or CONTINUE, loses the count of a partial
 //! ZEROPAGE, opens `/dev/userfaultfd` first and fails where only the system call is allowed, and
-//! its `-sys` crate needs libclang at build time, which a `[patch]` can cure in this repository
-//! but not for who installs the published crate. The ioctls are thinner than the cure.
+//! its `-sys` crate needs libclang at build time. A `[patch]` avoids that in this repository, but
+//! not for who installs the published crate, and is more code than the ioctls.
 //!
 //! The fd belongs to the address space that opened it, whoever holds it: an agent opens and sends
 //! it, the conductor serves it. Addresses are therefore numbers ([`Range`]). The sequence:

@@ -26,11 +26,11 @@ fn moved(frames: &mut Frames) {
 fn the_next_owner_gets_the_frame_that_a_move_left() {
     let mut frames = table();
     let (stale, _) = frames.tell(A).unwrap()[1].split().unwrap();
-    assert_eq!(frames.landing(stale, page(A, 1)), Some(Landing::Right));
+    assert_eq!(frames.landing(stale, page(A, 1)), Some(Landing::Current));
     moved(&mut frames);
     assert_eq!(frames.landing(stale, page(A, 1)), Some(Landing::Nobody));
     frames.alloc(B, 1, Placement::Vram, Recycle::Pool).unwrap();
-    assert_eq!(frames.landing(stale, page(A, 1)), Some(Landing::Other(page(B, 0))));
+    assert_eq!(frames.landing(stale, page(A, 1)), Some(Landing::Other));
     assert_eq!(frames.bytes(stale), Some(Bytes::Buffer(page(B, 0))));
     assert_eq!(frames.placement(A), Some(Placement::System));
 }
@@ -40,7 +40,7 @@ fn between_rebind_and_free_the_old_frame_has_bytes_of_its_own() {
     let mut frames = table();
     let (old, _) = frames.tell(A).unwrap()[0].split().unwrap();
     frames.reserve(A, Placement::System).unwrap();
-    assert_eq!(frames.landing(old, page(A, 0)), Some(Landing::Right));
+    assert_eq!(frames.landing(old, page(A, 0)), Some(Landing::Current));
     assert_eq!(frames.rebind(A).len(), 2);
     assert_eq!(frames.landing(old, page(A, 0)), Some(Landing::Old));
     frames.free(A, MOVE);

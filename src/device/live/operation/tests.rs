@@ -411,7 +411,8 @@ impl<'a> Pair<'a> {
             return live.map_err(|error| error.to_string());
         }
         let page = self.choices.below(2);
-        let refused = model::gup_refusal(&HostRules::default(), self.rules).is_some();
+        let refused =
+            model::GupQuestion::new(&HostRules::default(), self.rules).refusal().is_some();
         if refused && self.state.pages[page].frame.is_none() {
             // The program's fault alone would give it one, which is not seen on real memory.
             return Ok(());

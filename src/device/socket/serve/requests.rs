@@ -8,12 +8,12 @@ use super::{Access, Answered, Answers, RequestError, Session, addrs};
 use crate::device::live::attach::{AttachmentId, PinId};
 use crate::device::live::bus::name_of;
 use crate::device::live::findings::{Finding, NamedPage};
-use crate::device::live::frames::{BusAddr, Landing, Owner, PageOf};
+use crate::device::live::frames::{BusAddr, Owner, PageOf};
 use crate::device::live::operation::{OperationError, elsewhere};
 use crate::device::live::record::{Actor, RecordedAction};
 use crate::device::transport::now_ns;
 use crate::device::{BufferId, FenceId};
-use crate::model::{HazardKind, ImporterMmap, Life, Operation, Placement, Usage};
+use crate::model::{ImporterMmap, Life, Meant, Operation, Placement, Usage};
 use crate::sys::page::page_bytes;
 
 impl From<OperationError> for RequestError {
@@ -145,13 +145,12 @@ impl Session<'_> {
                 let _ =
                     crate::device::live::pages::Pages::read(&state.memory, of, offset, &mut should);
             }
-            let kind = match landing {
-                Landing::Right => None,
-                Landing::Nobody => Some(HazardKind::UseAfterFree),
-                Landing::Other(_) if write => Some(HazardKind::CrossBufferWrite),
-                Landing::Other(_) => Some(HazardKind::CrossBufferRead),
-                Landing::Old if write => Some(HazardKind::LostWrite),
-                Landing::Old => (should[0] != value).then_some(HazardKind::StaleRead),
+            // A revocation is complete for the holder of a mapping when its entries are gone.
+            let meant = Meant { alive: state.bus.life(of.buffer) == Life::Live, revoked: false };
+            let kind = if write {
+                landing.of_write(meant)
+            } else {
+                landing.of_read(meant, should[0] != value)
             };
             if let Some(kind) = kind {
                 kinds.push(kind);

@@ -129,8 +129,8 @@ impl Supervisor {
     fn send_back(&mut self, pid: i32, call: &Call, closed: &[Closed]) -> Result<(), Errno> {
         stand_still(call.tid)?;
         let gate = self.gate_of(pid);
-        let mut hands = StoppedThread::new(call.tid, gate, self.cookie())?;
-        hands.saved.rewind(call.ip, call.nr, call.args[0]);
+        let mut thread = StoppedThread::new(call.tid, gate, self.cookie())?;
+        thread.saved.rewind(call.ip, call.nr, call.args[0]);
         let mut changes: Vec<ProtectionChange> = Vec::new();
         if let Some(proc) = self.check.as_mut().and_then(|check| check.proc(pid)) {
             proc.changes += 1;
@@ -140,8 +140,8 @@ impl Supervisor {
                 changes.extend(area.open_all());
             }
         }
-        hands.protect(&changes)?;
-        trace::set_registers(call.tid, &hands.saved)?;
+        thread.protect(&changes)?;
+        trace::set_registers(call.tid, &thread.saved)?;
         let exhaustive = |check: &&mut Check| check.mode == Mode::Exhaustive;
         if let Some(check) = self.check.as_mut().filter(exhaustive) {
             check.calling.insert(call.tid, false);
@@ -161,8 +161,8 @@ impl Supervisor {
                 trace::resume_to_call(tid)
             }
             (Some(true), Some(pid)) => {
-                let hands = StoppedThread::new(tid, self.gate_of(pid), self.cookie())?;
-                self.adapt(pid, &hands, true)?;
+                let thread = StoppedThread::new(tid, self.gate_of(pid), self.cookie())?;
+                self.adapt(pid, &thread, true)?;
                 trace::resume(tid, None)
             }
             _ => trace::resume(tid, None),
@@ -174,7 +174,7 @@ impl Supervisor {
     pub(super) fn map_in_region(
         &mut self,
         pid: i32,
-        hands: &StoppedThread,
+        thread: &StoppedThread,
         call: &Call,
         args: MmapArgs,
     ) -> Result<Result<u64, Errno>, Errno> {
@@ -185,12 +185,12 @@ impl Supervisor {
         for _ in 0..if insists { 0 } else { PLACES_MAX } {
             let Some(place) = self.place(pid, args.len) else { break };
             let flags = flags | u64::from(MAP_FIXED_NOREPLACE);
-            match hands.call(libc::SYS_mmap, [place, len, prot, flags, fd, offset])? {
+            match thread.call(libc::SYS_mmap, [place, len, prot, flags, fd, offset])? {
                 Err(Errno::EXIST) => {}
                 result => return Ok(result),
             }
         }
-        hands.call(libc::SYS_mmap, [addr, len, prot, flags, fd, offset])
+        thread.call(libc::SYS_mmap, [addr, len, prot, flags, fd, offset])
     }
 
     /// An address for the next mapping of a process.

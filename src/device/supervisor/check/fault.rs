@@ -80,17 +80,17 @@ impl Supervisor {
         if fault.code != SEGV_ACCERR {
             return trace::resume(tid, Some(signal));
         }
-        match self.cure(tid, pid, fault.addr) {
+        match self.fault_action(tid, pid, fault.addr) {
             FaultAction::None => trace::resume(tid, Some(signal)),
             FaultAction::Again => trace::resume(tid, None),
             FaultAction::Adapt => {
-                let hands = StoppedThread::new(tid, self.gate_of(pid), self.cookie())?;
-                self.adapt(pid, &hands, false)?;
+                let thread = StoppedThread::new(tid, self.gate_of(pid), self.cookie())?;
+                self.adapt(pid, &thread, false)?;
                 trace::resume(tid, None)
             }
             FaultAction::Misuse => {
-                let hands = StoppedThread::new(tid, self.gate_of(pid), self.cookie())?;
-                self.misuse(pid, &hands, fault.addr)
+                let thread = StoppedThread::new(tid, self.gate_of(pid), self.cookie())?;
+                self.misuse(pid, &thread, fault.addr)
             }
         }
     }
@@ -139,7 +139,7 @@ impl Supervisor {
         watch.map_or(Allowed::Writes, |watch| watch.brackets.allowed(buffer))
     }
 
-    fn cure(&mut self, tid: i32, pid: i32, addr: u64) -> FaultAction {
+    fn fault_action(&mut self, tid: i32, pid: i32, addr: u64) -> FaultAction {
         if self.area(pid, addr).is_none() {
             // It may have come by mremap, which is not handed over.
             let shared = lock(&self.shared);
@@ -173,11 +173,11 @@ impl Supervisor {
     }
 
     /// Lets a forbidden access happen, once, and reports it.
-    fn misuse(&mut self, pid: i32, hands: &StoppedThread, addr: u64) -> Result<(), Errno> {
-        let (tid, saved) = (hands.tid, hands.saved);
+    fn misuse(&mut self, pid: i32, thread: &StoppedThread, addr: u64) -> Result<(), Errno> {
+        let (tid, saved) = (thread.tid, thread.saved);
         // Before the step: afterwards the stack may be another one.
         let at = of_stopped(saved);
-        let Some(stepped) = self.step_through(pid, hands, addr)? else {
+        let Some(stepped) = self.step_through(pid, thread, addr)? else {
             // More than the program may do by its own mapping: its own fault after all.
             return trace::resume(tid, Some(libc::SIGSEGV));
         };
@@ -203,7 +203,7 @@ impl Supervisor {
             self.report(given.buffer, finding);
         }
         self.show_reports();
-        let after = StoppedThread::new(tid, hands.gate, hands.cookie)?;
+        let after = StoppedThread::new(tid, thread.gate, thread.cookie)?;
         after.protect(&self.close_again(pid, saved.pc(), &stepped.given))?;
         trace::resume(tid, stepped.signal)
     }
@@ -213,7 +213,7 @@ impl Supervisor {
     fn step_through(
         &mut self,
         pid: i32,
-        hands: &StoppedThread,
+        thread: &StoppedThread,
         addr: u64,
     ) -> Result<Option<Stepped>, Errno> {
         let mut stepped = Stepped { given: Vec::new(), signal: None };
@@ -222,16 +222,16 @@ impl Supervisor {
             if let Some(addr) = need.take() {
                 let Some(change) = self.give(pid, addr, &mut stepped.given) else {
                     let given = std::mem::take(&mut stepped.given);
-                    hands.protect(&self.closing(pid, &given))?;
+                    thread.protect(&self.closing(pid, &given))?;
                     return Ok(None);
                 };
-                hands.protect(&[change])?;
+                thread.protect(&[change])?;
             }
-            trace::step(hands.tid)?;
-            match trace::wait_for(hands.tid)? {
+            trace::step(thread.tid)?;
+            match trace::wait_for(thread.tid)? {
                 Stop::Signal(libc::SIGTRAP) => return Ok(Some(stepped)),
                 Stop::Signal(libc::SIGSEGV) => {
-                    need = trace::fault(hands.tid).map(|fault| fault.addr);
+                    need = trace::fault(thread.tid).map(|fault| fault.addr);
                     if need.is_none() {
                         stepped.signal = Some(libc::SIGSEGV);
                         return Ok(Some(stepped));

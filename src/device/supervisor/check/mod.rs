@@ -32,7 +32,7 @@ use crate::device::{Backing, BufferId, Ioctl, Object};
 use crate::random::SplitMix64;
 use crate::sys::arch;
 use crate::sys::notify::Call;
-use crate::sys::trace::{self, Change as Fate, Follow, Registers, Stop};
+use crate::sys::trace::{self, Change, Follow, Registers, Stop};
 use crate::uapi::{dma_buf, page_size};
 
 pub(super) mod calls;
@@ -225,13 +225,13 @@ impl Supervisor {
         args: MmapArgs,
     ) -> Result<(), Errno> {
         stand_still(call.tid)?;
-        let mut hands = StoppedThread::new(call.tid, self.gate_of(pid), self.cookie())?;
-        let result = self.map_in_region(pid, &hands, call, args)?;
+        let mut thread = StoppedThread::new(call.tid, self.gate_of(pid), self.cookie())?;
+        let result = self.map_in_region(pid, &thread, call, args)?;
         if let Ok(addr) = result {
             self.guard_mapped(call.tid, pid, id, addr, args)?;
         }
-        hands.saved.set_result(result);
-        trace::set_registers(call.tid, &hands.saved)?;
+        thread.saved.set_result(result);
+        trace::set_registers(call.tid, &thread.saved)?;
         trace::resume(call.tid, None)
     }
 
@@ -281,14 +281,14 @@ impl Supervisor {
             return Ok(());
         }
         let gate = proc.gate;
-        let hands = StoppedThread::new(tid, gate, check.cookie)?;
+        let thread = StoppedThread::new(tid, gate, check.cookie)?;
         let Some(proc) = check.proc(pid) else { return Ok(()) };
         let len = args.len.next_multiple_of(page_size());
         let range = addr..addr.saturating_add(len);
         proc.areas.retain(|area| area.range.end <= range.start || range.end <= area.range.start);
         proc.areas.push(GuardedMapping::new(range, id, args.offset, args.prot & 7));
         self.with_watch(|watch| watch.mapped_at(id, addr));
-        self.adapt(pid, &hands, true)
+        self.adapt(pid, &thread, true)
     }
 
     /// A SYNC that is granted: opens or closes the caller's mappings, then lets it go. `None` where
@@ -319,7 +319,7 @@ impl Supervisor {
         }
         let done = stand_still(call.tid)
             .and_then(|()| StoppedThread::new(call.tid, gate, cookie))
-            .and_then(|hands| hands.protect(&changes))
+            .and_then(|thread| thread.protect(&changes))
             .and_then(|()| trace::resume(call.tid, None));
         if let Err(errno) = done {
             self.lost(call.tid, errno);
@@ -328,8 +328,8 @@ impl Supervisor {
     }
 
     /// Brings the protections of a process up to what the brackets allow now.
-    fn adapt(&mut self, pid: i32, hands: &StoppedThread, fresh: bool) -> Result<(), Errno> {
-        hands.protect(&self.changes(pid, fresh))
+    fn adapt(&mut self, pid: i32, thread: &StoppedThread, fresh: bool) -> Result<(), Errno> {
+        thread.protect(&self.changes(pid, fresh))
     }
 
     /// What has to change for what the brackets allow now; the books have changed already.
@@ -451,10 +451,10 @@ fn merge(mut areas: Vec<GuardedMapping>) -> Vec<GuardedMapping> {
 
 impl Supervisor {
     /// Takes in a change: a stop is handled and an end is noted.
-    pub(super) fn note(&mut self, tid: i32, fate: Fate) {
-        match fate {
-            Fate::Stopped(stop) => self.handle_stop(tid, stop),
-            Fate::Exited(_) | Fate::Killed(_) => self.handle_end(tid),
+    pub(super) fn note(&mut self, tid: i32, change: Change) {
+        match change {
+            Change::Stopped(stop) => self.handle_stop(tid, stop),
+            Change::Exited(_) | Change::Killed(_) => self.handle_end(tid),
         }
     }
 }
