@@ -232,8 +232,8 @@ fn key(report: &Report) -> Key {
     };
     match &frame.symbol.source {
         // One statement may be several instructions.
-        Some((file, line)) => (report.kind, file.clone(), u64::from(*line)),
-        None => (report.kind, frame.symbol.module.clone(), frame.symbol.offset),
+        Some((file, line @ 1..)) => (report.kind, file.clone(), u64::from(*line)),
+        _ => (report.kind, frame.symbol.module.clone(), frame.symbol.offset),
     }
 }
 

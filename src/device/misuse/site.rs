@@ -16,7 +16,7 @@ pub struct Symbol {
     pub offset: u64,
     /// Function, demangled.
     pub function: Option<String>,
-    /// Source file and line.
+    /// Source file and line; line 0 is one that is not known.
     pub source: Option<(String, u32)>,
     /// Whether it belongs to the program itself and not to a library.
     pub own: bool,
@@ -31,11 +31,13 @@ impl Symbol {
     /// `function (file:line)`, or as much of it as is known.
     pub fn words(&self) -> String {
         let module = Self::file_name(&self.module);
-        match (&self.function, &self.source) {
-            (Some(function), Some((file, line))) => {
-                format!("{function} ({}:{line})", Self::file_name(file))
-            }
-            (None, Some((file, line))) => format!("{}:{line}", Self::file_name(file)),
+        let source = self.source.as_ref().map(|(file, line)| match line {
+            0 => Self::file_name(file).to_owned(),
+            line => format!("{}:{line}", Self::file_name(file)),
+        });
+        match (&self.function, source) {
+            (Some(function), Some(source)) => format!("{function} ({source})"),
+            (None, Some(source)) => source,
             (Some(function), None) => format!("{function} ({module}+{:#x})", self.offset),
             (None, None) => format!("{module}+{:#x}", self.offset),
         }
@@ -115,7 +117,7 @@ impl Site {
             "module_offset": place.map(|frame| frame.symbol.offset),
             "function": place.and_then(|frame| frame.symbol.function.as_ref()),
             "file": source.map(|(file, _)| file),
-            "line": source.map(|(_, line)| line),
+            "line": source.map(|(_, line)| line).filter(|line| **line > 0),
             "trace": self.frames.iter().map(|frame| frame.symbol.words()).collect::<Vec<_>>(),
         })
     }
@@ -154,6 +156,7 @@ mod tests {
             (vec![libc.clone(), own.clone()], "helper (x+0x40)"),
             (vec![libc, own.clone(), line.clone()], "main (client.c:7)"),
             (vec![library.clone(), line], "main (client.c:7)"),
+            (vec![own.clone(), frame("draw", Some(("/src/client.c", 0)), true)], "draw (client.c)"),
             (vec![library, own], "memcpy (memmove.S:200)"),
         ] {
             let site = Site { frames, ..Site::default() };

@@ -4,7 +4,8 @@ use core::arch::naked_asm;
 
 use rustix::io::Errno;
 
-use super::{AccessResult, register_of, result_of};
+pub use super::a64::follows_a_call;
+use super::{AccessResult, Branches, register_of, result_of};
 
 /// As uname(2) calls it.
 pub const NAME: &str = "aarch64";
@@ -32,6 +33,9 @@ pub const DWARF_RETURN: gimli::Register = gimli::AArch64::X30;
 /// Whether a call puts the return address on the stack: a function that calls none leaves it in x30.
 pub const RETURN_IS_SAVED: bool = false;
 
+/// How code names what it calls: a call leaves the return address in a register, which nobody shows.
+pub const BRANCHES: Option<Branches> = Some(super::a64::BRANCHES);
+
 /// The other kinds of program that a kernel of this architecture executes.
 pub mod foreign {
     /// AUDIT_ARCH_ARM (`<linux/audit.h>`).
@@ -53,51 +57,6 @@ pub mod legacy {
     pub const SYS_readlink: libc::c_long = -5;
     pub const SYS_stat: libc::c_long = -6;
     pub const SYS_fork: libc::c_long = -7;
-}
-
-/// Whether the instruction before an address is a call: `bl`, `blr`, or `blraa` and its kin.
-#[must_use]
-pub fn follows_a_call(before: &[u8; super::CALL_BYTES_MAX]) -> bool {
-    let [_, _, _, word @ ..] = *before;
-    let instruction = u32::from_le_bytes(word);
-    instruction >> 26 == 0b10_0101 || instruction & 0xfeff_f000 == 0xd63f_0000
-}
-
-/// A branch's target: 26 bits, of words, from the instruction on.
-fn target(at: u64, word: u32) -> u64 {
-    let words = i64::from((word << 6).cast_signed() >> 6);
-    at.wrapping_add_signed(4 * words)
-}
-
-/// What a call instruction calls: `bl`, at `at`.
-#[must_use]
-pub fn call_target(at: u64, word: u32) -> Option<u64> {
-    (word >> 26 == 0b10_0101).then(|| target(at, word))
-}
-
-/// Where a jump instruction goes: `b`, at `at`.
-#[must_use]
-pub fn jump_target(at: u64, word: u32) -> Option<u64> {
-    (word >> 26 == 0b00_0101).then(|| target(at, word))
-}
-
-/// Where the address is that a stub of the linkage table jumps to: `adrp x16, PAGE; ldr x17, [x16, LOW]`
-/// behind a `bti c` or not.
-#[must_use]
-pub fn stub_slot(at: u64, words: &[u32]) -> Option<u64> {
-    const BTI_C: u32 = 0xd503_245f;
-    let (at, words) = match words {
-        [BTI_C, rest @ ..] => (at + 4, rest),
-        all => (at, all),
-    };
-    let &[adrp, ldr, ..] = words else { return None };
-    if adrp & 0x9f00_001f != 0x9000_0010 || ldr & 0xffc0_03ff != 0xf940_0211 {
-        return None;
-    }
-    let high = (adrp >> 5 & 0x7_ffff) << 2 | adrp >> 29 & 3;
-    let pages = i64::from((high << 11).cast_signed() >> 11);
-    let low = u64::from(ldr >> 10 & 0xfff) * 8;
-    Some((at & !0xfff).wrapping_add_signed(pages << 12).wrapping_add(low))
 }
 
 /// What this processor has that this program takes care of, as the kernel tells programs.
@@ -183,6 +142,12 @@ fn regset(
 }
 
 /// PSR_BTYPE_MASK (arch/arm64/include/uapi/asm/ptrace.h): that the thread has just branched by a register.
+///
+/// Any instruction but such a branch sets it to 0 as it ends, and what faults has not ended. A function that is
+/// called by a pointer and begins with a store faults with it set, if its page is not guarded (PROT_BTI): a
+/// guarded one has to begin with a landing pad. Where a page is guarded, an instruction that is none is SIGILL
+/// while it is set (Documentation/arch/arm64/elf_hwcaps.rst, HWCAP2_BTI; "BTI note" in
+/// arch/arm64/kernel/syscall.c).
 const BTYPE: u64 = 0xc00;
 
 /// Registers of a stopped thread.
@@ -245,8 +210,8 @@ impl Registers {
         self.0.regs[0] = register_of(result);
     }
 
-    /// Has the thread make a system call, by the instruction at `gate`. It is no landing pad: a thread
-    /// that had just branched there would get SIGILL (branch target identification).
+    /// Has the thread make a system call, by the instruction at `gate`. It may lie in a guarded page, is no
+    /// landing pad, and the thread may stand at an access behind a branch: see [`BTYPE`].
     pub fn enter(&mut self, gate: u64, nr: i64, args: [u64; 6]) {
         self.0.pc = gate;
         self.0.pstate &= !BTYPE;
@@ -255,10 +220,10 @@ impl Registers {
     }
 
     /// Has the thread make call `nr` once more, whose instruction ends at `ip`. Its first argument
-    /// was in the register of the result, the others are in theirs still.
+    /// was in the register of the result, the others are in theirs still. The thread has executed that very
+    /// instruction with the [`BTYPE`] that it has, which a system call leaves as it was.
     pub fn rewind(&mut self, ip: u64, nr: i64, first: u64) {
         self.0.pc = ip.wrapping_sub(super::CALL_BYTES);
-        self.0.pstate &= !BTYPE;
         self.0.regs[8] = nr.cast_unsigned();
         self.0.regs[0] = first;
     }

@@ -25,6 +25,7 @@
 //! | all else in the supervisor and the exporter | one mutex |
 #![allow(unsafe_code, reason = "the instructions that touch shared memory, and signal contexts")]
 
+pub mod a64;
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 #[cfg(target_arch = "x86_64")]
@@ -39,9 +40,9 @@ use x86_64 as this;
 compile_error!("driftheap knows x86-64 and aarch64: add this architecture in src/sys/arch");
 
 pub use this::{
-    AUDIT_ARCH, CALL_INSTRUCTION, DWARF_FRAME, DWARF_RETURN, DWARF_STACK, DWARF_VENDOR,
-    ELF_MACHINE, NAME, O_LARGEFILE, RETURN_IS_SAVED, Registers, call_target, features,
-    follows_a_call, foreign, jump_target, legacy, return_address, stub_slot,
+    AUDIT_ARCH, BRANCHES, CALL_INSTRUCTION, DWARF_FRAME, DWARF_RETURN, DWARF_STACK, DWARF_VENDOR,
+    ELF_MACHINE, NAME, O_LARGEFILE, RETURN_IS_SAVED, Registers, features, follows_a_call, foreign,
+    legacy, return_address,
 };
 pub(super) use this::{
     Discarded, copy, end_access, fetch_add_u64, load_u8, load_u64, pc_of_context, sites, store_u8,
@@ -62,6 +63,18 @@ pub struct ForeignCalls {
     pub openat2: u32,
     /// ioctl(2).
     pub ioctl: u32,
+}
+
+/// How code whose instructions are words names the code that it calls. Each is asked with the address of a
+/// word.
+#[derive(Clone, Copy, Debug)]
+pub struct Branches {
+    /// What a call calls.
+    pub call: fn(u64, u32) -> Option<u64>,
+    /// Where a jump goes.
+    pub jump: fn(u64, u32) -> Option<u64>,
+    /// Where the address lies that a stub of the linkage table jumps to.
+    pub slot: fn(u64, &[u32]) -> Option<u64>,
 }
 
 /// Bytes before a return address that [`follows_a_call`] looks at.

@@ -66,23 +66,8 @@ pub fn follows_a_call(before: &[u8; super::CALL_BYTES_MAX]) -> bool {
         })
 }
 
-/// What a call instruction calls: nobody asks, for a call puts its return address on the stack.
-#[must_use]
-pub fn call_target(_at: u64, _word: u32) -> Option<u64> {
-    None
-}
-
-/// Where a jump instruction goes: nobody asks.
-#[must_use]
-pub fn jump_target(_at: u64, _word: u32) -> Option<u64> {
-    None
-}
-
-/// Where the address is that a stub of the linkage table jumps to: nobody asks.
-#[must_use]
-pub fn stub_slot(_at: u64, _words: &[u32]) -> Option<u64> {
-    None
-}
+/// How code names what it calls: nobody asks, for a call puts its return address on the stack.
+pub const BRANCHES: Option<super::Branches> = None;
 
 /// What this processor has that this program takes care of: nothing.
 #[must_use]

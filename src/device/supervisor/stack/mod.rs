@@ -233,7 +233,7 @@ impl Stacks {
             at = next;
         }
         if !frames.iter().any(|frame| frame.symbol.own) {
-            frames.extend(self.search(pid, at.sp, stack));
+            frames.extend(self.search(pid, at, stack));
         }
         frames
     }
@@ -292,16 +292,14 @@ impl Stacks {
         Some(StackFrame { pc, symbol: symbol.into() })
     }
 
-    /// The first address on the stack that a call of the program itself returns to.
-    fn search(&mut self, pid: i32, sp: u64, stack: &Memory) -> Vec<StackFrame> {
+    /// The first address that a call of the program itself returns to: in the register for it, or on the
+    /// stack.
+    fn search(&mut self, pid: i32, at: Registers, stack: &Memory) -> Vec<StackFrame> {
         let Some(image) = self.images.get(&pid) else { return Vec::new() };
         let own =
             |word: u64| image.code.iter().any(|code| code.contains(word) && image.is_own(code));
-        let mut found = stack
-            .words(sp)
-            .map(|(_, word)| arch::return_address(word))
-            .filter(|&word| own(word))
-            .take(64);
+        let words = at.link.into_iter().chain(stack.words(at.sp).map(|(_, word)| word));
+        let mut found = words.map(arch::return_address).filter(|&word| own(word)).take(64);
         let pc = found.find(|&word| follows_a_call(pid, word));
         pc.and_then(|pc| self.frames(pid, pc, true)).map_or_else(Vec::new, |(frames, _)| frames)
     }
