@@ -1,6 +1,7 @@
 //! The request handler alone: recorded requests replayed, truncated at every length and mutated.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use driftheap::device::buffer::MmapArgs;
 use driftheap::device::{
     Action, Backing, Device, FdAnswer, FileFact, HeapConfig, Inode, Ioctl, Limits, Object,
 };
@@ -187,6 +188,44 @@ proptest::proptest! {
         assert_eq!(device.bytes(), sum, "the running total is the sum");
         assert!(sum <= 1 << 24);
         assert!(device.buffers().count() <= 64);
+    }
+}
+
+/// The size of a page is the machine's, and the largest that arm64 has need not be this one's.
+#[test]
+fn sizes_and_offsets_are_of_the_pages_that_the_device_is_told() {
+    for page in [4096, 16_384, 65_536] {
+        let limits = Limits { page_bytes: page, ..Limits::default() };
+        let mut device = Device::new(vec![HeapConfig::new("system")], limits);
+        let heap = Object::Heap(device.heap("system").unwrap());
+        let mut size = |len| {
+            let Object::Buffer(id) = install(&mut device, &alloc(heap, len)) else { panic!() };
+            device.buffer(id).unwrap().size_bytes
+        };
+        assert_eq!([1, page, page + 1].map(&mut size), [page, page, 2 * page]);
+
+        let Object::Buffer(id) = install(&mut device, &alloc(heap, 2 * page)) else { panic!() };
+        let map = |len, offset| {
+            let args = MmapArgs { len, prot: 3, flags: 1, offset };
+            device.buffer(id).unwrap().mmap(args, page)
+        };
+        assert_eq!(map(2 * page, 0), Ok(()));
+        assert_eq!(map(1, page), Ok(()), "it is rounded up");
+        assert_eq!(map(page + 1, page), Err(Errno::INVAL), "and ends behind the buffer then");
+        assert_eq!(map(page / 2, page / 2), Err(Errno::INVAL), "no offset of a page");
+        assert_eq!(map(u64::MAX - page / 2, 0), Err(Errno::NOMEM), "rounded up it is 0");
+
+        let mut udmabuf = |offset, size| {
+            let create = Create { memfd: 3, flags: 0, offset, size };
+            let inode = Inode { dev: 1, ino: 9 };
+            let fact = FileFact::Memfd { seals: 2, size_bytes: 4 * page, inode };
+            let request = Ioctl::new(Object::Udmabuf, CREATE, 0x1000)
+                .with_memory(create.to_bytes())
+                .with_files(vec![fact]);
+            !matches!(device.ioctl(&request), Action::Fail(Errno::INVAL))
+        };
+        assert!(udmabuf(page, 3 * page));
+        assert!(!udmabuf(page / 2, page) && !udmabuf(0, page / 2));
     }
 }
 

@@ -251,13 +251,13 @@ mod tests {
         let mut random = SplitMix64::new(1);
         let mut area = area(4);
         area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut random);
-        area.leave_open(START + 5000);
-        assert_eq!(area.now(START + 4096), READ | WRITE);
-        assert_eq!(area.now(START + 8192), 0);
+        area.leave_open(START + page_size() + 900);
+        assert_eq!(area.now(START + page_size()), READ | WRITE);
+        assert_eq!(area.now(START + 2 * page_size()), 0);
         assert_eq!(area.adapt(Allowed::Nothing, Mode::Exhaustive, false, &mut random), []);
         let closed = area.adapt(Allowed::Nothing, Mode::Exhaustive, true, &mut random);
         assert_eq!(closed, [(area.range.clone(), 0)]);
-        assert_eq!(area.now(START + 4096), 0);
+        assert_eq!(area.now(START + page_size()), 0);
         assert_eq!(area.open_all(), [(area.range.clone(), READ | WRITE)]);
     }
 
@@ -289,13 +289,14 @@ mod tests {
         let all = area.range.clone();
         assert_eq!(area.seen(&all, 0, 0), Some(area.clone()));
         // Half of it was unmapped.
-        let half = START + 8192..START + 16384;
-        let left = area.seen(&half, 8192, 0).unwrap();
-        assert_eq!((left.range.clone(), left.offset), (half.clone(), 8192));
-        assert_eq!(left.now(START + 8192), 0);
+        let middle = 2 * page_size();
+        let half = START + middle..START + 2 * middle;
+        let left = area.seen(&half, middle, 0).unwrap();
+        assert_eq!((left.range.clone(), left.offset), (half.clone(), middle));
+        assert_eq!(left.now(START + middle), 0);
         // Something else lies there now.
         assert_eq!(area.seen(&half, 0, 0), None);
-        assert_eq!(area.seen(&(0..4096), 0, 0), None);
+        assert_eq!(area.seen(&(0..page_size()), 0, 0), None);
         // Its own mprotect: downwards while open.
         area.adapt(Allowed::Writes, Mode::Exhaustive, false, &mut random);
         assert_eq!(area.seen(&all, 0, READ).unwrap().prot, READ);
