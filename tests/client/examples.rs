@@ -39,24 +39,20 @@ fn the_rust_example() {
     }
 }
 
-#[test]
-fn the_c_example() {
-    if !moves() {
-        return;
-    }
+/// A C program that uses the client library; `None` without a compiler.
+fn compile(source: &str, into: &Path) -> Option<PathBuf> {
     if !Command::new("cc").arg("--version").output().is_ok_and(|output| output.status.success()) {
         eprintln!("SKIP: no C compiler (`cc`)");
-        return;
+        return None;
     }
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/client-c");
-    let dir = tempfile::tempdir().unwrap();
-    let program = dir.path().join("importer");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = into.join(Path::new(source).file_stem().unwrap());
     let compiled = Command::new("cc")
-        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-o"])
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-pthread", "-o"])
         .arg(&program)
-        .arg(sources.join("importer.c"))
+        .arg(root.join(source))
         .arg("-I")
-        .arg(&sources)
+        .arg(root.join("tools/client-c"))
         .arg("-L")
         .arg(examples())
         .arg("-ldriftheap_client")
@@ -64,7 +60,50 @@ fn the_c_example() {
         .output()
         .unwrap();
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-    check(&program);
+    Some(program)
+}
+
+#[test]
+fn the_c_example() {
+    let dir = tempfile::tempdir().unwrap();
+    if moves()
+        && let Some(program) = compile("tools/client-c/importer.c", dir.path())
+    {
+        check(&program);
+    }
+}
+
+/// How many of something the program's lines say.
+fn numbers(text: &str, what: &str) -> Vec<u64> {
+    let words = |line: &str| {
+        let (before, _) = line.split_once(what)?;
+        before.split_ascii_whitespace().next_back()?.parse().ok()
+    };
+    text.lines().filter_map(words).collect()
+}
+
+#[test]
+fn no_store_of_c_clients_is_lost_under_moves_and_one_past_the_zap_is() {
+    let dir = tempfile::tempdir().unwrap();
+    if !moves() {
+        return;
+    }
+    let Some(program) = compile("tests/clients/served.c", dir.path()) else { return };
+    let run = |how: &[&str]| {
+        let lab = Lab::new("system");
+        let output = Command::new(&program).arg(&lab.path).arg("1").args(how).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(numbers(&text, " moves")[0] > 0, "{text}");
+        (output.status.code(), text)
+    };
+    let (code, text) = run(&[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(numbers(&text, " lost"), [0; 4], "{text}");
+    assert!(numbers(&text, " stores").iter().all(|&stores| stores > 0), "{text}");
+    let (code, text) = run(&["wrong"]);
+    assert_eq!(code, Some(1), "{text}");
+    let lost = numbers(&text, " lost");
+    assert_eq!((lost.len(), lost.iter().any(|&lost| lost > 0)), (4, true), "{text}");
 }
 
 #[test]

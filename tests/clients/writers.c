@@ -66,6 +66,10 @@ static void *write_all(void *arg)
 {
 	struct writer *w = arg;
 
+	/* Once at least, however late it was woken. */
+	for (int n = 0; !w->stores; n++)
+		if (w->at[n % PAGES])
+			put(w, n % PAGES);
 	while (now() < deadline)
 		for (int n = 0; n < 50 * PAGES; n++)
 			if (w->at[(n * 7) % PAGES])
@@ -124,15 +128,16 @@ static void *churn(void *arg)
 	struct writer *w = arg;
 	int fd = (int)(intptr_t)w->at[0];
 
-	while (now() < deadline) {
+	do {
+		int many = now() < deadline ? 2000 : 1;
 		char *at = map(fd, 8, 24);
 
 		memset(w->at, 0, sizeof w->at);
 		spread(w, at, 8, 24);
-		for (int n = 0; n < 2000; n++)
+		for (int n = 0; n < many; n++)
 			put(w, 8 + n % 16);
 		munmap(at, 16 * PAGE);
-	}
+	} while (now() < deadline);
 	return 0;
 }
 
@@ -216,16 +221,18 @@ static int remap_child(int fd, char *shared)
 	if (at == MAP_FAILED)
 		die("mremap");
 	adopt(w);
-	while (now() < deadline) {
+	do {
+		int many = now() < deadline ? 4000 : 1;
+
 		to = mmap(0, 40 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		at = mremap(at, 40 * PAGE, 40 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 		if (at == MAP_FAILED)
 			die("mremap");
 		memset(w->at, 0, sizeof w->at);
 		spread(w, at, 0, 40);
-		for (int n = 0; n < 4000; n++)
+		for (int n = 0; n < many; n++)
 			put(w, n % 40);
-	}
+	} while (now() < deadline);
 	return check(w, shared);
 }
 

@@ -8,7 +8,8 @@
  * may be used from any thread; each is freed once, by the function named with it, and an object may
  * be freed before or after those made from it.
  *
- * Built with the library's examples: target/debug/examples/libdriftheap_client.so.
+ * Built with the library's examples: target/debug/examples/libdriftheap_client.so. For static programs:
+ * cargo rustc --example driftheap_client --crate-type staticlib.
  */
 #ifndef DRIFTHEAP_H
 #define DRIFTHEAP_H
