@@ -196,37 +196,15 @@ impl<'a> Conduct<'a> {
         event: &ScheduleStep,
         step: &Step,
     ) -> Result<(), Halt> {
-        let (vma, page, write) = match *step {
-            Step::Load { vma, page } => (vma, page, false),
-            Step::Store { vma, page, .. } => (vma, page, true),
-            Step::Fork { child, parent_first, child_first, count } => {
-                return self.fork(event, child.index(), (parent_first, child_first, count));
-            }
-            Step::Mmap(_)
-            | Step::Munmap { .. }
-            | Step::Mremap { .. }
-            | Step::GupFast { .. }
-            | Step::GupSlow { .. }
-            | Step::FollowPfn { .. }
-            | Step::FrameVectorCheck { .. }
-            | Step::Unpin(_)
-            | Step::Attach { .. }
-            | Step::Detach(_)
-            | Step::Map(_)
-            | Step::Unmap(_)
-            | Step::Validate { .. }
-            | Step::Submit { .. }
-            | Step::Signal(_)
-            | Step::DmaStart { .. }
-            | Step::DmaFinish { .. }
-            | Step::DmaBufPin(_)
-            | Step::DmaBufUnpin(_)
-            | Step::SyncStart { .. }
-            | Step::SyncEnd { .. }
-            | Step::Exporter { .. }
-            | Step::Alloc(_)
-            | Step::Close(_)
-            | Step::EvictCache(_) => return Ok(()),
+        if let Step::Fork { child, parent_first, child_first, count } = *step {
+            return self.fork(event, child.index(), (parent_first, child_first, count));
+        }
+        let (vma, page, write) = if let Step::Load { vma, page } = *step {
+            (vma, page, false)
+        } else if let Step::Store { vma, page, .. } = *step {
+            (vma, page, true)
+        } else {
+            return Ok(());
         };
         let slot = self.plan.slot(vma, page);
         let touch = Command::Touch { slot, write };

@@ -5,136 +5,106 @@ use super::super::executor::Sabotage;
 use super::Bench;
 use super::expect::{self, Expect};
 use super::steps::Call;
-use crate::model::{self, Dir, Effect, Foll, Handle, Life, Owner, Reply, Slot, State, Step};
+use crate::model::{
+    self, Dir, Effect, Foll, Handle, Life, Owner, Reply, Slot, State, SyncAccess, Usage,
+};
 use crate::question::scenario::ScheduleStep;
 use crate::uapi::lab::{FOLL_NOFAULT, Op};
-use crate::units::PinId;
+use crate::units::{AttachmentId, BufId, FenceId, ImporterId, PinId, SgId, VmaId};
 
 impl Bench<'_> {
-    pub(super) fn importer(
-        &mut self,
-        before: &State,
-        event: &ScheduleStep,
-        step: &Step,
-    ) -> Result<(), Halt> {
-        let actor = event.actor;
-        let expect = match event.reply {
-            Reply::Done => Expect::Done,
-            Reply::Errno(errno) => Expect::Errno(errno),
-            Reply::Value(_) | Reply::Again | Reply::Signal(_) | Reply::Skipped => return Ok(()),
-        };
-        let world = &self.scenario.world;
-        match *step {
-            Step::Attach { attachment, buf, via, dynamic } => {
-                let found = || before.vmas[via.index()].buf;
-                let buf = if buf.is_none() && via.is_some() { found() } else { buf };
-                if buf.is_none() || before.bufs[buf.index()].life == Life::Unallocated {
-                    return Ok(());
-                }
-                let deaf =
-                    self.truth.importer_of(attachment).move_notify == model::MoveNotify::Ignored;
-                let flags = u16::from(dynamic) | u16::from(deaf) << 1;
-                let call = Call { obj: attachment.0, page: buf.0, flags, ..Call::default() };
-                self.lab(actor, Op::Attach, call, expect)
-            }
-            Step::Detach(attachment) => {
-                self.lab(actor, Op::Detach, Call { obj: attachment.0, ..Call::default() }, expect)
-            }
-            Step::Map(sg) => {
-                let page = world.attachment_of(sg).0;
-                self.lab(actor, Op::Map, Call { obj: sg.0, page, ..Call::default() }, expect)
-            }
-            Step::Unmap(sg) => {
-                self.lab(actor, Op::Unmap, Call { obj: sg.0, ..Call::default() }, expect)
-            }
-            Step::Validate { .. } | Step::Submit { .. } => self.job(before, event, step, expect),
-            Step::Signal(fence) => {
-                self.lab(actor, Op::Signal, Call { obj: fence.0, ..Call::default() }, expect)
-            }
-            Step::DmaBufPin(attachment) => {
-                self.lab(actor, Op::Pin, Call { obj: attachment.0, ..Call::default() }, expect)
-            }
-            Step::DmaBufUnpin(attachment) => {
-                self.lab(actor, Op::Unpin, Call { obj: attachment.0, ..Call::default() }, expect)
-            }
-            Step::SyncStart { .. } | Step::SyncEnd { .. } => self.sync(before, actor, step, expect),
-            Step::Mmap(_)
-            | Step::Munmap { .. }
-            | Step::Mremap { .. }
-            | Step::Load { .. }
-            | Step::Store { .. }
-            | Step::GupFast { .. }
-            | Step::GupSlow { .. }
-            | Step::FollowPfn { .. }
-            | Step::FrameVectorCheck { .. }
-            | Step::Unpin(_)
-            | Step::DmaStart { .. }
-            | Step::DmaFinish { .. }
-            | Step::Exporter { .. }
-            | Step::Alloc(_)
-            | Step::Close(_)
-            | Step::Fork { .. }
-            | Step::EvictCache(_) => Ok(()),
-        }
+    /// A step of an importer that names one object, where the model takes it or refuses it.
+    pub(super) fn on_object(&mut self, event: &ScheduleStep, op: Op, obj: u8) -> Result<(), Halt> {
+        let Some(expect) = answered(event.reply) else { return Ok(()) };
+        self.lab(event.actor, op, Call { obj, ..Call::default() }, expect)
     }
 
-    /// The two halves of submitting a job.
-    fn job(
+    pub(super) fn attach(
         &mut self,
         before: &State,
         event: &ScheduleStep,
-        step: &Step,
-        expect: Expect,
+        attachment: AttachmentId,
+        (buf, via): (BufId, VmaId),
+        dynamic: bool,
     ) -> Result<(), Halt> {
-        let (actor, after) = (event.actor, &event.after.model);
-        let world = &self.scenario.world;
-        if let Step::Validate { sg, .. } = *step {
-            let stale = before.sgs[sg.index()] == Slot::Invalid;
-            let buf = before.attachments[world.attachment_of(sg).index()].buf;
-            let remap = Call { obj: sg.0, ..Call::default() };
-            if expect != Expect::Done {
-                return self.lab(actor, Op::Remap, remap, expect);
-            }
-            let lock = Call { obj: buf.0, ..Call::default() };
-            self.lab(actor, Op::Lock, lock, Expect::Done)?;
-            self.lab(actor, Op::Remap, remap, Expect::Value(stale.into()))
-        } else if let Step::Submit { fence, sg, usage, .. } = *step {
-            let buf = before.attachments[world.attachment_of(sg).index()].buf;
-            let flags = expect::usage(usage);
-            let call = Call { obj: fence.0, page: buf.0, flags, ..Call::default() };
-            self.lab(actor, Op::Fence, call, Expect::Done)?;
-            let held = before.bufs[buf.index()].lock.index() == actor;
-            if held && after.bufs[buf.index()].lock.is_none() {
-                let call = Call { obj: buf.0, ..Call::default() };
-                self.lab(actor, Op::Unlock, call, Expect::Done)?;
-            }
-            Ok(())
-        } else {
-            Ok(())
+        let Some(expect) = answered(event.reply) else { return Ok(()) };
+        let found = || before.vmas[via.index()].buf;
+        let buf = if buf.is_none() && via.is_some() { found() } else { buf };
+        if buf.is_none() || before.bufs[buf.index()].life == Life::Unallocated {
+            return Ok(());
         }
+        let deaf = self.truth.importer_of(attachment).move_notify == model::MoveNotify::Ignored;
+        let flags = u16::from(dynamic) | u16::from(deaf) << 1;
+        let call = Call { obj: attachment.0, page: buf.0, flags, ..Call::default() };
+        self.lab(event.actor, Op::Attach, call, expect)
+    }
+
+    pub(super) fn map(&mut self, event: &ScheduleStep, sg: SgId) -> Result<(), Halt> {
+        let Some(expect) = answered(event.reply) else { return Ok(()) };
+        let page = self.scenario.world.attachment_of(sg).0;
+        self.lab(event.actor, Op::Map, Call { obj: sg.0, page, ..Call::default() }, expect)
+    }
+
+    /// The first half of submitting a job.
+    pub(super) fn validate(
+        &mut self,
+        before: &State,
+        event: &ScheduleStep,
+        sg: SgId,
+    ) -> Result<(), Halt> {
+        let Some(expect) = answered(event.reply) else { return Ok(()) };
+        let actor = event.actor;
+        let stale = before.sgs[sg.index()] == Slot::Invalid;
+        let buf = before.attachments[self.scenario.world.attachment_of(sg).index()].buf;
+        let remap = Call { obj: sg.0, ..Call::default() };
+        if expect != Expect::Done {
+            return self.lab(actor, Op::Remap, remap, expect);
+        }
+        let lock = Call { obj: buf.0, ..Call::default() };
+        self.lab(actor, Op::Lock, lock, Expect::Done)?;
+        self.lab(actor, Op::Remap, remap, Expect::Value(stale.into()))
+    }
+
+    /// The second half.
+    pub(super) fn submit(
+        &mut self,
+        before: &State,
+        event: &ScheduleStep,
+        (fence, usage): (FenceId, Usage),
+        sg: SgId,
+    ) -> Result<(), Halt> {
+        if answered(event.reply).is_none() {
+            return Ok(());
+        }
+        let (actor, after) = (event.actor, &event.after.model);
+        let buf = before.attachments[self.scenario.world.attachment_of(sg).index()].buf;
+        let flags = expect::usage(usage);
+        let call = Call { obj: fence.0, page: buf.0, flags, ..Call::default() };
+        self.lab(actor, Op::Fence, call, Expect::Done)?;
+        let held = before.bufs[buf.index()].lock.index() == actor;
+        if held && after.bufs[buf.index()].lock.is_none() {
+            let call = Call { obj: buf.0, ..Call::default() };
+            self.lab(actor, Op::Unlock, call, Expect::Done)?;
+        }
+        Ok(())
     }
 
     /// A bracket of CPU access, where the importer forwards it.
-    fn sync(
+    pub(super) fn sync(
         &mut self,
         before: &State,
-        actor: usize,
-        step: &Step,
-        expect: Expect,
+        event: &ScheduleStep,
+        op: Op,
+        (buf, access, via): (BufId, SyncAccess, ImporterId),
     ) -> Result<(), Halt> {
-        let (Step::SyncStart { buf, access, via } | Step::SyncEnd { buf, access, via }) = *step
-        else {
-            return Ok(());
-        };
+        let Some(expect) = answered(event.reply) else { return Ok(()) };
         let importer = via.is_some().then(|| self.scenario.world.importer(via));
         let dropped = importer.is_some_and(|rules| rules.sync == model::SyncForward::Dropped);
         if dropped || matches!(before.bufs[buf.index()].life, Life::Unallocated | Life::Released) {
             return Ok(());
         }
-        let start = matches!(step, Step::SyncStart { .. });
-        let op = if start { Op::SyncStart } else { Op::SyncEnd };
         let flags = u16::from(access.read) | u16::from(access.write) << 1;
-        self.lab(actor, op, Call { obj: buf.0, flags, ..Call::default() }, expect)
+        self.lab(event.actor, op, Call { obj: buf.0, flags, ..Call::default() }, expect)
     }
 
     pub(super) fn dma_start(
@@ -240,5 +210,14 @@ impl Bench<'_> {
             (Reply::Value(value), _) => self.lab(actor, Op::DmaRead, call, Expect::Value(value)),
             _ => Ok(()),
         }
+    }
+}
+
+/// What the kernel has to answer; none where the model does not get to ask it.
+const fn answered(reply: Reply) -> Option<Expect> {
+    match reply {
+        Reply::Done => Some(Expect::Done),
+        Reply::Errno(errno) => Some(Expect::Errno(errno)),
+        Reply::Value(_) | Reply::Again | Reply::Signal(_) | Reply::Skipped => None,
     }
 }

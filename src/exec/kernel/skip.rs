@@ -105,53 +105,21 @@ fn exporters(scenario: &Scenario) -> Result<(), Skip> {
 fn steps(scenario: &Scenario) -> Result<(), Skip> {
     let steps = Steps::of(scenario);
     for (_, step) in &steps.all {
-        match **step {
-            Step::Load { vma, .. } if steps.mmaps(vma).any(|mmap| !mmap.read) => {
-                let name = scenario.names.vma(vma);
-                return Err(Skip::new(format!(
-                    "page tables can't make `{name}` writable and not readable"
-                )));
-            }
-            Step::Mmap(mmap)
-                if mmap.via.is_some()
-                    && scenario.world.importer(mmap.via).mmap == ImporterMmap::Bypass =>
-            {
-                let reason = "the laboratory's importer has no fault handler of its own";
-                return Err(Skip::new(reason));
-            }
-            Step::Mmap(mmap)
-                if mmap.node && scenario.world.host.dma_buf_mmap_check != MmapCheck::Off =>
-            {
-                return Err(Skip::new("the laboratory has no DRM node beside its dma-buf files"));
-            }
-            Step::Mmap(_)
-            | Step::Munmap { .. }
-            | Step::Mremap { .. }
-            | Step::Load { .. }
-            | Step::Store { .. }
-            | Step::GupFast { .. }
-            | Step::GupSlow { .. }
-            | Step::FollowPfn { .. }
-            | Step::FrameVectorCheck { .. }
-            | Step::Unpin(_)
-            | Step::Attach { .. }
-            | Step::Detach(_)
-            | Step::Map(_)
-            | Step::Unmap(_)
-            | Step::Validate { .. }
-            | Step::Submit { .. }
-            | Step::Signal(_)
-            | Step::DmaStart { .. }
-            | Step::DmaFinish { .. }
-            | Step::DmaBufPin(_)
-            | Step::DmaBufUnpin(_)
-            | Step::SyncStart { .. }
-            | Step::SyncEnd { .. }
-            | Step::Exporter { .. }
-            | Step::Alloc(_)
-            | Step::Close(_)
-            | Step::Fork { .. }
-            | Step::EvictCache(_) => {}
+        if let Step::Load { vma, .. } = **step
+            && steps.mmaps(vma).any(|mmap| !mmap.read)
+        {
+            let name = scenario.names.vma(vma);
+            return Err(Skip::new(format!(
+                "page tables can't make `{name}` writable and not readable"
+            )));
+        }
+        let Step::Mmap(mmap) = **step else { continue };
+        if mmap.via.is_some() && scenario.world.importer(mmap.via).mmap == ImporterMmap::Bypass {
+            let reason = "the laboratory's importer has no fault handler of its own";
+            return Err(Skip::new(reason));
+        }
+        if mmap.node && scenario.world.host.dma_buf_mmap_check != MmapCheck::Off {
+            return Err(Skip::new("the laboratory has no DRM node beside its dma-buf files"));
         }
     }
     steps.slots(scenario).map(drop)

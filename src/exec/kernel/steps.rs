@@ -63,17 +63,23 @@ impl Bench<'_> {
                 self.lab(actor, Op::Close, Call { obj: buf.0, ..Call::default() }, Expect::Done)
             }
             Step::Close(_) => Ok(()),
-            Step::Attach { .. }
-            | Step::Detach(_)
-            | Step::Map(_)
-            | Step::Unmap(_)
-            | Step::Validate { .. }
-            | Step::Submit { .. }
-            | Step::Signal(_)
-            | Step::DmaBufPin(_)
-            | Step::DmaBufUnpin(_)
-            | Step::SyncStart { .. }
-            | Step::SyncEnd { .. } => self.importer(before, event, step),
+            Step::Attach { attachment, buf, via, dynamic } => {
+                self.attach(before, event, attachment, (buf, via), dynamic)
+            }
+            Step::Detach(attachment) => self.on_object(event, Op::Detach, attachment.0),
+            Step::Map(sg) => self.map(event, sg),
+            Step::Unmap(sg) => self.on_object(event, Op::Unmap, sg.0),
+            Step::Validate { sg, .. } => self.validate(before, event, sg),
+            Step::Submit { fence, sg, usage, .. } => self.submit(before, event, (fence, usage), sg),
+            Step::Signal(fence) => self.on_object(event, Op::Signal, fence.0),
+            Step::DmaBufPin(attachment) => self.on_object(event, Op::Pin, attachment.0),
+            Step::DmaBufUnpin(attachment) => self.on_object(event, Op::Unpin, attachment.0),
+            Step::SyncStart { buf, access, via } => {
+                self.sync(before, event, Op::SyncStart, (buf, access, via))
+            }
+            Step::SyncEnd { buf, access, via } => {
+                self.sync(before, event, Op::SyncEnd, (buf, access, via))
+            }
             Step::DmaStart { via, page, .. } => self.dma_start(before, event, via, page),
             Step::DmaFinish { dir, .. } => self.dma_finish(before, event, dir),
         }
