@@ -157,7 +157,12 @@ impl Seized {
         };
         let (child, signal) = match stop {
             Stop::Child(child) => (Some(Self { tid: child, kept: self.kept }.stopped()), None),
-            // It comes first: the call will be made anew.
+            // It came first, or the fork has failed and the thread gone on. Its tracer is to judge,
+            // where it has one: it may be a fault of the tracer's making.
+            Stop::Signal(signal) if self.kept => {
+                super::reaper::keep(self.tid, signal);
+                return Ok(None);
+            }
             Stop::Signal(signal) => (None, Some(signal)),
             Stop::Call | Stop::Asked | Stop::Group | Stop::Exec | Stop::Other => (None, None),
         };

@@ -54,6 +54,13 @@ pub(super) fn take() -> Option<(i32, i32)> {
     state().found.pop_front()
 }
 
+/// Keeps the stop of a thread by a signal, which was found by somebody else, for [`take`]. SIGCHLD
+/// tells of it still.
+pub(super) fn keep(tid: i32, signal: i32) {
+    const STOPPED: i32 = 0x7f;
+    state().found.push_back((tid, signal << 8 | STOPPED));
+}
+
 fn watch() {
     loop {
         std::thread::sleep(PATIENCE);
@@ -84,5 +91,15 @@ mod tests {
         let nobody = Pid::from_raw(i32::MAX);
         assert_eq!(seize(nobody, Options::empty()), Err(nix::errno::Errno::ESRCH));
         assert_eq!(state().since, None);
+    }
+
+    #[test]
+    fn what_is_kept_is_a_stop() {
+        // Not a thread of anybody's.
+        keep(i32::MAX, libc::SIGSEGV);
+        let (tid, status) = take().unwrap();
+        assert_eq!(tid, i32::MAX);
+        assert!(libc::WIFSTOPPED(status));
+        assert_eq!(libc::WSTOPSIG(status), libc::SIGSEGV);
     }
 }

@@ -211,6 +211,26 @@ impl Engine {
         Some(index)
     }
 
+    /// As [`Engine::space_of`], for a process that may share its memory with one that has left since,
+    /// and was never heard of: its mappings tell. Where they don't, what it maps can't move any more.
+    pub fn space_of_stranger(&mut self, pid: i32) -> Option<usize> {
+        if let Some(index) = self.space_of(pid) {
+            return Some(index);
+        }
+        let inodes: Vec<Inode> = self.buffers.values().map(|held| held.inode).collect();
+        let mut theirs = maps::files(pid)?;
+        theirs.retain(|area| inodes.contains(&area.inode));
+        let left = |space: &Space| space.is_alive() && space.is_left_to(&theirs);
+        let mut found = (0..self.spaces.len()).filter(|&index| left(&self.spaces[index]));
+        if let (Some(index), None) = (found.next(), found.next()) {
+            self.spaces[index].add(pid);
+            return Some(index);
+        }
+        let why = format!("process {pid} maps it, which was never seen to do so");
+        theirs.iter().for_each(|area| self.bar_inode(area.inode, &why));
+        None
+    }
+
     /// Adds the address space of a process, whose userfaultfd this is.
     ///
     /// # Errors

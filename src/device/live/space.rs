@@ -78,10 +78,24 @@ impl Space {
         self.members.push(pid);
     }
 
-    /// Some process of it, rather one that has never called execve.
+    /// Some process of it that can be looked into, rather one that has never called execve.
     pub fn somebody(&self) -> Option<i32> {
-        let sure = self.members.iter().find(|member| !self.suspects.contains(member));
-        sure.or(self.members.first()).copied()
+        let mut sure = self.members.iter().filter(|member| !self.suspects.contains(member));
+        let seen = |member: &&i32| self.members.len() == 1 || maps::files(**member).is_some();
+        sure.find(seen).or_else(|| self.members.iter().find(seen)).copied()
+    }
+
+    /// Whether all who are known here have gone, or have executed a program, and somebody who is not
+    /// known, and maps this, goes on: CLONE_VM makes such processes.
+    pub fn is_left_to(&self, theirs: &[Mapping]) -> bool {
+        let same = |area: &Mapping, other: &Mapping| {
+            area.start == other.start && area.inode == other.inode
+        };
+        let maps = |all: &[Mapping]| {
+            self.areas.iter().all(|area| all.iter().any(|other| same(area, other)))
+        };
+        let lives_here = |pid: &i32| maps::files(*pid).is_some_and(|all| maps(&all));
+        !self.areas.is_empty() && maps(theirs) && !self.members.iter().any(lives_here)
     }
 
     /// The process is about to execute another program, which may fail.

@@ -310,10 +310,20 @@ impl Files {
 
     /// Runs `act` with a few descriptors more than there are otherwise.
     pub fn with_spare<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> T {
-        self.spare.clear();
+        self.lend();
         let result = act(self);
-        self.spare = spare(&self.udmabuf);
+        self.take_back();
         result
+    }
+
+    /// Gives the few descriptors up that are kept for when there are no others.
+    pub fn lend(&mut self) {
+        self.spare.clear();
+    }
+
+    /// Ends [`Files::lend`].
+    pub fn take_back(&mut self) {
+        self.spare = spare(&self.udmabuf);
     }
 
     fn register(

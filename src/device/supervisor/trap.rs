@@ -121,6 +121,8 @@ impl Supervisor {
                 return Decision::Sent;
             }
         };
+        // One that shares its memory with who has mapped a buffer before is found by it.
+        let _known = live.space_of(tgid);
         let space = live.space(&mut thread, tgid, &mut self.callers);
         let result = match &space {
             Ok(space) => live.map_in(&mut thread, *space, call, args),
@@ -191,7 +193,7 @@ impl Supervisor {
                 live.engine.bar(id, &format!("process {tgid} moves its mapping, and {error}"));
             }
         };
-        let Some(space) = live.engine.space_of(tgid) else {
+        let Some(space) = live.space_of(tgid) else {
             // Its mapping was not trapped in the first place, and is known for it.
             return Decision::Native;
         };
@@ -242,7 +244,7 @@ impl Supervisor {
         // A child of a process that can't be looked into is not followed, so there is none.
         let Ok(tgid) = self.tgid(call.tid) else { return Decision::Fail(Errno::AGAIN) };
         let Some(live) = &mut self.live else { return Decision::Native };
-        let parent = live.engine.space_of(tgid);
+        let parent = live.space_of(tgid);
         let maps = parent.is_some_and(|space| !live.engine.spaces()[space].areas.is_empty());
         // Another thread may map a buffer before this one has forked.
         let threads = caller::status(call.tid, "Threads");
@@ -259,7 +261,13 @@ impl Supervisor {
             }
         };
         drop(self.listener.resume(call.id));
-        match seized.forked() {
+        let forked = seized.forked();
+        if let (Some(check), Ok(Some(child))) = (&mut self.check, &forked)
+            && check.follows(tgid)
+        {
+            check.born(child.tid());
+        }
+        match forked {
             Ok(None) => {}
             Ok(Some(child)) if !maps => child.leave(),
             Ok(Some(mut child)) => {
@@ -303,6 +311,14 @@ impl Supervisor {
 }
 
 impl Live {
+    /// The address space of a process, if it has one with a userfaultfd.
+    fn space_of(&mut self, tgid: i32) -> Option<usize> {
+        if self.sharers {
+            return self.engine.space_of_stranger(tgid);
+        }
+        self.engine.space_of(tgid)
+    }
+
     /// The address space of a stopped thread, with a userfaultfd.
     fn space(
         &mut self,

@@ -72,7 +72,10 @@ impl Supervisor {
     /// Handles the fault that a thread stopped for, and lets it go on.
     pub(super) fn handle_fault(&mut self, tid: i32, signal: i32) -> Result<(), Errno> {
         let Some(fault) = trace::fault(tid) else { return trace::resume(tid, Some(signal)) };
-        let Some(pid) = self.stacks.tgid(tid) else { return Ok(()) };
+        let Some(pid) = self.stacks.tgid(tid) else {
+            // It is gone; or it can't be told whose it is, and it is not left standing.
+            return trace::registers(tid).and(Err(Errno::MFILE));
+        };
         if signal == libc::SIGBUS {
             self.gone(tid, pid, fault.addr);
             return trace::resume(tid, Some(signal));
@@ -142,9 +145,9 @@ impl Supervisor {
     fn fault_action(&mut self, tid: i32, pid: i32, addr: u64) -> FaultAction {
         if self.area(pid, addr).is_none() {
             // It may have come by mremap, which is not handed over.
-            let shared = lock(&self.shared);
+            let mut shared = lock(&self.shared);
             let proc = self.check.as_mut().and_then(|check| check.proc(pid));
-            proc.into_iter().for_each(|proc| super::refresh(proc, pid, &shared));
+            proc.into_iter().for_each(|proc| super::refresh(proc, pid, &mut shared));
         }
         let Some(area) = self.area(pid, addr) else { return FaultAction::None };
         let (buffer, prot, now) = (area.buffer, area.prot, area.now(addr));

@@ -25,7 +25,7 @@ use rustix::io::Errno;
 
 use super::{Decision, Shared, Supervisor, caller, lock};
 use crate::device::buffer::MmapArgs;
-use crate::device::maps::{Mapping, mappings};
+use crate::device::maps::{self, Mapping};
 use crate::device::misuse::Allowed;
 use crate::device::misuse::guard::{GuardedMapping, Mode, ProtectionChange};
 use crate::device::{Backing, BufferId, Ioctl, Object};
@@ -125,6 +125,20 @@ impl Check {
     /// Whether a thread is attached whose end was not told yet.
     pub(super) fn traces_any(&self) -> bool {
         self.attached.iter().any(|&tid| trace::is_ours(tid))
+    }
+
+    /// Whether a process is followed.
+    pub(super) fn follows(&self, pid: i32) -> bool {
+        self.procs.contains_key(&pid)
+    }
+
+    /// A thread that is followed has made another, which is followed, too. To be told before its parent's
+    /// books change: what the parent may touch now, it may.
+    pub(super) fn born(&mut self, tid: i32) {
+        self.attached.insert(tid);
+        if caller::tgid(tid) == Some(tid) {
+            self.proc(tid);
+        }
     }
 
     /// The books of a process; a forked one starts with its parent's.
@@ -334,11 +348,11 @@ impl Supervisor {
 
     /// What has to change for what the brackets allow now; the books have changed already.
     fn changes(&mut self, pid: i32, fresh: bool) -> Vec<ProtectionChange> {
-        let shared = lock(&self.shared);
+        let mut shared = lock(&self.shared);
         let Some(check) = self.check.as_mut() else { return Vec::new() };
         let (mode, mut random) = (check.mode, check.random.clone());
         let Some(proc) = check.proc(pid) else { return Vec::new() };
-        refresh(proc, pid, &shared);
+        refresh(proc, pid, &mut shared);
         if fresh {
             proc.strikes.clear();
         }
@@ -362,6 +376,8 @@ impl Supervisor {
             let _ = trace::detach(tid, signal);
             return;
         }
+        // Who stands still is looked into, whatever there is too little of.
+        lock(&self.shared).files.lend();
         let done = match stop {
             Stop::Signal(signal @ (libc::SIGSEGV | libc::SIGBUS)) => self.handle_fault(tid, signal),
             Stop::Signal(signal) => trace::resume(tid, Some(signal)),
@@ -369,10 +385,7 @@ impl Supervisor {
             Stop::Group => trace::leave_stopped(tid),
             Stop::Child(child) => {
                 if let Some(check) = &mut self.check {
-                    check.attached.insert(child);
-                    if caller::tgid(child) == Some(child) {
-                        check.proc(child);
-                    }
+                    check.born(child);
                 }
                 trace::resume(tid, None)
             }
@@ -384,6 +397,7 @@ impl Supervisor {
             }
             Stop::Asked | Stop::Other => trace::resume(tid, None),
         };
+        lock(&self.shared).files.take_back();
         if let Err(errno) = done {
             self.lost(tid, errno);
         }
@@ -413,10 +427,12 @@ impl Supervisor {
     }
 }
 
-/// Compares the books of a process with its mappings.
-fn refresh(proc: &mut Proc, pid: i32, shared: &Shared) {
+/// Compares the books of a process with its mappings. Those that can't be read are believed to be as they
+/// were.
+fn refresh(proc: &mut Proc, pid: i32, shared: &mut Shared) {
+    let Some(now) = shared.files.with_spare(|_| maps::files(pid)) else { return };
     let mut areas = Vec::new();
-    for mapping in mappings(pid) {
+    for mapping in now {
         let Some(id) = buffer_of(shared, &mapping) else { continue };
         let range = mapping.start..mapping.end;
         let known = proc.areas.iter().filter(|area| area.buffer == id);
