@@ -17,6 +17,11 @@ pub enum DeviceNode {
     Udmabuf,
     /// /sys/kernel/debug/sync/sw_sync.
     SwSync,
+    /// A path that goes on behind one of the devices, as behind a directory: `/dev/udmabuf/`.
+    Behind {
+        /// It goes on with slashes alone.
+        slashes: bool,
+    },
     /// /proc/PID/fdinfo/FD; `None` for self.
     FdInfo {
         /// Whose.
@@ -38,17 +43,13 @@ pub const PATH_MAX: usize = 4096;
 
 const DIRECTORY: &[u8] = b"dma_heap";
 
-/// The components of a path without `.`, with `..` applied.
-fn components(path: &[u8]) -> Vec<&[u8]> {
-    let mut parts = Vec::new();
-    for part in path.split(|&byte| byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
+/// Takes the next component of a path: nothing for `.`, and one back for `..`.
+fn walk<'a>(parts: &mut Vec<&'a [u8]>, part: &'a [u8]) {
+    match part {
+        b"" | b"." => {}
+        b".." => drop(parts.pop()),
+        part => parts.push(part),
     }
-    parts
 }
 
 fn number(text: &[u8]) -> Option<i32> {
@@ -64,7 +65,29 @@ impl Device {
         if path.first() != Some(&b'/') || path.len() > PATH_MAX {
             return None;
         }
-        match components(path).as_slice() {
+        let (mut parts, mut slashes) = (Vec::new(), false);
+        for part in path.split(|&byte| byte == b'/') {
+            if self.device_at(&parts).is_some() {
+                // Nothing behind it is anything, whatever `..` would make of it.
+                slashes = part.is_empty();
+                if !slashes {
+                    return Some(DeviceNode::Behind { slashes });
+                }
+            }
+            walk(&mut parts, part);
+        }
+        if slashes { Some(DeviceNode::Behind { slashes }) } else { self.node_at(&parts) }
+    }
+
+    /// The device that these components name.
+    fn device_at(&self, parts: &[&[u8]]) -> Option<DeviceNode> {
+        self.node_at(parts).filter(|node| {
+            matches!(node, DeviceNode::Heap(_) | DeviceNode::Udmabuf | DeviceNode::SwSync)
+        })
+    }
+
+    fn node_at(&self, parts: &[&[u8]]) -> Option<DeviceNode> {
+        match parts {
             [b"dev", b"udmabuf"] => Some(DeviceNode::Udmabuf),
             [b"dev", DIRECTORY] => Some(DeviceNode::Directory),
             [b"dev", DIRECTORY, name] => {
@@ -133,7 +156,13 @@ mod tests {
             ("//dev/./dma_heap//system", Some(DeviceNode::Heap(HeapId(0)))),
             ("/dev/../dev/dma_heap/cma", Some(DeviceNode::Heap(HeapId(1)))),
             ("/dev/dma_heap/other", None),
-            ("/dev/dma_heap/system/x", None),
+            ("/dev/dma_heap/system/x", Some(DeviceNode::Behind { slashes: false })),
+            ("/dev/dma_heap/system/.", Some(DeviceNode::Behind { slashes: false })),
+            ("/dev/dma_heap/system/../cma", Some(DeviceNode::Behind { slashes: false })),
+            ("/dev/dma_heap/system//", Some(DeviceNode::Behind { slashes: true })),
+            ("/dev/udmabuf/", Some(DeviceNode::Behind { slashes: true })),
+            ("/sys/kernel/debug/sync/sw_sync/", Some(DeviceNode::Behind { slashes: true })),
+            ("/dev/dma_heap/other/x", None),
             ("/dev/udmabuf", Some(DeviceNode::Udmabuf)),
             ("dev/udmabuf", None),
             ("", None),

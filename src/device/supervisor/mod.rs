@@ -280,6 +280,7 @@ impl Supervisor {
                 Some(DeviceNode::FdInfo { .. } | DeviceNode::FdLink { .. }) | None => {
                     Decision::Native
                 }
+                Some(DeviceNode::Behind { .. }) => Decision::Fail(Errno::NOTDIR),
                 Some(_) => Decision::Fail(Errno::OPNOTSUPP),
             },
             libc::SYS_ioctl => self.ioctl(call),

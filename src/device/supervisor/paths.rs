@@ -32,7 +32,7 @@ fn mode_of(node: DeviceNode) -> Option<(u32, u32)> {
         DeviceNode::Heap(HeapId(id)) => Some((S_IFCHR | 0o666, u32::try_from(id).unwrap_or(0))),
         DeviceNode::Udmabuf => Some((S_IFCHR | 0o666, 200)),
         DeviceNode::SwSync => Some((S_IFCHR | 0o666, 201)),
-        DeviceNode::FdInfo { .. } | DeviceNode::FdLink { .. } => None,
+        DeviceNode::Behind { .. } | DeviceNode::FdInfo { .. } | DeviceNode::FdLink { .. } => None,
     }
 }
 
@@ -89,7 +89,7 @@ impl Supervisor {
         // refuses (EINVAL, E2BIG) it refuses for every path.
         let creates = flags & u64::from(CREATES) != 0;
         let refused = flags & !u64::from(OPEN_FLAGS) != 0
-            || (mode != 0 && !creates)
+            || mode & !if creates { MODE_BITS } else { 0 } != 0
             || resolve & !HARMLESS_RESOLVE != 0
             || bytes[24..].iter().any(|&byte| byte != 0);
         if refused {
@@ -114,6 +114,11 @@ impl Supervisor {
                 return Decision::Native;
             }
             DeviceNode::FdLink { pid, fd } => return self.open_fd_link(call, pid, fd),
+            // `open_last_lookups` (fs/namei.c).
+            DeviceNode::Behind { slashes: true } if flags.contains(OFlags::CREATE) => {
+                Err(Errno::ISDIR)
+            }
+            DeviceNode::Behind { .. } => Err(Errno::NOTDIR),
             DeviceNode::Directory => self.open_directory(flags),
             DeviceNode::Heap(heap) => self.open_node(call, Some(Object::Heap(heap)), flags),
             DeviceNode::Udmabuf => self.open_node(call, Some(Object::Udmabuf), flags),
@@ -228,6 +233,9 @@ impl Supervisor {
         if let DeviceNode::FdLink { pid, fd } = node {
             return self.fstat(call, pid.unwrap_or(call.tid), fd, buf);
         }
+        if let DeviceNode::Behind { .. } = node {
+            return Decision::Fail(Errno::NOTDIR);
+        }
         let Some((mode, minor)) = mode_of(node) else { return Decision::Native };
         let stat = Stat { mode, rdev: rustix::fs::makedev(MAJOR, minor), ..blank_stat() };
         caller::write(call.tid, buf, &stat.to_bytes()).map(|()| Decision::Value(0)).into()
@@ -266,6 +274,9 @@ impl Supervisor {
             }
             return self.fstatx(call, pid.unwrap_or(call.tid), fd, buf);
         }
+        if let DeviceNode::Behind { .. } = node {
+            return Decision::Fail(Errno::NOTDIR);
+        }
         let Some((mode, minor)) = mode_of(node) else { return Decision::Native };
         let statx = Statx { rdev_major: MAJOR, rdev_minor: minor, ..blank_statx(mode) };
         caller::write(call.tid, buf, &statx.to_bytes()).map(|()| Decision::Value(0)).into()
@@ -284,6 +295,7 @@ impl Supervisor {
             return Decision::Fail(Errno::INVAL);
         }
         let denied = match node {
+            DeviceNode::Behind { .. } => return Decision::Fail(Errno::NOTDIR),
             DeviceNode::Directory => W_OK,
             DeviceNode::Heap(_) | DeviceNode::Udmabuf | DeviceNode::SwSync => X_OK,
             DeviceNode::FdInfo { .. } | DeviceNode::FdLink { .. } => return Decision::Native,
@@ -297,6 +309,9 @@ const HARMLESS_RESOLVE: u64 = 0x2 | 0x4;
 
 /// O_CREAT, and the bit of O_TMPFILE that is its own.
 const CREATES: u32 = 0o100 | 0o20_000_000;
+
+/// `S_IALLUGO`: the mode of what is made.
+const MODE_BITS: u64 = 0o7777;
 
 /// `VALID_OPEN_FLAGS` (include/linux/fcntl.h).
 const OPEN_FLAGS: u32 = (libc::O_ACCMODE

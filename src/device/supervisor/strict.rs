@@ -285,6 +285,7 @@ impl Supervisor {
         let (pid, fd) = match node {
             Some(DeviceNode::FdLink { pid, fd }) => (pid, fd),
             Some(DeviceNode::FdInfo { .. }) | None => return Decision::Native,
+            Some(DeviceNode::Behind { .. }) => return Decision::Fail(Errno::NOTDIR),
             Some(_) => return Decision::Fail(Errno::INVAL),
         };
         let Ok(file) = self.callers.file(pid.unwrap_or(call.tid), fd) else {
