@@ -104,8 +104,16 @@ pub(super) fn serve_control(
         clear_stale(path, out);
     }
     let named = asked.as_ref().map_or_else(String::new, |path| format!(" at {}", path.display()));
+    let is_own = asked.is_none();
     let path = asked.map_or_else(default_path, Ok);
-    match path.and_then(|path| Control::serve(&path, device)) {
+    let served = path.and_then(|path| {
+        Control::serve(&path, device).inspect_err(|_| {
+            if is_own {
+                runtime::release(&path);
+            }
+        })
+    });
+    match served {
         Ok(control) => Some(control),
         Err(error) => {
             out.note(&format!(

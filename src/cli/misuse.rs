@@ -54,8 +54,10 @@ impl Files {
 }
 
 impl Open {
-    pub(super) fn write(self, log: &Log) -> anyhow::Result<()> {
+    /// Writes each of them; what could not be.
+    pub(super) fn write(self, log: &Log) -> Vec<anyhow::Error> {
         let here = std::env::current_dir().unwrap_or_default();
+        let mut failures = Vec::new();
         for (shape, path, mut file) in self.0 {
             let text = match shape {
                 Shape::Json => log.reports().iter().map(|r| format!("{}\n", r.json())).collect(),
@@ -63,10 +65,12 @@ impl Open {
                 Shape::Junit => junit(&cases(log.reports(), &here)),
                 Shape::Ktap => ktap(&cases(log.reports(), &here)),
             };
-            file.write_all(text.as_bytes())
-                .with_context(|| format!("can't write the reports to {}", path.display()))?;
+            let written = file
+                .write_all(text.as_bytes())
+                .with_context(|| format!("can't write the reports to {}", path.display()));
+            failures.extend(written.err());
         }
-        Ok(())
+        failures
     }
 }
 

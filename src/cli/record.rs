@@ -1,6 +1,7 @@
 //! `--record FILE`: writes what happened as a litmus test, and asks the model about it at once.
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -12,6 +13,47 @@ use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::{Search, judge};
 
 use super::{Exit, out::Out};
+
+/// Where a recording goes, which was found to be writable before anything ran. A file that was made for
+/// that and got nothing goes again.
+#[derive(Debug)]
+pub(crate) struct Place {
+    path: PathBuf,
+    made: Option<File>,
+}
+
+impl Place {
+    /// Looks.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub(crate) fn new(path: &Path) -> anyhow::Result<Self> {
+        let made = OpenOptions::new().write(true).create_new(true).open(path).ok();
+        if made.is_none() {
+            OpenOptions::new()
+                .write(true)
+                .open(path)
+                .with_context(|| format!("can't write the recording to {}", path.display()))?;
+        }
+        Ok(Self { path: path.to_owned(), made })
+    }
+
+    /// Where.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let is_empty =
+            |file: &File| file.metadata().is_ok_and(|file| file.is_file() && file.len() == 0);
+        if self.made.as_ref().is_some_and(is_empty) {
+            // Somebody may have removed it meanwhile.
+            let _gone = std::fs::remove_file(&self.path);
+        }
+    }
+}
 
 /// The name of the test in a file: the file's own, as the language takes it.
 pub(crate) fn name_of(path: &Path) -> String {

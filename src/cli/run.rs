@@ -145,12 +145,16 @@ const OURS: u8 = 125;
 const MISUSED: u8 = 99;
 
 /// Runs it; the exit status is the program's own, 128+N where signal N killed it and could not be
-/// repeated on ourselves, 127 or 126 where the program could not be executed, 125 for our errors,
-/// 99 by `--fail-on`.
+/// repeated on ourselves, 127 or 126 where the program could not be executed, 99 by `--fail-on`, 125
+/// for our errors: those after the program's end, such as a report that can't be written, where it
+/// succeeded.
 pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
     let fail_on = args.fail_on.clone().unwrap_or_default();
     match supervise(args, out) {
-        Ok(exit) => {
+        Ok((exit, failures)) => {
+            for error in &failures {
+                out.error(&format!("{error:#}"));
+            }
             if !out.quiet {
                 summarise(&exit, out);
             }
@@ -171,6 +175,7 @@ pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
             }
             match end_like(&exit) {
                 0 if misused => Exit::Program(MISUSED),
+                0 if !failures.is_empty() => Exit::Program(OURS),
                 0 if exit.idle_devices.iter().any(|idle| !idle.was_there) => Exit::Program(OURS),
                 status => Exit::Program(status),
             }
@@ -182,7 +187,8 @@ pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
     }
 }
 
-fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
+/// Runs it, and writes what was asked for. What could not be written is no reason to lose the rest.
+fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<(Ran, Vec<anyhow::Error>)> {
     let files = super::misuse::Files {
         json: args.misuse_json,
         sarif: args.misuse_sarif,
@@ -201,6 +207,7 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     let record = args.record.is_some() || args.perfetto.is_some();
     let emulates = record || !args.devices.is_empty();
     let perfetto = args.perfetto.as_deref().map(create_trace).transpose()?;
+    let recording = args.record.as_deref().map(super::record::Place::new).transpose()?;
     let argv = args.command.into_iter().map(|arg| CString::new(arg.into_vec()));
     let config = Config {
         argv: argv.collect::<Result<_, _>>().context("an argument holds a NUL byte")?,
@@ -230,19 +237,22 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<Ran> {
     });
     drop(control);
     let ran = ran?;
-    if let Some(web) = web {
-        web?.end(ran.misuse.as_ref().map_or(&[], Log::reports));
+    let mut failures = Vec::new();
+    match web {
+        Some(Ok(web)) => web.end(ran.misuse.as_ref().map_or(&[], Log::reports)),
+        Some(Err(error)) => failures.push(error),
+        None => {}
     }
     if let Some(log) = &ran.misuse {
-        files.write(log)?;
+        failures.extend(files.write(log));
     }
     if let Some(shared) = kept {
-        report_devices(&shared, args.record.as_deref(), out)?;
+        failures.extend(report_devices(&shared, recording.as_ref(), out).err());
         if let Some((file, path)) = perfetto.zip(args.perfetto.as_deref()) {
-            write_trace((file, path), &shared)?;
+            failures.extend(write_trace((file, path), &shared).err());
         }
     }
-    Ok(ran)
+    Ok((ran, failures))
 }
 
 /// A path that can't be written is known before the program runs.
@@ -291,7 +301,7 @@ fn serve_web(
 /// What the emulated devices hit, and the recording.
 fn report_devices(
     shared: &Mutex<supervisor::Shared>,
-    record: Option<&Path>,
+    record: Option<&super::record::Place>,
     out: &Out,
 ) -> anyhow::Result<()> {
     let shared = lock(shared);
@@ -301,10 +311,10 @@ fn report_devices(
     if !summary.is_empty() {
         out.note(&format!("driftheap: devices: {summary}\n"));
     }
-    if let Some((path, recorder)) = record.zip(program.bus.recorder.as_ref()) {
-        let name = super::record::name_of(path);
+    if let Some((place, recorder)) = record.zip(program.bus.recorder.as_ref()) {
+        let name = super::record::name_of(place.path());
         let recordings = recorder.recordings(&name, "What a program and its devices did.");
-        super::record::write(path, &recordings, out)?;
+        super::record::write(place.path(), &recordings, out)?;
     }
     Ok(())
 }

@@ -203,10 +203,12 @@ impl Control {
             rustix::process::umask(before);
             listener?
         };
+        // Removed again where there is no thread for it.
+        let control = Self { path: path.to_owned() };
         std::thread::Builder::new()
             .name("control".into())
             .spawn(move || runtime.block_on(accept(listener, device)))?;
-        Ok(Self { path: path.to_owned() })
+        Ok(control)
     }
 }
 

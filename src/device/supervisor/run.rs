@@ -84,7 +84,7 @@ pub enum RunError {
     Spawn(io::Error),
     /// Buffers can't move here.
     #[error("buffers can't move here: {0}")]
-    Live(#[from] crate::device::live::mover::SetupError),
+    Live(crate::device::live::mover::SetupError),
     /// /proc shows another pid namespace, so that processes can't be looked up in it.
     #[error(
         "/proc is not this pid namespace's: the program's processes can't be looked up in it; mount \
@@ -152,12 +152,20 @@ const FOR_ALL: [Signal; 5] =
 /// The program could not be started; see [`RunError`].
 pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<Exit, RunError> {
     look_before(&config)?;
+    crate::sys::supervise::ignore_file_limit();
+    // A buffer is no file of the program's: its limit is not ours.
+    let file_limit = rustix::process::getrlimit(rustix::process::Resource::Fsize);
+    raise_limit(rustix::process::Resource::Fsize);
     let cookie = new_cookie();
-    let live = config.live.as_ref().map(|live| Live::new(live, cookie)).transpose()?;
+    let live = config
+        .live
+        .as_ref()
+        .map(|live| Live::new(live, cookie))
+        .transpose()
+        .map_err(RunError::Live)?;
     let (live, orders) = live.unzip();
     let program = calls(&config, live.as_ref(), cookie);
     raise_limit(rustix::process::Resource::Memlock);
-    crate::sys::supervise::ignore_file_limit();
     let mut device = Device::new(config.heaps, config.limits);
     if live.is_some() && make_movable(&mut device) > 0 && !config.quiet {
         super::say!(
@@ -177,10 +185,10 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     let (signals, old_mask) = block_signals().map_err(RunError::Setup)?;
     // Orphans of the program become ours, so that nobody is left unreaped.
     let _ = nix::sys::prctl::set_child_subreaper(true);
+    let _lowered = rustix::process::setrlimit(rustix::process::Resource::Fsize, file_limit);
     let child = spawn(&config.argv, &program, &old_mask).map_err(RunError::Spawn)?;
     let Child { pid, listener, exec_status } = child;
     raise_limit(rustix::process::Resource::Nofile);
-    // A buffer is no file of the program's: its limit is not ours.
     raise_limit(rustix::process::Resource::Fsize);
     listener.wake_synchronously();
     started(&shared);

@@ -36,6 +36,9 @@ const PROCESSES_MAX: usize = 256;
 /// Most stacks that are remembered; more and all are unwound anew.
 const KNOWN_MAX: usize = 1024;
 
+/// Most files whose tables and symbols are remembered; more and all are read anew.
+const MODULES_MAX: usize = 32;
+
 /// Registers of a thread, as far as they are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Registers {
@@ -270,6 +273,9 @@ impl Stacks {
         let image = self.images.get(&pid)?;
         let code = image.code.iter().find(|code| code.contains(pc))?;
         let own = image.is_own(code);
+        if self.modules.len() >= MODULES_MAX && !self.modules.contains_key(&(code.inode, own)) {
+            self.modules.clear();
+        }
         let module = self.modules.entry((code.inode, own)).or_insert_with(|| {
             let mut candidates = vec![
                 PathBuf::from(format!("/proc/{pid}/root{}", code.path)),
