@@ -13,6 +13,12 @@ pub(crate) enum Mode {
     Strict,
     Chaos,
     Misuse,
+    /// Every access is checked, by ptrace.
+    Checked,
+    /// Buffers move, and misuse is told.
+    ChaosMisuse,
+    /// Buffers move, and every access is checked.
+    ChaosChecked,
 }
 
 impl Mode {
@@ -24,12 +30,28 @@ impl Mode {
             // About 5000 pages a second and more.
             Self::Chaos => &["--chaos", "1,rate=5000,kinds=move"],
             Self::Misuse => &["--misuse"],
+            Self::Checked => &["--check-access", "exhaustive"],
+            Self::ChaosMisuse => &["--misuse", "--chaos", "1,rate=5000,kinds=move"],
+            Self::ChaosChecked => {
+                &["--check-access", "exhaustive", "--chaos", "1,rate=5000,kinds=move"]
+            }
         }
+    }
+
+    /// Whether what it does not need moves.
+    pub(crate) fn moves(self) -> bool {
+        matches!(self, Self::Chaos | Self::ChaosMisuse | Self::ChaosChecked)
+    }
+
+    /// Whether it names the program's own source lines, whose symbols stay in memory.
+    pub(crate) fn reports(self) -> bool {
+        !matches!(self, Self::Plain | Self::Strict | Self::Chaos)
     }
 }
 
 const EVERY: &[Mode] = &[Mode::Plain, Mode::Strict, Mode::Chaos, Mode::Misuse];
 const MOVES: &[Mode] = &[Mode::Chaos];
+const TRACED: &[Mode] = &[Mode::ChaosMisuse, Mode::Checked, Mode::ChaosChecked];
 
 /// What else happens to it.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +73,22 @@ pub(crate) enum Beside {
     Kill(u64),
     /// Its guardian is.
     KillGuardian(u64),
+    /// Both are, the guardian first.
+    KillBoth(u64),
+    /// The signals that are passed on are sent to it.
+    Signals,
+    /// So many processes and threads of the user's; root has no such limit.
+    Processes(u32),
+    /// Files of so many bytes, by the limit that a program may raise and by the one that it may not.
+    FileSize(&'static str),
+    /// Its stderr can't be written.
+    FullStderr,
+    /// The socket that it is told to listen at was left by one that is gone.
+    StaleSocket,
+    /// It is process 1 of a pid namespace.
+    First,
+    /// What happens is recorded, and the recording asked.
+    Record,
     /// Options that make driftheap go wrong.
     Options(&'static [&'static str]),
 }
@@ -142,6 +180,16 @@ const fn socket(kind: &'static str, beside: &'static [Beside]) -> Attack {
     Attack { kind, program, arguments: &[], modes: &[Mode::Plain], beside }
 }
 
+const fn with(
+    kind: &'static str,
+    program: &'static str,
+    arguments: &'static [&'static str],
+    modes: &'static [Mode],
+    beside: &'static [Beside],
+) -> Attack {
+    Attack { kind, program, arguments, modes, beside }
+}
+
 /// The table's rows.
 pub(crate) const ATTACKS: &[Attack] = &[
     every("failed exec, clone3, unshare, setns, fork", "tests/clients/exec_fails.c", &["0.2"]),
@@ -155,6 +203,32 @@ pub(crate) const ATTACKS: &[Attack] = &[
     every("a seccomp filter of its own", "tests/clients/lives.c", &["sandbox"]),
     every("udmabufs of one memfd", "tests/clients/lives.c", &["udmabufs"]),
     every("timelines closed under their waiters", "tests/clients/lives.c", &["timeline"]),
+    every("paths behind a device, and openat2", "tests/hostile/opens.c", &[]),
+    every("two processes of one address space", "tests/hostile/halves.c", &["0.2"]),
+    with(
+        "two processes of one address space, checked",
+        "tests/hostile/halves.c",
+        &["0.1"],
+        &[Mode::ChaosMisuse],
+        NOTHING,
+    ),
+    with("exec beside ptrace", "tests/clients/exec_threads.c", &["10"], TRACED, NOTHING),
+    with("failed exec and fork, checked", "tests/clients/exec_fails.c", &["0.05"], TRACED, NOTHING),
+    with(
+        "threads, mremap and a first thread that ends, checked",
+        "tests/clients/misuse/threads.c",
+        &[],
+        TRACED,
+        NOTHING,
+    ),
+    with("a busy program, checked", "tests/clients/misuse/busy.c", &[], TRACED, NOTHING),
+    with(
+        "code in files that lie",
+        "tests/hostile/elves.c",
+        &["30", "7"],
+        &[Mode::Misuse, Mode::ChaosChecked],
+        NOTHING,
+    ),
     every("random calls", CLIENT, &["random", "7"]),
     every("arguments that change meanwhile", CLIENT, &["race"]),
     every("killed at any time", CLIENT, &["death", "5"]),
@@ -191,8 +265,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack {
         kind: "many buffers and few descriptors, then fork",
         program: "tests/hostile/many.c",
-        arguments: &["300", "0.3"],
-        modes: EVERY,
+        arguments: &["300", "0.3", "40", "alloc:EMFILE", "mmap:ENOMEM", "fork:EAGAIN"],
+        modes: &[Mode::Plain, Mode::Strict, Mode::Chaos, Mode::Misuse, Mode::ChaosChecked],
         beside: &[
             Beside::Descriptors(64),
             Beside::Descriptors(128),
@@ -204,7 +278,15 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack {
         kind: "memory short: a control group, ulimit -v",
         program: "tests/hostile/many.c",
-        arguments: &["200", "0.3"],
+        arguments: &[
+            "200",
+            "0.3",
+            "10",
+            "alloc:ENOMEM",
+            "mmap:ENOMEM",
+            "fork:EAGAIN",
+            "fork:ENOMEM",
+        ],
         modes: &[Mode::Plain, Mode::Chaos],
         beside: &[
             Beside::Memory(64),
@@ -215,15 +297,66 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack {
         kind: "no space in /dev/shm and for temporary files",
         program: "tests/hostile/many.c",
-        arguments: &["50", "0.3"],
+        arguments: &["50", "0.3", "100"],
         modes: EVERY,
         beside: &[Beside::NoSpace],
     },
+    with(
+        "no process more: fork and threads fail",
+        "tests/hostile/many.c",
+        &["50", "0.2", "100", "fork:EAGAIN"],
+        &[Mode::Strict, Mode::Chaos, Mode::Misuse, Mode::ChaosChecked],
+        &[Beside::Processes(2), Beside::Processes(4), Beside::Processes(7)],
+    ),
+    with(
+        "files of few bytes",
+        "tests/hostile/many.c",
+        &["20", "0.2", "100"],
+        EVERY,
+        &[Beside::FileSize("20000:unlimited")],
+    ),
+    with(
+        "files of few bytes, and no way to more",
+        "tests/hostile/many.c",
+        &["20", "0.2", "0", "alloc:ENOMEM"],
+        EVERY,
+        &[Beside::FileSize("20000:20000")],
+    ),
+    with(
+        "stderr on a full disk",
+        "tests/clients/writers.c",
+        &["1"],
+        &[Mode::Strict, Mode::Chaos, Mode::ChaosMisuse],
+        &[Beside::FullStderr],
+    ),
+    with(
+        "driftheap as process 1",
+        "tests/clients/writers.c",
+        &["1"],
+        &[Mode::Plain, Mode::Chaos, Mode::Misuse],
+        &[Beside::First],
+    ),
+    with("signals to driftheap", "tests/hostile/signals.c", &[], EVERY, &[Beside::Signals]),
+    with(
+        "a control socket that one left",
+        "tests/clients/lives.c",
+        &["loop", "3000"],
+        &[Mode::Plain],
+        &[Beside::StaleSocket],
+    ),
+    with(
+        "a recording of what has no words",
+        "tests/hostile/escapes.c",
+        &[],
+        &[Mode::Plain, Mode::Misuse],
+        &[Beside::Record],
+    ),
     socket("socket: broken messages", &[Beside::Served(Kind::Messages)]),
     socket("socket: wrong descriptors", &[Beside::Served(Kind::Descriptors)]),
     socket("socket: a thousand connections", &[Beside::Served(Kind::Crowd)]),
     socket("socket: clients that do not read", &[Beside::Served(Kind::Slow)]),
     socket("socket: move_notify never answered", &[Beside::Served(Kind::Silent)]),
+    socket("socket: another user", &[Beside::Served(Kind::Stranger)]),
     socket("mount: names and files, at once", &[Beside::Served(Kind::Mount)]),
     Attack {
         kind: "few descriptors",
@@ -266,4 +399,11 @@ pub(crate) const ATTACKS: &[Attack] = &[
         modes: MOVES,
         beside: &[Beside::KillGuardian(400)],
     },
+    with(
+        "SIGKILL of driftheap and of the guardian",
+        "tests/clients/writers.c",
+        &["1"],
+        MOVES,
+        &[Beside::KillBoth(311), Beside::KillBoth(523), Beside::KillBoth(709)],
+    ),
 ];

@@ -37,7 +37,7 @@ fn stage(attacks: &[&'static Attack]) -> Result<Stage, String> {
     let driftheap = std::env::var_os("DRIFTHEAP")
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_driftheap")), PathBuf::from);
     let mut programs: Vec<&str> = attacks.iter().map(|attack| attack.program).collect();
-    programs.extend(["tests/hostile/around.c"]);
+    programs.extend(["tests/hostile/around.c", "tests/hostile/stranger.c"]);
     programs.sort_unstable();
     programs.dedup();
     install(&driftheap, &dir.path().join("driftheap"))?;

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::fs::MemfdFlags;
+
 use driftheap::client::{Connection, Importer, Work};
 use driftheap::random::SplitMix64;
 use driftheap::sys::link::Link;
@@ -29,6 +31,8 @@ pub(crate) enum Kind {
     Slow,
     /// A client that never answers move_notify.
     Silent,
+    /// Another user's clients.
+    Stranger,
     /// Everything that a mount's files allow, at once.
     Mount,
 }
@@ -108,12 +112,21 @@ fn descriptors(path: &Path) {
     let (mine, theirs) = Link::pair().unwrap();
     let file: OwnedFd = std::fs::File::open("/dev/zero").unwrap().into();
     let socket: OwnedFd = std::os::unix::net::UnixStream::pair().unwrap().0.into();
+    let (pipe, _writer) = rustix::pipe::pipe().unwrap();
+    let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
+    let memory = rustix::fs::memfd_create("not a userfaultfd", MemfdFlags::CLOEXEC).unwrap();
+    let directory: OwnedFd = std::fs::File::open("/proc").unwrap().into();
+    let others = [&file, &socket, &pipe, &event, &epoll, &memory, &directory];
     let kinds = [file.as_fd(), socket.as_fd(), theirs.as_fd(), mine.as_fd()];
     for round in 0..200 {
         let Ok(link) = Link::connect(path) else { continue };
         let many = round % 17;
-        let fds: Vec<BorrowedFd<'_>> =
-            (0..many).map(|n| kinds[(round + n) % kinds.len()]).collect();
+        let fds: Vec<BorrowedFd<'_>> = match round % 2 {
+            0 => (0..many).map(|n| kinds[(round + n) % kinds.len()]).collect(),
+            // All is right but the userfaultfd.
+            _ => vec![theirs.as_fd(), others[round / 2 % others.len()].as_fd()],
+        };
         let _gone = link.send(&message(HELLO), &fds);
         let _gone = link.send(&message(WORDS[2]), &fds);
         // An answer, or the end: so that none is left in the queue of those who come after.
@@ -188,6 +201,12 @@ pub(crate) fn make(place: &Place, kind: Kind) -> Result<Came, String> {
     command.arg("serve");
     match kind {
         Kind::Mount => command.arg("--mount").arg(place.dir.join("mount")),
+        Kind::Stranger if !rustix::process::geteuid().is_root() => {
+            return Err("another user needs root".into());
+        }
+        Kind::Stranger => {
+            command.arg("--control").arg(place.dir.join("control")).arg("--socket").arg(&socket)
+        }
         _ => command.arg("--socket").arg(&socket),
     };
     let mut child = place.start(command);
@@ -209,6 +228,7 @@ pub(crate) fn make(place: &Place, kind: Kind) -> Result<Came, String> {
     let pid = child.id();
     let result = match kind {
         Kind::Mount => mount(&place.dir.join("mount"), pid),
+        Kind::Stranger => strangers(place, &socket).and_then(|()| at_socket(&socket, kind, pid)),
         _ => at_socket(&socket, kind, pid),
     };
     let mut came = Came::default();
@@ -238,6 +258,26 @@ pub(crate) fn make(place: &Place, kind: Kind) -> Result<Came, String> {
     Ok(came)
 }
 
+/// Both sockets, opened to everybody by their modes: who asks decides.
+fn strangers(place: &Place, socket: &Path) -> Result<(), (Column, String)> {
+    use std::os::unix::fs::PermissionsExt;
+    let control = place.dir.join("control");
+    for (path, text) in [(socket, HELLO), (&control, r#"{"command":"list"}"#)] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
+        let output = place.as_stranger("stranger").arg(path).arg(text).output().unwrap();
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            return Err((Column::Wrong, format!("{} answered: {said}", path.display())));
+        }
+    }
+    let mut ctl = place.as_stranger("driftheap");
+    let output = ctl.args(["ctl", "list", "--socket"]).arg(&control).output().unwrap();
+    if output.status.success() {
+        return Err((Column::Wrong, "ctl of another user was answered".into()));
+    }
+    Ok(())
+}
+
 fn at_socket(socket: &Path, kind: Kind, pid: u32) -> Result<(), (Column, String)> {
     let wrong = |text: String| (Column::Wrong, text);
     let client = Connection::open(socket, "good").map_err(|error| wrong(error.to_string()))?;
@@ -252,7 +292,7 @@ fn at_socket(socket: &Path, kind: Kind, pid: u32) -> Result<(), (Column, String)
                 Kind::Crowd => crowd(socket),
                 Kind::Slow => slow(socket),
                 Kind::Silent => return silent(socket, &client, &done),
-                Kind::Mount => {}
+                Kind::Mount | Kind::Stranger => {}
             }
             Ok(())
         });
