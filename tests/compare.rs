@@ -150,7 +150,7 @@ fn the_counts_do_not_fall() {
     check(&[]);
 }
 
-/// A heap whose pages can be pinned is no kernel's: found out, and an error.
+/// A heap whose pages can be pinned is not a kernel's: found out, and an error.
 #[test]
 fn a_difference_without_a_reason_is_an_error() {
     let driftheap = env!("CARGO_BIN_EXE_driftheap");

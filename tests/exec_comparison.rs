@@ -72,7 +72,7 @@ fn corrupted_bytes_are_read_back_by_another_process() {
                     assert_eq!(kind, HazardKind::LostWrite, "{name}: {report:?}");
                     continue;
                 };
-                assert_ne!(hit.pid, std::process::id(), "the conductor is no witness");
+                assert_ne!(hit.pid, std::process::id(), "the conductor is not a witness");
                 assert_ne!(hit.pid, 0, "{name}");
                 assert_ne!(Some(hit.found), hit.expected, "{name}");
                 hits += 1;

@@ -98,7 +98,7 @@ fn forked_children_end_with_their_schedule() {
 fn a_program_that_is_no_actor_is_an_error() {
     let options = ExecOptions { program: "/bin/true".into(), ..options() };
     let before = Instant::now();
-    let error = Executor::new(options).expect_err("true is no actor");
+    let error = Executor::new(options).expect_err("true is not an actor");
     assert!(matches!(error, ExecError::Setup { .. } | ExecError::Link(_)), "{error}");
     let options = ExecOptions { program: "/nonexistent".into(), ..exec_common::options() };
     let error = Executor::new(options).expect_err("no such program");

@@ -40,7 +40,7 @@ fn is(value: &Value, name: &str) -> bool {
         // 128 bits wide numbers come as floats; what is counted has no fraction.
         "integer" => value.as_f64().is_some_and(|number| number.fract() == 0.0),
         "number" => value.is_number(),
-        other => panic!("`{other}` is no type"),
+        other => panic!("`{other}` is not a type"),
     }
 }
 

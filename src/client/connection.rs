@@ -165,7 +165,7 @@ impl Connection {
     /// A buffer that came from another client as a file.
     ///
     /// # Errors
-    /// EINVAL: it is no buffer of this exporter.
+    /// EINVAL: it is not a buffer of this exporter.
     pub fn import(&self, file: OwnedFd) -> Result<Buffer, ClientError> {
         let answer = self.shared.ask_raw(&Request::Import, &[], &[file.as_fd()])?.message;
         let Response::Buffer { id, pages } = answer else { return Err(ClientError::Nonsense) };

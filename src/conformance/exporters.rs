@@ -1,4 +1,4 @@
-//! Buffers of exporters that are no heap: udmabuf over a fresh memfd, vgem's through prime.
+//! Buffers of exporters that are not heaps: udmabuf over a fresh memfd, vgem's through prime.
 
 use super::kit::{close, ioctl, open, page_size};
 use crate::sys::raw::{R, call, ptr};

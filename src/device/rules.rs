@@ -198,7 +198,7 @@ fn heap_size(text: &str) -> Result<u64, HeapError> {
 /// Parses bytes, or a number followed by K, M, G or T (powers of 1024).
 ///
 /// # Errors
-/// The text is no number, has another unit, or does not fit 64 bits.
+/// The text is not a number, has another unit, or does not fit 64 bits.
 pub fn parse_size(text: &str) -> Result<u64, HeapError> {
     let error = || HeapError::Size(text.to_owned());
     let digits = text.trim_end_matches(['K', 'M', 'G', 'T', 'k', 'm', 'g', 't', 'i', 'B']);

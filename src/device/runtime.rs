@@ -159,7 +159,7 @@ pub fn is_alive(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
 
-/// Whether connecting to this socket is refused; none if it is no socket, or can't be told.
+/// Whether connecting to this socket is refused; none if it is not a socket, or can't be told.
 fn refuses(path: &Path) -> Option<bool> {
     if !std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
         return None;

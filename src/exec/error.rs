@@ -121,7 +121,7 @@ pub enum ExecError {
     /// An actor could not begin.
     #[error(
         "{who} (process {pid}) could not set itself up ({how}): raise `ulimit -n` and `ulimit -l`; \
-         or the program is no driftheap of this version"
+         or the program is not a driftheap of this version"
     )]
     Setup {
         /// Which actor.

@@ -93,7 +93,7 @@ impl Executor {
     ///
     /// # Errors
     /// [`ExecError`] when there is no memory, no process, fewer than 64 fds may be open, or the
-    /// program is no actor.
+    /// program is not an actor.
     pub fn new(options: ExecOptions) -> Result<Self, ExecError> {
         // With fewer, an actor would lack a mechanism half-way and show something else.
         if getrlimit(Resource::Nofile).current.is_some_and(|fds| fds < FDS_MIN) {

@@ -88,7 +88,7 @@ impl Clone for Notes {
     fn clone_from(&mut self, _other: &Self) {}
 }
 
-/// Notes are no part of a state.
+/// Notes are not part of a state.
 impl PartialEq for Notes {
     fn eq(&self, _other: &Self) -> bool {
         true

@@ -292,7 +292,7 @@ mod tests {
             assert!(!rule.about.is_empty(), "{name} has no comment");
             assert!(rule.values.iter().all(|v| !v.meaning.is_empty()), "{name}: a value has none");
             let told = rule.kind == "steps" || rule.values.iter().any(|v| v.value == rule.default);
-            assert!(told, "{name}: the default {} is no value", rule.default);
+            assert!(told, "{name}: the default {} is not a value", rule.default);
             let read = [Some(&rule.meaning), Some(&rule.about), rule.source.as_ref()];
             let read: String = read.into_iter().flatten().map(String::as_str).collect();
             assert!(rule.source.is_some() || read.contains('(') || rule.block == "host", "{name}");

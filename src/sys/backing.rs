@@ -155,7 +155,7 @@ pub const BRAND_UDMABUF: u8 = 35;
 /// shares its inode with the memfd that it is made of. F_SETSIG is kept per open file and has no effect without O_ASYNC.
 ///
 /// # Errors
-/// EINVAL: `brand` is no signal number.
+/// EINVAL: `brand` is not a signal number.
 pub fn brand(fd: BorrowedFd<'_>, brand: u8) -> io::Result<()> {
     // SAFETY: F_SETSIG takes its argument by value; `fd` is open.
     let result = unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, libc::c_int::from(brand)) };

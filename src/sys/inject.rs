@@ -177,7 +177,7 @@ impl Seized {
         let read = |file| std::fs::read_to_string(format!("/proc/{}/{file}", self.tid));
         let (Ok(call), Ok(place)) = (read("syscall"), read("wchan")) else { return false };
         let nr = call.split_ascii_whitespace().next().and_then(|word| word.parse::<i64>().ok());
-        // "running" is no number, and -1 is a thread that was preempted.
+        // "running" is not a number, and -1 is a thread that was preempted.
         let Some(nr) = nr.filter(|&nr| nr >= 0) else { return false };
         let forks = [libc::SYS_clone, libc::SYS_clone3, super::arch::legacy::SYS_fork];
         !forks.contains(&nr) || place.starts_with("seccomp_do_user_notification")

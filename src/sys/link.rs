@@ -84,7 +84,7 @@ impl Link {
     /// Takes over an end that arrived over another link.
     ///
     /// # Errors
-    /// [`LinkError::Other`]: it is no seqpacket socket.
+    /// [`LinkError::Other`]: it is not a seqpacket socket.
     pub fn adopt(fd: OwnedFd) -> Result<Self, LinkError> {
         match rustix::net::sockopt::socket_type(&fd) {
             Ok(SocketType::SEQPACKET) => Ok(Self { fd }),

@@ -121,7 +121,7 @@ pub(crate) fn text(choices: &mut Choices<'_>, shape: Shape) -> String {
     add(format!("exporter f {{ {}}}", fields(choices, EXPORTER_RULES, shape.broken)));
     add(format!("importer i {{ {}}}", fields(choices, IMPORTER_RULES, shape.broken)));
     let scarce = choices.one_in(3).then(|| [choices.below(4), choices.below(4), choices.below(4)]);
-    // What the buffers take that are there at the start: less is no test.
+    // What the buffers take that are there at the start: less is not a test.
     let mut taken = [0; 3];
     let pages = 1 + usize::from(choices.one_in(3));
     let state = *choices.of(&["unallocated", "unallocated", "allocated"]);

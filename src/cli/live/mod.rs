@@ -313,7 +313,7 @@ async fn order(State(shared): Server, body: Bytes) -> Reply {
             | ControlCommand::Purge
             | ControlCommand::Revoke
     ) {
-        return Err(HttpError(StatusCode::BAD_REQUEST, "that is no order".to_owned()));
+        return Err(HttpError(StatusCode::BAD_REQUEST, "that is not an order".to_owned()));
     }
     let query = Query { verb: order.verb, ino: Some(order.ino), json: false };
     // It waits until the device has done it.

@@ -201,7 +201,7 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "sync-cpu-writes",
                 "A device reads old memory while the new value is in the CPU's cache.",
             ),
-            ("sync-start-only", "START is no substitute for an END that was forgotten."),
+            ("sync-start-only", "START does not stand in for an END that was forgotten."),
             ("bounce-buffer", "A device that reaches a copy: without SYNC it is an old one."),
             ("unflushed-zeros", "Zeros in the cache, and the last owner's bytes in memory."),
             ("sync-direction", "begin and end the wrong way round."),

@@ -49,5 +49,5 @@ pub use socket::{HandleSocket, memory_of};
 /// it, so no descriptor of the caller has that number.
 pub const HANDLE_FIRST: u32 = 0x4000_0000;
 
-/// Past the last handle: a handle is no negative number where one would be a return value.
+/// Past the last handle: a handle is never a negative number where one would be a return value.
 pub const HANDLES_END: u32 = 1 << 31;

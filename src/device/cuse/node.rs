@@ -101,7 +101,7 @@ pub enum CreateError {
 /// Why the loop broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// What came is no request.
+    /// What came is not a request.
     #[error(transparent)]
     Wire(#[from] WireError),
     /// Reading, writing or waiting failed.

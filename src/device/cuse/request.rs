@@ -36,7 +36,7 @@ pub enum Body<'a> {
     Short,
 }
 
-/// What is no request at all; the channel can't go on.
+/// What is not a request at all; the channel can't go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// Fewer bytes than a header.

@@ -36,7 +36,7 @@ impl Bus {
             .try_for_each(|next| self.show(next, &vec![0; page_bytes()]))
     }
 
-    /// A frame that is no page yet holds these bytes, for who has its address from before.
+    /// A frame that is not a page yet holds these bytes, for who has its address from before.
     fn show(&self, frame: FrameNo, bytes: &[u8]) -> Result<(), Errno> {
         if !self.frames.is_told(frame) {
             return Ok(());

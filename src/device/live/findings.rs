@@ -78,7 +78,7 @@ impl Finding {
                     writeln!(text, "  The address is page {} of `{}` now", of.page, printed(name));
             }
             Some(_) => text.push_str("  The address is that page's\n"),
-            None => text.push_str("  The address is no buffer's memory now\n"),
+            None => text.push_str("  No buffer has the address now\n"),
         }
         if let Some((offset, before, now)) = self.byte {
             let what = if self.write { "is" } else { "was read as" };

@@ -129,7 +129,7 @@ impl Kinds {
     }
 }
 
-/// A word that is no kind.
+/// A word that is not a kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{word}` is not a kind of misuse{hint}; there are: any, {known}")]
 pub struct UnknownKind {

@@ -126,11 +126,11 @@ fn hello(exporter: &Exporter, link: &Arc<Link>) -> Option<Holder> {
         return None;
     };
     let Ok(events) = Link::adopt(events) else {
-        refuse(link, Errno::BADF, "the event link is no seqpacket socket");
+        refuse(link, Errno::BADF, "the event link is not a seqpacket socket");
         return None;
     };
     let Ok(uffd) = Uffd::adopt(uffd) else {
-        refuse(link, Errno::BADF, "the second file of hello is no userfaultfd");
+        refuse(link, Errno::BADF, "the second file of hello is not a userfaultfd");
         return None;
     };
     let holder = Holder(NEXT_HOLDER.fetch_add(1, Ordering::Relaxed));

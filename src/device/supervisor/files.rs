@@ -39,7 +39,7 @@ pub struct Files {
     timelines: BTreeMap<TimelineId, OwnedFd>,
     /// Waits for the ends of timelines.
     timeline_ends: OwnedFd,
-    /// The udmabufs that are no memfd as it is.
+    /// The udmabufs that are not a memfd as it is.
     pub(super) scattered: Scattered,
     /// Descriptors to be given up when there are no more.
     spare: Vec<OwnedFd>,

@@ -96,7 +96,7 @@ pub(super) struct Live {
     /// Calls that may be copying to or from a buffer.
     flights: Flights,
     ignore_calls: bool,
-    /// Some process shares its address space with another that is no thread of it.
+    /// Some process shares its address space with another that is not one of its threads.
     pub(super) sharers: bool,
     /// What could not be done because of one.
     wanted: Option<Wanted>,

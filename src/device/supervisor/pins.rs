@@ -263,7 +263,7 @@ fn ring_holds(pid: i32, addr: u64, len: u64) -> Option<bool> {
 /// What a descriptor's fdinfo says of registered buffers.
 #[derive(Debug, PartialEq, Eq)]
 enum Ranges {
-    /// It is no io_uring.
+    /// It is not an io_uring.
     NoRing,
     /// It is one that does not say.
     Unknown,

@@ -221,7 +221,7 @@ fn forget_dead(watch: &mut Watch) {
     }
 }
 
-/// Whether a process is us, or the one that outlives us; what they hold is no program's.
+/// Whether a process is us, or the one that outlives us; what they hold is not a program's.
 pub(super) fn is_exporter(pid: i32) -> bool {
     let exe = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
     let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

@@ -59,7 +59,7 @@ mod tests {
         assert_eq!(call(HERE, 0x9400_0002), Some(HERE + 8));
         assert_eq!(call(HERE, 0x97ff_ffff), Some(HERE - 4));
         assert_eq!(jump(HERE, 0x17ff_ffff), Some(HERE - 4));
-        // A jump is no call; `b.eq .+8`, `blr x8` and `svc #0` name no target.
+        // A jump is not a call; `b.eq .+8`, `blr x8` and `svc #0` name no target.
         assert_eq!(call(HERE, 0x1400_0002), None);
         for word in [0x5400_0040, 0xd63f_0100, 0xd400_0001] {
             assert_eq!((call(HERE, word), jump(HERE, word)), (None, None), "{word:#x}");

@@ -179,7 +179,7 @@ impl Stacks {
             let call = next.pc.checked_sub(4)?;
             let word = u32::from_le_bytes(*caller::read(pid, call, 4).ok()?.first_chunk()?);
             if let Some(target) = arch::BRANCHES.and_then(|branches| (branches.call)(call, word)) {
-                // A target in a linkage table is no function's beginning, and names nobody.
+                // A target in a linkage table is not a function's beginning, and names nobody.
                 let is_here = self.entry(pid, at.pc.checked_sub(1)?) == Some(target);
                 if !is_here && self.entry(pid, target) == Some(target) {
                     return None;
