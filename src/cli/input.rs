@@ -86,7 +86,7 @@ fn unknown(name: &str) -> String {
 fn decode(name: &str, bytes: Vec<u8>) -> Result<String, String> {
     if bytes.len() > FILE_BYTES_MAX {
         let limit = FILE_BYTES_MAX >> 10;
-        return Err(format!("{name}: longer than {limit} KiB; a litmus test is a page or so"));
+        return Err(format!("{name}: longer than {limit} KiB, which is the limit"));
     }
     let line_of = |text: &[u8]| 1 + text.iter().filter(|byte| **byte == b'\n').count();
     let text = String::from_utf8(bytes).map_err(|error| {

@@ -23,7 +23,7 @@ use driftheap::device::supervisor::{self, CheckConfig, Config, Exit as Ran, Leve
 use driftheap::device::transport::{lock, now_ns};
 
 use super::ctl::serve_control;
-use super::device::DeviceArgs;
+use super::device::{DeviceArgs, distinct_devices};
 use super::live::{Listening, Web, WebArgs};
 use super::{Exit, out::Out};
 
@@ -206,14 +206,20 @@ fn supervise(args: RunArgs, out: &Out) -> anyhow::Result<(Ran, Vec<anyhow::Error
     let listening = args.web.listen("driftheap run --web")?;
     let record = args.record.is_some() || args.perfetto.is_some();
     let emulates = record || !args.devices.is_empty();
+    distinct_devices(&args.devices)?;
+    let heaps = args.device.heaps()?;
+    let moves = args.live || args.chaos.is_some() || emulates;
+    if !moves {
+        DeviceArgs::note_idle_rules(&heaps, out);
+    }
     let perfetto = args.perfetto.as_deref().map(create_trace).transpose()?;
     let recording = args.record.as_deref().map(super::record::Place::new).transpose()?;
     let argv = args.command.into_iter().map(|arg| CString::new(arg.into_vec()));
     let config = Config {
         argv: argv.collect::<Result<_, _>>().context("an argument holds a NUL byte")?,
-        heaps: args.device.heaps()?,
+        heaps,
         limits: args.device.limits(),
-        live: (args.live || args.chaos.is_some() || emulates)
+        live: moves
             .then(|| LiveConfig { chaos: args.chaos, sabotage: args.sabotage.unwrap_or_default() }),
         level: if args.strict { Level::Strict } else { Level::Needed },
         devices: args.devices,

@@ -14,6 +14,7 @@ use driftheap::device::transport::now_ns;
 use driftheap::uapi::page_size;
 
 use super::ctl::{clear_stale, serve_control};
+use super::device::distinct_devices;
 use super::serve::{ServeArgs, end_signals, wait};
 use super::{Exit, out::Out, record};
 
@@ -26,6 +27,7 @@ pub(super) fn run(path: &Path, args: ServeArgs, out: &Out) -> anyhow::Result<Exi
         patience: Patience::default(),
         record: args.record.is_some(),
     };
+    distinct_devices(&args.devices)?;
     // Before any thread starts, so that all of them inherit it.
     let signals = end_signals();
     signals.thread_block().context("can't block signals")?;

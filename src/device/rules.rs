@@ -16,8 +16,8 @@ pub struct HeapConfig {
     pub name: String,
     /// Most bytes of all its buffers together; `None` is bounded by the device's quota alone.
     pub size_bytes: Option<u64>,
-    /// Whether `mmap` was asked for, rather than the default.
-    pub mmap_given: bool,
+    /// The rules that were asked for; the others are the defaults.
+    pub given: Vec<&'static str>,
     /// Its rules, as the model has them.
     pub rules: ExporterRules,
 }
@@ -63,6 +63,9 @@ pub enum HeapError {
     /// The TOML file does not parse.
     #[error("{0}")]
     Toml(String),
+    /// The TOML file has no heap.
+    #[error("no heap in it: write a [[heap]] table with a name")]
+    None,
 }
 
 /// The rules that a running heap has.
@@ -84,7 +87,7 @@ const MMAP_KINDS: [MmapKind; 4] =
 
 /// Those that concern buffers that move. The last three take a list of steps: `move=[lock notify
 /// wait zap reserve copy rebind free unlock]`.
-pub const LIVE_RULES: &[&str] = RULES.split_at(2).1;
+const LIVE_RULES: &[&str] = RULES.split_at(2).1;
 
 fn hint(word: &str, known: &[&str]) -> String {
     known
@@ -102,7 +105,7 @@ impl HeapConfig {
         Self {
             name: name.to_owned(),
             size_bytes: None,
-            mmap_given: false,
+            given: Vec::new(),
             rules: ExporterRules {
                 mmap: MmapKind::Pfnmap,
                 cow: Cow::Reject,
@@ -116,18 +119,24 @@ impl HeapConfig {
     /// # Errors
     /// The rule or its value is unknown.
     pub fn set(&mut self, rule: &str, value: &str) -> Result<(), HeapError> {
-        if !RULES.contains(&rule) {
+        let Some(known) = RULES.iter().find(|known| **known == rule) else {
             return Err(HeapError::UnknownRule { rule: rule.to_owned() });
-        }
+        };
         if rule == "mmap" {
             let known = MMAP_KINDS.map(MmapKind::word);
             if !known.contains(&value) {
                 let (rule, value) = (rule.to_owned(), value.to_owned());
                 return Err(HeapError::UnknownValue { rule, value, allowed: known.join(", ") });
             }
-            self.mmap_given = true;
         }
-        self.set_rule(rule, value)
+        self.set_rule(rule, value)?;
+        self.given.push(known);
+        Ok(())
+    }
+
+    /// The rules that were asked for and that concern buffers that move.
+    pub fn given_of_moves(&self) -> Vec<&'static str> {
+        self.given.iter().copied().filter(|rule| LIVE_RULES.contains(rule)).collect()
     }
 
     /// Whether get_user_pages through a mapping of its buffers fails, as the model has it.
@@ -264,7 +273,8 @@ pub fn heaps_from_toml(text: &str) -> Result<Vec<HeapConfig>, HeapError> {
         }
         Ok(heap)
     });
-    distinct(heaps.collect::<Result<_, _>>()?)
+    let heaps: Vec<HeapConfig> = heaps.collect::<Result<_, _>>()?;
+    if heaps.is_empty() { Err(HeapError::None) } else { distinct(heaps) }
 }
 
 /// Checks that no two heaps have one name.
@@ -348,6 +358,7 @@ mod tests {
         assert_eq!(heaps[0].size_bytes, Some(1 << 20));
         assert_eq!(heaps[1].rules.mmap, MmapKind::Shmem);
         assert!(heaps_from_toml("[[heap]]\nname='a'\n[[heap]]\nname='a'").is_err());
+        assert_eq!(heaps_from_toml("heap = []"), Err(HeapError::None));
         assert!(heaps_from_toml("[[heap]]\nname='a'\nmmmap='shmem'").is_err());
         let text =
             "[[heap]]\nname='a'\non-dma-buf-pin='ignore'\nmove='[lock copy rebind free unlock]'";

@@ -502,7 +502,7 @@ impl Supervisor {
 pub(super) fn make_movable(device: &mut Device) -> usize {
     let mut changed = 0;
     for heap in device.heaps_mut() {
-        if !heap.mmap_given && heap.refuses_gup() {
+        if !heap.given.contains(&"mmap") && heap.refuses_gup() {
             heap.rules.mmap = MmapKind::Shmem;
             changed += 1;
         }
