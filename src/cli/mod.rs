@@ -213,7 +213,10 @@ pub(crate) fn main() -> ExitCode {
                 Ok(()) => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
                 // Who has read enough of it has closed the pipe.
                 Err(closed) if is_broken_pipe(&closed) => ExitCode::SUCCESS,
-                Err(_) => Exit::Input.code(),
+                Err(error) => {
+                    anstream::eprintln!("error: can't write the help: {error:#}");
+                    Exit::Input.code()
+                }
             };
         }
     };

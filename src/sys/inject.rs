@@ -15,7 +15,7 @@
 //! A fork is followed instead: [`Seized::for_fork`], then the notification is let go, and
 //! [`Seized::forked`] catches the child before its first instruction.
 //!
-//! A thread that [`trace`](super::trace) has attached for good is used as it is and stays attached.
+//! A thread that [`trace`] has attached for good is used as it is and stays attached.
 //!
 //! If this process dies meanwhile, so does the thread's process (PTRACE_O_EXITKILL): it can't go on
 //! with half of its registers ours.
