@@ -7,14 +7,14 @@
 //! stale. Without one a move gives pages other memory, and what is known of them is where they are and
 //! how often they moved: the [`trace`](super::trace) tells.
 
-use super::live::attach::{Attachment, Sg};
+use super::live::attach::Attachment;
 use super::live::bus::Bus;
 use super::live::findings::Finding;
 use super::live::frames::{FrameNo, Owner, PageOf};
 use super::misuse::{Report, Watch};
 use super::trace::TraceEvent;
 use super::{BufferId, Device, Inode, Stats};
-use crate::model::{Life, Placement};
+use crate::model::{Life, Placement, Slot};
 use crate::sys::page::page_bytes;
 use crate::terminal::printed;
 
@@ -209,7 +209,7 @@ impl Look {
             for (page, frame) in addresses(attachment) {
                 let of = PageOf { buffer: attachment.buffer, page };
                 let note = match (attachment.sg, attachment.pins) {
-                    (Sg::Invalid, _) => "invalid".to_owned(),
+                    (Slot::Invalid, _) => "invalid".to_owned(),
                     (_, 0) => String::new(),
                     (_, pins) => format!("dma_buf_pin {pins}"),
                 };
@@ -282,7 +282,7 @@ impl Look {
 
 /// The addresses of an sg_table that is mapped: page and frame.
 fn addresses(attachment: &Attachment) -> Vec<(usize, FrameNo)> {
-    if !matches!(attachment.sg, Sg::Held | Sg::Invalid) || attachment.told.len() > TOLD_MAX {
+    if !attachment.sg.is_mapped() || attachment.told.len() > TOLD_MAX {
         return Vec::new();
     }
     let last = attachment.told.iter().filter(|(_, (_, map))| map + 1 == attachment.maps);

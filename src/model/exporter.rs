@@ -93,9 +93,9 @@ impl<S: Sink> Core<'_, S> {
                 continue;
             }
             for sg in (0..self.state.sgs.len()).map(SgId::at) {
-                let mapped = self.state.sgs[sg.index()] == Slot::Held;
-                if mapped && self.world.attachment_of(sg) == attachment {
-                    self.state.sgs[sg.index()] = Slot::Invalid;
+                let slot = self.state.sgs[sg.index()];
+                if slot.notified() != slot && self.world.attachment_of(sg) == attachment {
+                    self.state.sgs[sg.index()] = slot.notified();
                 }
             }
         }

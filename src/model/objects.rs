@@ -245,6 +245,38 @@ pub enum Slot {
     Dropped,
 }
 
+/// An attachment's sg_table is a slot. What the importer's calls and `move_notify` do to it is said here
+/// once; the live device asks it, too.
+///
+/// ```text
+///            map                    move_notify
+/// None ----------------> Held ------------------> Invalid --map--> Held
+///   `--ENODEV--> Failed    `--unmap--> Dropped <--unmap--'
+/// ```
+impl Slot {
+    /// Mapped, and not unmapped since: a move waits for it, and dma_buf_detach would leak it.
+    #[must_use]
+    pub const fn is_mapped(self) -> bool {
+        matches!(self, Self::Held | Self::Invalid)
+    }
+
+    /// After `dma_buf_move_notify`, which calls dynamic importers only.
+    #[must_use]
+    pub const fn notified(self) -> Self {
+        match self {
+            Self::Held => Self::Invalid,
+            Self::None | Self::Taking | Self::Invalid | Self::Failed | Self::Dropped => self,
+        }
+    }
+
+    /// How many `dma_buf_pin`s of the buffer the mapping stands for: the core pins for an importer that is
+    /// not told of moves (`dma_buf_map_attachment`, drivers/dma-buf/dma-buf.c, 6.12).
+    #[must_use]
+    pub const fn pins(self, dynamic: bool) -> u8 {
+        (self.is_mapped() && !dynamic) as u8
+    }
+}
+
 /// What an access is meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Target {

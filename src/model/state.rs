@@ -256,7 +256,7 @@ impl State {
     /// Whether the sg_table is mapped, valid or not.
     #[must_use]
     pub fn sg_mapped(&self, sg: SgId) -> bool {
-        matches!(self.sgs[sg.index()], Slot::Held | Slot::Invalid)
+        self.sgs[sg.index()].is_mapped()
     }
 }
 

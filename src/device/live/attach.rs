@@ -3,13 +3,7 @@
 //! Kernel counterpart: drivers/dma-buf/dma-buf.c (`dma_buf_dynamic_attach`, `dma_buf_pin`,
 //! `dma_buf_map_attachment`, `dma_buf_move_notify`), Linux 6.12.
 //!
-//! ```text
-//!            map                    move_notify
-//! None ----------------> Held ------------------> Invalid --map--> Held
-//!                          `--unmap--> Dropped <--unmap--'
-//! ```
-//!
-//! `Invalid` is the exporter's view: it told the importer. Whether the importer goes on with the
+//! What the calls do to an sg_table is the model's ([`Slot`]). `Invalid` is the exporter's view: it told the importer. Whether the importer goes on with the
 //! addresses that it has is its own affair, and what the emulation exists to show.
 //!
 //! **Locking**: one reservation lock a buffer ([`Attachments::lock`]). A move holds it from `lock`
@@ -23,6 +17,7 @@ use std::collections::BTreeMap;
 use super::frames::{BusAddr, FrameNo, PageOf};
 use crate::device::tables::take_where;
 use crate::device::{BufferId, FenceId};
+use crate::model::Slot;
 
 /// A `struct dma_buf_attachment`. Never used again for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,19 +30,6 @@ pub struct Holder(pub u64);
 /// A `get_user_pages` pin of one page of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PinId(pub u64);
-
-/// An attachment's sg_table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sg {
-    /// Never mapped.
-    None,
-    /// Mapped.
-    Held,
-    /// `move_notify` was called since.
-    Invalid,
-    /// Unmapped.
-    Dropped,
-}
 
 /// A device's link to a buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +45,7 @@ pub struct Attachment {
     /// `dma_buf_pin` count, that of a static mapping included.
     pub pins: u32,
     /// Its sg_table.
-    pub sg: Sg,
+    pub sg: Slot,
     /// How often it was mapped.
     pub maps: usize,
     /// What each address that it was ever told stood for, the latest meaning: the page, and by
@@ -114,7 +96,7 @@ impl Attachments {
             device: device.to_owned(),
             dynamic,
             pins: 0,
-            sg: Sg::None,
+            sg: Slot::None,
             maps: 0,
             told: BTreeMap::new(),
             fences: Vec::new(),
@@ -163,8 +145,8 @@ impl Attachments {
         addrs: &[BusAddr],
     ) -> Result<(), AttachError> {
         let attachment = self.of_mut(id, holder)?;
-        let mapped = matches!(attachment.sg, Sg::Held | Sg::Invalid);
-        attachment.sg = Sg::Held;
+        let before = attachment.sg.pins(attachment.dynamic);
+        attachment.sg = Slot::Held;
         attachment.ignored_notify = false;
         for (page, addr) in addrs.iter().enumerate() {
             if let Some((frame, _)) = addr.split() {
@@ -172,9 +154,7 @@ impl Attachments {
             }
         }
         attachment.maps += 1;
-        if !attachment.dynamic && !mapped {
-            attachment.pins += 1;
-        }
+        attachment.pins += u32::from(attachment.sg.pins(attachment.dynamic) - before);
         Ok(())
     }
 
@@ -184,13 +164,11 @@ impl Attachments {
     /// [`AttachError`].
     pub fn unmap(&mut self, id: AttachmentId, holder: Holder) -> Result<(), AttachError> {
         let attachment = self.of_mut(id, holder)?;
-        if !matches!(attachment.sg, Sg::Held | Sg::Invalid) {
+        if !attachment.sg.is_mapped() {
             return Err(AttachError::NotHeld);
         }
-        attachment.sg = Sg::Dropped;
-        if !attachment.dynamic {
-            attachment.pins -= 1;
-        }
+        attachment.pins -= u32::from(attachment.sg.pins(attachment.dynamic));
+        attachment.sg = Slot::Dropped;
         Ok(())
     }
 
@@ -200,8 +178,7 @@ impl Attachments {
     /// [`AttachError`].
     pub fn pin(&mut self, id: AttachmentId, holder: Holder, pin: bool) -> Result<(), AttachError> {
         let attachment = self.of_mut(id, holder)?;
-        let of_mapping =
-            u32::from(!attachment.dynamic && matches!(attachment.sg, Sg::Held | Sg::Invalid));
+        let of_mapping = u32::from(attachment.sg.pins(attachment.dynamic));
         if pin {
             attachment.pins += 1;
         } else if attachment.pins > of_mapping {
@@ -237,7 +214,7 @@ impl Attachments {
     /// Whether an importer of the buffer still has an sg_table.
     #[must_use]
     pub fn is_mapped(&self, buffer: BufferId) -> bool {
-        self.of_buffer(buffer).any(|(_, held)| matches!(held.sg, Sg::Held | Sg::Invalid))
+        self.of_buffer(buffer).any(|(_, held)| held.sg.is_mapped())
     }
 
     /// The dynamic attachments of a buffer, whose `move_notify` is to be called; the exporter
@@ -245,9 +222,7 @@ impl Attachments {
     pub fn notify(&mut self, buffer: BufferId) -> Vec<(AttachmentId, Holder)> {
         let of = |attachment: &&mut Attachment| attachment.buffer == buffer && attachment.dynamic;
         for attachment in self.table.values_mut().filter(of) {
-            if attachment.sg == Sg::Held {
-                attachment.sg = Sg::Invalid;
-            }
+            attachment.sg = attachment.sg.notified();
         }
         let dynamic = self.of_buffer(buffer).filter(|(_, attachment)| attachment.dynamic);
         dynamic.map(|(id, attachment)| (id, attachment.holder)).collect()
@@ -306,8 +281,8 @@ mod tests {
         }
         assert_eq!(all.pins(A), 1, "mapping again pins once");
         assert_eq!(all.notify(A), [(dynamic, OTHER)]);
-        assert_eq!(all.of(dynamic, OTHER).unwrap().sg, Sg::Invalid);
-        assert_eq!(all.of(fixed, ME).unwrap().sg, Sg::Held);
+        assert_eq!(all.of(dynamic, OTHER).unwrap().sg, Slot::Invalid);
+        assert_eq!(all.of(fixed, ME).unwrap().sg, Slot::Held);
         assert_eq!(
             all.of(fixed, ME).unwrap().means(FrameNo(4)),
             Some(PageOf { buffer: A, page: 1 })

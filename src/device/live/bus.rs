@@ -26,7 +26,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-use super::attach::{AttachError, Attachment, AttachmentId, Attachments, Holder, PinId, Sg};
+use super::attach::{AttachError, Attachment, AttachmentId, Attachments, Holder, PinId};
 use super::copies::Copies;
 use super::findings::{Finding, Findings, NamedPage};
 use super::frames::{BusAddr, Bytes, FrameNo, Frames, FreedTwice, Given, Owner, PageOf};
@@ -35,7 +35,9 @@ use super::record::{Actor, RecordedAction, Recorder};
 use crate::device::tables::take_where;
 use crate::device::{BufferId, Device, FenceId};
 use crate::model::{self, moving};
-use crate::model::{ExporterRules, ExporterStep, HazardKind, HostRules, Life, Meant, Operation};
+use crate::model::{
+    ExporterRules, ExporterStep, HazardKind, HostRules, Life, Meant, Operation, Slot,
+};
 use crate::sys::backing;
 use crate::sys::page::page_bytes;
 
@@ -352,7 +354,7 @@ impl Bus {
                 let attachment = self.attachments.of_mut(id, holder)?;
                 attachment.fences.retain(|&fence| !device.fences().is_signalled(fence));
                 let fenced = !attachment.fences.is_empty();
-                if attachment.sg == Sg::Invalid && !fenced {
+                if attachment.sg == Slot::Invalid && !fenced {
                     attachment.ignored_notify = true;
                 }
                 let means = |(frame, offset)| Some(((frame, offset), attachment.means(frame)?));
@@ -421,12 +423,14 @@ impl Bus {
     fn why(&self, access: &DmaAccess) -> &'static str {
         let Link::Attachment(attachment) = &access.link else { return PINNED };
         match attachment.sg {
-            Sg::Invalid if access.fenced && !attachment.ignored_notify => NOT_WAITED,
-            Sg::Invalid => IGNORED,
-            Sg::Dropped => UNMAPPED,
-            Sg::Held | Sg::None if attachment.pins > 0 => PIN_IGNORED,
-            Sg::Held | Sg::None if attachment.dynamic => OLD_TABLE,
-            Sg::Held | Sg::None => NOT_TOLD,
+            Slot::Invalid if access.fenced && !attachment.ignored_notify => NOT_WAITED,
+            Slot::Invalid => IGNORED,
+            Slot::Dropped => UNMAPPED,
+            Slot::Held | Slot::None | Slot::Taking | Slot::Failed => match attachment {
+                Attachment { pins: 1.., .. } => PIN_IGNORED,
+                Attachment { dynamic: true, .. } => OLD_TABLE,
+                Attachment { .. } => NOT_TOLD,
+            },
         }
     }
 

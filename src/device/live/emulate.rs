@@ -20,12 +20,12 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::attach::{AttachmentId, Holder, Sg};
+use super::attach::{AttachmentId, Holder};
 use super::bus::{InBracket, Through, Transfer};
 use super::frames::BusAddr;
 use super::operation::{Host, Parts};
 use crate::device::{BufferId, FenceId, Seen};
-use crate::model::Usage;
+use crate::model::{Slot, Usage};
 use crate::sys::page::page_bytes;
 
 /// Which buffer a device uses.
@@ -398,7 +398,7 @@ impl Machine {
         };
         let bound = self.bound.insert(bound);
         let sg = bus.attachments.of(bound.id, self.holder).ok()?.sg;
-        let stale = sg == Sg::Invalid && self.spec.handles_notify;
+        let stale = sg == Slot::Invalid && self.spec.handles_notify;
         if bound.addrs.is_empty() || stale {
             bound.addrs = bus.map(bound.id, self.holder).ok()?;
         }

@@ -9,14 +9,13 @@
 
 use rustix::io::Errno;
 
-use super::attach::{AttachError, AttachmentId, Holder, Sg};
+use super::attach::{AttachError, AttachmentId, Holder};
 use super::bus::Bus;
 use super::frames::BusAddr;
 use super::notes::signals;
 use super::record::{Actor, RecordedAction};
 use crate::device::{BufferId, Device, FenceId};
-use crate::model::Usage;
-use crate::model::{Life, Placement};
+use crate::model::{Life, Placement, Slot, Usage};
 
 impl Bus {
     /// A buffer came into being: it gets its frames.
@@ -79,7 +78,7 @@ impl Bus {
     pub fn map(&mut self, id: AttachmentId, holder: Holder) -> Result<Vec<BusAddr>, AttachError> {
         let attachment = self.attachments.of(id, holder)?;
         let (buffer, actor) = (attachment.buffer, Actor::Device(attachment.device.clone()));
-        let mapped = matches!(attachment.sg, Sg::Held | Sg::Invalid);
+        let mapped = attachment.sg.is_mapped();
         let Some(addrs) = self.addresses(buffer) else {
             // The old mapping goes first, so that what can't be mapped again is not mapped any more.
             if mapped {
@@ -155,7 +154,7 @@ impl Bus {
         let fence = fence.ok_or(AttachError::Gone)?;
         attachment.fences.retain(|&old| !device.fences().is_signalled(old));
         attachment.fences.push(fence);
-        let (ignored, name) = (attachment.sg == Sg::Invalid, attachment.device.clone());
+        let (ignored, name) = (attachment.sg == Slot::Invalid, attachment.device.clone());
         attachment.ignored_notify |= ignored;
         if let Some(recorder) = &mut self.recorder
             && ignored

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::attach::{Attachment, AttachmentId, PinId, Sg};
+use super::attach::{Attachment, AttachmentId, PinId};
 use super::bus::{Bus, GupPin};
 use super::frames::FrameNo;
 use super::pages::Pages;
@@ -69,7 +69,7 @@ impl Bus {
 
     /// Records that an attachment has gone with its holder.
     pub(super) fn note_dropped(&mut self, id: AttachmentId, attachment: &Attachment) {
-        let is_mapped = matches!(attachment.sg, Sg::Held | Sg::Invalid);
+        let is_mapped = attachment.sg.is_mapped();
         let ends = is_mapped
             .then_some(RecordedAction::Unmap(id))
             .into_iter()

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::device::live::attach::{PinId as LivePin, Sg};
+use crate::device::live::attach::PinId as LivePin;
 use crate::device::live::bus::{Through, Transfer};
 use crate::device::live::frames::{BusAddr, FrameNo, Owner as LiveOwner};
 use crate::device::{Action, Backing, FenceId as LiveFence, Inode, Ioctl, Object};
@@ -516,12 +516,9 @@ impl<'a> Pair<'a> {
         for (index, device) in self.devices.iter().enumerate() {
             let (_, holder, sg, _) = actor(index);
             let Some(id) = device.live.filter(|_| !device.is_out) else { continue };
-            let model = match self.state.sgs[sg.index()] {
-                Slot::Held => Sg::Held,
-                Slot::Invalid => Sg::Invalid,
-                Slot::Dropped => Sg::Dropped,
-                Slot::None | Slot::Taking | Slot::Failed => Sg::None,
-            };
+            // The live device keeps no sg_table of a map that was refused.
+            let slot = self.state.sgs[sg.index()];
+            let model = if slot == Slot::Failed { Slot::None } else { slot };
             let live = kept.bus.attachments.of(id, holder).map(|attachment| attachment.sg);
             same("sg_table", Ok(model), live)?;
         }
