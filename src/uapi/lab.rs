@@ -169,6 +169,10 @@ pub const CHECK_REFUSE: u16 = 2048;
 pub const HUGE: u16 = 4096;
 /// EXPORT: its entry without the special bit.
 pub const HUGE_PLAIN: u16 = 8192;
+/// EXPORT: VM_DONTCOPY.
+pub const DONTCOPY: u16 = 16384;
+/// EXPORT: a zap is given the VMA's address for an offset.
+pub const ZAP_START: u16 = 32768;
 
 /// GUP: FOLL_WRITE.
 pub const FOLL_WRITE: u16 = 1;
@@ -218,7 +222,7 @@ mod tests {
             assert_eq!(number(name), Some(*op as u64), "{name}");
             assert_eq!(Op::of(*op as u8), Some(*op));
         }
-        let flags: [(&str, u16); 25] = [
+        let flags: [(&str, u16); 27] = [
             ("MMAP_PFNMAP", MMAP_PFNMAP),
             ("MMAP_MIXED_PFN", MMAP_MIXED_PFN),
             ("MMAP_MIXED_PAGE", MMAP_MIXED_PAGE),
@@ -236,6 +240,8 @@ mod tests {
             ("CHECK_REFUSE", CHECK_REFUSE),
             ("HUGE", HUGE),
             ("HUGE_PLAIN", HUGE_PLAIN),
+            ("DONTCOPY", DONTCOPY),
+            ("ZAP_START", ZAP_START),
             ("FOLL_WRITE", FOLL_WRITE),
             ("FOLL_FORCE", FOLL_FORCE),
             ("FOLL_LONGTERM", FOLL_LONGTERM),

@@ -295,6 +295,8 @@ int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, boo
 		return 0;
 	if (buf->rules & DRIFTHEAP_LAB_VM_IO)
 		vm_flags_set(vma, VM_IO);
+	if ((buf->rules & DRIFTHEAP_LAB_DONTCOPY) && lab_mistake != LAB_COPY_AT_FORK)
+		vm_flags_set(vma, VM_DONTCOPY);
 	switch (buf->rules & DRIFTHEAP_LAB_MMAP_MASK) {
 	case DRIFTHEAP_LAB_MMAP_PFNMAP:
 	case DRIFTHEAP_LAB_MMAP_UNMARKED:
@@ -445,6 +447,22 @@ long lab_export(struct lab *lab, struct driftheap_lab_step *step)
 	return 0;
 }
 
+/* Where a zap begins, as an offset of the file: 0, but for exporters that get it wrong. */
+static loff_t lab_zap_offset(struct lab_buf *buf)
+{
+	unsigned long start = 0;
+
+	if (buf->rules & DRIFTHEAP_LAB_ZAP_LATE)
+		return PAGE_SIZE * buf->lab->stride;
+	if (buf->rules & DRIFTHEAP_LAB_ZAP_START) {
+		spin_lock(&buf->lab->vma_lock);
+		if (buf->vma)
+			start = buf->vma->vm_start;
+		spin_unlock(&buf->lab->vma_lock);
+	}
+	return start;
+}
+
 static long lab_zap(struct lab_buf *buf)
 {
 	struct address_space *mapping = buf->dmabuf->file->f_mapping;
@@ -465,10 +483,7 @@ static long lab_zap(struct lab_buf *buf)
 		zap_vma_ptes(vma, vma->vm_start, vma->vm_end - vma->vm_start);
 		return 0;
 	}
-	if (buf->rules & DRIFTHEAP_LAB_ZAP_LATE)
-		unmap_mapping_range(mapping, PAGE_SIZE * buf->lab->stride, size, 1);
-	else
-		unmap_mapping_range(mapping, 0, size, 1);
+	unmap_mapping_range(mapping, lab_mistake == LAB_ZAP_FINDS ? 0 : lab_zap_offset(buf), size, 1);
 	return 0;
 }
 

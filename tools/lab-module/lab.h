@@ -28,6 +28,8 @@ enum lab_mistake {
 	LAB_DMA_WRONG,
 	LAB_PUT_NOTHING,
 	LAB_NOTIFIER_DEAF,
+	LAB_COPY_AT_FORK,
+	LAB_ZAP_FINDS,
 };
 
 extern unsigned int lab_mistake;

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::guest::SABOTAGES;
 
 /// Tests that show a difference for one of the switches each, and are small.
-const TESTS: [&str; 15] = [
+const TESTS: [&str; 16] = [
     "userptr-mmu-notifier",
     "dynamic-importer-move",
     "insert-page-and-move",
@@ -39,10 +39,11 @@ const TESTS: [&str; 15] = [
     "importer-mmap-address-space",
     "one-vma-pointer",
     "fork-then-move",
+    "gdrcopy-zap",
 ];
 
 /// `enum lab_mistake`, by number.
-const MISTAKES: [&str; 8] = [
+const MISTAKES: [&str; 10] = [
     "zap-nothing",
     "copy-nothing",
     "notify-nobody",
@@ -51,6 +52,8 @@ const MISTAKES: [&str; 8] = [
     "dma-wrong",
     "put-nothing",
     "notifier-deaf",
+    "copy-at-fork",
+    "zap-finds",
 ];
 
 /// Schedules of a variant besides the shortest to each outcome.

@@ -101,6 +101,8 @@ pub(super) fn exporter_flags(rules: &ExporterRules, check: MmapCheck) -> u16 {
         | flag(rules.vm_io == YesNo::Yes, lab::VM_IO)
         | flag(rules.huge != Huge::None && by_pfn, lab::HUGE)
         | flag(rules.huge == Huge::Plain, lab::HUGE_PLAIN)
+        | flag(rules.vm_dontcopy.yes(), lab::DONTCOPY)
+        | flag(rules.zap == ZapReach::VmStart, lab::ZAP_START)
         | flag(check == MmapCheck::Warn, lab::CHECK_WARN)
         | flag(check == MmapCheck::Refuse, lab::CHECK_REFUSE)
 }

@@ -80,9 +80,7 @@ fn exporters(scenario: &Scenario) -> Result<(), Skip> {
         if rules.huge == Huge::Devmap {
             return Err(Skip::new("6.12 has pmd_special, and no devmap entry without a page map"));
         }
-        if rules.zap == ZapReach::VmStart
-            || rules.fault_page != FaultPage::AtOffset
-            || rules.vm_dontcopy.yes()
+        if rules.fault_page != FaultPage::AtOffset
             || rules.blocks != Blocks::Order0
             || rules.copies_late()
         {
