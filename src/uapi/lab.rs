@@ -173,6 +173,8 @@ pub const HUGE_PLAIN: u16 = 8192;
 pub const DONTCOPY: u16 = 16384;
 /// EXPORT: a zap is given the VMA's address for an offset.
 pub const ZAP_START: u16 = 32768;
+/// EXPORT: a zap is given a DRM node's fake offset, which mmap takes away.
+pub const ZAP_NODE: u32 = 65536;
 
 /// GUP: FOLL_WRITE.
 pub const FOLL_WRITE: u16 = 1;
@@ -254,6 +256,7 @@ mod tests {
         for (name, flag) in flags {
             assert_eq!(number(name), Some(flag.into()), "{name}");
         }
+        assert_eq!(number("ZAP_NODE"), Some(ZAP_NODE.into()));
         let entry = [
             ("PTE_PRESENT", PTE_PRESENT),
             ("PTE_WRITE", PTE_WRITE),

@@ -454,6 +454,9 @@ static loff_t lab_zap_offset(struct lab_buf *buf)
 
 	if (buf->rules & DRIFTHEAP_LAB_ZAP_LATE)
 		return PAGE_SIZE * buf->lab->stride;
+	/* drm_gem_shmem_mmap() until 5.12: the VMA is in the reverse map without its fake offset. */
+	if (buf->rules & DRIFTHEAP_LAB_ZAP_NODE)
+		return (loff_t)LAB_NODE_PGOFF << PAGE_SHIFT;
 	if (buf->rules & DRIFTHEAP_LAB_ZAP_START) {
 		spin_lock(&buf->lab->vma_lock);
 		if (buf->vma)

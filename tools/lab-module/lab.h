@@ -14,6 +14,8 @@
 #include "driftheap_lab.h"
 
 #define LAB_NO_FRAME U32_MAX
+/* Where a DRM device's fake offsets begin: DRM_FILE_PAGE_OFFSET_START. */
+#define LAB_NODE_PGOFF ((0xFFFFFFFFUL >> PAGE_SHIFT) + 1)
 #define LAB_BLOCK_ORDER (PMD_SHIFT - PAGE_SHIFT)
 #define LAB_BLOCK_PAGES (1U << LAB_BLOCK_ORDER)
 

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::guest::SABOTAGES;
 
 /// Tests that show a difference for one of the switches each, and are small.
-const TESTS: [&str; 16] = [
+const TESTS: [&str; 17] = [
     "userptr-mmu-notifier",
     "dynamic-importer-move",
     "insert-page-and-move",
@@ -40,6 +40,7 @@ const TESTS: [&str; 16] = [
     "one-vma-pointer",
     "fork-then-move",
     "gdrcopy-zap",
+    "shmem-helper-fake-offset",
 ];
 
 /// `enum lab_mistake`, by number.

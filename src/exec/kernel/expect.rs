@@ -81,7 +81,7 @@ const fn errno(model: model::Errno) -> Errno {
 }
 
 /// EXPORT's flags.
-pub(super) fn exporter_flags(rules: &ExporterRules, check: MmapCheck) -> u16 {
+pub(super) fn exporter_flags(rules: &ExporterRules, check: MmapCheck) -> u32 {
     let mmap = match rules.mmap {
         MmapKind::Pfnmap => lab::MMAP_PFNMAP,
         MmapKind::RemapPfnRange => lab::MMAP_REMAP,
@@ -92,7 +92,8 @@ pub(super) fn exporter_flags(rules: &ExporterRules, check: MmapCheck) -> u16 {
     };
     let flag = |on: bool, flag: u16| if on { flag } else { 0 };
     let by_pfn = matches!(rules.mmap, MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn);
-    mmap | flag(rules.cow == Cow::Reject, lab::COW_REJECT)
+    let flags = mmap
+        | flag(rules.cow == Cow::Reject, lab::COW_REJECT)
         | flag(rules.fault == FaultLock::Unlocked, lab::FAULT_UNLOCKED)
         | flag(rules.zap == ZapReach::VmaPointer, lab::ZAP_POINTER)
         | flag(rules.zap == ZapReach::WrongRange, lab::ZAP_LATE)
@@ -104,7 +105,8 @@ pub(super) fn exporter_flags(rules: &ExporterRules, check: MmapCheck) -> u16 {
         | flag(rules.vm_dontcopy.yes(), lab::DONTCOPY)
         | flag(rules.zap == ZapReach::VmStart, lab::ZAP_START)
         | flag(check == MmapCheck::Warn, lab::CHECK_WARN)
-        | flag(check == MmapCheck::Refuse, lab::CHECK_REFUSE)
+        | flag(check == MmapCheck::Refuse, lab::CHECK_REFUSE);
+    u32::from(flags) | if rules.zap == ZapReach::WrongPgoff { lab::ZAP_NODE } else { 0 }
 }
 
 /// IMPORTER_FD's flags, in the order of the header.

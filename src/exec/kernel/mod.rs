@@ -267,7 +267,7 @@ impl Bench<'_> {
         let rules = expect::exporter_flags(self.truth.exporter_of(buf), check);
         let pages = u32::from(world.buf(buf).pages);
         let obj = u32::from(buf.0);
-        let export = LabStep { obj, page: pages, flags: rules.into(), ..LabStep::default() };
+        let export = LabStep { obj, page: pages, flags: rules, ..LabStep::default() };
         self.conductor(Op::Export, export)?;
         for (index, page) in (0u32..).zip(world.pages(buf)) {
             let frame = model.pages[page.index()].frame;

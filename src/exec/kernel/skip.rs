@@ -86,9 +86,6 @@ fn exporters(scenario: &Scenario) -> Result<(), Skip> {
         {
             return Err(Skip::new("the laboratory's exporter has no such rule"));
         }
-        if rules.zap == ZapReach::WrongPgoff {
-            return Err(Skip::new("the laboratory's mmap keeps the offset that its zap looks for"));
-        }
         if rules.zap == ZapReach::VmaPointer && rules.mmap != MmapKind::Pfnmap {
             return Err(Skip::new("zap_vma_ptes is for VM_PFNMAP alone"));
         }
