@@ -175,6 +175,8 @@ pub const DONTCOPY: u16 = 16384;
 pub const ZAP_START: u16 = 32768;
 /// EXPORT: a zap is given a DRM node's fake offset, which mmap takes away.
 pub const ZAP_NODE: u32 = 65536;
+/// EXPORT: a fault counts pages from the beginning of the VMA, whatever its offset.
+pub const FAULT_START: u32 = 131_072;
 
 /// GUP: FOLL_WRITE.
 pub const FOLL_WRITE: u16 = 1;
@@ -257,6 +259,7 @@ mod tests {
             assert_eq!(number(name), Some(flag.into()), "{name}");
         }
         assert_eq!(number("ZAP_NODE"), Some(ZAP_NODE.into()));
+        assert_eq!(number("FAULT_START"), Some(FAULT_START.into()));
         let entry = [
             ("PTE_PRESENT", PTE_PRESENT),
             ("PTE_WRITE", PTE_WRITE),

@@ -113,6 +113,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_HUGE_PLAIN 8192	/* its entry without the special bit, as until 6.11 */
 #define DRIFTHEAP_LAB_DONTCOPY 16384	/* VM_DONTCOPY */
 #define DRIFTHEAP_LAB_ZAP_START 32768	/* the VMA's address where a file's offset is asked for */
+#define DRIFTHEAP_LAB_FAULT_START 131072 /* a fault counts pages from the VMA's beginning */
 #define DRIFTHEAP_LAB_ZAP_NODE 65536	/* zaps at a DRM node's fake offset, which mmap takes away */
 
 /* IMPORTER_FD: what mmap through the importer does. */

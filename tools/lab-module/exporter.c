@@ -102,6 +102,10 @@ static vm_fault_t lab_insert(struct vm_fault *vmf, struct lab_vma *mapping)
 	u32 frame;
 	int err;
 
+	/* As drm_gem_shmem_fault() counts, which knows fake offsets alone. */
+	if (!mapping->shadow && (buf->rules & DRIFTHEAP_LAB_FAULT_START) &&
+	    lab_mistake != LAB_FAULT_OFFSET)
+		page = ((vmf->address - vma->vm_start) >> PAGE_SHIFT) / buf->lab->stride;
 	if (page >= buf->pages)
 		return VM_FAULT_SIGBUS;
 	if (!mapping->shadow && buf->life != LAB_LIVE)

@@ -32,6 +32,7 @@ enum lab_mistake {
 	LAB_NOTIFIER_DEAF,
 	LAB_COPY_AT_FORK,
 	LAB_ZAP_FINDS,
+	LAB_FAULT_OFFSET,
 };
 
 extern unsigned int lab_mistake;

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::guest::SABOTAGES;
 
 /// Tests that show a difference for one of the switches each, and are small.
-const TESTS: [&str; 17] = [
+const TESTS: [&str; 18] = [
     "userptr-mmu-notifier",
     "dynamic-importer-move",
     "insert-page-and-move",
@@ -41,10 +41,11 @@ const TESTS: [&str; 17] = [
     "fork-then-move",
     "gdrcopy-zap",
     "shmem-helper-fake-offset",
+    "fault-from-start",
 ];
 
 /// `enum lab_mistake`, by number.
-const MISTAKES: [&str; 10] = [
+const MISTAKES: [&str; 11] = [
     "zap-nothing",
     "copy-nothing",
     "notify-nobody",
@@ -55,6 +56,7 @@ const MISTAKES: [&str; 10] = [
     "notifier-deaf",
     "copy-at-fork",
     "zap-finds",
+    "fault-offset",
 ];
 
 /// Schedules of a variant besides the shortest to each outcome.

@@ -4,7 +4,7 @@ use rustix::io::Errno;
 
 use super::super::command::CommandResult;
 use crate::model::{
-    self, Cow, ExporterRules, FaultLock, Foll, Huge, ImporterMmap, MmapCheck, MmapKind,
+    self, Cow, ExporterRules, FaultLock, FaultPage, Foll, Huge, ImporterMmap, MmapCheck, MmapKind,
     OnDmaBufPin, OnForeignPin, Reply, Signal, Usage, WaitFor, YesNo, ZapReach,
 };
 use crate::uapi::lab;
@@ -106,7 +106,10 @@ pub(super) fn exporter_flags(rules: &ExporterRules, check: MmapCheck) -> u32 {
         | flag(rules.zap == ZapReach::VmStart, lab::ZAP_START)
         | flag(check == MmapCheck::Warn, lab::CHECK_WARN)
         | flag(check == MmapCheck::Refuse, lab::CHECK_REFUSE);
-    u32::from(flags) | if rules.zap == ZapReach::WrongPgoff { lab::ZAP_NODE } else { 0 }
+    let large = |on: bool, flag: u32| if on { flag } else { 0 };
+    u32::from(flags)
+        | large(rules.zap == ZapReach::WrongPgoff, lab::ZAP_NODE)
+        | large(rules.fault_page == FaultPage::FromStart, lab::FAULT_START)
 }
 
 /// IMPORTER_FD's flags, in the order of the header.

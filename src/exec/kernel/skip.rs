@@ -5,8 +5,8 @@ use super::super::plan::Steps;
 use super::super::team::ACTORS_MAX;
 use super::huge::Layout;
 use crate::model::{
-    Blocks, Bus, Coherency, FaultPage, FollowPfn, GupFast, HostRules, Huge, ImporterMmap,
-    IotlbFlush, MmapCheck, MmapKind, Placement, Step, YesNo, ZapReach,
+    Blocks, Bus, Coherency, FollowPfn, GupFast, HostRules, Huge, ImporterMmap, IotlbFlush,
+    MmapCheck, MmapKind, Placement, Step, YesNo, ZapReach,
 };
 use crate::question::scenario::{Replay, Scenario};
 use crate::units::{BufId, FrameId};
@@ -80,10 +80,7 @@ fn exporters(scenario: &Scenario) -> Result<(), Skip> {
         if rules.huge == Huge::Devmap {
             return Err(Skip::new("6.12 has pmd_special, and no devmap entry without a page map"));
         }
-        if rules.fault_page != FaultPage::AtOffset
-            || rules.blocks != Blocks::Order0
-            || rules.copies_late()
-        {
+        if rules.blocks != Blocks::Order0 || rules.copies_late() {
             return Err(Skip::new("the laboratory's exporter has no such rule"));
         }
         if rules.zap == ZapReach::VmaPointer && rules.mmap != MmapKind::Pfnmap {
