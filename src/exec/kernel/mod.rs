@@ -55,7 +55,9 @@ use super::report::{Disagreement, ReplayReport};
 use super::store::Arenas;
 use super::team::Team;
 use crate::model::{self, Life, Owner, Reply, Signal, World};
-use crate::question::scenario::{Action, Replay, Scenario, ScenarioState, ScheduleStep};
+use crate::question::scenario::{
+    Action, Replay, ReplayError, Scenario, ScenarioState, ScheduleStep,
+};
 use crate::sys::lab::Lab;
 use crate::uapi::lab::{NO_FRAME, Op, Step as LabStep};
 use crate::units::{BufId, FrameId, VmaId};
@@ -112,16 +114,17 @@ impl KernelExecutor {
         } else {
             None
         };
-        let not_taken =
-            |why| Ok(ReplayReport { inexpressible: Some(why), ..ReplayReport::default() });
         let right = scenario.replay(schedule)?;
         if let Some(reason) = skip::other_host(scenario, schedule, &right) {
-            return not_taken(reason);
+            return Ok(ReplayReport { inexpressible: Some(reason), ..ReplayReport::default() });
         }
         let (scenario, replay) = if let Some(wrong) = &wrong {
-            let Ok(replay) = wrong.replay(schedule) else {
-                return not_taken("a model with a wrong rule has no such schedule".to_owned());
-            };
+            // As far as it goes: where a process takes another step, the steps before have differed.
+            let replay = wrong.replay(schedule).or_else(|error| {
+                let (ReplayError::NoSuchActor { step, .. } | ReplayError::NotReady { step, .. }) =
+                    error;
+                wrong.replay(&schedule[..step - 1])
+            })?;
             (wrong, replay)
         } else {
             (scenario, right)
