@@ -325,13 +325,16 @@ fn report_devices(
     Ok(())
 }
 
-/// `no-protect`, `ignore-calls`, `die-unguarded:N`, `die-at-STEP[:N]` or `panic-at-STEP[:N]`.
+/// `no-protect`, `ignore-calls`, `hold-up:MS`, `die-unguarded:N`, `die-at-STEP[:N]` or `panic-at-STEP[:N]`.
 fn sabotage(text: &str) -> Result<Sabotage, String> {
     if text == "no-protect" {
         return Ok(Sabotage::NoProtect);
     }
     if text == "ignore-calls" {
         return Ok(Sabotage::IgnoreCalls);
+    }
+    if let Some(ms) = text.strip_prefix("hold-up:") {
+        return Ok(Sabotage::HoldUp(ms.parse().map_err(|_| "no number")?));
     }
     if let Some(nth) = text.strip_prefix("die-unguarded:") {
         return Ok(Sabotage::DieUnguarded(nth.parse().map_err(|_| "no number")?));

@@ -57,6 +57,7 @@ impl Fence {
 #[derive(Debug, Default)]
 pub struct Fences {
     table: BTreeMap<FenceId, Fence>,
+    ends: u64,
 }
 
 impl Fences {
@@ -88,7 +89,13 @@ impl Fences {
             && fence.state == FenceState::Active
         {
             fence.state = FenceState::Signalled { status, at_ns: now_ns };
+            self.ends += 1;
         }
+    }
+
+    /// Grows whenever a fence signals or goes: until it does, nobody's wait is over.
+    pub fn ends(&self) -> u64 {
+        self.ends
     }
 
     /// Whether a fence has signalled; one that nobody holds any more has.
@@ -103,7 +110,9 @@ impl Fences {
 
     /// Keeps only the fences in `live`.
     pub fn retain(&mut self, live: &BTreeSet<FenceId>) {
+        let before = self.table.len();
         self.table.retain(|id, _| live.contains(id));
+        self.ends += u64::from(self.table.len() < before);
     }
 }
 

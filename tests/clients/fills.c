@@ -156,6 +156,34 @@ static void serve(int fuse) {
     }
 }
 
+struct fence { uint32_t value; char name[32]; int32_t fence; };
+struct import { uint32_t flags; int32_t fd; };
+
+/* A busy buffer and a file of the file system's, in one poll: it waits for the one, and asks nobody about
+ * the other. */
+static void poll_both(int file) {
+    struct fence fence = { .value = 1 };
+    struct alloc arg = { PAGE, 0, O_RDWR | O_CLOEXEC, 0 };
+    int timeline = open("/sys/kernel/debug/sync/sw_sync", O_RDWR);
+    NEED(timeline >= 0 && !ioctl(timeline, _IOWR('W', 0, struct fence), &fence) && !ioctl(heap, ALLOC, &arg));
+    struct import import = { 3, fence.fence };
+    NEED(!ioctl((int)arg.fd, _IOW('b', 3, struct import), &import));
+    struct pollfd both[] = { { (int)arg.fd, POLLOUT, 0 }, { file, POLLIN, 0 } }, one[] = { both[0], { file, 0, 0 } };
+    NEED(poll(both, 2, 10000) == 1 && !both[0].revents && both[1].revents == POLLIN);
+    NEED(poll(one, 2, 50) == 0);
+    pid_t other = fork();
+    if (!other) {
+        uint32_t steps = 1;
+        allocate(20);
+        NEED(!ioctl(timeline, _IOW('W', 1, uint32_t), &steps));
+        _exit(0);
+    }
+    int status;
+    NEED(poll(one, 2, 60000) == 1 && one[0].revents == POLLOUT);
+    NEED(waitpid(other, &status, 0) == other && !status);
+    close((int)arg.fd), close(fence.fence), close(timeline);
+}
+
 static int files(const char *directory) {
     int fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC);
     char options[128], path[512], text[8] = "";
@@ -185,6 +213,8 @@ static int files(const char *directory) {
         int again = openat(dir, "file", O_RDONLY);
         NEED(dir >= 0 && again >= 0 && !faccessat(dir, "dma_heap", F_OK, 0) && !close(again) && !close(dir));
         allocate(300);
+        if (i % 5 == 0)
+            poll_both(fd);
         NEED(!close(fd));
     }
     NEED(!umount2(directory, MNT_DETACH));

@@ -144,6 +144,16 @@ const fn every(
 pub(crate) const SEEDED: &[(Attack, Column)] = &[
     (seed("ends well", &[]), Column::Survived),
     (seed("never ends", &["hangs"]), Column::Hung),
+    (
+        Attack {
+            kind: "a call that holds everybody up",
+            program: "tests/clients/writers.c",
+            arguments: &["1"],
+            modes: MOVES,
+            beside: &[Beside::Options(&["--sabotage", "hold-up:2500"])],
+        },
+        Column::Hung,
+    ),
     (seed("kills itself", &["crashes"]), Column::Crashed),
     (
         Attack {
@@ -356,6 +366,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     socket("socket: a thousand connections", &[Beside::Served(Kind::Crowd)]),
     socket("socket: clients that do not read", &[Beside::Served(Kind::Slow)]),
     socket("socket: move_notify never answered", &[Beside::Served(Kind::Silent)]),
+    socket("socket: views and attachments without end", &[Beside::Served(Kind::Hoard)]),
     socket("socket: another user", &[Beside::Served(Kind::Stranger)]),
     socket("mount: names and files, at once", &[Beside::Served(Kind::Mount)]),
     Attack {

@@ -501,6 +501,9 @@ fn judge(came: &mut Came, run: &Run, place: &Place, status: ExitStatus, output: 
     if text.contains("panicked at") || text.contains("BUG in driftheap") {
         came.faults.push((Column::Crashed, format!("driftheap panicked: {}", said())));
     }
+    if text.contains("has held up everybody") {
+        came.faults.push((Column::Hung, format!("a call held driftheap up: {}", said())));
+    }
     // The random client looks at its parent, too, and before.
     let lines_of = |word: &str| text.lines().rev().find_map(|line| line.strip_prefix(word));
     let skip = || text.lines().find(|line| line.contains("SKIP") || line.contains("can't"));

@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     Slow,
     /// A client that never answers move_notify.
     Silent,
+    /// A client that makes views, mappings and attachments without end.
+    Hoard,
     /// Another user's clients.
     Stranger,
     /// Everything that a mount's files allow, at once.
@@ -153,6 +155,38 @@ fn slow(path: &Path) {
             }
         }
     }
+}
+
+/// Asks for more of everything until that is refused, which it is long before it costs much.
+fn hoard(path: &Path) -> Result<(), String> {
+    const MORE_THAN_ANYBODY_NEEDS: usize = 3000;
+    let (link, _events) = greeted(path).ok_or("not let in")?;
+    let ask = |text: &str| {
+        link.send(&message(text), &[]).map_err(|error| error.to_string())?;
+        let mut answer = [0; 1024];
+        let (len, _) = link.receive(&mut answer, PATIENCE).map_err(|error| error.to_string())?;
+        Ok::<_, String>(String::from_utf8_lossy(&answer[4..len]).into_owned())
+    };
+    let made = ask(r#"{"alloc":{"heap":"system","len":65536}}"#)?;
+    let id = made.split("\"id\":").nth(1).and_then(|rest| rest.split([',', '}']).next());
+    let id = id.ok_or_else(|| format!("ALLOC answered {made}"))?;
+    for (what, text) in [
+        ("views", format!(r#"{{"importer-mmap":{{"buffer":{id}}}}}"#)),
+        ("attachments", format!(r#"{{"attach":{{"buffer":{id},"device":"x","dynamic":false}}}}"#)),
+    ] {
+        let mut refused = String::new();
+        for _ in 0..MORE_THAN_ANYBODY_NEEDS {
+            refused = ask(&text)?;
+            if refused.contains("errno") {
+                break;
+            }
+        }
+        let enomem = format!("\"errno\":{}", rustix::io::Errno::NOMEM.raw_os_error());
+        if !refused.contains(&enomem) {
+            return Err(format!("{what} without end: {refused}"));
+        }
+    }
+    Ok(())
 }
 
 /// One client's move_notify does not return until the good one is ready with its moves.
@@ -291,6 +325,7 @@ fn at_socket(socket: &Path, kind: Kind, pid: u32) -> Result<(), (Column, String)
                 Kind::Descriptors => descriptors(socket),
                 Kind::Crowd => crowd(socket),
                 Kind::Slow => slow(socket),
+                Kind::Hoard => return hoard(socket),
                 Kind::Silent => return silent(socket, &client, &done),
                 Kind::Mount | Kind::Stranger => {}
             }

@@ -1,6 +1,6 @@
 /* Many threads wait in SYNC START and in poll for a fence that nobody signals, while others allocate,
- * SYNC and poll a thousand descriptors. Nobody who need not wait waits, and all wake at the end. Usage:
- * waiters THREADS. */
+ * SYNC and poll a thousand descriptors; 25 wait in polls of a thousand. Nobody who need not wait waits,
+ * and all wake at the end. Usage: waiters THREADS. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -22,8 +22,9 @@ struct fence { uint32_t value; char name[32]; int32_t fence; };
 
 #define POLLED 1000
 #define ROUNDS 300
+#define POLLERS 25
 
-static int busy, woken, begun;
+static int busy, woken, begun, busy_names[POLLED];
 
 static void need(int good, const char *what)
 {
@@ -64,6 +65,21 @@ static void *wait_in_poll(void *unused)
 	return unused;
 }
 
+/* A thousand names of the busy buffer: none is ready before the fence signals, none is closed. */
+static void *wait_in_long_poll(void *unused)
+{
+	struct pollfd many[POLLED];
+
+	for (int i = 0; i < POLLED; i++)
+		many[i] = (struct pollfd){ busy_names[i], POLLOUT, 0 };
+	__sync_fetch_and_add(&begun, 1);
+	need(poll(many, POLLED, -1) == POLLED, "a long poll that waits");
+	for (int i = 0; i < POLLED; i++)
+		need(many[i].revents == POLLOUT, "a busy buffer is writable at last");
+	__sync_fetch_and_add(&woken, 1);
+	return unused;
+}
+
 static void *poll_many(void *fds)
 {
 	struct pollfd many[POLLED];
@@ -87,7 +103,7 @@ int main(int argc, char **argv)
 	uint32_t one = 1;
 	int count = argc > 1 ? atoi(argv[1]) : 0, timeline, idle;
 	static int polled[POLLED];
-	pthread_t threads[count], poller[4];
+	pthread_t threads[count + POLLERS], poller[4];
 	pthread_attr_t small;
 
 	getrlimit(RLIMIT_NOFILE, &limit);
@@ -102,6 +118,11 @@ int main(int argc, char **argv)
 	pthread_attr_setstacksize(&small, 65536);
 	for (int i = 0; i < count; i++)
 		need(!pthread_create(&threads[i], &small, i % 2 ? wait_in_sync : wait_in_poll, NULL), "thread");
+	for (int i = 0; i < POLLED; i++)
+		need((busy_names[i] = dup(busy)) >= 0, "dup");
+	for (int i = 0; i < POLLERS; i++)
+		need(!pthread_create(&threads[count + i], &small, wait_in_long_poll, NULL), "thread");
+	count += POLLERS;
 	while (__sync_fetch_and_add(&begun, 0) < count)
 		usleep(1000);
 	for (int i = 0; i < POLLED; i++)

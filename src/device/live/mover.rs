@@ -89,6 +89,8 @@ pub enum Sabotage {
     NoProtect,
     /// Moves while a system call may be copying: calls fail with EFAULT.
     IgnoreCalls,
+    /// Holds up everybody for so many milliseconds, in the hundredth call.
+    HoldUp(u64),
     /// Kills this process by SIGKILL when it comes to refill for the `n`th time, and there is no
     /// guardian: pages read as zeros.
     DieUnguarded(u64),
@@ -280,7 +282,9 @@ impl Mover {
         let (at, nth) = match self.sabotage {
             Sabotage::DieAt(at, nth) | Sabotage::PanicAt(at, nth) => (at, nth),
             Sabotage::DieUnguarded(nth) => (Step::Refill, nth),
-            Sabotage::None | Sabotage::NoProtect | Sabotage::IgnoreCalls => return,
+            Sabotage::None | Sabotage::NoProtect | Sabotage::IgnoreCalls | Sabotage::HoldUp(_) => {
+                return;
+            }
         };
         if at == step {
             self.reached += 1;

@@ -25,6 +25,10 @@ use crate::sys::uffd::Uffd;
 
 /// Most clients at once.
 pub const CLIENTS_MAX: usize = 64;
+/// Most mappings, views and attachments that one client has, of each; the next is ENOMEM.
+pub const HELD_MAX: usize = 1024;
+/// Most pages of a client's views together: each has an entry here.
+pub const VIEW_PAGES_MAX: usize = 1 << 20;
 /// Longest time that a client may take to act on an event; then it is dropped.
 pub const ACK_TIME_MAX: Duration = Duration::from_secs(1);
 /// The holder of what the exporter itself does.

@@ -117,6 +117,13 @@ impl SocketMemory {
         Ok(())
     }
 
+    /// How many mappings a client has.
+    #[must_use]
+    pub fn mapped_by(&self, holder: Holder) -> usize {
+        let all = self.held.values().flat_map(|held| &held.mapped);
+        all.filter(|mapped| mapped.holder == holder).count()
+    }
+
     /// Forgets a mapping. Returns its buffer.
     pub fn unmap(&mut self, id: u64, holder: Holder) -> Option<BufferId> {
         for (&buffer, held) in &mut self.held {

@@ -2,9 +2,9 @@
 //!
 //! A waiting caller sleeps in the kernel. It is let go when its fences signal, when a signal
 //! arrives for it (EINTR), or forgotten when it dies. Signals and files of others can't be seen from
-//! here except by looking, which costs system calls. So after each call only the fences are looked at,
-//! in our own memory; everything else every [`TICK_MS`], and of many waiting calls some each time
-//! ([`LOOKS_PER_TICK`]), in turn: who waits makes nobody else slow.
+//! here except by looking, which costs system calls. So after a call in which a fence has signalled
+//! the fences are looked at, in our own memory; everything else every [`TICK_MS`], and of many waiting
+//! calls some each time ([`LOOKS_PER_TICK`]), in turn: who waits makes nobody else slow.
 
 use std::collections::VecDeque;
 
@@ -48,6 +48,8 @@ pub(super) enum Waiting {
 pub(super) struct Pending {
     calls: VecDeque<(Call, Waiting)>,
     next_tick_ns: u64,
+    /// Ends of fences ([`Fences::ends`](crate::device::fence::Fences::ends)) by the last look.
+    ends: u64,
 }
 
 impl Pending {
@@ -78,8 +80,10 @@ impl Supervisor {
     /// Lets those go whose wait is over, as far as that is known here, and looks at some of the others
     /// if a tick has passed.
     pub(super) fn look_at_pending(&mut self) {
+        let ends = lock(&self.shared).device.fences().ends();
+        let some_ended = std::mem::replace(&mut self.pending.ends, ends) != ends;
         for (call, waiting) in std::mem::take(&mut self.pending.calls) {
-            if self.may_be_over(&waiting) {
+            if self.may_be_over(&waiting, some_ended) {
                 self.look_at_one(call, waiting);
             } else {
                 self.pending.calls.push_back((call, waiting));
@@ -101,15 +105,14 @@ impl Supervisor {
         }
     }
 
-    /// Whether a wait is over by what is known here.
-    fn may_be_over(&self, waiting: &Waiting) -> bool {
+    /// Whether a wait is over by what is known here, where fences may have ended since the last look.
+    fn may_be_over(&self, waiting: &Waiting, some_ended: bool) -> bool {
         match waiting {
             Waiting::Ioctl { fences, .. } => {
-                lock(&self.shared).device.fences().all_signalled(fences)
+                some_ended && lock(&self.shared).device.fences().all_signalled(fences)
             }
             Waiting::Poll(poll) => {
-                let shared = lock(&self.shared);
-                poll.is_over(&shared.device, now_ns())
+                poll.is_late(now_ns()) || (some_ended && poll.is_over(&lock(&self.shared).device))
             }
             Waiting::Memory(access) => access.is_over(),
         }

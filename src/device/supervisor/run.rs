@@ -17,6 +17,7 @@ use super::live::{Live, LiveConfig, make_movable, new_cookie};
 use super::pending::{Pending, TICK_MS};
 use super::unwatched::{Unwatched, foreign_file};
 use super::{Callers, Files, Shared, Stacks, Supervisor, epoll, held_up, lock, now_ns};
+use crate::device::live::Sabotage;
 use crate::device::live::emulate::{DeviceSpec, Idle, Running};
 use crate::device::misuse::guard::Mode;
 use crate::device::misuse::{Log, Watch};
@@ -164,6 +165,7 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         .transpose()
         .map_err(RunError::Live)?;
     let (live, orders) = live.unzip();
+    let sabotage = config.live.as_ref().map(|live| live.sabotage);
     let program = calls(&config, live.as_ref(), cookie);
     raise_limit(rustix::process::Resource::Memlock);
     let mut device = Device::new(config.heaps, config.limits);
@@ -213,6 +215,9 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
         upkeep: super::upkeep::Upkeep::default(),
         watchdog: super::watchdog::Watchdog::start(),
     };
+    if let Some(Sabotage::HoldUp(ms)) = sabotage {
+        supervisor.watchdog.hold_up(std::time::Duration::from_millis(ms));
+    }
     let ended = supervisor.run(&signals, exec_status, &config.argv);
     lock(&shared).files.remove_directory();
     let status = ended?;

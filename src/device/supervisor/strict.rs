@@ -58,14 +58,18 @@ impl PollCall {
         self.entries.len()
     }
 
-    /// Whether its time has come, or a buffer is ready.
-    pub(super) fn is_over(&self, device: &Device, now_ns: u64) -> bool {
+    /// Whether its time has come.
+    pub(super) fn is_late(&self, now_ns: u64) -> bool {
+        self.deadline_ns.is_some_and(|deadline_ns| now_ns >= deadline_ns)
+    }
+
+    /// Whether a buffer is ready.
+    pub(super) fn is_over(&self, device: &Device) -> bool {
         let ready = |entry: &PollEntry| match entry.polled {
             Polled::Buffer(id) => buffer_events(device, id) & entry.events != 0,
             Polled::Nothing | Polled::Stored | Polled::File(_) => false,
         };
-        self.deadline_ns.is_some_and(|deadline_ns| now_ns >= deadline_ns)
-            || self.entries.iter().any(ready)
+        self.entries.iter().any(ready)
     }
 }
 

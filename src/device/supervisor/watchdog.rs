@@ -16,6 +16,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Looks at one call before it is told: a second.
 const LOOKS_MAX: u32 = 4;
 
+/// The turn of the hundredth call.
+const HELD_UP_TURN: u64 = 199;
+
 /// What is served now.
 #[derive(Debug, Default)]
 struct Served {
@@ -29,6 +32,7 @@ struct Served {
 #[derive(Debug, Default)]
 pub(super) struct Watchdog {
     served: Arc<Served>,
+    holds_up: Duration,
 }
 
 /// What the looking side remembers.
@@ -54,6 +58,14 @@ impl Watchdog {
         self.served.tid.store(tid, Ordering::Relaxed);
         self.served.nr.store(nr, Ordering::Relaxed);
         self.served.turn.fetch_add(1, Ordering::Release);
+        if self.served.turn.load(Ordering::Relaxed) == HELD_UP_TURN {
+            std::thread::sleep(self.holds_up);
+        }
+    }
+
+    /// Holds up one of the calls, to show that it is seen.
+    pub(super) fn hold_up(&mut self, time: Duration) {
+        self.holds_up = time;
     }
 
     /// It has been.

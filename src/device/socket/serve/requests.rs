@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::super::exporter::{ExporterState, View, ViewPte};
+use super::super::exporter::{ExporterState, HELD_MAX, VIEW_PAGES_MAX, View, ViewPte};
 use super::super::protocol::{Response, Work};
 use super::{Access, Answered, Answers, RequestError, Session, addrs};
 use crate::device::live::attach::{AttachmentId, PinId};
@@ -82,6 +82,7 @@ impl Session<'_> {
         self.held(state, buffer)?;
         let uffd = state.clients.get(&self.holder).map(|client| client.uffd.clone());
         let uffd = uffd.ok_or(Errno::BADF)?;
+        has_room(state.memory.mapped_by(self.holder), HELD_MAX)?;
         let id = state.take_id();
         state.memory.map(buffer, (id, self.holder), &uffd, start)?;
         let actor = self.program(state);
@@ -95,6 +96,10 @@ impl Session<'_> {
         if state.bus.life(buffer) != Life::Live {
             return Err(Errno::NODEV.into());
         }
+        let own = state.views.values().filter(|view| view.holder == self.holder);
+        let pages: usize = own.clone().map(|view| view.ptes.len()).sum();
+        has_room(own.count(), HELD_MAX)?;
+        has_room(pages, VIEW_PAGES_MAX)?;
         let id = state.take_id();
         let ptes = vec![ViewPte::default(); state.bus.frames.pages(buffer)];
         state.views.insert(id, View { holder: self.holder, buffer, ptes });
@@ -220,6 +225,8 @@ impl Session<'_> {
         dynamic: bool,
     ) -> Answers {
         self.held(state, buffer)?;
+        let own = state.bus.attachments.iter().filter(|(_, of)| of.holder == self.holder);
+        has_room(own.count(), HELD_MAX)?;
         Ok(Response::Id(state.bus.attach(buffer, (self.holder, device), dynamic)?.0).into())
     }
 
@@ -288,4 +295,12 @@ impl Session<'_> {
         let text = "the caller does not hold the buffer's reservation lock (dma_resv_assert_held)";
         Err(RequestError(Errno::INVAL, text.to_owned()))
     }
+}
+
+/// One more, where a client has so many already.
+///
+/// # Errors
+/// ENOMEM.
+fn has_room(held: usize, most: usize) -> Result<(), Errno> {
+    if held < most { Ok(()) } else { Err(Errno::NOMEM) }
 }
