@@ -12,6 +12,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "each place looks at what happens in it")]
 
 mod attacks;
+mod found;
 mod run;
 mod served;
 mod table;
@@ -97,6 +98,7 @@ fn make(attacks: &[&'static Attack]) -> Result<Vec<(Run, Came)>, String> {
 
 /// Each seeded fault is in its own column, and an attack without one in none.
 fn seeded() -> Result<(), String> {
+    found::check()?;
     let table = Table::of(make(&SEEDED.iter().map(|(attack, _)| attack).collect::<Vec<_>>())?);
     table.print();
     for (attack, column) in SEEDED {

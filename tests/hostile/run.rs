@@ -362,7 +362,7 @@ fn is_watched(run: &Run, dies: bool) -> bool {
 }
 
 /// The recording parses, whatever it found.
-fn recording(place: &Place) -> Result<(), (Column, String)> {
+pub(crate) fn recording(place: &Place) -> Result<(), (Column, String)> {
     let windows = std::fs::read_dir(&place.dir).unwrap().flatten().map(|entry| entry.path());
     let windows: Vec<PathBuf> =
         windows.filter(|path| path.extension().is_some_and(|kind| kind == "litmus")).collect();

@@ -241,6 +241,9 @@ pub(crate) fn make(place: &Place, kind: Kind) -> Result<Came, String> {
         Kind::Stranger => {
             command.arg("--control").arg(place.dir.join("control")).arg("--socket").arg(&socket)
         }
+        Kind::Hoard => {
+            command.arg("--record").arg(place.dir.join("seen.litmus")).arg("--socket").arg(&socket)
+        }
         _ => command.arg("--socket").arg(&socket),
     };
     let mut child = place.start(command);
@@ -280,6 +283,9 @@ pub(crate) fn make(place: &Place, kind: Kind) -> Result<Came, String> {
             came.faults.push((Column::Crashed, format!("the server ended by {status}")));
         }
         Some(_) => {}
+    }
+    if kind == Kind::Hoard {
+        came.faults.extend(super::run::recording(place).err());
     }
     let said = String::from_utf8_lossy(&place.output()).into_owned();
     if said.contains("panicked at") {
