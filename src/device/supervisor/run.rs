@@ -220,16 +220,20 @@ pub fn run(config: Config, started: impl FnOnce(&Arc<Mutex<Shared>>)) -> Result<
     }
     let ended = supervisor.run(&signals, exec_status, &config.argv);
     lock(&shared).files.remove_directory();
-    let status = ended?;
-    let idle = |device: &Running| device.idle(&lock(&shared).device.seen);
+    Ok(finished(ended?, devices, &shared, config.watch))
+}
+
+/// Ends the devices and gathers what there is to tell.
+fn finished(status: Ended, devices: Vec<Running>, shared: &Mutex<Shared>, reports: bool) -> Exit {
+    let idle = |device: &Running| device.idle(&lock(shared).device.seen);
     let idle_devices = devices.iter().filter_map(idle).collect();
     // What they have begun is finished, and reported, before anybody reads the reports.
     drop(devices);
-    let mut guard = lock(&shared);
+    let mut guard = lock(shared);
     let Shared { device, files, watch, .. } = &mut *guard;
     files.sweep(device);
-    let misuse = watch.take().filter(|_| config.watch).map(Watch::into_log);
-    Ok(Exit { status, stats: device.stats, misuse, idle_devices })
+    let misuse = watch.take().filter(|_| reports).map(Watch::into_log);
+    Exit { status, stats: device.stats, misuse, idle_devices }
 }
 
 /// What has to be so before anything is started.
