@@ -149,6 +149,7 @@ const MISUSED: u8 = 99;
 /// for our errors: those after the program's end, such as a report that can't be written, where it
 /// succeeded.
 pub(crate) fn run(args: RunArgs, out: &Out) -> Exit {
+    driftheap::sys::alloc::exit_with(i32::from(OURS));
     let fail_on = args.fail_on.clone().unwrap_or_default();
     match supervise(args, out) {
         Ok((exit, failures)) => {

@@ -45,6 +45,8 @@ pub struct Filter {
     rules: Vec<Rule>,
     /// Mask and value of the upper half of an argument that makes any call be handed over.
     pointers: Option<(u32, u32)>,
+    /// The calls of which that is not asked.
+    without: Vec<u32>,
     /// What an ioctl of a program of another kind is asked, to be handed over with its opens.
     foreign: Option<ArgTest>,
 }
@@ -103,9 +105,11 @@ impl Filter {
     }
 
     /// Hands over every call that has an argument whose upper 32 bits, after masking, are `value`:
-    /// a pointer into a part of the address space.
-    pub fn pointers(&mut self, mask: u32, value: u32) -> &mut Self {
+    /// a pointer into a part of the address space. Those in `without` take none, whatever is left in the
+    /// registers.
+    pub fn pointers(&mut self, mask: u32, value: u32, without: &[i64]) -> &mut Self {
         self.pointers = Some((mask, value));
+        self.without = without.iter().filter_map(|&nr| u32::try_from(nr).ok()).collect();
         self
     }
 
@@ -173,6 +177,12 @@ impl Filter {
     fn tail(&self) -> Vec<libc::sock_filter> {
         let mut tail = Vec::new();
         if let Some((mask, value)) = self.pointers {
+            let left = (0..u8::try_from(self.without.len()).expect("few calls")).rev();
+            tail.extend((!self.without.is_empty()).then(|| op(LOAD, DATA_NR)));
+            // Over the calls that are left to the verdict behind them, or over that verdict.
+            let without = self.without.iter().zip(left);
+            tail.extend(without.map(|(&nr, left)| jump(JUMP_EQ, nr, left, u8::from(left == 0))));
+            tail.extend((!self.without.is_empty()).then(|| op(RETURN, RET_ALLOW)));
             for (arg, left) in (0..ARGS).zip((0..ARGS_U8).rev()) {
                 tail.push(op(LOAD, DATA_ARGS + 8 * arg + UPPER_HALF));
                 tail.push(op(AND, mask));
@@ -280,10 +290,13 @@ mod tests {
         let arch = AUDIT_ARCH;
         let mut filter = Filter::default();
         filter.when(9, vec![ArgTest { arg: 3, mask: 0xf, any_of: vec![1] }]).pass(9, 4, 7);
-        filter.pointers(!0x1f, 0x7ea0);
+        filter.pointers(!0x1f, 0x7ea0, &[39, 15]);
         let program = filter.assemble();
         for (nr, args, trapped) in [
             (3, [0; 6], false),
+            (39, [0x7ea0 << 32, 0, 0, 0, 0, 0], false),
+            (15, [0, 0, 0x7ea0 << 32, 0, 0, 0], false),
+            (16, [0, 0, 0x7ea0 << 32, 0, 0, 0], true),
             (3, [0x7ea0 << 32, 0, 0, 0, 0, 0], true),
             (3, [0, 0, 0, 0, 0, 0x7ebf << 32 | 5], true),
             (3, [0, 0, 0, 0x7ec0 << 32, 0, 0], false),
