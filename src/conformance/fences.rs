@@ -72,34 +72,35 @@ fn info(fd: u64, arg: Info) -> Result<Info, i32> {
 }
 
 /// A timeline, or a reason to skip.
-fn timeline() -> Result<u64, String> {
+fn timeline() -> Result<u64, Early> {
     if matches!(place(), BufferSource::Mount(_) | BufferSource::Node(_)) {
-        return Err("SKIP a server offers no sw_sync".into());
+        return Err(Early("SKIP a server offers no sw_sync".into()));
     }
     open("/sys/kernel/debug/sync/sw_sync", libc::O_RDWR)
         .map(|fd| fd as u64)
-        .map_err(|errno| format!("SKIP no sw_sync: {}", name(errno)))
+        .map_err(|errno| Early(format!("SKIP no sw_sync: {}", name(errno))))
 }
 
 /// A fence on `timeline` that signals at `value`.
-fn fence(timeline: u64, value: u32) -> Result<u64, String> {
+fn fence(timeline: u64, value: u32) -> Result<u64, Early> {
     let mut arg = [0u32; 10];
     arg[0] = value;
     ioctl(timeline, CREATE_FENCE, &mut arg)
         .map(|_| u64::from(arg[9]))
-        .map_err(|errno| format!("no fence: {}", name(errno)))
+        .map_err(|errno| Early(format!("no fence: {}", name(errno))))
 }
 
 /// A buffer that has an unsignalled fence for `usage`; the timeline and the buffer.
-fn busy(usage: u32) -> Result<(u64, u64), String> {
+fn busy(usage: u32) -> Result<(u64, u64), Early> {
     let timeline = timeline()?;
     let fd = buffer(1);
-    import(fd, usage, fence(timeline, 1)?).map_err(|errno| format!("import: {}", name(errno)))?;
+    import(fd, usage, fence(timeline, 1)?)
+        .map_err(|errno| Early(format!("import: {}", name(errno))))?;
     Ok((timeline, fd))
 }
 
-fn flat(result: Result<String, String>) -> String {
-    result.unwrap_or_else(|error| error)
+fn flat(result: Result<String, Early>) -> String {
+    result.unwrap_or_else(|Early(answer)| answer)
 }
 
 /// What SYNC answers on a busy buffer while a timer interrupts it again and again: EINTR if it

@@ -10,28 +10,29 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// A file that O_DIRECT pins pages for, with a page in it: CONFORMANCE_DIRECT, which is
 /// overwritten, or an unnamed one in /tmp.
-fn direct_file() -> Result<u64, String> {
+fn direct_file() -> Result<u64, Early> {
     let named = std::env::var("CONFORMANCE_DIRECT").ok();
     let opened = named
         .map_or_else(|| scratch(libc::O_DIRECT), |path| open(&path, libc::O_RDWR | libc::O_DIRECT));
-    let fd = opened.map_err(|errno| format!("SKIP no file with O_DIRECT: {}", name(errno)))?;
+    let fd =
+        opened.map_err(|errno| Early(format!("SKIP no file with O_DIRECT: {}", name(errno))))?;
     let mut stat = [0_u64; 15];
     let _ = call(libc::SYS_fstatfs, &[fd as u64, ptr(&mut stat)]);
     // The node of a block device lies on devtmpfs, which says the same of itself.
     if stat[0] == TMPFS_MAGIC && std::env::var_os("CONFORMANCE_DIRECT").is_none() {
-        return Err("SKIP /tmp is a tmpfs, where O_DIRECT copies".into());
+        return Err(Early("SKIP /tmp is a tmpfs, where O_DIRECT copies".into()));
     }
     let page = anonymous(1, PROT_RW);
     poke(page, 9);
     call(libc::SYS_pwrite64, &[fd as u64, page, page_size(), 0])
-        .map_err(|errno| format!("SKIP O_DIRECT write: {}", name(errno)))?;
+        .map_err(|errno| Early(format!("SKIP O_DIRECT write: {}", name(errno))))?;
     Ok(fd as u64)
 }
 
 fn direct(nr: libc::c_long) -> String {
     let (_, addr) = mapped(1);
     poke(addr, 5);
-    direct_file().map_or_else(|skip| skip, |fd| e(call(nr, &[fd, addr, page_size(), 0])))
+    direct_file().map_or_else(|Early(answer)| answer, |fd| e(call(nr, &[fd, addr, page_size(), 0])))
 }
 
 fn pipe() -> [u64; 2] {
@@ -67,11 +68,11 @@ fn zerocopy() -> String {
 }
 
 /// io_uring_setup with four entries; the ring and its parameters.
-fn ring() -> Result<(u64, [u32; 30]), String> {
+fn ring() -> Result<(u64, [u32; 30]), Early> {
     let mut params = [0u32; 30];
     match call(libc::SYS_io_uring_setup, &[4, ptr(&mut params)]) {
         Ok(fd) => Ok((fd as u64, params)),
-        Err(errno) => Err(format!("SKIP no io_uring: {}", name(errno))),
+        Err(errno) => Err(Early(format!("SKIP no io_uring: {}", name(errno)))),
     }
 }
 
@@ -80,13 +81,13 @@ fn register_buffers() -> String {
     poke(addr, 5);
     let mut iov = [addr, page_size()];
     ring().map_or_else(
-        |skip| skip,
+        |Early(answer)| answer,
         |(ring, _)| e(call(libc::SYS_io_uring_register, &[ring, 0, ptr(&mut iov), 1])),
     )
 }
 
 /// One read through io_uring into the mapping; the completion's result.
-fn ring_read(file: u64, addr: u64) -> Result<String, String> {
+fn ring_read(file: u64, addr: u64) -> Result<String, Early> {
     let (ring, params) = ring()?;
     let map = |offset| mmap(ring, page_size(), PROT_RW, SHARED, offset).unwrap_or(0) as u64;
     // io_sqring_offsets begin at word 10 (head, tail, mask, entries, flags, dropped, array),
@@ -103,7 +104,7 @@ fn ring_read(file: u64, addr: u64) -> Result<String, String> {
     poke32(sq + word(11), 1);
     let _ = call(libc::SYS_io_uring_enter, &[ring, 1, 1, 1, 0, 0]);
     if peek32(cq + word(21)) == 0 {
-        return Err("no completion".into());
+        return Err(Early("no completion".into()));
     }
     let result = peek32(cq + word(25) + 8) as i32;
     Ok(if result < 0 { name(-result) } else { format!("ok {result}") })
@@ -185,7 +186,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("gup.io-uring-direct", "EFAULT", || {
         let (_, addr) = mapped(1);
         poke(addr, 5);
-        direct_file().and_then(|fd| ring_read(fd, addr)).unwrap_or_else(|text| text)
+        direct_file().and_then(|fd| ring_read(fd, addr)).unwrap_or_else(|Early(answer)| answer)
     }),
     row("gup.process-vm-readv", "EFAULT", || process_vm(libc::SYS_process_vm_readv)),
     row("gup.process-vm-writev", "EFAULT", || process_vm(libc::SYS_process_vm_writev)),
@@ -229,7 +230,7 @@ pub(crate) const ROWS: &[Row] = &[
         let _ = call(libc::SYS_write, &[fd as u64, ptr(&mut bytes), 4096]);
         match ring_read(fd as u64, addr) {
             Ok(text) => format!("{text} data {}", peek(addr)),
-            Err(text) => text,
+            Err(Early(answer)) => answer,
         }
     }),
     row("copy.private-futex", "0", || futex(128)),

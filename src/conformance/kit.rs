@@ -24,6 +24,10 @@ pub(crate) struct Alloc {
     pub(crate) tail: u64,
 }
 
+/// A row's answer where its question could not be asked: an errno, or SKIP and the reason.
+#[derive(Debug)]
+pub(crate) struct Early(pub(crate) String);
+
 /// The name of an errno.
 pub(crate) fn name(errno: i32) -> String {
     let names = [

@@ -18,10 +18,10 @@ struct Create {
     size: u64,
 }
 
-fn device() -> Result<u64, String> {
+fn device() -> Result<u64, Early> {
     open("/dev/udmabuf", libc::O_RDWR)
         .map(|fd| fd as u64)
-        .map_err(|errno| format!("SKIP no udmabuf: {}", name(errno)))
+        .map_err(|errno| Early(format!("SKIP no udmabuf: {}", name(errno))))
 }
 
 fn memfd(pages: u64, seals: u64) -> u64 {
@@ -32,9 +32,9 @@ fn memfd(pages: u64, seals: u64) -> u64 {
     fd
 }
 
-fn create(memfd: u64, flags: u32, offset: u64, size: u64) -> Result<u64, String> {
+fn create(memfd: u64, flags: u32, offset: u64, size: u64) -> Result<u64, Early> {
     let mut arg = Create { memfd: memfd as u32, flags, offset, size };
-    ioctl(device()?, CREATE, &mut arg).map(|fd| fd as u64).map_err(name)
+    ioctl(device()?, CREATE, &mut arg).map(|fd| fd as u64).map_err(|errno| Early(name(errno)))
 }
 
 fn created(seals: u64, flags: u32, offset: u64, size: u64) -> String {
@@ -42,7 +42,7 @@ fn created(seals: u64, flags: u32, offset: u64, size: u64) -> String {
         Ok(fd) => {
             format!("ok cloexec {}", v(call(libc::SYS_fcntl, &[fd, libc::F_GETFD as u64])))
         }
-        Err(text) => text,
+        Err(Early(answer)) => answer,
     }
 }
 
@@ -53,7 +53,7 @@ fn list(items: &[(u64, u64, u64)], count: u32) -> String {
     }
     match device() {
         Ok(fd) => e(call(libc::SYS_ioctl, &[fd, CREATE_LIST, ptr(words.as_mut_slice())])),
-        Err(skip) => skip,
+        Err(Early(answer)) => answer,
     }
 }
 
@@ -70,23 +70,24 @@ pub(crate) const ROWS: &[Row] = &[
     }),
     row("udmabuf.too-large", "EINVAL", || {
         create(memfd(16385, SHRINK), 0, 0, 16385 * page_size())
-            .map_or_else(|text| text, |_| "ok".into())
+            .map_or_else(|Early(answer)| answer, |_| "ok".into())
     }),
     row("udmabuf.unsealed", "EINVAL", || created(0, 0, 0, page_size())),
     row("udmabuf.sealed-write", "EINVAL", || created(SHRINK | 8, 0, 0, page_size())),
     row("udmabuf.sealed-future-write", "EINVAL", || created(SHRINK | 16, 0, 0, page_size())),
     row("udmabuf.not-a-memfd", "EBADFD", || {
-        create(0, 0, 0, page_size()).map_or_else(|text| text, |_| "ok".into())
+        create(0, 0, 0, page_size()).map_or_else(|Early(answer)| answer, |_| "ok".into())
     }),
     row("udmabuf.bad-fd", "EBADFD", || {
-        create(900, 0, 0, page_size()).map_or_else(|text| text, |_| "ok".into())
+        create(900, 0, 0, page_size()).map_or_else(|Early(answer)| answer, |_| "ok".into())
     }),
     row("udmabuf.null", "EFAULT", || {
-        device().map_or_else(|skip| skip, |fd| e(call(libc::SYS_ioctl, &[fd, CREATE, 0])))
+        device()
+            .map_or_else(|Early(answer)| answer, |fd| e(call(libc::SYS_ioctl, &[fd, CREATE, 0])))
     }),
     noted("udmabuf.other-ioctl", "ENOTTY", "strict: the ioctl's number is not trapped", || {
         let mut arg = [0u64; 16];
-        device().map_or_else(|skip| skip, |fd| e(ioctl(fd, 0x4018_7544, &mut arg)))
+        device().map_or_else(|Early(answer)| answer, |fd| e(ioctl(fd, 0x4018_7544, &mut arg)))
     }),
     row("udmabuf.offset", "ok cloexec 0", || created(SHRINK, 0, page_size(), page_size())),
     row("udmabuf.list-one", "ok", || list(&[(memfd(4, SHRINK), 0, page_size())], 1)),
@@ -108,11 +109,13 @@ pub(crate) const ROWS: &[Row] = &[
         peek(map(fd)).to_string()
     }),
     row("udmabuf.size", "8192", || {
-        create(memfd(4, SHRINK), 0, 0, 2 * page_size()).map_or_else(|text| text, end)
+        create(memfd(4, SHRINK), 0, 0, 2 * page_size()).map_or_else(|Early(answer)| answer, end)
     }),
     row("udmabuf.mmap-too-long", "EINVAL", || {
-        create(memfd(4, SHRINK), 0, 0, 2 * page_size())
-            .map_or_else(|text| text, |fd| e(mmap(fd, 3 * page_size(), PROT_RW, SHARED, 0)))
+        create(memfd(4, SHRINK), 0, 0, 2 * page_size()).map_or_else(
+            |Early(answer)| answer,
+            |fd| e(mmap(fd, 3 * page_size(), PROT_RW, SHARED, 0)),
+        )
     }),
     row("udmabuf.memfd-is-still-one", "ok", || {
         let memfd = memfd(4, SHRINK);
@@ -122,12 +125,12 @@ pub(crate) const ROWS: &[Row] = &[
     row("udmabuf.end-before-start", "EINVAL", || {
         let mut arg = 7u64;
         create(memfd(4, SHRINK), 0, 0, page_size())
-            .map_or_else(|text| text, |fd| e(ioctl(fd, SYNC, &mut arg)))
+            .map_or_else(|Early(answer)| answer, |fd| e(ioctl(fd, SYNC, &mut arg)))
     }),
     row("udmabuf.end-after-start", "ok", || {
         let mut arg = 3u64;
         create(memfd(4, SHRINK), 0, 0, page_size()).map_or_else(
-            |text| text,
+            |Early(answer)| answer,
             |fd| {
                 let _ = ioctl(fd, SYNC, &mut arg);
                 arg = 7;
@@ -144,7 +147,7 @@ pub(crate) const ROWS: &[Row] = &[
     noted("udmabuf.gup", "EFAULT", GUP, || {
         let fd = match create(memfd(4, SHRINK), 0, 0, page_size()) {
             Ok(fd) => fd,
-            Err(text) => return text,
+            Err(Early(answer)) => return answer,
         };
         let addr = mmap(fd, page_size(), PROT_RW, SHARED, 0).map_or(0, |at| at as u64);
         poke(addr, 5);
