@@ -82,6 +82,7 @@ const CIRCLES: &[(&[&str], &str)] = &[
         &[
             "src/model/core.rs",
             "src/model/footprint.rs",
+            "src/model/mmap_lock",
             "src/model/operation.rs",
             "src/model/policy.rs",
             "src/model/state.rs",

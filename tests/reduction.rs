@@ -90,6 +90,32 @@ exists (hazard any)
 }
 
 /// So many random tests, from this seed on: `DRIFTHEAP_WORLDS=10000 DRIFTHEAP_SEED=7 cargo test`.
+/// Where nobody takes a lock of his own, an `mmap_lock` makes for no other answer, as
+/// `World::lock_address_spaces` says: here each address space has one, for somebody gives back what he
+/// has not got.
+#[test]
+fn an_mmap_lock_matters_to_those_alone_who_take_locks() {
+    let mut more = 0;
+    for test in driftheap::suite::TESTS.iter().filter(|test| test.row != "C17") {
+        let at = test.text.rfind("\nexists").or_else(|| test.text.rfind("\nforall"));
+        let (processes, condition) = test.text.split_at(at.unwrap_or_default());
+        let number = (0..6).find(|at| !processes.contains(&format!("P{at} "))).unwrap_or(6);
+        let text = format!("{processes}\nP{number} hardware {{ mmap_unlock P0 }}{condition}");
+        for (plain, locked) in lab::scenarios(test.text).iter().zip(&lab::scenarios(&text)) {
+            assert!(locked.world.locks_address_spaces() && !plain.world.locks_address_spaces());
+            let [plain, with] =
+                [plain, locked].map(|one| lab::explore_on(one, Reduction::Persistent, 1));
+            let outcomes = |found: &Exploration<Outcome>| -> Vec<Outcome> {
+                found.outcomes.keys().cloned().collect()
+            };
+            assert_eq!(outcomes(&plain), outcomes(&with), "{}", lab::title(locked));
+            more += u64::from(with.states > 2 * plain.states);
+        }
+    }
+    // It was there: faults waited with it held.
+    assert!(more > 0);
+}
+
 fn asked(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

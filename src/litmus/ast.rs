@@ -8,7 +8,7 @@ pub use crate::model::Placement;
 
 pub(crate) use super::op::Use;
 pub use super::op::{
-    AttachMode, FenceUsage, GupFlags, Op, Protection, Sharing, SyncAccess, SyncPhase,
+    AttachMode, FenceUsage, GupFlags, LockAccess, Op, Protection, Sharing, SyncAccess, SyncPhase,
 };
 
 use super::cond::{Condition, Counter};

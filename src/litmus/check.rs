@@ -265,7 +265,8 @@ impl<'a> Checker<'a, '_> {
                 }
             }
             Use::Global(name, kind) => drop(self.global(Some(here), name, kind.noun(), &[kind])),
-            Use::Process(child) => self.fork(child),
+            Use::Child(child) => self.fork(child),
+            Use::Process(of) => drop(self.process(of.index, of.span)),
         }
     }
 

@@ -233,6 +233,28 @@ pub enum Op {
         /// A page of a buffer.
         at: PageRef,
     },
+    /// `lock BUF`
+    Lock {
+        /// The buffer.
+        buffer: Name,
+    },
+    /// `unlock BUF`
+    Unlock {
+        /// The buffer.
+        buffer: Name,
+    },
+    /// `mmap_lock Pn read|write`
+    MmapLock {
+        /// Whose address space.
+        process: ProcessRef,
+        /// To look at it or to change it.
+        access: LockAccess,
+    },
+    /// `mmap_unlock Pn`
+    MmapUnlock {
+        /// Whose address space.
+        process: ProcessRef,
+    },
 }
 
 /// ` WORD VALUE` of an option, or nothing.
@@ -299,6 +321,10 @@ impl fmt::Display for Op {
             Self::Revoke { buffer } => write!(f, "revoke {buffer}"),
             Self::Alloc { buffer } => write!(f, "alloc {buffer}"),
             Self::Close { buffer } => write!(f, "close {buffer}"),
+            Self::Lock { buffer } => write!(f, "lock {buffer}"),
+            Self::Unlock { buffer } => write!(f, "unlock {buffer}"),
+            Self::MmapLock { process, access } => write!(f, "mmap_lock {process} {access}"),
+            Self::MmapUnlock { process } => write!(f, "mmap_unlock {process}"),
         }
     }
 }
@@ -320,6 +346,8 @@ pub(crate) enum Use<'a> {
     Target(&'a PageRef),
     /// A name of this kind, which all processes see.
     Global(&'a Name, NameKind),
+    /// A process to be forked.
+    Child(&'a ProcessRef),
     /// A process.
     Process(&'a ProcessRef),
 }
@@ -350,7 +378,9 @@ impl Op {
             | Self::Purge { buffer }
             | Self::Revoke { buffer }
             | Self::Alloc { buffer }
-            | Self::Close { buffer } => vec![Use::Buffer(buffer)],
+            | Self::Close { buffer }
+            | Self::Lock { buffer }
+            | Self::Unlock { buffer } => vec![Use::Buffer(buffer)],
             Self::Detach { attachment }
             | Self::Map { attachment, .. }
             | Self::DmaBufPin { attachment }
@@ -366,7 +396,10 @@ impl Op {
             | Self::Prefetch { at } => {
                 vec![Use::Target(at)]
             }
-            Self::Fork { child } => vec![Use::Process(child)],
+            Self::Fork { child } => vec![Use::Child(child)],
+            Self::MmapLock { process, .. } | Self::MmapUnlock { process } => {
+                vec![Use::Process(process)]
+            }
             Self::Await { label } => vec![Use::Global(label, NameKind::Label)],
             Self::EvictCache { at } => vec![Use::BufferPage(at)],
         }
@@ -410,7 +443,11 @@ impl Op {
             | Self::Close { .. }
             | Self::Fork { .. }
             | Self::Await { .. }
-            | Self::EvictCache { .. } => return None,
+            | Self::EvictCache { .. }
+            | Self::Lock { .. }
+            | Self::Unlock { .. }
+            | Self::MmapLock { .. }
+            | Self::MmapUnlock { .. } => return None,
         })
     }
 }
@@ -434,6 +471,16 @@ words! {
         Write = "w",
         /// `PROT_READ | PROT_WRITE`.
         ReadWrite = "rw",
+    }
+}
+
+words! {
+    /// How `mmap_lock` is taken.
+    LockAccess {
+        /// `mmap_read_lock`.
+        Read = "read",
+        /// `mmap_write_lock`.
+        Write = "write",
     }
 }
 

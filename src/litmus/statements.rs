@@ -180,6 +180,20 @@ statements! {
     Await "await": "wait until the labelled statement has ended", in "whatever orders the processes" {
         "await LABEL";
     }
+    Lock "lock": "a driver takes the buffer's reservation, for the statements up to unlock", in "dma_resv_lock()" {
+        "lock BUF";
+        EINVAL: "there is no such buffer",
+    }
+    Unlock "unlock": "and gives it back", in "dma_resv_unlock()" {
+        "unlock BUF";
+    }
+    MmapLock "mmap_lock": "a driver, or another thread, takes the process's mmap_lock",
+        in "mmap_read_lock(), mmap_write_lock()" {
+        "mmap_lock Pn read|write";
+    }
+    MmapUnlock "mmap_unlock": "and gives it back", in "mmap_read_unlock(), mmap_write_unlock()" {
+        "mmap_unlock Pn";
+    }
     EvictCache "evict_cache": "the cache line is written back and dropped", in "hardware" {
         "evict_cache BUF[i]";
     }

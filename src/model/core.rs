@@ -1,5 +1,6 @@
 //! [`ready`] and [`step`]: the two functions through which everything happens.
 
+use super::mmap_lock::InLine;
 use super::objects::{Life, Slot};
 use super::operation::Operation;
 use super::policy::{Admission, Request};
@@ -27,6 +28,16 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
         return false;
     }
     let view = View { world, state, actor };
+    match view.mmap_lock(step) {
+        InLine::Passes => ready_with_mmap_lock(&view, step),
+        InLine::Joins => true,
+        InLine::Stays => false,
+    }
+}
+
+/// The same of a step that has the `mmap_lock`, where it needs one.
+fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
+    let View { world, state, .. } = *view;
     match *step {
         Step::Load { vma, page } => !view.fault_blocked(vma, page),
         Step::Store { vma, page, .. } => {
@@ -51,11 +62,11 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
         Step::Attach { buf, via, .. } => {
             let buf =
                 if buf.is_none() && via.is_some() { state.vmas[via.index()].buf } else { buf };
-            buf.is_none() || state.bufs[buf.index()].life != Life::Live || view.lock_free(buf)
+            buf.is_none() || state.bufs[buf.index()].life != Life::Live || view.lock_untaken(buf)
         }
         Step::Detach(attachment) => {
             let entry = &state.attachments[attachment.index()];
-            entry.slot != Slot::Held || view.lock_free(entry.buf)
+            entry.slot != Slot::Held || view.lock_untaken(entry.buf)
         }
         Step::Map(sg) => {
             let attachment = &state.attachments[world.attachment_of(sg).index()];
@@ -65,7 +76,9 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
                         && (attachment.dynamic || !state.bufs[attachment.buf.index()].moving))
         }
         Step::Unmap(sg) => state.sgs[sg.index()] != Slot::None && view.sg_lock_free(sg),
-        Step::Validate { sg, .. } => state.sgs[sg.index()] != Slot::None && view.sg_lock_free(sg),
+        Step::Validate { sg, .. } => {
+            state.sgs[sg.index()] != Slot::None && view.sg_lock_untaken(sg)
+        }
         Step::Signal(fence) => state.fences[fence.index()].slot != Slot::None,
         Step::DmaStart { via, dir, .. } => view.dma_ready(via, dir),
         Step::DmaBufPin(attachment) => {
@@ -82,6 +95,7 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
             !parents.filter(private).any(|vma| view.notifier_waits(vma, u8::MAX))
         }
         Step::Alloc(buf) => world.buf(buf).placement != Placement::Cma || !view.migration_waits(),
+        Step::ResvLock(buf) => view.lock_untaken(buf),
         Step::Mmap(_)
         | Step::GupFast { .. }
         | Step::FrameVectorCheck { .. }
@@ -90,7 +104,10 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
         | Step::DmaBufUnpin(_)
         | Step::SyncEnd { .. }
         | Step::Close(_)
-        | Step::EvictCache(_) => true,
+        | Step::EvictCache(_)
+        | Step::ResvUnlock(_)
+        | Step::MmapLock { .. }
+        | Step::MmapUnlock(_) => true,
     }
 }
 
@@ -115,6 +132,9 @@ pub fn step<S: Sink>(
             core.abandon(buf);
         }
         return Reply::Errno(errno);
+    }
+    if core.joins_line(step) {
+        return Reply::Again;
     }
     match *step {
         Step::Mmap(mmap) => core.mmap(&mmap),
@@ -153,6 +173,10 @@ pub fn step<S: Sink>(
             core.fork(child, parent_first, child_first, count)
         }
         Step::EvictCache(page) => core.evict_cache(page),
+        Step::ResvLock(buf) => core.resv_lock(buf),
+        Step::ResvUnlock(buf) => core.resv_unlock(buf),
+        Step::MmapLock { mm, write } => core.lock_mm(mm, write),
+        Step::MmapUnlock(mm) => core.unlock_mm(mm),
     }
 }
 
@@ -194,7 +218,11 @@ impl State {
             | Step::Alloc(_)
             | Step::Close(_)
             | Step::Fork { .. }
-            | Step::EvictCache(_) => {}
+            | Step::EvictCache(_)
+            | Step::ResvLock(_)
+            | Step::ResvUnlock(_)
+            | Step::MmapLock { .. }
+            | Step::MmapUnlock(_) => {}
         }
     }
 }
@@ -229,7 +257,9 @@ fn buf_of(world: &World, state: &State, step: &Step) -> Option<BufId> {
         | Step::SyncEnd { buf, .. }
         | Step::Exporter { buf, .. }
         | Step::Alloc(buf)
-        | Step::Close(buf) => buf,
+        | Step::Close(buf)
+        | Step::ResvLock(buf)
+        | Step::ResvUnlock(buf) => buf,
         Step::Detach(attachment) | Step::DmaBufPin(attachment) | Step::DmaBufUnpin(attachment) => {
             state.attachments[attachment.index()].buf
         }
@@ -245,7 +275,9 @@ fn buf_of(world: &World, state: &State, step: &Step) -> Option<BufId> {
         | Step::Unpin(_)
         | Step::DmaStart { .. }
         | Step::DmaFinish { .. }
-        | Step::Fork { .. } => BufId::NONE,
+        | Step::Fork { .. }
+        | Step::MmapLock { .. }
+        | Step::MmapUnlock(_) => BufId::NONE,
     };
     buf.is_some().then_some(buf)
 }
@@ -256,16 +288,23 @@ fn sync_usage(access: SyncAccess) -> Usage {
 }
 
 /// A step not taken yet: what [`ready`] looks at.
-struct View<'a> {
-    world: &'a World,
-    state: &'a State,
-    actor: ActorId,
+pub(super) struct View<'a> {
+    pub(super) world: &'a World,
+    pub(super) state: &'a State,
+    pub(super) actor: ActorId,
 }
 
 impl View<'_> {
+    /// For who goes on if the lock is its own: `dma_buf_map_attachment` is called with it held,
+    /// `dma_buf_map_attachment_unlocked` takes it.
     fn lock_free(&self, buf: BufId) -> bool {
         let holder = self.state.bufs[buf.index()].lock;
         holder.is_none() || holder == self.actor
+    }
+
+    /// For who takes it: a mutex is not recursive, its holder waits for itself.
+    fn lock_untaken(&self, buf: BufId) -> bool {
+        self.state.bufs[buf.index()].lock.is_none()
     }
 
     fn sg_lock_free(&self, sg: SgId) -> bool {
@@ -273,12 +312,17 @@ impl View<'_> {
         attachment.buf.is_none() || self.lock_free(attachment.buf)
     }
 
+    fn sg_lock_untaken(&self, sg: SgId) -> bool {
+        let attachment = &self.state.attachments[self.world.attachment_of(sg).index()];
+        attachment.buf.is_none() || self.lock_untaken(attachment.buf)
+    }
+
     fn sync_dropped(&self, via: ImporterId) -> bool {
         via.is_some() && self.world.importer(via).sync == SyncForward::Dropped
     }
 
     /// Whether an access would fault now and the fault handler would wait for the lock.
-    fn fault_blocked(&self, vma: VmaId, page: u8) -> bool {
+    pub(super) fn fault_blocked(&self, vma: VmaId, page: u8) -> bool {
         let entry = &self.state.vmas[vma.index()];
         let Some(pte) = self.world.pte(vma, page) else { return false };
         let faults = entry.mapped & (1 << page) != 0
@@ -286,7 +330,7 @@ impl View<'_> {
             && !self.state.ptes[pte.index()].present();
         faults && {
             let rules = self.world.exporter_of(entry.buf);
-            rules.fault == FaultLock::Locked && !self.lock_free(entry.buf)
+            rules.fault == FaultLock::Locked && !self.lock_untaken(entry.buf)
                 || rules.fault_wait == FaultWait::Kernel
                     && self.state.bufs[entry.buf.index()].moving
         }
@@ -371,6 +415,7 @@ impl View<'_> {
 
     fn exporter_ready(&self, buf: BufId, step: ExporterStep, operation: Operation) -> bool {
         match step {
+            // Who has reserved the buffer itself goes on, as `ttm_bo_validate` is called.
             ExporterStep::Lock => self.lock_free(buf),
             ExporterStep::Wait => {
                 !self.state.fence_pending(buf, self.world.exporter_of(buf).wait.usage())

@@ -6,7 +6,7 @@
 //! that class whose frames have those numbers.
 
 use super::objects::{
-    Attachment, Dma, DmaBuf, Frame, Life, Owner, Page, Pte, Reach, Slot, Target, VmaKind,
+    Attachment, Dma, DmaBuf, Frame, Life, MmapLock, Owner, Page, Pte, Reach, Slot, Target, VmaKind,
 };
 use super::rules::{Bus, Placement, Usage};
 use super::state::State;
@@ -152,6 +152,12 @@ fn encode_devices(world: &World, state: &State, names: &mut Names<'_>, out: &mut
             let (kind, target) = target_bytes(dma.target);
             out.extend_from_slice(&[frame, kind, target, dma.pin.0]);
         }
+    }
+    for mm in &state.mms {
+        for bits in [mm.readers, mm.faults, mm.queued] {
+            out.extend_from_slice(&bits.to_le_bytes());
+        }
+        out.push(mm.writer.0);
     }
 }
 
@@ -388,6 +394,11 @@ fn decode_devices(world: &World, reader: &mut Reader<'_>, state: &mut State) {
             let target = target_of(kind, target);
             *dma = Dma { busy: true, frame: FrameId(frame), target, pin: PinId(pin) };
         }
+    }
+    for mm in &mut state.mms {
+        let [readers, faults, queued] = [(); 3].map(|()| u16::from_le_bytes(reader.bytes()));
+        let [writer] = reader.bytes();
+        *mm = MmapLock { readers, faults, writer: ActorId(writer), queued };
     }
 }
 

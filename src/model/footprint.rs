@@ -5,6 +5,7 @@
 //! not trusted: the tables of a debug build's [`super::State`] note what a step touches (`noted`), and
 //! `tests/footprint.rs` holds every step of the suite and of random tests against [`objects`].
 
+use super::mmap_lock::need::takes_mmap_lock;
 use super::operation::Operation;
 use super::rules::{Coherency, CpuSync, ExporterStep, MmapKind, Notifier, Placement};
 use super::step::{Handle, Step};
@@ -59,7 +60,9 @@ pub(super) const ATTACHMENTS: Kind = Kind { first: 64, bits: 8 };
 /// sg_tables.
 pub(super) const SGS: Kind = Kind { first: 72, bits: 12 };
 /// Fences.
-pub(super) const FENCES: Kind = Kind { first: 84, bits: 11 };
+pub(super) const FENCES: Kind = Kind { first: 84, bits: 10 };
+/// The `mmap_lock`s of all address spaces.
+pub(super) const MMS: u128 = 1 << 94;
 /// What frames hold and whose they are: stale entries make one object of it all.
 pub(super) const MEMORY: u128 = 1 << 95;
 /// The free lists.
@@ -73,6 +76,12 @@ pub fn objects(world: &World, step: &Step) -> Objects {
     if world.policies.iter().any(Option::is_some) {
         return Objects::ALL;
     }
+    let locks = if world.mmap_locks && takes_mmap_lock(world, step) { MMS } else { 0 };
+    of(0, locks).union(beside_locks(world, step))
+}
+
+/// The objects of `step`, the `mmap_lock` apart.
+fn beside_locks(world: &World, step: &Step) -> Objects {
     match *step {
         Step::Mmap(mmap) => {
             let buf = if mmap.buf.is_none() { 0 } else { BUFS.one(mmap.buf.0) };
@@ -137,6 +146,9 @@ pub fn objects(world: &World, step: &Step) -> Objects {
         Step::Close(buf) => of(release_reads(), BUFS.one(buf.0) | FREE | MEMORY),
         Step::Fork { .. } => of(PINS.all(), VMAS.all() | FREE | MEMORY | notified(world)),
         Step::EvictCache(_) => of(BUFS.all(), MEMORY),
+        Step::ResvLock(buf) => of(0, BUFS.one(buf.0)),
+        Step::ResvUnlock(buf) => of(0, BUFS.one(buf.0)).union(unlocked(world, buf)),
+        Step::MmapLock { .. } | Step::MmapUnlock(_) => NOTHING,
     }
 }
 
@@ -145,7 +157,7 @@ mod noting {
     use super::super::state::State;
     use super::super::table::Notes;
     use super::{
-        ATTACHMENTS, BUFS, FENCES, FREE, MEMORY, NOTHING, Objects, PINS, SGS, VMAS, World,
+        ATTACHMENTS, BUFS, FENCES, FREE, MEMORY, MMS, NOTHING, Objects, PINS, SGS, VMAS, World,
     };
     use crate::units::{
         ActorId, AttachmentId, BufId, FenceId, MAX_PAGES, PinId, PteId, SgId, VmaId,
@@ -171,6 +183,7 @@ mod noting {
         add(&state.frames.notes, &|_| MEMORY);
         add(&state.pages.notes, &|_| MEMORY);
         add(&state.lists, &|_| FREE);
+        add(&state.mms.notes, &|_| MMS);
         // Nobody else looks at an engine, but where it is bound to a pin: then the pin is noted.
         add(&state.dmas.notes, &|index| if index == actor.index() { 0 } else { u128::MAX });
         found
@@ -239,7 +252,11 @@ fn device(world: &World, step: &Step) -> Objects {
         | Step::Alloc(_)
         | Step::Close(_)
         | Step::Fork { .. }
-        | Step::EvictCache(_) => Objects::ALL,
+        | Step::EvictCache(_)
+        | Step::ResvLock(_)
+        | Step::ResvUnlock(_)
+        | Step::MmapLock { .. }
+        | Step::MmapUnlock(_) => Objects::ALL,
     }
 }
 

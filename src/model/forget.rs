@@ -16,10 +16,10 @@
 //! - the VMA that a driver remembers is looked at by no rule but `zap = vma-pointer`.
 
 use super::contents::{ContentUse, Contents, Looks, Renaming};
-use super::footprint::{ATTACHMENTS, BUFS, FENCES, FREE, MEMORY, Objects, PINS, SGS, VMAS};
+use super::footprint::{ATTACHMENTS, BUFS, FENCES, FREE, MEMORY, MMS, Objects, PINS, SGS, VMAS};
 use super::objects::{
-    EMPTY_ATTACHMENT, EMPTY_FENCE, EMPTY_PAGE, EMPTY_PIN, EMPTY_VMA, Owner, Pte, Slot, Target,
-    unallocated,
+    EMPTY_ATTACHMENT, EMPTY_FENCE, EMPTY_PAGE, EMPTY_PIN, EMPTY_VMA, MmapLock, Owner, Pte, Slot,
+    Target, unallocated,
 };
 use super::rules::ZapReach;
 use super::state::State;
@@ -59,6 +59,9 @@ pub fn forget(
     }
     if contents.known() {
         rename(world, contents, (left, &looks), state);
+    }
+    if objects & MMS == 0 {
+        state.mms.unnoted_mut().fill(MmapLock::FREE);
     }
     if objects & FREE == 0 {
         for frame in state.frames.unnoted_mut() {

@@ -17,7 +17,8 @@
 //!
 //! # Locking
 //! One lock a buffer (`dma_resv`): [`DmaBuf::lock`]. Faults, `map`, `unmap`, `submit` and pinning
-//! wait for it; signalling and DMA do not.
+//! wait for it; signalling and DMA do not. Before it comes one lock an address space
+//! ([`MmapLock`]), where a driver takes locks of its own and could take them in another order.
 //!
 //! # Invariants
 //! - A frame has one [`Owner`]; `rank` is 0 exactly while it is not on a free list.
@@ -53,6 +54,7 @@ mod gup;
 mod importer_rules;
 mod landing;
 mod mmap;
+mod mmap_lock;
 pub mod moving;
 mod objects;
 mod operation;
@@ -77,8 +79,8 @@ pub use forget::forget;
 pub use gup::{GupAnswer, GupQuestion};
 pub use landing::{Landing, Meant};
 pub use objects::{
-    Attachment, Dma, DmaBuf, Fence, Frame, Life, Owner, Page, Pin, Pte, Reach, Slot, Target, Vma,
-    VmaKind,
+    Attachment, Dma, DmaBuf, Fence, Frame, Life, MmapLock, Owner, Page, Pin, Pte, Reach, Slot,
+    Target, Vma, VmaKind,
 };
 pub use operation::Operation;
 pub use policy::{Admission, ExporterPolicy, Request};

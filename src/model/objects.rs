@@ -333,6 +333,31 @@ pub struct Fence {
     pub writes: bool,
 }
 
+/// The `mmap_lock` of an address space: who has it, and who stands in line. A bit is an actor.
+///
+/// ```text
+///                    readers gone
+/// writer queued ------------------> writer     no reader gets past a writer that is queued
+///
+///               the lock of the buffer is taken
+/// fault begins ---------------------------------> faults --- it is free ---> served
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MmapLock {
+    /// Who holds it for reading.
+    pub readers: u16,
+    /// Who holds it for reading in a fault that waits for the exporter.
+    pub faults: u16,
+    /// Who holds it for writing.
+    pub writer: ActorId,
+    /// Who waits for it to write.
+    pub queued: u16,
+}
+
+impl MmapLock {
+    pub(super) const FREE: Self = Self { readers: 0, faults: 0, writer: ActorId::NONE, queued: 0 };
+}
+
 /// A DMA between its two halves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dma {

@@ -5,7 +5,7 @@
 
 use super::objects::{
     Attachment, Dma, DmaBuf, EMPTY_ATTACHMENT, EMPTY_FENCE, EMPTY_PAGE, EMPTY_PIN, EMPTY_VMA,
-    Fence, Frame, Life, Owner, Page, Pin, Pte, Slot, Vma, ZERO_PAGE, unallocated,
+    Fence, Frame, Life, MmapLock, Owner, Page, Pin, Pte, Slot, Vma, ZERO_PAGE, unallocated,
 };
 use super::rules::{Placement, Usage};
 use super::table::{Notes, Table};
@@ -77,6 +77,8 @@ state! {
     fences: Fence,
     /// One DMA engine per actor.
     dmas: Dma,
+    /// The `mmap_lock` of every actor; none where nobody would notice ([`World::lock_address_spaces`]).
+    mms: MmapLock,
 }
 
 impl State {
@@ -97,6 +99,7 @@ impl State {
             sg_frames: vec![FrameId::NONE; world.sgs.len() * MAX_PAGES].into(),
             fences: vec![EMPTY_FENCE; world.fences].into(),
             dmas: vec![Dma::IDLE; world.actors].into(),
+            mms: vec![MmapLock::FREE; if world.mmap_locks { world.actors } else { 0 }].into(),
             hazards: 0,
             warned: false,
             lists: Notes::default(),

@@ -265,6 +265,19 @@ pub enum Step {
     },
     /// The CPU drops a cache line of a page, writing it back if it is dirty.
     EvictCache(PageId),
+    /// `dma_resv_lock` by a driver, for whatever it does next. EINVAL for a buffer that is gone.
+    ResvLock(BufId),
+    /// `dma_resv_unlock`.
+    ResvUnlock(BufId),
+    /// `mmap_read_lock` or `mmap_write_lock`.
+    MmapLock {
+        /// Of whose address space.
+        mm: ActorId,
+        /// For writing.
+        write: bool,
+    },
+    /// `mmap_read_unlock` or `mmap_write_unlock`.
+    MmapUnlock(ActorId),
 }
 
 /// An errno that the kernel answers.

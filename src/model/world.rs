@@ -104,6 +104,8 @@ pub struct World {
     pub(super) sgs: Vec<SgDecl>,
     pub(super) fences: usize,
     pub(super) actors: usize,
+    /// Whether each address space has an `mmap_lock`.
+    pub(super) mmap_locks: bool,
 }
 
 fn bounded(what: &'static str, count: usize, limit: usize) -> Result<(), TooMany> {
@@ -136,7 +138,21 @@ impl World {
             sgs: Vec::new(),
             fences: 0,
             actors: 0,
+            mmap_locks: false,
         }
+    }
+
+    /// Give every address space its `mmap_lock`. It makes for more states, and for no other answers
+    /// where nobody takes a lock of his own ([`super::Step::ResvLock`], [`super::Step::MmapLock`]):
+    /// who waits for an `mmap_lock` then has nothing that somebody else waits for.
+    pub const fn lock_address_spaces(&mut self) {
+        self.mmap_locks = true;
+    }
+
+    /// Whether they have it.
+    #[must_use]
+    pub const fn locks_address_spaces(&self) -> bool {
+        self.mmap_locks
     }
 
     /// Add `frames` page frames to `placement`. Frames of one placement must be added together,

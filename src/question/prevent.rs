@@ -27,8 +27,9 @@ const STATES_MAX: u32 = 4_000_000;
 const COST_RULES: [&str; 2] = ["page-pool", "pat"];
 
 /// Values that are proposed only where the file itself tries them: half measures, the way of an
-/// exporter whose buffers never move, or memory of another kind, whose users expect something else.
-const UNASKED: [(&str, &str); 12] = [
+/// exporter whose buffers never move, or memory of another kind, whose users expect something else. Who
+/// waits for less, or takes no lock, is not in a deadlock; what the waiting was for goes wrong instead.
+const UNASKED: [(&str, &str); 16] = [
     ("mmap", "pfnmap-unmarked"),
     ("mmap", "remap-pfn-range"),
     ("mmap", "shmem"),
@@ -41,6 +42,10 @@ const UNASKED: [(&str, &str); 12] = [
     ("mmap", "wrong-pgoff"),
     ("mmap", "shadow"),
     ("mmap", "bypass"),
+    ("fault", "unlocked"),
+    ("wait", "kernel"),
+    ("wait", "write"),
+    ("wait", "read"),
 ];
 
 /// One rule set otherwise.

@@ -169,11 +169,29 @@ pub(crate) fn text(choices: &mut Choices<'_>, shape: Shape) -> String {
             _ => application(choices, shape, pages, &mut names, &mut Vec::new()),
         });
     }
+    if choices.one_in(5) {
+        lock(choices, &mut bodies);
+    }
     for (index, (role, body)) in roles.iter().zip(&bodies).enumerate() {
         add(format!("P{index} {role} {{\n    {}\n}}", body.join("\n    ")));
     }
     add("exists (hazard any \\/ A[0] = 1)".to_owned());
     out
+}
+
+/// Locks around some statements: the buffer's, and that of the first process's memory.
+fn lock(choices: &mut Choices<'_>, bodies: &mut [Vec<String>]) {
+    let access = *choices.of(&["read", "write"]);
+    for (take, give) in
+        [("lock A".to_owned(), "unlock A"), (format!("mmap_lock P0 {access}"), "mmap_unlock P0")]
+    {
+        let at = choices.below(bodies.len());
+        let body = &mut bodies[at];
+        let first = choices.below(body.len() + 1);
+        body.insert(first, take);
+        let last = first + 1 + choices.below(body.len() - first);
+        body.insert(last, give.to_owned());
+    }
 }
 
 fn application(

@@ -44,6 +44,9 @@ pub(crate) fn world(choices: &mut Choices<'_>) -> World {
     for placement in [Placement::Vram, Placement::System, Placement::Cma] {
         world.add_frames(placement, 1 + choices.below(4)).unwrap();
     }
+    if choices.one_in(2) {
+        world.lock_address_spaces();
+    }
     let mut bufs = Vec::new();
     for (pages, allocated) in [(2, true), (1, choices.one_in(2))] {
         let mut rules = ExporterRules::default();
@@ -191,7 +194,10 @@ fn device(choices: &mut Choices<'_>) -> Step {
 fn exporter(choices: &mut Choices<'_>) -> Step {
     let (buf, via) = (buf(choices), importer(choices));
     let access = SyncAccess { read: choices.one_in(2), write: choices.one_in(2) };
-    match choices.below(10) {
+    let (mm, write) = (ActorId::at(choices.below(ACTORS)), choices.one_in(2));
+    match choices.below(12) {
+        10 => *choices.of(&[Step::ResvLock(buf), Step::ResvUnlock(buf)]),
+        11 => *choices.of(&[Step::MmapLock { mm, write }, Step::MmapUnlock(mm)]),
         0 => Step::Alloc(buf),
         1 => Step::Close(buf),
         2 => Step::EvictCache(PageId::at(choices.below(PAGES))),

@@ -184,6 +184,18 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "fence-needs-resv",
                 "Waiting with the lock held for a fence that needs the lock is a deadlock.",
             ),
+            (
+                "fault-under-resv",
+                "A fault on the buffer that one has reserved oneself waits for ever.",
+            ),
+            (
+                "mmap-lock-inversion",
+                "Two readers of mmap_lock wait for each other when a third wants to write.",
+            ),
+            (
+                "amdkfd-svm-evict",
+                "Who signals an eviction fence needs a lock that somebody holds who needs the buffer.",
+            ),
             ("reuse-under-read-fence", "Memory is used again while a reader's fence is pending."),
             (
                 "move-behind-fence",

@@ -250,7 +250,11 @@ impl<'a> Race<'a> {
             | Step::Exporter { .. }
             | Step::Close(_)
             | Step::Fork { .. }
-            | Step::EvictCache(_) => return self.model_step(runner),
+            | Step::EvictCache(_)
+            | Step::ResvLock(_)
+            | Step::ResvUnlock(_)
+            | Step::MmapLock { .. }
+            | Step::MmapUnlock(_) => return self.model_step(runner),
         };
         let taken = |other: &Runner| other.doing == RaceActivity::Under { way: actor };
         if self.conduct.team.is_busy(actor) || self.runners.iter().any(taken) {

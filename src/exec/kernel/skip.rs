@@ -19,6 +19,11 @@ pub fn askable(scenario: &Scenario) -> Result<(), Skip> {
     if scenario.programs.len() >= ACTORS_MAX {
         return Err(Skip::new("more processes than there are actors"));
     }
+    if scenario.world.locks_address_spaces() {
+        return Err(Skip::new(
+            "who waits for an mmap_lock with a dma_resv held hangs, and the guest's process with it",
+        ));
+    }
     exporters(scenario)?;
     drop(Layout::of(scenario)?);
     steps(scenario)

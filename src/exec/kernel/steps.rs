@@ -58,7 +58,13 @@ impl Bench<'_> {
             Step::Exporter { buf, step, page, operation } => {
                 self.exporter(before, event, buf, (step, page, operation))
             }
-            Step::Alloc(_) | Step::EvictCache(_) => Ok(()),
+            // Who takes locks is not asked (`askable`).
+            Step::ResvLock(_)
+            | Step::ResvUnlock(_)
+            | Step::MmapLock { .. }
+            | Step::MmapUnlock(_)
+            | Step::Alloc(_)
+            | Step::EvictCache(_) => Ok(()),
             Step::Close(buf) if event.reply == Reply::Done => {
                 self.lab(actor, Op::Close, Call { obj: buf.0, ..Call::default() }, Expect::Done)
             }

@@ -1,8 +1,8 @@
 //! The statements of a process.
 
 use super::super::ast::{
-    AttachMode, FenceUsage, GupFlags, Name, Op, PageRef, ProcessRef, Protection, Sharing,
-    Statement, SyncAccess, SyncPhase,
+    AttachMode, FenceUsage, GupFlags, LockAccess, Name, Op, PageRef, ProcessRef, Protection,
+    Sharing, Statement, SyncAccess, SyncPhase,
 };
 use super::super::diag::Problem;
 use super::super::lex::{Bracket, Kind};
@@ -97,13 +97,25 @@ impl Parser<'_> {
             Keyword::Revoke => Op::Revoke { buffer: self.name(BUFFER)? },
             Keyword::Alloc => Op::Alloc { buffer: self.name(BUFFER)? },
             Keyword::Close => Op::Close { buffer: self.name(BUFFER)? },
-            Keyword::Fork => {
-                let (index, span) = self.process_number()?;
-                Op::Fork { child: ProcessRef { index, span } }
-            }
+            Keyword::Fork => Op::Fork { child: self.process_ref()? },
             Keyword::Await => Op::Await { label: self.name("a label")? },
+            Keyword::Lock => Op::Lock { buffer: self.name(BUFFER)? },
+            Keyword::Unlock => Op::Unlock { buffer: self.name(BUFFER)? },
+            Keyword::MmapLock => {
+                let process = self.process_ref()?;
+                let access =
+                    self.choice("`read` or `write`", LockAccess::WORDS, LockAccess::from_word)?;
+                Op::MmapLock { process, access }
+            }
+            Keyword::MmapUnlock => Op::MmapUnlock { process: self.process_ref()? },
             Keyword::EvictCache => Op::EvictCache { at: self.place("a page of a buffer")? },
         })
+    }
+
+    /// `Pn`
+    fn process_ref(&mut self) -> Result<ProcessRef> {
+        let (index, span) = self.process_number()?;
+        Ok(ProcessRef { index, span })
     }
 
     /// `munmap V`, or of one page: `munmap V[i]`

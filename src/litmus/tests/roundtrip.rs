@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::super::ast::{
-    AttachMode, Buffer, BufferState, Count, Exporter, FenceUsage, Frames, GupFlags, Importer, Name,
-    Op, PageRef, Placement, Process, ProcessRef, Protection, Role, Rule, RuleValue, Sharing,
-    Statement, SyncAccess, SyncPhase, Variant, Verdict,
+    AttachMode, Buffer, BufferState, Count, Exporter, FenceUsage, Frames, GupFlags, Importer,
+    LockAccess, Name, Op, PageRef, Placement, Process, ProcessRef, Protection, Role, Rule,
+    RuleValue, Sharing, Statement, SyncAccess, SyncPhase, Variant, Verdict,
 };
 use super::super::cond::{
     Atom, AtomKind, Cond, Condition, Counter, Failure, HazardKind, Quantifier, RegisterValue,
@@ -68,6 +68,10 @@ fn preamble() -> Vec<Statement> {
     ];
     list[0].label = Some(name("first"));
     list
+}
+
+fn process() -> ProcessRef {
+    ProcessRef { index: 0, span: Span::default() }
 }
 
 fn word<T: Copy + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strategy<Value = T> {
@@ -153,6 +157,10 @@ fn cpu_op() -> impl Strategy<Value = Op> {
         Just(Op::Await { label: name("first") }),
         (buffer(), 0..PAGES)
             .prop_map(|(buffer, page)| Op::EvictCache { at: place(buffer.as_str(), page) }),
+        buffer().prop_map(|buffer| Op::Lock { buffer }),
+        buffer().prop_map(|buffer| Op::Unlock { buffer }),
+        word(LockAccess::ALL).prop_map(|access| Op::MmapLock { process: process(), access }),
+        Just(Op::MmapUnlock { process: process() }),
     ]
 }
 

@@ -64,7 +64,11 @@ const fn understood(step: &Step) -> bool {
         | Step::Alloc(_)
         | Step::Close(_)
         | Step::Fork { .. }
-        | Step::EvictCache(_) => true,
+        | Step::EvictCache(_)
+        | Step::ResvLock(_)
+        | Step::ResvUnlock(_)
+        | Step::MmapLock { .. }
+        | Step::MmapUnlock(_) => true,
     }
 }
 
@@ -163,7 +167,11 @@ impl Steps<'_> {
                 | Step::Exporter { .. }
                 | Step::Close(_)
                 | Step::Fork { .. }
-                | Step::EvictCache(_) => {}
+                | Step::EvictCache(_)
+                | Step::ResvLock(_)
+                | Step::ResvUnlock(_)
+                | Step::MmapLock { .. }
+                | Step::MmapUnlock(_) => {}
             }
             // Whoever drops a reference may drop the last; whoever looks at a page may fill it again.
             freed |= dropped;
@@ -286,7 +294,11 @@ impl Steps<'_> {
             | Step::Alloc(_)
             | Step::Close(_)
             | Step::Fork { .. }
-            | Step::EvictCache(_) => {}
+            | Step::EvictCache(_)
+            | Step::ResvLock(_)
+            | Step::ResvUnlock(_)
+            | Step::MmapLock { .. }
+            | Step::MmapUnlock(_) => {}
         }
         for index in 0..world.sgs.len() {
             if looks.sgs.has(index) {
@@ -411,7 +423,11 @@ impl Steps<'_> {
             | Step::Exporter { .. }
             | Step::Close(_)
             | Step::Fork { .. }
-            | Step::EvictCache(_) => (none.clone(), none),
+            | Step::EvictCache(_)
+            | Step::ResvLock(_)
+            | Step::ResvUnlock(_)
+            | Step::MmapLock { .. }
+            | Step::MmapUnlock(_) => (none.clone(), none),
         }
     }
 }

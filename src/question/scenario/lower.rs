@@ -123,6 +123,14 @@ impl<'a> Lowering<'a> {
         for process in &variant.processes {
             world.add_actor().map_err(|error| LowerError::too_many(&error, process.span))?;
         }
+        let locks = |op: &Op| {
+            let of_mm = matches!(op, Op::MmapLock { .. } | Op::MmapUnlock { .. });
+            of_mm || matches!(op, Op::Lock { .. })
+        };
+        let mut statements = variant.processes.iter().flat_map(|process| &process.statements);
+        if statements.any(|statement| locks(&statement.op)) {
+            world.lock_address_spaces();
+        }
         let default_importer = world
             .add_importer(ImporterRules::default())
             .map_err(|error| LowerError::too_many(&error, Span::default()))?;

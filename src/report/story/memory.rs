@@ -1,7 +1,7 @@
 //! Frames and page tables: how they stand after a step, and what the step changed.
 
 use super::words::{Teller, slot_word, vma_kind};
-use crate::model::{Frame, Life, Owner, Pte, Slot, State};
+use crate::model::{Frame, Life, MmapLock, Owner, Pte, Slot, State};
 use crate::question::scenario::{Replay, ScenarioState};
 use crate::units::{ActorId, BufId, FenceId, FrameId, MAX_PAGES, PinId, PteId, SgId, VmaId};
 
@@ -150,6 +150,11 @@ impl Teller<'_> {
                 });
             }
         }
+        for (mm, (old, new)) in before.mms.iter().zip(after.mms.iter()).enumerate() {
+            if old != new {
+                out.push(format!("mmap_lock of P{mm}: {}", mmap_lock(new)));
+            }
+        }
         for index in 0..after.bufs.len() {
             let (old, new) = (&before.bufs[index], &after.bufs[index]);
             let name = self.buf(BufId::at(index));
@@ -168,6 +173,18 @@ impl Teller<'_> {
             }
         }
     }
+}
+
+/// Who has it, and who waits.
+fn mmap_lock(lock: &MmapLock) -> String {
+    let all = |bits: u16| (0..16).filter(move |actor| bits & 1 << actor != 0);
+    let mut parts = Vec::new();
+    if lock.writer != ActorId::NONE {
+        parts.push(format!("{:?} writes", lock.writer));
+    }
+    parts.extend(all(lock.readers | lock.faults).map(|actor| format!("P{actor} reads")));
+    parts.extend(all(lock.queued).map(|actor| format!("P{actor} waits to write")));
+    if parts.is_empty() { "free".to_owned() } else { parts.join(", ") }
 }
 
 fn pte_bits(pte: &Pte) -> String {

@@ -336,6 +336,22 @@ impl Teller<'_> {
                 history.push(format!("the reservation lock of {name} is held by {:?}", buf.lock));
             }
         }
+        for (mm, lock) in last.model.mms.iter().enumerate() {
+            let all = |bits: u16| (0..16).filter(move |actor| bits & 1 << actor != 0);
+            let mut says = |what: String| history.push(format!("the mmap_lock of P{mm} {what}"));
+            if lock.writer.is_some() {
+                says(format!("is held for writing by {:?}", lock.writer));
+            }
+            for actor in all(lock.readers) {
+                says(format!("is held for reading by P{actor}"));
+            }
+            for actor in all(lock.faults) {
+                says(format!("is held for reading by P{actor}, which faults"));
+            }
+            for actor in all(lock.queued) {
+                says(format!("lets no reader past P{actor}, which waits to write"));
+            }
+        }
         for (index, fence) in last.model.fences.iter().enumerate() {
             if fence.slot == crate::model::Slot::Held {
                 let name = self.scenario.names.fence(crate::units::FenceId::at(index));

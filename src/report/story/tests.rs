@@ -190,6 +190,34 @@ After step 5 nobody can go on
 }
 
 #[test]
+fn a_deadlock_says_who_has_mmap_lock_and_who_stands_in_line() {
+    let text = "DMABUF stuck
+exporter gpu {}
+buffer A { exporter = gpu }
+P0 application {
+    mmap v = A shared rw
+    load r0 = v[0]
+}
+P1 application { lock A; mmap_lock P0 read }
+P2 application { mmap_lock P0 write }
+exists (hazard deadlock)
+";
+    check(
+        text,
+        &[0, 1, 0, 2],
+        "\
+BUG: driftheap: deadlock in P0 (application)
+After step 4 nobody can go on
+ P0 waits in (load r0 = v[0], line 6)
+ P1 waits in (mmap_lock P0 read, line 8)
+ P2 waits in (mmap_lock P0 write, line 9)
+ the reservation lock of A is held by P1
+ the mmap_lock of P0 is held for reading by P0, which faults
+ the mmap_lock of P0 lets no reader past P2, which waits to write",
+    );
+}
+
+#[test]
 fn steps_are_told_in_the_kernels_nouns_with_the_state_after_them() {
     let text = PIN
         .replace("RULES", "recycle = allocator; move = [zap reserve copy rebind free]")

@@ -59,6 +59,9 @@ impl<'a> Teller<'a> {
         if event.reply == Reply::Skipped {
             return format!("{}: nothing to do", operation(step));
         }
+        if let Some(waits) = self.gets_in_line(before, after, event.actor) {
+            return waits;
+        }
         let mut text = match *step {
             Step::Mmap(mmap) => self.mmap(&after.vmas[mmap.vma.index()], mmap.via),
             Step::Munmap { .. } => {
@@ -101,9 +104,26 @@ impl<'a> Teller<'a> {
             Step::Close(_) => "close".to_owned(),
             Step::Fork { .. } => self.fork(event),
             Step::EvictCache(_) => self.cache("evict: ", event),
+            Step::ResvLock(buf) => format!("dma_resv_lock: {}", self.buf(buf)),
+            Step::ResvUnlock(buf) => format!("dma_resv_unlock: {}", self.buf(buf)),
+            Step::MmapLock { mm, write: true } => format!("mmap_write_lock of {mm:?}"),
+            Step::MmapLock { mm, .. } => format!("mmap_read_lock of {mm:?}"),
+            Step::MmapUnlock(mm) => format!("mmap_unlock of {mm:?}"),
         };
         self.aftermath(step, event, &mut text);
         text
+    }
+
+    /// Of a step that only gets in line for an `mmap_lock`, or begins to wait with it held.
+    fn gets_in_line(self, before: &State, after: &State, actor: usize) -> Option<String> {
+        let new = |was: u16, is: u16| is & !was & 1 << actor != 0;
+        let mut locks = before.mms.iter().zip(after.mms.iter()).enumerate();
+        locks.find_map(|(mm, (was, is))| {
+            if new(was.faults, is.faults) {
+                return Some(format!("fault: mmap_read_lock of P{mm}, waits for the exporter"));
+            }
+            new(was.queued, is.queued).then(|| format!("mmap_write_lock of P{mm}: waits in line"))
+        })
     }
 
     /// What came of it beside the step's own purpose: buffers released, frames freed, warnings.
@@ -475,6 +495,10 @@ fn operation(step: &Step) -> &'static str {
         Step::Close(_) => "close",
         Step::Fork { .. } => "fork",
         Step::EvictCache(_) => "evict",
+        Step::ResvLock(_) => "dma_resv_lock",
+        Step::ResvUnlock(_) => "dma_resv_unlock",
+        Step::MmapLock { .. } => "mmap_lock",
+        Step::MmapUnlock(_) => "mmap_unlock",
     }
 }
 

@@ -5,7 +5,7 @@ use super::{LowerError, Lowering};
 use crate::litmus::ast::{self, GupFlags, Op, PageRef, SyncPhase};
 use crate::model::{Dir, Foll, Handle, Mmap, Operation, Placement, Step, SyncAccess};
 use crate::question::scenario::program::{Action, Device};
-use crate::units::{BufId, FenceId, ImporterId, PinId, SgId, VmaId};
+use crate::units::{ActorId, BufId, FenceId, ImporterId, PinId, SgId, VmaId};
 
 /// Actions, and whether an errno of each is only taken note of.
 type Actions = Vec<(Action, bool)>;
@@ -111,7 +111,7 @@ impl Lowering<'_> {
             Op::Fork { child } => {
                 let ((parent_first, count), (child_first, _)) =
                     (self.areas[of], self.areas[child.index]);
-                let child = crate::units::ActorId::at(child.index);
+                let child = ActorId::at(child.index);
                 one(Step::Fork { child, parent_first, child_first, count })
             }
             Op::Await { label } => {
@@ -148,6 +148,13 @@ impl Lowering<'_> {
             Op::Signal { fence } => one(Step::Signal(self.fence(fence)?)),
             Op::DmaBufPin { attachment } => one(Step::DmaBufPin(self.attachment(attachment)?)),
             Op::DmaBufUnpin { attachment } => one(Step::DmaBufUnpin(self.attachment(attachment)?)),
+            Op::Lock { buffer } => one(Step::ResvLock(self.buf(buffer)?)),
+            Op::Unlock { buffer } => one(Step::ResvUnlock(self.buf(buffer)?)),
+            Op::MmapLock { process, access } => one(Step::MmapLock {
+                mm: ActorId::at(process.index),
+                write: *access == ast::LockAccess::Write,
+            }),
+            Op::MmapUnlock { process } => one(Step::MmapUnlock(ActorId::at(process.index))),
         }
     }
 
@@ -189,7 +196,11 @@ impl Lowering<'_> {
             | Op::Alloc { .. }
             | Op::Close { .. }
             | Op::Await { .. }
-            | Op::EvictCache { .. } => (Placement::System, 0),
+            | Op::EvictCache { .. }
+            | Op::Lock { .. }
+            | Op::Unlock { .. }
+            | Op::MmapLock { .. }
+            | Op::MmapUnlock { .. } => (Placement::System, 0),
         }
     }
 
