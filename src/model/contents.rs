@@ -156,6 +156,7 @@ impl Contents {
         let known = !private
             && world.exporters.iter().all(understood)
             && !world.bounces()
+            && !world.bypasses()
             && steps.are_understood()
             && world.policies.iter().all(Option::is_none)
             && world.host.bus != Bus::Offset

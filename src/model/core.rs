@@ -1,7 +1,7 @@
 //! [`ready`] and [`step`]: the two functions through which everything happens.
 
 use super::mmap_lock::InLine;
-use super::objects::{Life, Slot};
+use super::objects::{Life, Reach, Slot};
 use super::operation::Operation;
 use super::policy::{Admission, Request};
 use super::rules::{
@@ -327,6 +327,8 @@ impl View<'_> {
         let Some(pte) = self.world.pte(vma, page) else { return false };
         let faults = entry.mapped & (1 << page) != 0
             && entry.buf.is_some()
+            // An importer's own handler knows neither the exporter's lock nor its fences.
+            && !matches!(entry.reach, Reach::Shadow | Reach::SgTable)
             && !self.state.ptes[pte.index()].present();
         faults && {
             let rules = self.world.exporter_of(entry.buf);

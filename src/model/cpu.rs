@@ -9,9 +9,11 @@
 
 use super::core::Core;
 use super::objects::{Life, Owner, Pte, Reach, Target, Vma, VmaKind};
-use super::rules::{Blocks, Coherency, FaultPage, Huge, MmapKind, PatReserve, Placement, YesNo};
+use super::rules::{
+    Blocks, Coherency, FaultPage, Huge, ImporterMmap, MmapKind, PatReserve, Placement, YesNo,
+};
 use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Reply, Signal, Sink, Via};
-use crate::units::{ActorId, BufId, FrameId, PageId, PteId, VmaId};
+use crate::units::{ActorId, BufId, FrameId, PageId, PteId, SgId, VmaId};
 
 /// What a fault is to make possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +164,9 @@ impl<S: Sink> Core<'_, S> {
         if entry.reach == Reach::Shadow {
             return Ok(self.state.pages[target.index()].shadow);
         }
+        if entry.reach == Reach::SgTable {
+            return self.imported(entry.buf, entry.offset + page).ok_or(Signal::Sigbus);
+        }
         // A VMA without a fault handler has none to ask (`do_fault`, mm/memory.c).
         if self.state.bufs[entry.buf.index()].life != Life::Live || self.remapped(&entry) {
             return Err(Signal::Sigbus);
@@ -183,6 +188,19 @@ impl<S: Sink> Core<'_, S> {
             return Err(Signal::Sigbus);
         }
         Ok(frame)
+    }
+
+    /// What an importer's own fault handler shows: the page that its sg_table says, wherever the buffer
+    /// is by now (`vgem_gem_fault`, drivers/gpu/drm/vgem/vgem_drv.c, 5.8).
+    fn imported(&self, buf: BufId, page: u8) -> Option<FrameId> {
+        let sg = (0..self.state.sgs.len()).map(SgId::at).find(|&sg| {
+            let id = self.world.attachment_of(sg);
+            self.state.sg_mapped(sg)
+                && self.state.attachments[id.index()].buf == buf
+                && self.world.importer_of(id).mmap == ImporterMmap::Bypass
+        })?;
+        let frame = self.state.sg_frames[self.world.sgs[sg.index()].first + usize::from(page)];
+        frame.is_some().then_some(frame)
     }
 
     /// Install an entry as the exporter's rule says.
@@ -339,7 +357,7 @@ impl<S: Sink> Core<'_, S> {
         };
         let pte = self.state.ptes[old.index()];
         // Ordinary shared file mappings are not copied: the child faults them in.
-        let faulted = entry.kind == VmaKind::Normal && entry.reach != Reach::SgTable;
+        let faulted = entry.kind == VmaKind::Normal;
         if !pte.present() || entry.shared && faulted {
             return;
         }

@@ -324,6 +324,9 @@ fn access(world: &World, vma: VmaId, store: bool) -> Objects {
         if rules.coherency == Coherency::Incoherent {
             writes |= MEMORY;
         }
+        if world.bypasses() {
+            reads |= SGS.all() | ATTACHMENTS.all();
+        }
     }
     of(reads, writes)
 }

@@ -24,8 +24,8 @@ use super::cpu::Want;
 use super::importer_rules::ImporterRules;
 use super::objects::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
 use super::rules::{
-    ExporterRules, FollowPfn, FrameVector, GupFast, HostRules, Huge, MmapKind, Notifier, Placement,
-    YesNo,
+    Blocks, ExporterRules, FollowPfn, FrameVector, GupFast, HostRules, Huge, MmapKind, Notifier,
+    Placement, YesNo,
 };
 use super::state::State;
 use super::step::{Effect, Errno, Foll, Mmap, Reply, Signal, Sink, Step};
@@ -45,6 +45,7 @@ impl<S: Sink> Core<'_, S> {
             && (!foll.write || pte.write)
             && !self.must_unshare(&entry, &pte, foll)
             && !self.must_migrate(pte.frame, foll)
+            && !self.uncounted(pte.frame)
             && !self.left_to_slow(&entry, &pte, foll);
         if taken {
             self.take_pin(pin, vma, page, id, pte.frame, foll, true);
@@ -87,6 +88,9 @@ impl<S: Sink> Core<'_, S> {
         }
         if self.must_unshare(&entry, &pte, foll) {
             return self.fault_for_gup(vma, page, Want::Unshare, &efault);
+        }
+        if self.uncounted(pte.frame) {
+            return self.fail(&efault, Errno::Enomem);
         }
         if self.must_migrate(pte.frame, foll) {
             return match self.migrate_out(pte.frame) {
@@ -133,14 +137,34 @@ impl<S: Sink> Core<'_, S> {
 
     /// `gup_fast_folio_allowed`: what might be secret memory is not taken without a look at the VMA.
     /// A huge page never is secret; a long-term pin for writing looks at the address_space all the same.
+    /// A huge entry's pages are a large folio, unless they are a block that is not compound.
     /// **Differs from Linux**: what a driver maps as VM_MIXEDMAP is its own, though it may come from
-    /// shmem; what it maps by a huge entry is a large folio.
+    /// shmem.
     fn left_to_slow(&self, entry: &Vma, pte: &Pte, foll: Foll) -> bool {
-        let looks = !pte.huge || foll.longterm && foll.write && !foll.get;
+        let large = pte.huge && self.block_page(pte.frame).is_none();
+        let looks = !large || foll.longterm && foll.write && !foll.get;
         self.world.host.gup_fast == GupFast::Mapped
             && looks
             && entry.kind != VmaKind::Normal
             && self.state.frames[pte.frame.index()].owner != Owner::Anon
+    }
+
+    /// Which page of its block a frame is, if that is not compound.
+    fn block_page(&self, frame: FrameId) -> Option<usize> {
+        let (Owner::Page(page) | Owner::Reserved(page) | Owner::Retired(page)) =
+            self.state.frames[frame.index()].owner
+        else {
+            return None;
+        };
+        let buf = self.world.buf_of(page);
+        let loose = self.world.exporter_of(buf).blocks == Blocks::NonCompound;
+        loose.then(|| self.world.page_index(page).into())
+    }
+
+    /// `try_grab_folio_fast` and `try_grab_folio` (mm/gup.c, 6.12): a page with a count of 0 takes no
+    /// reference. Of a block that is not compound the first page alone has a count.
+    fn uncounted(&self, frame: FrameId) -> bool {
+        self.block_page(frame).is_some_and(|page| page > 0)
     }
 
     /// `check_and_migrate_movable_pages`: FOLL_LONGTERM does not pin movable pages in CMA.

@@ -46,8 +46,7 @@ impl<S: Sink> Core<'_, S> {
     /// Whether all entries are made at mmap and none by a fault.
     pub(super) fn remapped(&self, entry: &Vma) -> bool {
         match entry.reach {
-            Reach::Shadow | Reach::Anon => false,
-            Reach::SgTable => true,
+            Reach::Shadow | Reach::SgTable | Reach::Anon => false,
             Reach::Exporter | Reach::WrongPgoff | Reach::Importer => {
                 self.world.exporter_of(entry.buf).mmap == MmapKind::RemapPfnRange
             }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::objects::{Reach, Vma};
 use super::policy::ExporterPolicy;
-use super::rules::{ExporterRules, HostRules, Huge, ImporterRules, MmapKind, Notifier, Placement};
+use super::rules::{
+    ExporterRules, HostRules, Huge, ImporterMmap, ImporterRules, MmapKind, Notifier, Placement,
+};
 use crate::units::{
     ActorId, AttachmentId, BufId, ExporterId, FrameId, ImporterId, MAX_OBJECTS, MAX_PAGES, PageId,
     PinId, PteId, SgId, VmaId,
@@ -481,6 +483,11 @@ impl World {
     /// holds matters then.
     pub(super) fn fills_in_cache(&self) -> bool {
         (0..self.bufs.len()).any(|buf| self.exporter_of(BufId::at(buf)).fills_in_cache())
+    }
+
+    /// Whether some importer has a fault handler of its own, which shows what its sg_table says.
+    pub(super) fn bypasses(&self) -> bool {
+        self.importers.iter().any(|importer| importer.mmap == ImporterMmap::Bypass)
     }
 
     /// Whether some device reaches bounce pages.

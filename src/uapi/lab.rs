@@ -177,6 +177,18 @@ pub const ZAP_START: u16 = 32768;
 pub const ZAP_NODE: u32 = 65536;
 /// EXPORT: a fault counts pages from the beginning of the VMA, whatever its offset.
 pub const FAULT_START: u32 = 131_072;
+/// EXPORT: a huge entry as device memory's, without a page map.
+pub const HUGE_DEVMAP: u32 = 524_288;
+/// EXPORT: a fault does not wait for KERNEL fences.
+pub const FAULT_GOES_ON: u32 = 262_144;
+
+/// RESET: huge pages are blocks that are not compound.
+pub const RESET_LOOSE: u32 = 1;
+
+/// IMPORTER_FD: a DRM node of the exporter's own.
+pub const IMPORT_NODE: u8 = 5;
+/// IMPORTER_FD: a fault handler of the importer's own, over the pages of its sg_table.
+pub const IMPORT_BYPASS: u8 = 6;
 
 /// GUP: FOLL_WRITE.
 pub const FOLL_WRITE: u16 = 1;
@@ -260,6 +272,10 @@ mod tests {
         }
         assert_eq!(number("ZAP_NODE"), Some(ZAP_NODE.into()));
         assert_eq!(number("FAULT_START"), Some(FAULT_START.into()));
+        assert_eq!(number("HUGE_DEVMAP"), Some(HUGE_DEVMAP.into()));
+        assert_eq!(number("FAULT_GOES_ON"), Some(FAULT_GOES_ON.into()));
+        assert_eq!(number("IMPORT_NODE"), Some(IMPORT_NODE.into()));
+        assert_eq!(number("IMPORT_BYPASS"), Some(IMPORT_BYPASS.into()));
         let entry = [
             ("PTE_PRESENT", PTE_PRESENT),
             ("PTE_WRITE", PTE_WRITE),

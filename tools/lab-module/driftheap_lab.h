@@ -9,7 +9,8 @@
  *
  * A frame is a page. After a RESET with N frames to a huge page, frame f is the
  * first page of part f % N of huge page f / N, and so is a page of a buffer or a
- * mapping: sizes and offsets count such parts.
+ * mapping: sizes and offsets count such parts. Such a huge page may be a block
+ * that is not compound; a frame is one of its pages all the same.
  */
 #ifndef DRIFTHEAP_LAB_H
 #define DRIFTHEAP_LAB_H
@@ -49,7 +50,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_FLIGHTS 32
 
 /* Steps. */
-#define DRIFTHEAP_LAB_RESET 1		/* give everything back; page: frames of a huge page, or 0 */
+#define DRIFTHEAP_LAB_RESET 1		/* give everything back; page: frames of a huge page, or 0; flags: 1 not compound */
 #define DRIFTHEAP_LAB_FILL 2		/* frame obj := value, all over */
 #define DRIFTHEAP_LAB_EXPORT 3		/* dma_buf_export; page: size, flags: rules */
 #define DRIFTHEAP_LAB_BIND 4		/* page of obj := frame value, (u32)-1: none */
@@ -64,11 +65,11 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_WAIT 13		/* dma_resv_wait_timeout; flags: usage; ETIME */
 #define DRIFTHEAP_LAB_CHECK_PINS 14	/* EBUSY as the rules say */
 #define DRIFTHEAP_LAB_RESERVE 15	/* the move's destination of page := frame value */
-#define DRIFTHEAP_LAB_COPY 16		/* copy_highpage of page to its destination */
+#define DRIFTHEAP_LAB_COPY 16		/* copy_highpage of page to its destination, or from where it was before REBIND */
 #define DRIFTHEAP_LAB_REBIND 17		/* every page with a destination is there now */
 #define DRIFTHEAP_LAB_MARK 18		/* flags: 1 purged, 2 revoked */
 #define DRIFTHEAP_LAB_WAIT_UNMAP 19	/* ETIME: an importer has it mapped */
-#define DRIFTHEAP_LAB_ATTACH 20		/* attachment obj of buffer page; flags: 1 dynamic, 2 ignores notify */
+#define DRIFTHEAP_LAB_ATTACH 20		/* attachment obj of buffer page; flags: 1 dynamic, 2 ignores notify, 4 bounces */
 #define DRIFTHEAP_LAB_DETACH 21
 #define DRIFTHEAP_LAB_MAP 22		/* sg_table obj of attachment page */
 #define DRIFTHEAP_LAB_UNMAP 23
@@ -89,7 +90,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_DMA_READ 38	/* value := what flight obj reads, torn << 32 */
 #define DRIFTHEAP_LAB_PTE 39		/* value := the entry at addr: DRIFTHEAP_LAB_PTE_* */
 #define DRIFTHEAP_LAB_FRAME 40		/* value := content, torn << 8, references << 16 */
-#define DRIFTHEAP_LAB_BUF 41		/* value := released, pins << 8, mapped << 16, notified << 24, warned << 32 */
+#define DRIFTHEAP_LAB_BUF 41		/* value := released, pins << 8, mapped << 16, notified << 24, warned << 32, busy << 40 */
 #define DRIFTHEAP_LAB_PINNED 42		/* value := pin obj: 1 held, 2 declared invalid */
 
 /* EXPORT: how the exporter maps, and its other rules. */
@@ -115,6 +116,8 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_ZAP_START 32768	/* the VMA's address where a file's offset is asked for */
 #define DRIFTHEAP_LAB_FAULT_START 131072 /* a fault counts pages from the VMA's beginning */
 #define DRIFTHEAP_LAB_ZAP_NODE 65536	/* zaps at a DRM node's fake offset, which mmap takes away */
+#define DRIFTHEAP_LAB_HUGE_DEVMAP 524288 /* its entry as device memory's, without a page map */
+#define DRIFTHEAP_LAB_FAULT_GOES_ON 262144 /* a fault does not wait for KERNEL fences */
 
 /* IMPORTER_FD: what mmap through the importer does. */
 #define DRIFTHEAP_LAB_IMPORT_REDIRECT 0	/* dma_buf_mmap */
@@ -122,6 +125,8 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_IMPORT_WRONG_PGOFF 2 /* the exporter's file, another offset */
 #define DRIFTHEAP_LAB_IMPORT_SHADOW 3	/* pages of the importer's own */
 #define DRIFTHEAP_LAB_IMPORT_FORBID 4	/* EINVAL */
+#define DRIFTHEAP_LAB_IMPORT_NODE 5	/* a DRM node: the exporter's mmap and file, past dma_buf_mmap */
+#define DRIFTHEAP_LAB_IMPORT_BYPASS 6	/* a fault handler of its own, pages of its sg_table */
 
 /* GUP; PFN takes DRIFTHEAP_LAB_FOLL_WATCH. */
 #define DRIFTHEAP_LAB_FOLL_WRITE 1
@@ -136,7 +141,7 @@ struct driftheap_lab_step {
 /* PTE. */
 #define DRIFTHEAP_LAB_PTE_PRESENT 1
 #define DRIFTHEAP_LAB_PTE_WRITE 2
-#define DRIFTHEAP_LAB_PTE_SPECIAL 4
+#define DRIFTHEAP_LAB_PTE_SPECIAL 4	/* or, of a huge entry, devmap */
 #define DRIFTHEAP_LAB_PTE_HUGE 8
 #define DRIFTHEAP_LAB_PTE_ZERO 16	/* the zero page */
 

@@ -3,6 +3,7 @@
  * The exporter: a dma-buf whose mmap, fault handler and moves follow rules that
  * the caller names, each with the kernel's own function for it.
  */
+#include <linux/dma-mapping.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/huge_mm.h>
@@ -16,11 +17,13 @@
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 17, 0)
 #define lab_insert_mixed(vma, addr, pfn) \
 	vmf_insert_mixed(vma, addr, __pfn_to_pfn_t(pfn, 0))
-#define lab_insert_pmd(vmf, pfn, write) \
-	vmf_insert_pfn_pmd(vmf, __pfn_to_pfn_t(pfn, 0), write)
+#define lab_insert_pmd(vmf, pfn, write, devmap) \
+	vmf_insert_pfn_pmd(vmf, __pfn_to_pfn_t(pfn, (devmap) ? PFN_DEV | PFN_MAP : 0), write)
 #else
 #define lab_insert_mixed(vma, addr, pfn) vmf_insert_mixed(vma, addr, pfn)
-#define lab_insert_pmd(vmf, pfn, write) vmf_insert_pfn_pmd(vmf, pfn, write)
+/* There is no such entry any more. */
+#define lab_insert_pmd(vmf, pfn, write, devmap) \
+	((devmap) ? VM_FAULT_FALLBACK : vmf_insert_pfn_pmd(vmf, pfn, write))
 #endif
 
 /* A mapping: which page of the buffer is at which offset of the file. */
@@ -29,7 +32,7 @@ struct lab_vma {
 	struct lab_buf *buf;
 	unsigned long pgoff;
 	u32 page;
-	bool shadow;
+	enum lab_via via;
 };
 
 static void lab_buf_free(struct kref *refs)
@@ -92,6 +95,25 @@ static void lab_vma_close(struct vm_area_struct *vma)
 	kref_put(&mapping->refs, lab_vma_free);
 }
 
+/* Whether the exporter's own rules say what is mapped, and how. */
+static bool lab_own(const struct lab_vma *mapping)
+{
+	return mapping->via == LAB_VIA_FD || mapping->via == LAB_VIA_NODE;
+}
+
+/* The frame that a mapping shows of a page; LAB_NO_FRAME: SIGBUS. */
+static u32 lab_shown(struct lab_vma *mapping, unsigned long page)
+{
+	struct lab_buf *buf = mapping->buf;
+
+	if (mapping->via == LAB_VIA_SHADOW)
+		return buf->shadow[page];
+	/* As vgem_gem_fault() did: what the sg_table said, wherever the buffer is by now. */
+	if (mapping->via == LAB_VIA_BYPASS)
+		return READ_ONCE(buf->imported[page]);
+	return buf->life == LAB_LIVE ? buf->frame[page] : LAB_NO_FRAME;
+}
+
 static vm_fault_t lab_insert(struct vm_fault *vmf, struct lab_vma *mapping)
 {
 	struct vm_area_struct *vma = vmf->vma;
@@ -103,14 +125,12 @@ static vm_fault_t lab_insert(struct vm_fault *vmf, struct lab_vma *mapping)
 	int err;
 
 	/* As drm_gem_shmem_fault() counts, which knows fake offsets alone. */
-	if (!mapping->shadow && (buf->rules & DRIFTHEAP_LAB_FAULT_START) &&
+	if (lab_own(mapping) && (buf->rules & DRIFTHEAP_LAB_FAULT_START) &&
 	    lab_mistake != LAB_FAULT_OFFSET)
 		page = ((vmf->address - vma->vm_start) >> PAGE_SHIFT) / buf->lab->stride;
 	if (page >= buf->pages)
 		return VM_FAULT_SIGBUS;
-	if (!mapping->shadow && buf->life != LAB_LIVE)
-		return VM_FAULT_SIGBUS;
-	frame = mapping->shadow ? buf->shadow[page] : buf->frame[page];
+	frame = lab_shown(mapping, page);
 	if (frame == LAB_NO_FRAME)
 		return VM_FAULT_SIGBUS;
 	if (lab_mistake == LAB_MAP_NEIGHBOUR && frame)
@@ -119,7 +139,7 @@ static vm_fault_t lab_insert(struct vm_fault *vmf, struct lab_vma *mapping)
 	if (!behind)
 		return VM_FAULT_SIGBUS;
 	behind += at % buf->lab->stride;
-	switch (mapping->shadow ? DRIFTHEAP_LAB_MMAP_SHMEM : buf->rules & DRIFTHEAP_LAB_MMAP_MASK) {
+	switch (lab_own(mapping) ? buf->rules & DRIFTHEAP_LAB_MMAP_MASK : DRIFTHEAP_LAB_MMAP_SHMEM) {
 	case DRIFTHEAP_LAB_MMAP_PFNMAP:
 		return vmf_insert_pfn(vma, vmf->address, page_to_pfn(behind));
 	case DRIFTHEAP_LAB_MMAP_MIXED_PFN:
@@ -137,17 +157,31 @@ static vm_fault_t lab_insert(struct vm_fault *vmf, struct lab_vma *mapping)
 	}
 }
 
+/*
+ * Whether a copy is under way that a fault would wait for, as in
+ * ttm_bo_vm_fault_idle(). Nobody could signal its fence meanwhile: SIGBUS, which
+ * the caller did not expect.
+ */
+static bool lab_copying(struct lab_buf *buf)
+{
+	return !(buf->rules & DRIFTHEAP_LAB_FAULT_GOES_ON) &&
+	       !dma_resv_test_signaled(buf->dmabuf->resv, DMA_RESV_USAGE_KERNEL);
+}
+
 static vm_fault_t lab_fault(struct vm_fault *vmf)
 {
 	struct lab_vma *mapping = vmf->vma->vm_private_data;
 	struct lab_buf *buf = mapping->buf;
-	bool locks = !mapping->shadow && !(buf->rules & DRIFTHEAP_LAB_FAULT_UNLOCKED) &&
+	bool locks = lab_own(mapping) && !(buf->rules & DRIFTHEAP_LAB_FAULT_UNLOCKED) &&
 		     READ_ONCE(buf->locker) != current;
 	vm_fault_t ret;
 
 	if (locks && dma_resv_lock_interruptible(buf->dmabuf->resv, NULL))
 		return VM_FAULT_NOPAGE;
-	ret = lab_insert(vmf, mapping);
+	if (lab_own(mapping) && lab_copying(buf))
+		ret = VM_FAULT_SIGBUS;
+	else
+		ret = lab_insert(vmf, mapping);
 	if (locks)
 		dma_resv_unlock(buf->dmabuf->resv);
 	return ret;
@@ -166,6 +200,7 @@ static vm_fault_t lab_insert_huge(struct vm_fault *vmf, struct lab_vma *mapping)
 	unsigned long addr = vmf->address & PMD_MASK;
 	struct lab_buf *buf = mapping->buf;
 	struct lab *lab = buf->lab;
+	bool devmap = (buf->rules & DRIFTHEAP_LAB_HUGE_DEVMAP) && lab_mistake != LAB_DEVMAP_PLAIN;
 	vm_fault_t ret;
 	u32 page, i;
 
@@ -180,7 +215,7 @@ static vm_fault_t lab_insert_huge(struct vm_fault *vmf, struct lab_vma *mapping)
 		if (buf->frame[page + i] != buf->frame[page] + i)
 			return VM_FAULT_FALLBACK;
 	ret = lab_insert_pmd(vmf, page_to_pfn(lab_page(lab, buf->frame[page])),
-			     vmf->flags & FAULT_FLAG_WRITE);
+			     vmf->flags & FAULT_FLAG_WRITE, devmap);
 	if (ret == VM_FAULT_NOPAGE && (buf->rules & DRIFTHEAP_LAB_HUGE_PLAIN)) {
 		spinlock_t *lock = pmd_lock(vma->vm_mm, vmf->pmd);
 
@@ -199,11 +234,11 @@ static vm_fault_t lab_huge_fault(struct vm_fault *vmf, unsigned int order)
 		     READ_ONCE(buf->locker) != current;
 	vm_fault_t ret;
 
-	if (order != LAB_BLOCK_ORDER || mapping->shadow || !(vmf->vma->vm_flags & VM_SHARED))
+	if (order != LAB_BLOCK_ORDER || !lab_own(mapping) || !(vmf->vma->vm_flags & VM_SHARED))
 		return VM_FAULT_FALLBACK;
 	if (locks && dma_resv_lock_interruptible(buf->dmabuf->resv, NULL))
 		return VM_FAULT_NOPAGE;
-	ret = lab_insert_huge(vmf, mapping);
+	ret = lab_copying(buf) ? VM_FAULT_SIGBUS : lab_insert_huge(vmf, mapping);
 	if (locks)
 		dma_resv_unlock(buf->dmabuf->resv);
 	return ret;
@@ -263,18 +298,21 @@ static bool lab_check(struct lab_buf *buf, struct vm_area_struct *vma)
  * @buf: what is mapped
  * @vma: where
  * @page: the buffer's page at the beginning of @vma, whatever vm_pgoff says
- * @shadow: map the importer's own pages instead
+ * @via: through what; an importer's own pages and fault handler know no rules of the exporter
  */
-int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, bool shadow)
+int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, enum lab_via via)
 {
+	bool own = via == LAB_VIA_FD || via == LAB_VIA_NODE;
 	bool remaps = (buf->rules & DRIFTHEAP_LAB_MMAP_MASK) == DRIFTHEAP_LAB_MMAP_REMAP;
 	struct lab_vma *mapping;
 
-	if (!shadow && buf->life == LAB_REVOKED)
+	if (via != LAB_VIA_SHADOW && buf->life == LAB_REVOKED)
 		return -ENODEV;
-	if (!shadow && (buf->rules & DRIFTHEAP_LAB_COW_REJECT) && is_cow_mapping(vma->vm_flags))
+	if (via == LAB_VIA_BYPASS && buf->life != LAB_LIVE)
+		return -ENODEV;
+	if (own && (buf->rules & DRIFTHEAP_LAB_COW_REJECT) && is_cow_mapping(vma->vm_flags))
 		return -EINVAL;
-	if (!shadow && remaps) {
+	if (own && remaps) {
 		int ret = lab_remap(buf, vma, page);
 
 		if (ret)
@@ -287,15 +325,15 @@ int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, boo
 	mapping->buf = buf;
 	mapping->pgoff = vma->vm_pgoff;
 	mapping->page = page;
-	mapping->shadow = shadow;
+	mapping->via = via;
 	vma->vm_private_data = mapping;
 	vma->vm_ops = &lab_vm_ops;
 	if (buf->rules & DRIFTHEAP_LAB_HUGE)
 		vma->vm_ops = &lab_huge_vm_ops;
-	if (remaps && !shadow)
+	if (remaps && own)
 		vma->vm_ops = &lab_remapped_vm_ops;
 	vm_flags_set(vma, VM_DONTEXPAND | VM_DONTDUMP);
-	if (shadow)
+	if (!own)
 		return 0;
 	if (buf->rules & DRIFTHEAP_LAB_VM_IO)
 		vm_flags_set(vma, VM_IO);
@@ -313,7 +351,8 @@ int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, boo
 	default:
 		break;
 	}
-	if (!lab_check(buf, vma)) {
+	/* drm_gem_mmap() knows nothing of a check in dma_buf_mmap(). */
+	if ((via != LAB_VIA_NODE || lab_mistake == LAB_NODE_CHECKED) && !lab_check(buf, vma)) {
 		vma->vm_ops = NULL;
 		lab_dealloc(mapping);
 		return -EINVAL;
@@ -328,7 +367,7 @@ static int lab_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {
 	struct lab_buf *buf = dmabuf->priv;
 
-	return lab_mmap_from(buf, vma, vma->vm_pgoff / buf->lab->stride, false);
+	return lab_mmap_from(buf, vma, vma->vm_pgoff / buf->lab->stride, LAB_VIA_FD);
 }
 
 static int lab_pin(struct dma_buf_attachment *attach)
@@ -348,10 +387,12 @@ static void lab_unpin(struct dma_buf_attachment *attach)
 
 static struct sg_table *lab_map(struct dma_buf_attachment *attach, enum dma_data_direction dir)
 {
+	struct lab_attachment *attachment = attach->importer_priv;
 	struct lab_buf *buf = attach->dmabuf->priv;
 	struct scatterlist *sg;
 	struct sg_table *sgt;
 	unsigned int i;
+	int err;
 
 	if (buf->life != LAB_LIVE)
 		return ERR_PTR(-ENODEV);
@@ -375,6 +416,13 @@ static struct sg_table *lab_map(struct dma_buf_attachment *attach, enum dma_data
 		sg_dma_address(sg) = page_to_phys(page);
 		sg_dma_len(sg) = PAGE_SIZE;
 	}
+	/* With swiotlb=force the device reaches bounce pages alone. */
+	err = attachment->bounces ? dma_map_sgtable(attach->dev, sgt, dir, 0) : 0;
+	if (err) {
+		sg_free_table(sgt);
+		lab_dealloc(sgt);
+		return ERR_PTR(err);
+	}
 	buf->maps++;
 	return sgt;
 }
@@ -382,9 +430,12 @@ static struct sg_table *lab_map(struct dma_buf_attachment *attach, enum dma_data
 static void lab_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt,
 		      enum dma_data_direction dir)
 {
+	struct lab_attachment *attachment = attach->importer_priv;
 	struct lab_buf *buf = attach->dmabuf->priv;
 
 	buf->maps--;
+	if (attachment->bounces)
+		dma_unmap_sgtable(attach->dev, sgt, dir, 0);
 	sg_free_table(sgt);
 	lab_dealloc(sgt);
 }
@@ -400,11 +451,42 @@ static void lab_dmabuf_release(struct dma_buf *dmabuf)
 	lab_buf_put(buf);
 }
 
+/* As system_heap_dma_buf_begin_cpu_access() does; under the laboratory's lock. */
+static int lab_begin(struct dma_buf *dmabuf, enum dma_data_direction dir)
+{
+	struct lab_buf *buf = dmabuf->priv;
+	unsigned int i;
+
+	for (i = 0; i < DRIFTHEAP_LAB_SGS && lab_mistake != LAB_SYNC_NOTHING; i++) {
+		struct lab_sg *sg = &buf->lab->sgs[i];
+
+		if (sg->sgt && sg->attachment->bounces && sg->attachment->buf == buf)
+			dma_sync_sgtable_for_cpu(lab_device, sg->sgt, dir);
+	}
+	return 0;
+}
+
+static int lab_end(struct dma_buf *dmabuf, enum dma_data_direction dir)
+{
+	struct lab_buf *buf = dmabuf->priv;
+	unsigned int i;
+
+	for (i = 0; i < DRIFTHEAP_LAB_SGS && lab_mistake != LAB_SYNC_NOTHING; i++) {
+		struct lab_sg *sg = &buf->lab->sgs[i];
+
+		if (sg->sgt && sg->attachment->bounces && sg->attachment->buf == buf)
+			dma_sync_sgtable_for_device(lab_device, sg->sgt, dir);
+	}
+	return 0;
+}
+
 static const struct dma_buf_ops lab_dmabuf_ops = {
 	.pin = lab_pin,
 	.unpin = lab_unpin,
 	.map_dma_buf = lab_map,
 	.unmap_dma_buf = lab_unmap,
+	.begin_cpu_access = lab_begin,
+	.end_cpu_access = lab_end,
 	.release = lab_dmabuf_release,
 	.mmap = lab_mmap,
 };
@@ -428,8 +510,10 @@ long lab_export(struct lab *lab, struct driftheap_lab_step *step)
 	buf->lab = lab_get(lab);
 	buf->rules = step->flags;
 	buf->pages = step->page;
-	for (i = 0; i < DRIFTHEAP_LAB_PAGES; i++)
-		buf->frame[i] = buf->next[i] = buf->shadow[i] = LAB_NO_FRAME;
+	for (i = 0; i < DRIFTHEAP_LAB_PAGES; i++) {
+		buf->frame[i] = buf->next[i] = buf->old[i] = LAB_NO_FRAME;
+		buf->shadow[i] = buf->imported[i] = LAB_NO_FRAME;
+	}
 	info.exp_name = "driftheap_lab";
 	info.ops = &lab_dmabuf_ops;
 	info.size = (size_t)step->page * lab->stride << PAGE_SHIFT;
@@ -537,8 +621,14 @@ static long lab_copy(struct lab *lab, struct lab_buf *buf, u32 page)
 
 	if (page >= buf->pages)
 		return -EINVAL;
-	from = lab_page(lab, buf->frame[page]);
-	to = lab_page(lab, buf->next[page]);
+	if (buf->next[page] != LAB_NO_FRAME) {
+		from = lab_page(lab, buf->frame[page]);
+		to = lab_page(lab, buf->next[page]);
+	} else {
+		/* The buffer is its new frames already: a copy that runs by itself. */
+		from = lab_page(lab, buf->old[page]);
+		to = lab_page(lab, buf->frame[page]);
+	}
 	if (!from || !to)
 		return -ENOENT;
 	if (lab_mistake != LAB_COPY_NOTHING)
@@ -553,6 +643,7 @@ static void lab_rebind(struct lab_buf *buf)
 	for (i = 0; i < buf->pages; i++) {
 		if (buf->next[i] == LAB_NO_FRAME)
 			continue;
+		buf->old[i] = buf->frame[i];
 		buf->frame[i] = buf->next[i];
 		buf->next[i] = LAB_NO_FRAME;
 	}
@@ -617,6 +708,19 @@ static long lab_locked_step(struct lab_buf *buf, struct driftheap_lab_step *step
 	}
 }
 
+/* A bit for each usage whose fences, and those before it, have not all signalled. */
+static u32 lab_busy(struct lab_buf *buf)
+{
+	u32 busy = 0, usage;
+
+	if (buf->released)
+		return 0;
+	for (usage = 0; usage <= DMA_RESV_USAGE_BOOKKEEP; usage++)
+		if (!dma_resv_test_signaled(buf->dmabuf->resv, usage))
+			busy |= 1 << usage;
+	return busy;
+}
+
 /* A step of the exporter, or a look at a buffer. */
 long lab_exporter_step(struct lab *lab, struct driftheap_lab_step *step)
 {
@@ -626,7 +730,8 @@ long lab_exporter_step(struct lab *lab, struct driftheap_lab_step *step)
 		return -EINVAL;
 	if (step->op == DRIFTHEAP_LAB_BUF) {
 		step->value = buf->released | (u64)buf->pins << 8 | (u64)buf->maps << 16 |
-			      (u64)(buf->notified & 255) << 24 | (u64)lab->warned << 32;
+			      (u64)(buf->notified & 255) << 24 | (u64)lab->warned << 32 |
+			      (u64)lab_busy(buf) << 40;
 		return 0;
 	}
 	if (buf->released)

@@ -248,6 +248,13 @@ static long lab_pin_look(struct lab *lab, struct driftheap_lab_step *step)
 	return 0;
 }
 
+/* What the fast path of get_user_pages does not take a huge entry's page for. */
+#ifdef CONFIG_ARCH_HAS_PTE_DEVMAP
+#define LAB_PMD_MARKS (_PAGE_SPECIAL | _PAGE_DEVMAP)
+#else
+#define LAB_PMD_MARKS _PAGE_SPECIAL
+#endif
+
 /* The entry of an address; 0 where there is none. */
 static u64 lab_entry(struct lab *lab, unsigned long addr)
 {
@@ -274,7 +281,7 @@ static u64 lab_entry(struct lab *lab, unsigned long addr)
 		pfn = pmd_pfn(*pmd) + PFN_DOWN(addr & ~PMD_MASK);
 		if (pmd_write(*pmd))
 			value |= DRIFTHEAP_LAB_PTE_WRITE;
-		if (pmd_val(*pmd) & _PAGE_SPECIAL)
+		if (pmd_val(*pmd) & LAB_PMD_MARKS)
 			value |= DRIFTHEAP_LAB_PTE_SPECIAL;
 		value |= DRIFTHEAP_LAB_PTE_HUGE;
 		return value | (u64)lab_frame_of(lab, pfn) << 32;

@@ -82,6 +82,7 @@ static long lab_attach(struct lab *lab, struct driftheap_lab_step *step)
 	attachment->buf = buf;
 	attachment->dynamic = step->flags & 1;
 	attachment->deaf = step->flags & 2;
+	attachment->bounces = step->flags & 4;
 	attachment->attach = dma_buf_dynamic_attach(buf->dmabuf, lab_device, &lab_attach_ops,
 						    attachment);
 	if (IS_ERR(attachment->attach)) {
@@ -146,6 +147,11 @@ static long lab_map_sg(struct lab_sg *sg, struct lab_attachment *attachment)
 	sg->pages = buf->pages;
 	for_each_sgtable_dma_sg(sgt, at, i)
 		sg->addr[i] = sg_dma_address(at);
+	if (lab_mistake == LAB_IMPORT_NOTHING)
+		return 0;
+	for_each_sgtable_sg(sgt, at, i)
+		WRITE_ONCE(buf->imported[i],
+			   lab_frame_of(attachment->lab, page_to_pfn(sg_page(at))));
 	return 0;
 }
 
@@ -154,7 +160,10 @@ static void lab_unmap_sg(struct lab_sg *sg)
 {
 	struct lab_buf *buf = sg->attachment->buf;
 	unsigned int pins = buf->pins;
+	unsigned int i;
 
+	for (i = 0; i < buf->pages; i++)
+		WRITE_ONCE(buf->imported[i], LAB_NO_FRAME);
 	dma_buf_unmap_attachment(sg->attachment->attach, sg->sgt, DMA_BIDIRECTIONAL);
 	buf->pins = pins;
 	sg->sgt = NULL;
@@ -267,7 +276,8 @@ static long lab_fence_step(struct lab *lab, struct driftheap_lab_step *step)
 		/* A context each: the fences of one laboratory signal in any order. */
 		dma_fence_init(fence, &lab_fence_ops, &lab_fence_lock,
 			       dma_fence_context_alloc(1), 1);
-		dma_resv_add_fence(buf->dmabuf->resv, fence, step->flags);
+		if (lab_mistake != LAB_FENCE_NOTHING)
+			dma_resv_add_fence(buf->dmabuf->resv, fence, step->flags);
 		lab->fences[step->obj] = fence;
 	} else if (!ret) {
 		ret = -ENOMEM;
@@ -348,13 +358,18 @@ static int lab_import_mmap(struct file *file, struct vm_area_struct *vma)
 	case DRIFTHEAP_LAB_IMPORT_REDIRECT:
 		return dma_buf_mmap(dmabuf, vma, vma->vm_pgoff);
 	case DRIFTHEAP_LAB_IMPORT_KEEP_FILE:
-		return lab_mmap_from(buf, vma, page, false);
+		return lab_mmap_from(buf, vma, page, LAB_VIA_FD);
 	case DRIFTHEAP_LAB_IMPORT_WRONG_PGOFF:
 		vma_set_file(vma, dmabuf->file);
 		vma->vm_pgoff += 0x100000;
-		return lab_mmap_from(buf, vma, page, false);
+		return lab_mmap_from(buf, vma, page, LAB_VIA_FD);
 	case DRIFTHEAP_LAB_IMPORT_SHADOW:
-		return lab_mmap_from(buf, vma, page, true);
+		return lab_mmap_from(buf, vma, page, LAB_VIA_SHADOW);
+	case DRIFTHEAP_LAB_IMPORT_NODE:
+		vma_set_file(vma, dmabuf->file);
+		return lab_mmap_from(buf, vma, page, LAB_VIA_NODE);
+	case DRIFTHEAP_LAB_IMPORT_BYPASS:
+		return lab_mmap_from(buf, vma, page, LAB_VIA_BYPASS);
 	default:
 		return -EINVAL;
 	}

@@ -33,11 +33,19 @@ enum lab_mistake {
 	LAB_COPY_AT_FORK,
 	LAB_ZAP_FINDS,
 	LAB_FAULT_OFFSET,
+	LAB_FENCE_NOTHING,
+	LAB_IMPORT_NOTHING,
+	LAB_SYNC_NOTHING,
+	LAB_NODE_CHECKED,
+	LAB_DEVMAP_PLAIN,
 };
 
 extern unsigned int lab_mistake;
 
 enum lab_life { LAB_LIVE, LAB_PURGED, LAB_REVOKED };
+
+/* Through what a buffer is mapped: whose pages, and who looks at the VMA. */
+enum lab_via { LAB_VIA_FD, LAB_VIA_NODE, LAB_VIA_SHADOW, LAB_VIA_BYPASS };
 
 struct lab;
 
@@ -50,7 +58,9 @@ struct lab;
  * @pages: its size
  * @frame: where each page is
  * @next: where a running move takes it
+ * @old: where each page was before the last move
  * @shadow: an importer's own backing
+ * @imported: what an importer's sg_table says of each page
  * @life: live, purged or revoked
  * @locker: who holds the dma_resv by a LOCK step, across steps
  * @vma: the VMA that an exporter with one pointer remembers, under @lab's vma_lock
@@ -68,7 +78,9 @@ struct lab_buf {
 	u32 pages;
 	u32 frame[DRIFTHEAP_LAB_PAGES];
 	u32 next[DRIFTHEAP_LAB_PAGES];
+	u32 old[DRIFTHEAP_LAB_PAGES];
 	u32 shadow[DRIFTHEAP_LAB_PAGES];
+	u32 imported[DRIFTHEAP_LAB_PAGES];
 	enum lab_life life;
 	struct task_struct *locker;
 	struct vm_area_struct *vma;
@@ -86,6 +98,7 @@ struct lab_attachment {
 	struct lab *lab;
 	bool dynamic;
 	bool deaf;
+	bool bounces;
 	unsigned int pins;
 };
 
@@ -133,6 +146,7 @@ struct lab_pin {
  * @pin_lock: the pins' @held and what belongs to it
  * @per_block: frames of a huge page; 0: frames are small pages
  * @stride: pages of a frame
+ * @loose: whether @blocks[1] are meant, which are not compound
  * @blocks: huge pages, allocated when a frame of theirs is first named
  * @warned: whether an mmap was warned about
  */
@@ -152,7 +166,8 @@ struct lab {
 	u64 fence_context;
 	u32 per_block;
 	u32 stride;
-	struct page *blocks[DRIFTHEAP_LAB_BLOCKS];
+	bool loose;
+	struct page *blocks[2][DRIFTHEAP_LAB_BLOCKS];
 	bool warned;
 };
 
@@ -172,7 +187,7 @@ long lab_export(struct lab *lab, struct driftheap_lab_step *step);
 long lab_exporter_step(struct lab *lab, struct driftheap_lab_step *step);
 void lab_buf_put(struct lab_buf *buf);
 void lab_buf_forget(struct lab_buf *buf);
-int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, bool shadow);
+int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, enum lab_via via);
 bool lab_lock(struct lab_buf *buf);
 void lab_unlock(struct lab_buf *buf);
 

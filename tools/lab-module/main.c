@@ -81,10 +81,12 @@ static void lab_free(struct kref *refs)
 	for (i = 0; i < DRIFTHEAP_LAB_FRAMES; i++)
 		put_page(lab->frames[i]);
 	atomic_sub(DRIFTHEAP_LAB_FRAMES, &lab_frames);
-	for (i = 0; i < DRIFTHEAP_LAB_BLOCKS; i++) {
-		if (!lab->blocks[i])
+	for (i = 0; i < 2 * DRIFTHEAP_LAB_BLOCKS; i++) {
+		struct page *block = lab->blocks[i & 1][i / 2];
+
+		if (!block)
 			continue;
-		put_page(lab->blocks[i]);
+		__free_pages(block, LAB_BLOCK_ORDER);
 		atomic_sub(LAB_BLOCK_PAGES, &lab_frames);
 	}
 	atomic_dec(&lab_labs);
@@ -128,9 +130,10 @@ struct page *lab_page(struct lab *lab, u32 frame)
 		return frame < DRIFTHEAP_LAB_FRAMES ? lab->frames[frame] : NULL;
 	if (frame / lab->per_block >= DRIFTHEAP_LAB_BLOCKS)
 		return NULL;
-	block = &lab->blocks[frame / lab->per_block];
+	block = &lab->blocks[lab->loose][frame / lab->per_block];
 	if (!*block) {
-		*block = alloc_pages(GFP_USER | __GFP_ZERO | __GFP_COMP, LAB_BLOCK_ORDER);
+		*block = alloc_pages(GFP_USER | __GFP_ZERO | (lab->loose ? 0 : __GFP_COMP),
+				     LAB_BLOCK_ORDER);
 		if (!*block)
 			return NULL;
 		atomic_add(LAB_BLOCK_PAGES, &lab_frames);
@@ -147,9 +150,11 @@ u32 lab_frame_of(struct lab *lab, unsigned long pfn)
 	if (!lab->per_block)
 		return frame < DRIFTHEAP_LAB_FRAMES ? frame : LAB_NO_FRAME;
 	for (i = 0; i < DRIFTHEAP_LAB_BLOCKS; i++) {
-		if (!lab->blocks[i])
+		struct page *block = lab->blocks[lab->loose][i];
+
+		if (!block)
 			continue;
-		frame = pfn - page_to_pfn(lab->blocks[i]);
+		frame = pfn - page_to_pfn(block);
 		if (frame < LAB_BLOCK_PAGES)
 			return i * lab->per_block + frame / lab->stride;
 	}
@@ -175,8 +180,12 @@ static long lab_fill(struct lab *lab, struct driftheap_lab_step *step)
  */
 static u32 lab_references(struct page *page)
 {
-	u32 count = page_count(page) - 1;
+	u32 count = page_count(page);
 
+	/* A page of a block that is not compound has no count but the first one's. */
+	if (!count)
+		return 0;
+	count--;
 	/* A huge page counts each pin once, and all its frames' together. */
 	if (PageCompound(page))
 		return count;
@@ -246,6 +255,7 @@ static long lab_do(struct lab *lab, struct driftheap_lab_step *step)
 		}
 		lab_reset(lab);
 		lab->per_block = step->page;
+		lab->loose = step->page && (step->flags & 1);
 		lab->stride = step->page ? LAB_BLOCK_PAGES / step->page : 1;
 		break;
 	case DRIFTHEAP_LAB_FILL:

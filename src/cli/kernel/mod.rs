@@ -181,6 +181,8 @@ impl Guest {
         );
         let mut run = Command::new(self.scripts.path("run"));
         run.args(["--timeout", &seconds_max.to_string(), "--console"]).arg(&console);
+        // All that a device maps bounces; the module alone maps anything.
+        run.args(["--append", "swiotlb=1024,force"]);
         for file in ["driftheap_lab.ko", "jobs"] {
             run.arg("--add").arg(self.scripts.path(file));
         }

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::guest::SABOTAGES;
 
 /// Tests that show a difference for one of the switches each, and are small.
-const TESTS: [&str; 18] = [
+const TESTS: [&str; 23] = [
     "userptr-mmu-notifier",
     "dynamic-importer-move",
     "insert-page-and-move",
@@ -42,10 +42,15 @@ const TESTS: [&str; 18] = [
     "gdrcopy-zap",
     "shmem-helper-fake-offset",
     "fault-from-start",
+    "move-behind-fence",
+    "vgem-import-shmem",
+    "bounce-buffer",
+    "drm-node-mmap",
+    "ttm-huge-special",
 ];
 
 /// `enum lab_mistake`, by number.
-const MISTAKES: [&str; 11] = [
+const MISTAKES: [&str; 16] = [
     "zap-nothing",
     "copy-nothing",
     "notify-nobody",
@@ -57,6 +62,11 @@ const MISTAKES: [&str; 11] = [
     "copy-at-fork",
     "zap-finds",
     "fault-offset",
+    "fence-nothing",
+    "import-nothing",
+    "sync-nothing",
+    "node-checked",
+    "devmap-plain",
 ];
 
 /// Schedules of a variant besides the shortest to each outcome.

@@ -77,7 +77,7 @@ pub(super) const CHAPTERS: &[Chapter] = &[
             ("huge-needs-contiguity", "A huge entry needs frames that lie together."),
             (
                 "high-order-tail",
-                "A pin of a page in the middle of a block may hold nothing at all.",
+                "A page in the middle of a block has no count, and get_user_pages takes no such page.",
             ),
             (
                 "shmem-helper-insert-pfn",

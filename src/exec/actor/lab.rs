@@ -23,9 +23,9 @@ pub(super) struct Bench {
     used: bool,
 }
 
-/// Bytes of a huge page, and the most pages that a slot may be: two slots are a huge page.
+/// Bytes of a huge page, and the most pages that a slot may be: all of a huge page.
 const HUGE_BYTES: usize = 2 << 20;
-const STRIDE_MAX: usize = 256;
+const STRIDE_MAX: usize = 512;
 
 impl Bench {
     pub(super) fn new(fd: OwnedFd) -> Result<Self, Errno> {

@@ -33,8 +33,10 @@ impl Bench<'_> {
         if buf.is_none() || before.bufs[buf.index()].life == Life::Unallocated {
             return Ok(());
         }
-        let deaf = self.truth.importer_of(attachment).move_notify == model::MoveNotify::Ignored;
-        let flags = u16::from(dynamic) | u16::from(deaf) << 1;
+        let rules = self.truth.importer_of(attachment);
+        let deaf = rules.move_notify == model::MoveNotify::Ignored;
+        let bounces = rules.bounce.yes() && !dynamic;
+        let flags = u16::from(dynamic) | u16::from(deaf) << 1 | u16::from(bounces) << 2;
         let call = Call { obj: attachment.0, page: buf.0, flags, ..Call::default() };
         self.lab(event.actor, Op::Attach, call, expect)
     }

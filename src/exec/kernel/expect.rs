@@ -4,8 +4,8 @@ use rustix::io::Errno;
 
 use super::super::command::CommandResult;
 use crate::model::{
-    self, Cow, ExporterRules, FaultLock, FaultPage, Foll, Huge, ImporterMmap, MmapCheck, MmapKind,
-    OnDmaBufPin, OnForeignPin, Reply, Signal, Usage, WaitFor, YesNo, ZapReach,
+    self, Cow, ExporterRules, FaultLock, FaultPage, FaultWait, Foll, Huge, ImporterMmap, MmapCheck,
+    MmapKind, OnDmaBufPin, OnForeignPin, Reply, Signal, Usage, WaitFor, YesNo, ZapReach,
 };
 use crate::uapi::lab;
 
@@ -110,6 +110,8 @@ pub(super) fn exporter_flags(rules: &ExporterRules, check: MmapCheck) -> u32 {
     u32::from(flags)
         | large(rules.zap == ZapReach::WrongPgoff, lab::ZAP_NODE)
         | large(rules.fault_page == FaultPage::FromStart, lab::FAULT_START)
+        | large(rules.huge == Huge::Devmap, lab::HUGE_DEVMAP)
+        | large(rules.fault_wait == FaultWait::Nothing, lab::FAULT_GOES_ON)
 }
 
 /// IMPORTER_FD's flags, in the order of the header.
@@ -118,9 +120,9 @@ pub(super) const fn importer_flags(mmap: ImporterMmap) -> u8 {
         ImporterMmap::Redirect => 0,
         ImporterMmap::KeepFile => 1,
         ImporterMmap::WrongPgoff => 2,
-        // Bypass is skipped.
-        ImporterMmap::Shadow | ImporterMmap::Bypass => 3,
+        ImporterMmap::Shadow => 3,
         ImporterMmap::Forbid => 4,
+        ImporterMmap::Bypass => lab::IMPORT_BYPASS,
     }
 }
 

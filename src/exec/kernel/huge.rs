@@ -4,7 +4,7 @@
 
 use super::super::error::Skip;
 use super::super::plan::Steps;
-use crate::model::{Huge, Placement, Step};
+use crate::model::{Blocks, Huge, Placement, Step, World};
 use crate::question::scenario::Scenario;
 use crate::units::{BufId, FrameId, VmaId};
 
@@ -16,6 +16,8 @@ pub(super) const HUGE_PAGES: u16 = 512;
 pub(super) struct Layout {
     /// Frames of a huge page; none where a frame is a small page.
     pub(super) per_block: Option<u8>,
+    /// Whether huge pages are blocks that are not compound, each page of which counts for itself.
+    pub(super) loose: bool,
     /// What the laboratory calls each frame.
     numbers: Vec<u8>,
 }
@@ -38,7 +40,8 @@ impl Layout {
             numbers.push(number);
             next += 1;
         }
-        Ok(Self { per_block, numbers })
+        let loose = loose(world, per_block)?;
+        Ok(Self { per_block, loose, numbers })
     }
 
     pub(super) fn number(&self, frame: FrameId) -> u8 {
@@ -47,12 +50,28 @@ impl Layout {
 
     /// The frames whose references the kernel counts together with those of `frame`.
     pub(super) fn together(&self, frame: FrameId) -> impl Iterator<Item = FrameId> {
-        let block = |number: u8| self.per_block.map(|per_block| number / per_block);
+        let compound = self.per_block.filter(|_| !self.loose);
+        let block = move |number: u8| compound.map(|per_block| number / per_block);
         let own = block(self.number(frame));
         (0..self.numbers.len()).map(FrameId::at).filter(move |other| {
             *other == frame || own.is_some() && block(self.number(*other)) == own
         })
     }
+}
+
+/// Whether buffers are blocks that are not compound, which all are then.
+fn loose(world: &World, per_block: Option<u8>) -> Result<bool, Skip> {
+    let loose = |buf: &BufId| world.exporter_of(*buf).blocks == Blocks::NonCompound;
+    let bufs = || (0..world.bufs()).map(BufId::at);
+    let found = bufs().filter(loose).count();
+    if found == 0 {
+        return Ok(false);
+    }
+    let whole = |buf: BufId| per_block == Some(world.buf(buf).pages);
+    if found < world.bufs() || !bufs().all(whole) {
+        return Err(Skip::new("a block that is not compound is one huge page of the laboratory"));
+    }
+    Ok(true)
 }
 
 /// The pages that all mappings have, where there may be huge entries.
@@ -76,9 +95,9 @@ fn per_block(scenario: &Scenario) -> Result<Option<u8>, Skip> {
     }
     let pages = pages.unwrap_or(2);
     let other = |vma| world.vma_pages(vma) != pages;
-    if !matches!(pages, 2 | 4 | 8) || (0..steps.vmas).map(VmaId::at).any(other) {
+    if !matches!(pages, 1 | 2 | 4 | 8) || (0..steps.vmas).map(VmaId::at).any(other) {
         return Err(Skip::new(
-            "a huge entry covers what a mapping has: here 2, 4 or 8 pages, the same for all",
+            "a huge entry covers what a mapping has: here 1, 2, 4 or 8 pages, the same for all",
         ));
     }
     Ok(Some(pages))

@@ -2,7 +2,7 @@
 
 use super::super::command::{BATCH_MAX, Command, CommandResult};
 use super::super::conduct::Halt;
-use super::Bench;
+use super::{Bench, expect};
 use crate::model::{self, Life, Owner, Pte, Slot};
 use crate::question::scenario::ScheduleStep;
 use crate::uapi::lab::{
@@ -166,8 +166,9 @@ impl Bench<'_> {
                 continue;
             }
             let step = LabStep { obj: buf.0.into(), ..LabStep::default() };
-            let [released, pins, _, _, warned, ..] = self.conductor(Op::Buf, step)?.to_le_bytes();
-            self.report.compared += 3;
+            let [released, pins, _, _, warned, busy, ..] =
+                self.conductor(Op::Buf, step)?.to_le_bytes();
+            self.report.compared += 4;
             let name = || self.scenario.names.buf(buf);
             let gone = |yes: bool| if yes { "gone" } else { "there" }.to_owned();
             if (warned != 0) != model.warned {
@@ -180,6 +181,12 @@ impl Bench<'_> {
                 let model = gone(entry.life == Life::Released);
                 return Err(self.disagree(&what, model, gone(released != 0)));
             }
+            let expected = if entry.life == Life::Released { 0 } else { busy_usages(model, buf) };
+            if busy != expected {
+                let what = format!("usages of {}'s dma_resv with a fence under way", name());
+                let in_words = |bits: u8| format!("{bits:#06b}");
+                return Err(self.disagree(&what, in_words(expected), in_words(busy)));
+            }
             if released == 0 && pins != entry.pins {
                 let what = format!("dma_buf_pin count of {}", name());
                 return Err(self.disagree(&what, entry.pins.to_string(), pins.to_string()));
@@ -187,6 +194,17 @@ impl Bench<'_> {
         }
         Ok(())
     }
+}
+
+/// A bit for each usage that somebody who asks `dma_resv_test_signaled` would have to wait for.
+fn busy_usages(model: &model::State, buf: BufId) -> u8 {
+    let mut busy = if model.bufs[buf.index()].moving { 0b1111 } else { 0 };
+    for fence in &model.fences {
+        if fence.slot == Slot::Held && fence.buf == buf {
+            busy |= 0b1111 << expect::usage(fence.usage) & 0b1111;
+        }
+    }
+    busy
 }
 
 /// An entry as a sentence: what differs is seen at once.

@@ -59,7 +59,7 @@ use crate::question::scenario::{
     Action, Replay, ReplayError, Scenario, ScenarioState, ScheduleStep,
 };
 use crate::sys::lab::Lab;
-use crate::uapi::lab::{NO_FRAME, Op, Step as LabStep};
+use crate::uapi::lab::{NO_FRAME, Op, RESET_LOOSE, Step as LabStep};
 use crate::units::{BufId, FrameId, VmaId};
 
 /// A laboratory and the processes that work in it.
@@ -210,7 +210,8 @@ impl Bench<'_> {
     fn prepare(&mut self, before: &ScenarioState) -> Result<(), Halt> {
         let model = &before.model;
         if let Some(per_block) = self.layout.per_block {
-            let step = LabStep { page: per_block.into(), ..LabStep::default() };
+            let flags = if self.layout.loose { RESET_LOOSE } else { 0 };
+            let step = LabStep { page: per_block.into(), flags, ..LabStep::default() };
             self.conductor(Op::Reset, step)?;
             for actor in 0..self.scenario.programs.len() {
                 let pages = HUGE_PAGES / u16::from(per_block);

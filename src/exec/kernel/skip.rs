@@ -5,8 +5,8 @@ use super::super::plan::Steps;
 use super::super::team::ACTORS_MAX;
 use super::huge::Layout;
 use crate::model::{
-    Blocks, Bus, Coherency, FollowPfn, GupFast, HostRules, Huge, ImporterMmap, IotlbFlush,
-    MmapCheck, MmapKind, Placement, Step, YesNo, ZapReach,
+    Bus, Coherency, CpuSync, FollowPfn, GupFast, HostRules, IotlbFlush, MmapKind, Placement, Step,
+    YesNo, ZapReach,
 };
 use crate::question::scenario::{Replay, Scenario};
 use crate::units::{BufId, FrameId};
@@ -74,19 +74,14 @@ fn others(host: &HostRules) -> String {
 
 fn exporters(scenario: &Scenario) -> Result<(), Skip> {
     let world = &scenario.world;
-    if world.bounces() {
-        return Err(Skip::new("the laboratory's devices reach all memory, and bounce nothing"));
-    }
     for buf in (0..world.bufs()).map(BufId::at) {
         let rules = world.exporter_of(buf);
         if rules.coherency == Coherency::Incoherent {
             return Err(Skip::new("x86 has no incoherent caches"));
         }
-        if rules.huge == Huge::Devmap {
-            return Err(Skip::new("6.12 has pmd_special, and no devmap entry without a page map"));
-        }
-        if rules.blocks != Blocks::Order0 || rules.copies_late() {
-            return Err(Skip::new("the laboratory's exporter has no such rule"));
+        let as_heap = rules.begin == CpuSync::Invalidate && rules.end == CpuSync::Clean;
+        if world.bounces() && !as_heap {
+            return Err(Skip::new("the laboratory's exporter syncs bounce pages as a heap does"));
         }
         if rules.zap == ZapReach::VmaPointer && rules.mmap != MmapKind::Pfnmap {
             return Err(Skip::new("zap_vma_ptes is for VM_PFNMAP alone"));
@@ -109,14 +104,6 @@ fn steps(scenario: &Scenario) -> Result<(), Skip> {
             return Err(Skip::new(format!(
                 "page tables can't make `{name}` writable and not readable"
             )));
-        }
-        let Step::Mmap(mmap) = **step else { continue };
-        if mmap.via.is_some() && scenario.world.importer(mmap.via).mmap == ImporterMmap::Bypass {
-            let reason = "the laboratory's importer has no fault handler of its own";
-            return Err(Skip::new(reason));
-        }
-        if mmap.node && scenario.world.host.dma_buf_mmap_check != MmapCheck::Off {
-            return Err(Skip::new("the laboratory has no DRM node beside its dma-buf files"));
         }
     }
     steps.slots(scenario).map(drop)

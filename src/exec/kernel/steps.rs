@@ -11,7 +11,8 @@ use crate::model::{
 };
 use crate::question::scenario::ScheduleStep;
 use crate::uapi::lab::{
-    FOLL_FAST, FOLL_LONGTERM, FOLL_NOFAULT, FOLL_PROBE, FOLL_WATCH, Op, Step as LabStep,
+    FOLL_FAST, FOLL_LONGTERM, FOLL_NOFAULT, FOLL_PROBE, FOLL_WATCH, IMPORT_NODE, Op,
+    Step as LabStep,
 };
 use crate::units::{BufId, FrameId, PinId, VmaId};
 
@@ -153,6 +154,9 @@ impl Bench<'_> {
                 self.conductor(op, bind)?;
             } else if let Effect::FrameReserved(frame, _) = *effect {
                 self.fill(frame, 0)?;
+            } else if let Effect::FrameFilled(frame, Owner::Bounce(_), _) = *effect {
+                // The kernel's own memory: what is there is seen by who reads it, or when it is copied back.
+                self.in_lab[frame.index()] = false;
             }
         }
         Ok(())
@@ -161,8 +165,11 @@ impl Bench<'_> {
     fn mmap(&mut self, event: &ScheduleStep, mmap: &Mmap) -> Result<(), Halt> {
         let world = &self.scenario.world;
         let expect = Expect::refusal(event.reply);
-        let importer =
-            mmap.via.is_some().then(|| expect::importer_flags(self.truth.importer(mmap.via).mmap));
+        let importer = if mmap.via.is_some() {
+            Some(expect::importer_flags(self.truth.importer(mmap.via).mmap))
+        } else {
+            mmap.node.then_some(IMPORT_NODE)
+        };
         let how = LabMap {
             importer,
             shared: mmap.shared,
@@ -309,7 +316,8 @@ impl Bench<'_> {
             }
             Reply::Errno(errno) => {
                 let pte = self.scenario.world.pte(vma, page).map(|pte| before.ptes[pte.index()]);
-                let special = pte.is_some_and(|pte| pte.special);
+                // Of a huge entry that is devmap the kernel says EFAULT, too (`follow_devmap_pmd`).
+                let special = pte.is_some_and(|pte| pte.special && !pte.huge);
                 let kind = before.vmas[vma.index()].kind;
                 let io = self.scenario.world.is_vm_io(&before.vmas[vma.index()]);
                 let no_page = special && kind == model::VmaKind::Mixedmap && !io;
@@ -434,12 +442,21 @@ impl Bench<'_> {
                 self.lab(actor, Op::Mark, Call { flags, ..call }, Expect::Done)?;
             }
             ExporterStep::Free => self.forget_pages(before, event, buf)?,
-            // Moves that copy by themselves are skipped.
+            ExporterStep::Fence if done => {
+                let call =
+                    Call { obj: copy_fence(buf), page: buf.0, flags: KERNEL, ..Call::default() };
+                self.lab(actor, Op::Fence, call, Expect::Done)?;
+            }
             ExporterStep::Flush
             | ExporterStep::Fence
             | ExporterStep::Signal
             | ExporterStep::Unlock
             | ExporterStep::Lock => {}
+        }
+        // Given up, it signals as well.
+        if before.bufs[buf.index()].moving && !event.after.model.bufs[buf.index()].moving {
+            let call = Call { obj: copy_fence(buf), ..Call::default() };
+            self.lab(actor, Op::Signal, call, Expect::Done)?;
         }
         if event.reply != Reply::Done {
             self.forget_pages(before, event, buf)?;
@@ -485,6 +502,14 @@ impl Bench<'_> {
         }
         Ok(())
     }
+}
+
+/// `DMA_RESV_USAGE_KERNEL`.
+const KERNEL: u16 = 0;
+
+/// The fence of a copy that runs by itself, as the module numbers fences: importers' are from 0 up.
+const fn copy_fence(buf: BufId) -> u8 {
+    u8::MAX - buf.0
 }
 
 /// Whether a device has the address of a frame that nobody holds for it.
