@@ -56,7 +56,7 @@ fn real_memory_agrees_with_the_model() {
 
 /// What is hidden, a word of the reason, and how many variants can't do without.
 const WITHOUT: [(Hidden, &str, std::ops::Range<usize>); 3] = [
-    (Hidden { userfaultfd: true, io_uring: false, memfd_secret: false }, "BUG_ON", 20..21),
+    (Hidden { userfaultfd: true, io_uring: false, memfd_secret: false }, "BUG_ON", 22..23),
     (Hidden { userfaultfd: false, io_uring: true, memfd_secret: false }, "io_uring", 20..220),
     (Hidden { userfaultfd: false, io_uring: false, memfd_secret: true }, "memfd_secret", 5..110),
 ];

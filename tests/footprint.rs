@@ -171,6 +171,7 @@ const MUTATIONS: &[(&str, &str)] = &[
     ("EvictCache", "buf memory"),
     ("Fence", "buf"),
     ("Flush", "buf memory"),
+    ("FlushTlb", "attachment sg"),
     ("FollowPfn", "buf memory mmap_lock pin vma"),
     ("Fork", "free memory mmap_lock pin vma"),
     ("FrameVectorCheck", "memory pin vma"),

@@ -157,6 +157,7 @@ fn renamed(world: &World, state: &State, choices: &mut Choices<'_>) -> State {
     out.ptes.iter_mut().for_each(|pte| rename(&mut pte.frame));
     out.pins.iter_mut().for_each(|pin| rename(&mut pin.frame));
     out.sg_frames.iter_mut().for_each(rename);
+    out.tlb.iter_mut().for_each(rename);
     out.dmas.iter_mut().for_each(|dma| rename(&mut dma.frame));
     out
 }

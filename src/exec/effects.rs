@@ -5,7 +5,7 @@ use super::conduct::{Conduct, Expect, Flight, Halt};
 use super::executor::Sabotage;
 use super::store::{HOLE_PAGE, is_secret};
 use crate::model::{self, Bus, Dir, Effect, Handle, Owner, Pte, Reach, Signal, Slot, State, Step};
-use crate::question::scenario::ScheduleStep;
+use crate::question::scenario::{Action, ScheduleStep};
 use crate::units::{FrameId, SgId, VmaId};
 
 impl Conduct<'_> {
@@ -57,6 +57,7 @@ impl Conduct<'_> {
             | Effect::Unpinned(_)
             | Effect::SgMapped(_)
             | Effect::SgUnmapped(_)
+            | Effect::TlbFlushed(_)
             | Effect::DmaStarted(..)
             | Effect::DmaFinished(..) => self.device_effect(event, effect),
             Effect::PinInvalidated(pin) => self.invalidated(pin),
@@ -235,6 +236,7 @@ impl Conduct<'_> {
             | Effect::PinInvalidated(_)
             | Effect::SgMapped(_)
             | Effect::SgUnmapped(_)
+            | Effect::TlbFlushed(_)
             | Effect::Notified(..)
             | Effect::DmaStarted(..)
             | Effect::DmaFinished(..)
@@ -256,6 +258,7 @@ impl Conduct<'_> {
             Effect::Unpinned(pin) => self.unpinned(pin),
             Effect::SgMapped(sg) => self.sg_mapped(event, sg, true),
             Effect::SgUnmapped(sg) => self.sg_mapped(event, sg, false),
+            Effect::TlbFlushed(sg) => self.tlb_flushed(sg),
             Effect::DmaStarted(via, _, frame, dir) => self.dma_started(event, via, frame, dir),
             Effect::DmaFinished(_, _, frame, dir, value) => {
                 self.dma_finished(event, frame, dir, value)
@@ -302,6 +305,21 @@ impl Conduct<'_> {
                 let command =
                     if on { Command::BusMap { place } } else { Command::BusUnmap { place } };
                 self.ask(event.actor, command, Expect::Done)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever uses the table translates anew: what was mapped on the bus for a DMA is not any more.
+    fn tlb_flushed(&mut self, sg: SgId) -> Result<(), Halt> {
+        let uses = |action: &Action| matches!(action, Action::Step(Step::DmaStart { via: Handle::Sg(of), .. }) if *of == sg);
+        for actor in 0..self.scenario.programs.len() {
+            if !self.scenario.programs[actor].instructions.iter().any(|one| uses(&one.action)) {
+                continue;
+            }
+            for frame in (0..self.scenario.world.frames()).map(FrameId::at) {
+                let place = self.plan.memory(frame);
+                self.ask(actor, Command::BusUnmap { place }, Expect::Done)?;
             }
         }
         Ok(())
@@ -402,7 +420,7 @@ fn only_pins_keep(model: &State, frame: FrameId) -> bool {
     let cached = model.pins.iter().any(|pin| {
         pin.frame == frame && !pin.counted && !matches!(pin.slot, Slot::None | Slot::Dropped)
     });
-    let addressed = model.sg_frames.contains(&frame);
+    let addressed = model.sg_frames.contains(&frame) || model.tlb.contains(&frame);
     let bus = |dma: &model::Dma| dma.busy && dma.frame == frame && dma.pin.is_none();
     !mapped && !cached && !addressed && !model.dmas.iter().any(bus)
 }

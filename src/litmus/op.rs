@@ -255,6 +255,11 @@ pub enum Op {
         /// Whose address space.
         process: ProcessRef,
     },
+    /// `flush_tlb S`
+    FlushTlb {
+        /// The sg_table whose addresses the device forgets.
+        table: Name,
+    },
 }
 
 /// ` WORD VALUE` of an option, or nothing.
@@ -325,6 +330,7 @@ impl fmt::Display for Op {
             Self::Unlock { buffer } => write!(f, "unlock {buffer}"),
             Self::MmapLock { process, access } => write!(f, "mmap_lock {process} {access}"),
             Self::MmapUnlock { process } => write!(f, "mmap_unlock {process}"),
+            Self::FlushTlb { table } => write!(f, "flush_tlb {table}"),
         }
     }
 }
@@ -387,7 +393,7 @@ impl Op {
             | Self::DmaBufUnpin { attachment } => {
                 vec![Use::Global(attachment, NameKind::Attachment)]
             }
-            Self::Unmap { table } | Self::Submit { table, .. } => {
+            Self::Unmap { table } | Self::Submit { table, .. } | Self::FlushTlb { table } => {
                 vec![Use::Global(table, NameKind::SgTable)]
             }
             Self::Signal { fence } => vec![Use::Global(fence, NameKind::Fence)],
@@ -447,7 +453,8 @@ impl Op {
             | Self::Lock { .. }
             | Self::Unlock { .. }
             | Self::MmapLock { .. }
-            | Self::MmapUnlock { .. } => return None,
+            | Self::MmapUnlock { .. }
+            | Self::FlushTlb { .. } => return None,
         })
     }
 }

@@ -139,6 +139,10 @@ statements! {
         EFAULT: "IOMMU fault, or the address is gone",
         ENODEV: "what was invalidated can't be mapped again",
     }
+    FlushTlb "flush_tlb": "the device forgets what it has cached of the table's addresses",
+        in "intel_gt_invalidate_tlbs(), amdgpu_gmc_flush_gpu_tlb()" {
+        "flush_tlb S";
+    }
     DmaBufPin "dma_buf_pin": "forbid moves", in "dma_buf_pin()" {
         "dma_buf_pin T";
     }

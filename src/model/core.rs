@@ -1,7 +1,7 @@
 //! [`ready`] and [`step`]: the two functions through which everything happens.
 
 use super::mmap_lock::InLine;
-use super::objects::{Life, Reach, Slot};
+use super::objects::{Life, Reach, Slot, Target};
 use super::operation::Operation;
 use super::policy::{Admission, Request};
 use super::rules::{
@@ -10,7 +10,7 @@ use super::rules::{
 use super::state::State;
 use super::step::{Dir, Effect, Errno, Handle, Hazard, Reply, Sink, Step, SyncAccess};
 use super::world::World;
-use crate::units::{ActorId, BufId, FrameId, ImporterId, PinId, PteId, SgId, VmaId};
+use crate::units::{ActorId, BufId, FrameId, ImporterId, PageId, PinId, PteId, SgId, VmaId};
 
 /// One step under way: everything it needs, so that the rules read as methods.
 pub(super) struct Core<'a, S: Sink> {
@@ -36,6 +36,7 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
 }
 
 /// The same of a step that has the `mmap_lock`, where it needs one.
+#[expect(clippy::too_many_lines, reason = "one arm a step, nothing to share")]
 fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
     let View { world, state, .. } = *view;
     match *step {
@@ -96,6 +97,7 @@ fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
         }
         Step::Alloc(buf) => world.buf(buf).placement != Placement::Cma || !view.migration_waits(),
         Step::ResvLock(buf) => view.lock_untaken(buf),
+        Step::FlushTlb(sg) => state.sgs[sg.index()] != Slot::None && !view.translated(sg),
         Step::Mmap(_)
         | Step::GupFast { .. }
         | Step::FrameVectorCheck { .. }
@@ -177,6 +179,7 @@ pub fn step<S: Sink>(
         Step::ResvUnlock(buf) => core.resv_unlock(buf),
         Step::MmapLock { mm, write } => core.lock_mm(mm, write),
         Step::MmapUnlock(mm) => core.unlock_mm(mm),
+        Step::FlushTlb(sg) => core.flush_tlb(sg),
     }
 }
 
@@ -222,7 +225,8 @@ impl State {
             | Step::ResvLock(_)
             | Step::ResvUnlock(_)
             | Step::MmapLock { .. }
-            | Step::MmapUnlock(_) => {}
+            | Step::MmapUnlock(_)
+            | Step::FlushTlb(_) => {}
         }
     }
 }
@@ -267,6 +271,7 @@ fn buf_of(world: &World, state: &State, step: &Step) -> Option<BufId> {
         | Step::Unmap(sg)
         | Step::Validate { sg, .. }
         | Step::Submit { sg, .. }
+        | Step::FlushTlb(sg)
         | Step::DmaStart { via: Handle::Sg(sg), .. }
         | Step::DmaFinish { via: Handle::Sg(sg), .. } => of_sg(sg),
         Step::Signal(fence) => state.fences[fence.index()].buf,
@@ -380,6 +385,21 @@ impl View<'_> {
                 Slot::Held | Slot::Taking | Slot::Invalid | Slot::Failed | Slot::Dropped => true,
             },
         }
+    }
+
+    /// Whether a DMA to the buffer behind `sg` has an address and has not ended: an invalidation is
+    /// complete when nobody uses what it invalidates (PCIe ATS; `intel_gt_invalidate_tlbs` waits for an
+    /// answer).
+    fn translated(&self, sg: SgId) -> bool {
+        if !self.world.has_tlb(sg) {
+            return false;
+        }
+        let buf = self.state.attachments[self.world.attachment_of(sg).index()].buf;
+        // A DMA declares all sg_tables as changed when it begins and ends.
+        self.state.dmas.unnoted().iter().any(|dma| {
+            let page = if let Target::Page(page) = dma.target { page } else { PageId::NONE };
+            dma.busy && dma.pin.is_none() && page.is_some() && self.world.buf_of(page) == buf
+        })
     }
 
     /// Whether a job through `sg` waits for the KERNEL fence of a copy.

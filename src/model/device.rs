@@ -19,7 +19,9 @@ use super::rules::{Bus, CpuSync, IotlbFlush, Placement, SyncForward, Usage};
 use super::step::{
     Dir, Effect, Errno, Handle, Hazard, HazardKind, Reply, Sink, Step, SyncAccess, Via,
 };
-use crate::units::{AttachmentId, BufId, FenceId, FrameId, ImporterId, PageId, PinId, SgId, VmaId};
+use crate::units::{
+    AttachmentId, BufId, FenceId, FrameId, ImporterId, MAX_PAGES, PageId, PinId, SgId, VmaId,
+};
 
 impl<S: Sink> Core<'_, S> {
     pub(super) fn attach(
@@ -86,11 +88,41 @@ impl<S: Sink> Core<'_, S> {
             let Some(frame) = self.ensure_frame(buf, page) else { return false };
             let reached = if bounces { self.bounce_page(page, frame) } else { Some(frame) };
             let Some(reached) = reached else { return false };
+            self.stays_cached(sg, index, reached);
             self.state.sg_frames[first + index] = reached;
         }
         self.state.sgs[sg.index()] = Slot::Held;
         self.emit(Effect::SgMapped(sg));
         true
+    }
+
+    /// An address goes out of the device's page tables, or becomes another: its TLB has it still, until
+    /// it is flushed.
+    fn stays_cached(&mut self, sg: SgId, index: usize, next: FrameId) {
+        let at = self.world.sgs[sg.index()].first + index;
+        let was = self.state.sg_frames[at];
+        let mapped = self.state.sg_mapped(sg);
+        if self.world.has_tlb(sg)
+            && mapped
+            && was.is_some()
+            && was != next
+            && self.state.tlb[at].is_none()
+        {
+            self.state.tlb[at] = was;
+        }
+    }
+
+    /// `intel_gt_invalidate_tlbs`, `amdgpu_gmc_flush_gpu_tlb`.
+    pub(super) fn flush_tlb(&mut self, sg: SgId) -> Reply {
+        if !self.world.has_tlb(sg) {
+            return Reply::Skipped;
+        }
+        let first = self.world.sgs[sg.index()].first;
+        for at in first..first + MAX_PAGES {
+            self.state.tlb[at] = FrameId::NONE;
+        }
+        self.emit(Effect::TlbFlushed(sg));
+        Reply::Done
     }
 
     /// Whether the device behind `sg` reaches bounce pages.
@@ -166,6 +198,9 @@ impl<S: Sink> Core<'_, S> {
         }
         if self.bounces(sg) {
             self.unbounce(sg);
+        }
+        for index in 0..MAX_PAGES {
+            self.stays_cached(sg, index, FrameId::NONE);
         }
         self.state.sgs[sg.index()] = Slot::Dropped;
         let id = self.world.attachment_of(sg);
@@ -320,13 +355,19 @@ impl<S: Sink> Core<'_, S> {
         let Some(target) = self.world.page(attachment.buf, page).map(Target::Page) else {
             return Err(Reply::Skipped);
         };
-        let frame = self.state.sg_frames[self.world.sgs[sg.index()].first + usize::from(page)];
+        let at = self.world.sgs[sg.index()].first + usize::from(page);
+        let mapped = self.state.sg_frames[at];
+        let has_tlb = self.world.has_tlb(sg);
+        let cached = if has_tlb { self.state.tlb[at] } else { FrameId::NONE };
+        let frame = if cached.is_some() { cached } else { mapped };
         if frame.is_none() || matches!(slot, Slot::None | Slot::Failed) {
             return Err(Reply::Skipped);
         }
         // Until the IOTLB is flushed the device reaches what was there.
-        let forgotten = self.world.host.iotlb_flush == IotlbFlush::Strict;
-        if slot == Slot::Dropped && self.world.host.bus == Bus::Iommu && forgotten {
+        let forgotten = self.world.host.iotlb_flush == IotlbFlush::Strict
+            && self.world.host.bus == Bus::Iommu
+            || has_tlb && cached.is_none();
+        if slot == Slot::Dropped && forgotten {
             self.iommu_fault(via, target, frame);
             return Err(Reply::Errno(Errno::Efault));
         }

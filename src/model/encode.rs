@@ -138,6 +138,10 @@ fn encode_devices(world: &World, state: &State, names: &mut Names<'_>, out: &mut
             }
         }
     }
+    for frame in &state.tlb {
+        let name = names.of(*frame);
+        out.push(name);
+    }
     for fence in &state.fences {
         out.push(fence.slot as u8);
         if fence.slot == Slot::Held {
@@ -375,6 +379,9 @@ fn decode_devices(world: &World, reader: &mut Reader<'_>, state: &mut State) {
         for frame in &mut frames[first..first + crate::units::MAX_PAGES] {
             *frame = if empty { FrameId::NONE } else { FrameId(reader.byte()) };
         }
+    }
+    for frame in &mut state.tlb {
+        *frame = FrameId(reader.byte());
     }
     for fence in &mut state.fences {
         *fence = super::objects::EMPTY_FENCE;

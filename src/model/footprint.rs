@@ -149,6 +149,7 @@ fn beside_locks(world: &World, step: &Step) -> Objects {
         Step::ResvLock(buf) => of(0, BUFS.one(buf.0)),
         Step::ResvUnlock(buf) => of(0, BUFS.one(buf.0)).union(unlocked(world, buf)),
         Step::MmapLock { .. } | Step::MmapUnlock(_) => NOTHING,
+        Step::FlushTlb(sg) => of(ATTACHMENTS.one(world.attachment_of(sg).0), SGS.one(sg.0)),
     }
 }
 
@@ -179,6 +180,7 @@ mod noting {
         add(&state.attachments.notes, &|index| ATTACHMENTS.one(AttachmentId::at(index).0));
         add(&state.sgs.notes, &|index| SGS.one(SgId::at(index).0));
         add(&state.sg_frames.notes, &|index| SGS.one(SgId::at(index / MAX_PAGES).0));
+        add(&state.tlb.notes, &|index| SGS.one(SgId::at(index / MAX_PAGES).0));
         add(&state.fences.notes, &|index| FENCES.one(FenceId::at(index).0));
         add(&state.frames.notes, &|_| MEMORY);
         add(&state.pages.notes, &|_| MEMORY);
@@ -231,7 +233,7 @@ fn device(world: &World, step: &Step) -> Objects {
                 Handle::Pin(pin) => PINS.one(pin.0),
                 Handle::Sg(_) => 0,
             };
-            of(BUFS.all() | VMAS.all() | pin, MEMORY | notifier_bit(world, via))
+            of(BUFS.all() | VMAS.all() | pin, MEMORY | notifier_bit(world, via) | in_flight(world))
         }
         Step::DmaBufPin(attachment) | Step::DmaBufUnpin(attachment) => {
             of(0, ATTACHMENTS.one(attachment.0) | BUFS.all())
@@ -256,7 +258,8 @@ fn device(world: &World, step: &Step) -> Objects {
         | Step::ResvLock(_)
         | Step::ResvUnlock(_)
         | Step::MmapLock { .. }
-        | Step::MmapUnlock(_) => Objects::ALL,
+        | Step::MmapUnlock(_)
+        | Step::FlushTlb(_) => Objects::ALL,
     }
 }
 
@@ -362,6 +365,11 @@ fn refilled(world: &World) -> u128 {
     if refills { MEMORY | FREE | BUFS.all() } else { 0 }
 }
 
+/// What a flush of a device's TLB waits for.
+fn in_flight(world: &World) -> u128 {
+    if world.device_tlbs() { SGS.all() } else { 0 }
+}
+
 fn dma_start(world: &World, via: Handle) -> Objects {
     match via {
         Handle::Pin(pin) => {
@@ -374,7 +382,7 @@ fn dma_start(world: &World, via: Handle) -> Objects {
         }
         Handle::Sg(sg) => {
             let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
-            let writes = SGS.one(sg.0) | FREE | refilled(world);
+            let writes = SGS.one(sg.0) | FREE | refilled(world) | in_flight(world);
             of(MEMORY | BUFS.all() | FENCES.all() | attachment, writes)
         }
     }

@@ -108,8 +108,11 @@ fn rows(world: &World, objects: u128, state: &mut State) {
     for (index, decl) in world.sgs.iter().enumerate() {
         if objects & SGS.one(SgId::at(index).0) == 0 {
             state.sgs.unnoted_mut()[index] = Slot::None;
-            let frames = state.sg_frames.unnoted_mut();
-            frames[decl.first..decl.first + MAX_PAGES].fill(FrameId::NONE);
+            let rows = decl.first..decl.first + MAX_PAGES;
+            state.sg_frames.unnoted_mut()[rows.clone()].fill(FrameId::NONE);
+            if let Some(cached) = state.tlb.unnoted_mut().get_mut(rows) {
+                cached.fill(FrameId::NONE);
+            }
         }
     }
 }
@@ -140,6 +143,9 @@ fn unlooked_devices(world: &World, looks: &Looks, state: &mut State) {
         for address in decl.first..decl.first + MAX_PAGES {
             if !looks.addresses.has(address) {
                 state.sg_frames.unnoted_mut()[address] = FrameId::NONE;
+                if let Some(cached) = state.tlb.unnoted_mut().get_mut(address) {
+                    *cached = FrameId::NONE;
+                }
             }
         }
         let slot = &mut state.sgs.unnoted_mut()[index];
@@ -197,6 +203,10 @@ fn rename(
             let frame = state.sg_frames.unnoted()[world.sgs[index].first + at];
             let page = u8::try_from(at).ok().and_then(|at| world.page(buf, at));
             mention(state, frame, page);
+            let cached = state.tlb.unnoted().get(world.sgs[index].first + at).copied();
+            if let Some(cached) = cached.filter(|cached| cached.is_some()) {
+                mention(state, cached, page);
+            }
         }
     }
     let pins = state.pins.unnoted().len();

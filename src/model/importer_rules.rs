@@ -89,6 +89,22 @@ rule! {
     }
 }
 
+rule! {
+    /// Whether the device has page tables of its own, and caches what it translated by them.
+    ///
+    /// Source: CVE-2022-0330, 7938d61591d3 (drm/i915: Flush TLBs before releasing backing store, 5.17).
+    ///
+    /// **Differs from Linux**: every translation that was valid is taken for cached, whether the device
+    /// used it or not, as hardware may prefetch it.
+    DeviceTlb {
+        /// It has not: the driver hands it bus addresses.
+        None = "none",
+        /// It has. An address that was unmapped, or mapped anew, is reached as before until the driver flushes
+        /// (statement `flush_tlb`); one that is in neither is a fault.
+        Cached = "cached",
+    }
+}
+
 rules! {
     /// The rules of one importer.
     ImporterRules, IMPORTER_RULES {
@@ -105,6 +121,8 @@ rules! {
             /// `dma_sync_*`, which SYNC leads to, and unmapping copy (`swiotlb_map` and
             /// `swiotlb_sync_single_for_cpu`, kernel/dma/swiotlb.c, 6.12).
             bounce: YesNo = No, "bounce";
+            /// The device's own TLB.
+            device_tlb: DeviceTlb = None, "device-tlb";
             /// CPU access brackets.
             sync: SyncForward = Forwarded, "sync";
             /// Mixed user ranges.

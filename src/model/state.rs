@@ -73,6 +73,9 @@ state! {
     sgs: Slot,
     /// Addresses of all sg_tables, [`MAX_PAGES`] each.
     sg_frames: FrameId,
+    /// What devices have in their TLBs and not in their page tables any more, by the same addresses; none
+    /// where no device has a TLB.
+    tlb: FrameId,
     /// Fences.
     fences: Fence,
     /// One DMA engine per actor.
@@ -97,6 +100,11 @@ impl State {
             attachments: vec![EMPTY_ATTACHMENT; world.attachments.len()].into(),
             sgs: vec![Slot::None; world.sgs.len()].into(),
             sg_frames: vec![FrameId::NONE; world.sgs.len() * MAX_PAGES].into(),
+            tlb: vec![
+                FrameId::NONE;
+                if world.device_tlbs() { world.sgs.len() * MAX_PAGES } else { 0 }
+            ]
+            .into(),
             fences: vec![EMPTY_FENCE; world.fences].into(),
             dmas: vec![Dma::IDLE; world.actors].into(),
             mms: vec![MmapLock::FREE; if world.mmap_locks { world.actors } else { 0 }].into(),

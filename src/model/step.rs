@@ -278,6 +278,8 @@ pub enum Step {
     },
     /// `mmap_read_unlock` or `mmap_write_unlock`.
     MmapUnlock(ActorId),
+    /// The importer's driver invalidates what its device has cached of the table's addresses.
+    FlushTlb(SgId),
 }
 
 /// An errno that the kernel answers.
@@ -539,6 +541,8 @@ pub enum Effect {
     SgMapped(SgId),
     /// An sg_table was unmapped.
     SgUnmapped(SgId),
+    /// The device has forgotten what it had cached of the table.
+    TlbFlushed(SgId),
     /// `move_notify` reached the attachment.
     Notified(AttachmentId, BufId),
     /// A device translated an address.

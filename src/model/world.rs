@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::objects::{Reach, Vma};
 use super::policy::ExporterPolicy;
 use super::rules::{
-    ExporterRules, HostRules, Huge, ImporterMmap, ImporterRules, MmapKind, Notifier, Placement,
+    DeviceTlb, ExporterRules, HostRules, Huge, ImporterMmap, ImporterRules, MmapKind, Notifier,
+    Placement,
 };
 use crate::units::{
     ActorId, AttachmentId, BufId, ExporterId, FrameId, ImporterId, MAX_OBJECTS, MAX_PAGES, PageId,
@@ -493,6 +494,16 @@ impl World {
     /// Whether some device reaches bounce pages.
     pub(crate) fn bounces(&self) -> bool {
         self.importers.iter().any(|importer| importer.bounce.yes())
+    }
+
+    /// Whether the device behind `sg` caches what it translates.
+    pub(super) fn has_tlb(&self, sg: SgId) -> bool {
+        self.importer_of(self.attachment_of(sg)).device_tlb == DeviceTlb::Cached
+    }
+
+    /// Whether any device does.
+    pub(crate) fn device_tlbs(&self) -> bool {
+        self.importers.iter().any(|importer| importer.device_tlb == DeviceTlb::Cached)
     }
 
     pub(super) fn vma_ids(&self) -> impl Iterator<Item = VmaId> + use<> {

@@ -78,6 +78,8 @@ pub const TESTS: &[Bundled] = bundled![
     "C12" "follow-pfn-without-page",
     "C14" "bounce-buffer",
     "C15" "iotlb-flush",
+    "C15" "gpu-tlb-flush",
+    "C15" "gpu-tlb-after-move",
     "C16" "move-behind-fence",
     "C17" "fault-under-resv",
     "C17" "mmap-lock-inversion",

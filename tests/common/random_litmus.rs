@@ -312,7 +312,10 @@ fn device(choices: &mut Choices<'_>, shape: Shape, names: &mut Names) -> Vec<Str
                 submit
             }
             (7, _) if !names.fences.is_empty() => format!("signal {}", choices.of(&names.fences)),
-            (8, _) if !names.tables.is_empty() => format!("unmap {}", choices.of(&names.tables)),
+            (8, _) if !names.tables.is_empty() => {
+                let verb = choices.of(&["unmap", "unmap", "flush_tlb"]);
+                format!("{verb} {}", choices.of(&names.tables))
+            }
             (9, _) if !names.attachments.is_empty() => {
                 let verb = choices.of(&["dma_buf_pin", "dma_buf_unpin", "detach"]);
                 format!("{verb} {}", choices.of(&names.attachments))

@@ -168,7 +168,8 @@ fn device(choices: &mut Choices<'_>) -> Step {
     let handle = *choices.of(&[Handle::Sg(sg), Handle::Pin(pin)]);
     let dir = *choices.of(&[Dir::Write(3), Dir::Read, Dir::Prefetch]);
     let page = page(choices);
-    match choices.below(14) {
+    match choices.below(15) {
+        14 => Step::FlushTlb(sg),
         0 | 1 => Step::Attach {
             attachment,
             buf: *choices.of(&[BufId::at(0), BufId::at(1), BufId::NONE]),

@@ -154,6 +154,8 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "Bare pfns where there is no page: what moves is what that allows.",
             ),
             ("iotlb-flush", "An address that the IOMMU forgets late."),
+            ("gpu-tlb-flush", "A GPU's own TLB is flushed late, or not before pages go back."),
+            ("gpu-tlb-after-move", "A new address is not used while the old one is cached."),
             ("m2m1shot-bare-pfns", "Bare pfns do not keep a buffer alive."),
             ("pfn-as-bus-address", "A pfn is not a bus address, even if nothing ever moves."),
             (

@@ -254,7 +254,8 @@ impl<'a> Race<'a> {
             | Step::ResvLock(_)
             | Step::ResvUnlock(_)
             | Step::MmapLock { .. }
-            | Step::MmapUnlock(_) => return self.model_step(runner),
+            | Step::MmapUnlock(_)
+            | Step::FlushTlb(_) => return self.model_step(runner),
         };
         let taken = |other: &Runner| other.doing == RaceActivity::Under { way: actor };
         if self.conduct.team.is_busy(actor) || self.runners.iter().any(taken) {
@@ -428,6 +429,7 @@ impl<'a> Race<'a> {
             | Effect::PinInvalidated(_)
             | Effect::SgMapped(_)
             | Effect::SgUnmapped(_)
+            | Effect::TlbFlushed(_)
             | Effect::Notified(..)
             | Effect::DmaStarted(..)
             | Effect::CacheWrittenBack(..)

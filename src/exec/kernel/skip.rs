@@ -74,6 +74,9 @@ fn others(host: &HostRules) -> String {
 
 fn exporters(scenario: &Scenario) -> Result<(), Skip> {
     let world = &scenario.world;
+    if world.device_tlbs() {
+        return Err(Skip::new("the laboratory's devices have no page tables, and no TLB"));
+    }
     for buf in (0..world.bufs()).map(BufId::at) {
         let rules = world.exporter_of(buf);
         if rules.coherency == Coherency::Incoherent {

@@ -59,11 +59,12 @@ impl Bench<'_> {
             Step::Exporter { buf, step, page, operation } => {
                 self.exporter(before, event, buf, (step, page, operation))
             }
-            // Who takes locks is not asked (`askable`).
+            // Who takes locks, and whose device has a TLB, is not asked (`askable`).
             Step::ResvLock(_)
             | Step::ResvUnlock(_)
             | Step::MmapLock { .. }
             | Step::MmapUnlock(_)
+            | Step::FlushTlb(_)
             | Step::Alloc(_)
             | Step::EvictCache(_) => Ok(()),
             Step::Close(buf) if event.reply == Reply::Done => {

@@ -80,6 +80,7 @@ impl Parser<'_> {
                 Op::DmaWrite { to, value: self.byte_behind_equal()? }
             }
             Keyword::Prefetch => Op::Prefetch { at: self.place(TARGET)? },
+            Keyword::FlushTlb => Op::FlushTlb { table: self.name(TABLE)? },
             Keyword::DmaBufPin => Op::DmaBufPin { attachment: self.name(ATTACHMENT)? },
             Keyword::DmaBufUnpin => Op::DmaBufUnpin { attachment: self.name(ATTACHMENT)? },
             Keyword::Sync => Op::Sync {

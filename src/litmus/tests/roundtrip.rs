@@ -161,6 +161,7 @@ fn cpu_op() -> impl Strategy<Value = Op> {
         buffer().prop_map(|buffer| Op::Unlock { buffer }),
         word(LockAccess::ALL).prop_map(|access| Op::MmapLock { process: process(), access }),
         Just(Op::MmapUnlock { process: process() }),
+        Just(Op::FlushTlb { table: name("s") }),
     ]
 }
 

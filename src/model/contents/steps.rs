@@ -68,7 +68,8 @@ const fn understood(step: &Step) -> bool {
         | Step::ResvLock(_)
         | Step::ResvUnlock(_)
         | Step::MmapLock { .. }
-        | Step::MmapUnlock(_) => true,
+        | Step::MmapUnlock(_)
+        | Step::FlushTlb(_) => true,
     }
 }
 
@@ -112,6 +113,7 @@ impl Steps<'_> {
     }
 
     /// Whether a frame of a placement may be given back and taken again.
+    #[expect(clippy::too_many_lines, reason = "one arm a step, nothing to share")]
     pub(super) fn recycles(&self, world: &World, placement: u8) -> bool {
         let (mut takes, mut frees): (Vec<Traffic>, Vec<Traffic>) = (Vec::new(), Vec::new());
         let all = |bufs: &mut dyn Iterator<Item = BufId>| {
@@ -171,7 +173,8 @@ impl Steps<'_> {
                 | Step::ResvLock(_)
                 | Step::ResvUnlock(_)
                 | Step::MmapLock { .. }
-                | Step::MmapUnlock(_) => {}
+                | Step::MmapUnlock(_)
+                | Step::FlushTlb(_) => {}
             }
             // Whoever drops a reference may drop the last; whoever looks at a page may fill it again.
             freed |= dropped;
@@ -275,7 +278,7 @@ impl Steps<'_> {
             Step::Detach(attachment)
             | Step::DmaBufPin(attachment)
             | Step::DmaBufUnpin(attachment) => looks.attachments.add(attachment.index()),
-            Step::Map(sg) | Step::Unmap(sg) => looks.sgs.add(sg.index()),
+            Step::Map(sg) | Step::Unmap(sg) | Step::FlushTlb(sg) => looks.sgs.add(sg.index()),
             Step::Validate { sg, .. } | Step::Submit { sg, .. } => looks.sgs.add(sg.index()),
             Step::DmaStart { via: Handle::Sg(sg), page, .. } => {
                 looks.sgs.add(sg.index());
@@ -427,7 +430,8 @@ impl Steps<'_> {
             | Step::ResvLock(_)
             | Step::ResvUnlock(_)
             | Step::MmapLock { .. }
-            | Step::MmapUnlock(_) => (none.clone(), none),
+            | Step::MmapUnlock(_)
+            | Step::FlushTlb(_) => (none.clone(), none),
         }
     }
 }

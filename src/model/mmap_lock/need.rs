@@ -57,7 +57,8 @@ pub(super) fn need(world: &World, actor: ActorId, step: &Step) -> Need {
         | Step::Close(_)
         | Step::EvictCache(_)
         | Step::ResvLock(_)
-        | Step::ResvUnlock(_) => Need::Nothing,
+        | Step::ResvUnlock(_)
+        | Step::FlushTlb(_) => Need::Nothing,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::suite;
 use crate::units::{FrameId, MAX_PAGES};
 
 /// What all pages of the suite may take.
-const SUITE_BYTES_MAX: usize = 5_000_000;
+const SUITE_BYTES_MAX: usize = 5_500_000;
 
 /// A bundled test's scenarios, and its page.
 fn page(bundled: &suite::Bundled) -> (Vec<Scenario>, String) {

@@ -320,8 +320,13 @@ impl Teller<'_> {
                 let frames: Vec<String> = frames.map(|frame| self.frame(*frame)).collect();
                 format!("sg_table {} mapped: {}", self.scenario.names.sg(sg), frames.join(", "))
             }),
-            Effect::SgUnmapped(sg) => (subject.sg == Some(sg))
-                .then(|| format!("sg_table {} unmapped", self.scenario.names.sg(sg))),
+            Effect::SgUnmapped(sg) => (subject.sg == Some(sg)).then(|| {
+                let cached = after.tlb.unnoted().iter().any(|frame| frame.is_some());
+                let keeps = if cached { "; the device's TLB has it still" } else { "" };
+                format!("sg_table {} unmapped{keeps}", self.scenario.names.sg(sg))
+            }),
+            Effect::TlbFlushed(sg) => (subject.sg == Some(sg))
+                .then(|| format!("the device's TLB flushed of {}", self.scenario.names.sg(sg))),
             Effect::Notified(attachment, _) => subject
                 .sg
                 .is_some_and(|sg| self.scenario.world.attachment_of(sg) == attachment)

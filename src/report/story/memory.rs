@@ -121,6 +121,7 @@ impl Teller<'_> {
         for index in 0..after.sgs.len() {
             let range = index * MAX_PAGES..(index + 1) * MAX_PAGES;
             let (old, new) = (before.sgs[index], after.sgs[index]);
+            self.tlb_changes(before, after, SgId::at(index), out);
             let frames = &after.sg_frames[range.clone()];
             if old == new && before.sg_frames[range] == *frames {
                 continue;
@@ -133,6 +134,20 @@ impl Teller<'_> {
             } else {
                 out.push(format!("sg {name} {}", slot_word(new)));
             }
+        }
+    }
+
+    fn tlb_changes(self, before: &State, after: &State, sg: SgId, out: &mut Vec<String>) {
+        for page in 0..MAX_PAGES {
+            let at = sg.index() * MAX_PAGES + page;
+            let (old, new) = (before.tlb.get(at).copied(), after.tlb.get(at).copied());
+            let Some(frame) = new.filter(|_| old != new) else { continue };
+            let name = self.scenario.names.sg(sg);
+            out.push(if frame.is_some() {
+                format!("TLB: {name}[{page}] is {}", self.frame(frame))
+            } else {
+                format!("TLB: {name}[{page}] gone")
+            });
         }
     }
 

@@ -43,6 +43,7 @@ impl<'a> Teller<'a> {
     }
 
     /// What the step of `event` did, given the state before it.
+    #[expect(clippy::too_many_lines, reason = "one arm a step, nothing to share")]
     pub(super) fn tell(self, before: &State, event: &ScheduleStep) -> String {
         let instruction = &self.scenario.programs[event.actor].instructions[event.pc];
         let Action::Step(step) = &instruction.action else {
@@ -104,6 +105,9 @@ impl<'a> Teller<'a> {
             Step::Close(_) => "close".to_owned(),
             Step::Fork { .. } => self.fork(event),
             Step::EvictCache(_) => self.cache("evict: ", event),
+            Step::FlushTlb(sg) => {
+                format!("flush the device's TLB: {}", self.scenario.names.sg(sg))
+            }
             Step::ResvLock(buf) => format!("dma_resv_lock: {}", self.buf(buf)),
             Step::ResvUnlock(buf) => format!("dma_resv_unlock: {}", self.buf(buf)),
             Step::MmapLock { mm, write: true } => format!("mmap_write_lock of {mm:?}"),
@@ -495,6 +499,7 @@ fn operation(step: &Step) -> &'static str {
         Step::Close(_) => "close",
         Step::Fork { .. } => "fork",
         Step::EvictCache(_) => "evict",
+        Step::FlushTlb(_) => "flush_tlb",
         Step::ResvLock(_) => "dma_resv_lock",
         Step::ResvUnlock(_) => "dma_resv_unlock",
         Step::MmapLock { .. } => "mmap_lock",

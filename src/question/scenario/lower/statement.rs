@@ -148,6 +148,7 @@ impl Lowering<'_> {
             Op::Signal { fence } => one(Step::Signal(self.fence(fence)?)),
             Op::DmaBufPin { attachment } => one(Step::DmaBufPin(self.attachment(attachment)?)),
             Op::DmaBufUnpin { attachment } => one(Step::DmaBufUnpin(self.attachment(attachment)?)),
+            Op::FlushTlb { table } => one(Step::FlushTlb(self.sg(table)?)),
             Op::Lock { buffer } => one(Step::ResvLock(self.buf(buffer)?)),
             Op::Unlock { buffer } => one(Step::ResvUnlock(self.buf(buffer)?)),
             Op::MmapLock { process, access } => one(Step::MmapLock {
@@ -200,7 +201,8 @@ impl Lowering<'_> {
             | Op::Lock { .. }
             | Op::Unlock { .. }
             | Op::MmapLock { .. }
-            | Op::MmapUnlock { .. } => (Placement::System, 0),
+            | Op::MmapUnlock { .. }
+            | Op::FlushTlb { .. } => (Placement::System, 0),
         }
     }
 
