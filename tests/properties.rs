@@ -101,6 +101,20 @@ fn no_sequence_of_steps_panics() {
     });
 }
 
+/// What was freed before it was copied from is lost, also to an exporter whose copy comes late.
+#[test]
+fn a_frame_that_is_freed_before_the_late_copy_is_a_lost_write() {
+    let text = "DMABUF late-and-freed
+exporter e { move = [reserve rebind free copy] }
+buffer A { exporter = e; fill = 1 }
+P0 exporter e { move A -> system }
+exists (hazard lost-write)
+";
+    let scenario = lab::variant(text, "-");
+    let found = lab::explore(&scenario);
+    assert!(found.outcomes.keys().all(|outcome| scenario.holds(outcome)), "{:?}", found.outcomes);
+}
+
 #[test]
 fn without_a_hazard_the_ghost_equals_memory() {
     check_tests(4000, |scenario, state, _| {

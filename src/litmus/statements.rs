@@ -112,6 +112,8 @@ statements! {
     Map "map": "get bus addresses", in "dma_buf_map_attachment()" {
         "map S = T";
         ENODEV: "the buffer is not live, or has no frame for a page",
+        EINVAL: "a static importer can't reach video memory, and the buffer is pinned there",
+        ENOMEM: "it can't, and there are no frames in system memory",
     }
     Unmap "unmap": "give the bus addresses back", in "dma_buf_unmap_attachment()" {
         "unmap S";

@@ -20,7 +20,7 @@ pub(super) use renaming::Renaming;
 use steps::{Steps, bit, value_of};
 
 use super::rules::{
-    Blocks, Bus, ExporterRules, ExporterStep, FaultPage, Notifier, Placement, Recycle,
+    Blocks, Bus, ExporterRules, ExporterStep, FaultPage, Notifier, Peer2Peer, Placement, Recycle,
 };
 use super::step::Step;
 use super::world::World;
@@ -151,6 +151,7 @@ impl Contents {
             !rules.fills_in_cache()
                 && rules.fault_page == FaultPage::AtOffset
                 && rules.blocks == Blocks::Order0
+                && rules.peer2peer != Peer2Peer::Migrate
                 && !rules.copies_late()
         };
         let known = !private

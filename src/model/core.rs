@@ -74,6 +74,7 @@ fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
             attachment.slot != Slot::None
                 && (attachment.slot != Slot::Held
                     || view.lock_free(attachment.buf)
+                        && !view.migration_for_waits(sg)
                         && (attachment.dynamic || !state.bufs[attachment.buf.index()].moving))
         }
         Step::Unmap(sg) => state.sgs[sg.index()] != Slot::None && view.sg_lock_free(sg),
@@ -423,6 +424,16 @@ impl View<'_> {
             && !pte.write
             && !pte.exclusive
             && self.notifier_waits(vma, 1u8.checked_shl(page.into()).unwrap_or(0))
+    }
+
+    /// Whether mapping moves the buffer first, which waits as a move does.
+    fn migration_for_waits(&self, sg: SgId) -> bool {
+        let id = self.world.attachment_of(sg);
+        let buf = self.state.attachments[id.index()].buf;
+        let to = Operation::Move(Placement::System);
+        self.state.map_migrates(self.world, id)
+            && !(self.exporter_ready(buf, ExporterStep::Wait, to)
+                && self.exporter_ready(buf, ExporterStep::Zap, to))
     }
 
     /// Whether a migration out of CMA might have to wait for a device with a notifier.

@@ -66,6 +66,11 @@ impl<S: Sink> Core<'_, S> {
             self.state.refuse(&refused);
             return Reply::Skipped;
         }
+        if self.state.bufs[entry.buf.index()].life == Life::Live
+            && let Err(errno) = self.bring_into_reach(id, entry.buf)
+        {
+            return self.fail(&refused, errno);
+        }
         if self.state.bufs[entry.buf.index()].life != Life::Live || !self.fill_sg(sg, entry.buf) {
             return self.fail(&refused, Errno::Enodev);
         }
@@ -368,6 +373,12 @@ impl<S: Sink> Core<'_, S> {
             && self.world.host.bus == Bus::Iommu
             || has_tlb && cached.is_none();
         if slot == Slot::Dropped && forgotten {
+            self.iommu_fault(via, target, frame);
+            return Err(Reply::Errno(Errno::Efault));
+        }
+        if self.state.is_out_of_reach(self.world, self.world.attachment_of(sg))
+            && self.world.placement(frame) == Placement::Vram
+        {
             self.iommu_fault(via, target, frame);
             return Err(Reply::Errno(Errno::Efault));
         }

@@ -81,7 +81,7 @@ impl<S: Sink> Core<'_, S> {
         self.unlock(buf);
     }
 
-    fn notify(&mut self, buf: BufId) {
+    pub(super) fn notify(&mut self, buf: BufId) {
         for index in 0..self.state.attachments.len() {
             let entry = self.state.attachments[index];
             if entry.slot != Slot::Held || entry.buf != buf || !entry.dynamic {
@@ -101,7 +101,7 @@ impl<S: Sink> Core<'_, S> {
         }
     }
 
-    fn zap(&mut self, buf: BufId) {
+    pub(super) fn zap(&mut self, buf: BufId) {
         let vmas: Vec<VmaId> = self.world.vma_ids().collect();
         for vma in vmas {
             let pages = zapped_pages(self.world, self.state, buf, vma);
@@ -144,7 +144,7 @@ impl<S: Sink> Core<'_, S> {
         });
     }
 
-    fn flush(&mut self, buf: BufId) {
+    pub(super) fn flush(&mut self, buf: BufId) {
         for page in self.world.pages(buf) {
             let frame = self.state.pages[page.index()].frame;
             if frame.is_some() {
@@ -240,7 +240,7 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
-    fn copy(&mut self, buf: BufId, page: u8) {
+    pub(super) fn copy(&mut self, buf: BufId, page: u8) {
         let Some(page) = self.world.page(buf, page) else { return };
         match moving::copying(self, page) {
             Some(Copying::Ahead(from, to)) => {
@@ -304,7 +304,7 @@ impl<S: Sink> Core<'_, S> {
         }
     }
 
-    fn rebind(&mut self, buf: BufId) {
+    pub(super) fn rebind(&mut self, buf: BufId) {
         let mut moved = false;
         for page in self.world.pages(buf) {
             if let Some((before, now)) = moving::rebind(self, page) {
@@ -341,7 +341,7 @@ impl<S: Sink> Core<'_, S> {
         }
     }
 
-    fn free(&mut self, buf: BufId, operation: Operation) {
+    pub(super) fn free(&mut self, buf: BufId, operation: Operation) {
         for page in self.world.pages(buf) {
             match operation {
                 Operation::Move(_) => moving::free_left(self, page),

@@ -7,7 +7,7 @@
 
 use super::mmap_lock::need::takes_mmap_lock;
 use super::operation::Operation;
-use super::rules::{Coherency, CpuSync, ExporterStep, MmapKind, Notifier, Placement};
+use super::rules::{Coherency, CpuSync, ExporterStep, MmapKind, Notifier, Peer2Peer, Placement};
 use super::step::{Handle, Step};
 use super::world::World;
 use crate::units::{BufId, VmaId};
@@ -212,7 +212,8 @@ fn device(world: &World, step: &Step) -> Objects {
         Step::Map(sg) | Step::Unmap(sg) => {
             let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
             let filled = refilled(world) | bounced(world);
-            of(MEMORY, attachment | SGS.one(sg.0) | BUFS.all() | FREE | filled)
+            let moves = if matches!(step, Step::Map(_)) { migrates(world) } else { NOTHING };
+            of(MEMORY, attachment | SGS.one(sg.0) | BUFS.all() | FREE | filled).union(moves)
         }
         Step::Validate { fence, sg } => {
             let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
@@ -363,6 +364,20 @@ fn bounce_tables(world: &World) -> u128 {
 fn refilled(world: &World) -> u128 {
     let refills = (0..world.bufs()).any(|buf| refills(world, BufId::at(buf)));
     if refills { MEMORY | FREE | BUFS.all() } else { 0 }
+}
+
+/// What mapping touches where it may move a buffer first.
+fn migrates(world: &World) -> Objects {
+    use ExporterStep::{Copy, Flush, Free, Notify, Rebind, Reserve, Wait, Zap};
+    let mut all = NOTHING;
+    for buf in (0..world.bufs()).map(BufId::at) {
+        if world.exporter_of(buf).peer2peer == Peer2Peer::Migrate {
+            for step in [Wait, Reserve, Notify, Zap, Flush, Copy, Rebind, Free] {
+                all = all.union(exporter(world, buf, step, Operation::Move(Placement::System)));
+            }
+        }
+    }
+    all
 }
 
 /// What a flush of a device's TLB waits for.

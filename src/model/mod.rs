@@ -53,6 +53,7 @@ mod forget;
 mod gup;
 mod importer_rules;
 mod landing;
+mod migrate;
 mod mmap;
 mod mmap_lock;
 pub mod moving;

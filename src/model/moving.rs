@@ -135,8 +135,9 @@ pub fn copying<T: FrameTable>(table: &T, page: T::Page) -> Option<Copying<T::Fra
 pub fn free_left<T: FrameTable>(table: &mut T, page: T::Page) {
     let PageFrames { now, next, old } = table.frames(page);
     if let Some(old) = old {
-        table.set_frames(page, PageFrames { now, next, old: None });
+        // While it is still known that a copy was to come.
         table.leaves(page, now);
+        table.set_frames(page, PageFrames { now, next, old: None });
         put(table, old, page);
     } else if next.is_some()
         && let Some(now) = now.filter(|&now| table.held(now, page) == Some(FrameRole::Now))

@@ -268,6 +268,25 @@ rule! {
 }
 
 rule! {
+    /// What the exporter does when somebody maps a buffer in video memory who takes no peer's addresses.
+    /// An importer says that it does by `allow_peer2peer` in its `dma_buf_attach_ops`; a static one has none.
+    ///
+    /// Source: `amdgpu_dma_buf_pin` and `amdgpu_dma_buf_map` (drivers/gpu/drm/amd/amdgpu/amdgpu_dma_buf.c);
+    /// `struct dma_buf_attach_ops`, include/linux/dma-buf.h (6.12).
+    ///
+    /// **Differs from Linux**: who attaches dynamically is taken to allow it; the move is one step.
+    Peer2Peer {
+        /// Every device reaches video memory: it is RAM.
+        Reachable = "reachable",
+        /// Moves the buffer to system memory, or answers EINVAL if somebody has pinned it where it is
+        /// (`amdgpu_bo_pin_restricted`).
+        Migrate = "migrate",
+        /// An exporter bug: hands addresses out that the device can't reach.
+        HandOut = "hand-out",
+    }
+}
+
+rule! {
     /// Whether allocations come from a pool of pages whose caching is already changed (cost only).
     ///
     /// Source: PFNMAP thread, comments 4-6 ("wbinvd() call + global TLB flush").
@@ -335,6 +354,8 @@ rules! {
             end: CpuSync = Clean, "end";
             /// Which fences a move waits for.
             wait: WaitFor = Bookkeep, "wait";
+            /// Video memory behind a bus.
+            peer2peer: Peer2Peer = Reachable, "peer2peer";
             /// Page pool (cost).
             page_pool: PagePool = Yes, "page-pool";
             /// Memory type reservations (cost).

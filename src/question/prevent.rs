@@ -29,7 +29,7 @@ const COST_RULES: [&str; 2] = ["page-pool", "pat"];
 /// Values that are proposed only where the file itself tries them: half measures, the way of an
 /// exporter whose buffers never move, or memory of another kind, whose users expect something else. Who
 /// waits for less, or takes no lock, is not in a deadlock; what the waiting was for goes wrong instead.
-const UNASKED: [(&str, &str); 17] = [
+const UNASKED: [(&str, &str); 19] = [
     ("mmap", "pfnmap-unmarked"),
     ("mmap", "remap-pfn-range"),
     ("mmap", "shmem"),
@@ -47,6 +47,8 @@ const UNASKED: [(&str, &str); 17] = [
     ("wait", "write"),
     ("wait", "read"),
     ("device-tlb", "none"),
+    ("peer2peer", "reachable"),
+    ("peer2peer", "hand-out"),
 ];
 
 /// One rule set otherwise.

@@ -77,6 +77,7 @@ pub const TESTS: &[Bundled] = bundled![
     "C11" "m2m1shot-bare-pfns",
     "C12" "follow-pfn-without-page",
     "C14" "bounce-buffer",
+    "C14" "peer-to-peer",
     "C15" "iotlb-flush",
     "C15" "gpu-tlb-flush",
     "C15" "gpu-tlb-after-move",

@@ -203,6 +203,10 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "move-behind-fence",
                 "A copy that runs by itself: whoever does not wait for its fence reads zeros.",
             ),
+            (
+                "peer-to-peer",
+                "Who can't reach video memory and maps a buffer there moves it for everybody.",
+            ),
             ("revoke-pinned", "A pinned importer is told, and stops or goes on."),
             ("revoke-steps", "Revocation is safe with all of its steps, and with none left out."),
         ],

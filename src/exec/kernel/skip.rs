@@ -5,8 +5,8 @@ use super::super::plan::Steps;
 use super::super::team::ACTORS_MAX;
 use super::huge::Layout;
 use crate::model::{
-    Bus, Coherency, CpuSync, FollowPfn, GupFast, HostRules, IotlbFlush, MmapKind, Placement, Step,
-    YesNo, ZapReach,
+    Bus, Coherency, CpuSync, FollowPfn, GupFast, HostRules, IotlbFlush, MmapKind, Peer2Peer,
+    Placement, Step, YesNo, ZapReach,
 };
 use crate::question::scenario::{Replay, Scenario};
 use crate::units::{BufId, FrameId};
@@ -79,6 +79,9 @@ fn exporters(scenario: &Scenario) -> Result<(), Skip> {
     }
     for buf in (0..world.bufs()).map(BufId::at) {
         let rules = world.exporter_of(buf);
+        if rules.peer2peer != Peer2Peer::Reachable {
+            return Err(Skip::new("the laboratory's devices reach all memory: none is a peer's"));
+        }
         if rules.coherency == Coherency::Incoherent {
             return Err(Skip::new("x86 has no incoherent caches"));
         }

@@ -84,7 +84,12 @@ impl<'a> Teller<'a> {
                 format!("{call}: {buf}")
             }
             Step::Detach(_) => "dma_buf_detach".to_owned(),
-            Step::Map(sg) => format!("map_attachment: {}", self.sg(after, sg)),
+            Step::Map(sg) => {
+                let moves =
+                    event.effects.iter().any(|effect| matches!(effect, Effect::Rebound(..)));
+                let moved = if moves { "ttm_bo_validate moves the buffer; " } else { "" };
+                format!("map_attachment: {moved}{}", self.sg(after, sg))
+            }
             Step::Unmap(_) => "unmap_attachment".to_owned(),
             Step::Validate { sg, .. } => self.validate(after, event, sg),
             Step::Submit { usage, .. } => {
