@@ -4,7 +4,7 @@
 //! `vmf_insert_pfn` and `vm_insert_page`, read from 6.12.
 //!
 //! **Differs from Linux**: loads and stores are sequentially consistent and a whole page holds one
-//! value; there is no TLB apart from the page table; a zap of a buffer is one atomic step; fork
+//! value; the CPU has no TLB apart from the page table; a zap of a buffer is one atomic step; fork
 //! does not copy file descriptors.
 
 use super::core::Core;

@@ -28,7 +28,7 @@
 //!
 //! # Differs from Linux
 //! Loads and stores are sequentially consistent, a page holds one value, a zap is atomic, and
-//! there is no TLB beside the page table: what depends on these can't be shown.
+//! the CPU has no TLB beside the page table: what depends on these can't be shown.
 //!
 //! ```
 //! use driftheap::model::{ExporterRules, HostRules, Placement, Reply, State, Step, World, step};
