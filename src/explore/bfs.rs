@@ -18,10 +18,13 @@ use super::machine::{Machine, actors_in};
 use super::parallel::{Crew, Exchange};
 use super::reduce::Reduction;
 use super::result::{Limits, Progress, Stop};
-use super::store::{Interned, Mail, Shard, StateId, footprint_bytes, to_u32};
+use super::store::{Interned, Mail, Shard, StateId, Way, footprint_bytes, to_u32};
 
 /// States of the frontier that are expanded between two looks at the limits.
 const BLOCK_STATES: usize = 1 << 14;
+
+/// The most states that are passed through in one go; with the first, they fit a byte.
+const PASSED_MAX: u8 = u8::MAX - 1;
 
 /// What all threads of a search share: the machine and the visited states.
 pub(super) struct Space<'m, M: Machine> {
@@ -29,8 +32,18 @@ pub(super) struct Space<'m, M: Machine> {
     pub(super) reduction: Reduction,
     /// Bits worth the shortest way to a state that shows them.
     pub(super) watch: &'m (dyn Fn(&M::State) -> u32 + Sync),
+    /// Whether states with one way on are passed through, see [`Self::pass`].
+    passes: bool,
     pub(super) shard_bits: u32,
     pub(super) shards: Vec<RwLock<Shard>>,
+}
+
+/// Where an action leads.
+pub(super) struct Successor<'s, S> {
+    pub(super) state: &'s S,
+    pub(super) way: Way,
+    /// Actions on the way to it, from 1: see [`Space::pass`].
+    pub(super) steps: u8,
 }
 
 /// Reusable memory of one thread.
@@ -65,30 +78,32 @@ impl<O> Findings<O> {
 impl<'m, M: Machine> Space<'m, M> {
     pub(super) fn new(
         machine: &'m M,
-        reduction: Reduction,
+        (reduction, passes): (Reduction, bool),
         watch: &'m (dyn Fn(&M::State) -> u32 + Sync),
         shard_bits: u32,
     ) -> Self {
         let shards = (0..1u32 << shard_bits).map(|_| RwLock::default()).collect();
-        Self { machine, reduction, watch, shard_bits, shards }
+        Self { machine, reduction, watch, passes, shard_bits, shards }
     }
 
     pub(super) fn scratch(&self) -> Scratch<M::State> {
         Scratch { base: self.machine.initial(), next: self.machine.initial() }
     }
 
-    /// Looks at one state and calls `step` with each successor that the reduction lets through.
-    /// Returns the actors that were followed.
+    /// Looks at one state, which was first reached by `way`, and calls `step` for each actor that the
+    /// reduction lets through: with the successor and the way to it, or without where the graph
+    /// knows the successor ([`Graph::known`]). Returns the actors that were followed.
     pub(super) fn expand(
         &self,
-        (id, bytes): (StateId, &[u8]),
+        (id, bytes, way): (StateId, &[u8], Way),
         scratch: &mut Scratch<M::State>,
         findings: &mut Findings<M::Outcome>,
-        mut step: impl FnMut(u8, &M::State) -> ControlFlow<()>,
+        mut step: impl FnMut(u8, Option<Successor<'_, M::State>>) -> ControlFlow<()>,
     ) -> u16 {
         let Scratch { base, next } = scratch;
         self.machine.decode(bytes, base);
-        let new_bits = (self.watch)(base) & !findings.bits;
+        let bits = (self.watch)(base);
+        let new_bits = bits & !findings.bits;
         if new_bits != 0 {
             findings.bits |= new_bits;
             findings.watched.push((id, new_bits));
@@ -100,21 +115,74 @@ impl<'m, M: Machine> Space<'m, M> {
             return 0;
         }
         let chosen = self.reduction.choose(self.machine, base, enabled);
+        let commuting = self.reduction.commuting(self.machine, base, chosen);
         let mut followed = 0;
         for actor in actors_in(chosen) {
+            let unseen = chosen & !way.known & !followed;
+            let is_last = unseen == 1 << actor;
             followed |= 1 << actor;
-            let is_last = followed == chosen;
-            if !is_last {
-                next.clone_from(base);
-            }
-            let successor = if is_last { &mut *base } else { &mut *next };
-            self.machine.apply(successor, actor);
-            self.reduction.forget(self.machine, successor);
-            if step(actor, successor).is_break() {
+            let flow = if way.known >> actor & 1 != 0 {
+                step(actor, None)
+            } else {
+                if !is_last {
+                    next.clone_from(base);
+                }
+                let successor = if is_last { &mut *base } else { &mut *next };
+                self.take(successor, actor);
+                let mut steps = 1;
+                self.pass(successor, bits, |_| steps += 1);
+                let known = commuting[usize::from(actor)];
+                let way = Way { parent: id, actor, known };
+                step(actor, Some(Successor { state: successor, way, steps }))
+            };
+            if flow.is_break() {
                 return followed & !(1 << actor);
             }
         }
         followed
+    }
+
+    /// One action.
+    fn take(&self, state: &mut M::State, actor: u8) {
+        self.machine.apply(state, actor);
+        self.reduction.forget(self.machine, state);
+    }
+
+    /// Goes on from a state as long as the reduction leaves one way on and nothing is to be seen that
+    /// was not in `bits`, and tells `passed` the actors. A machine that runs in a circle comes to an end
+    /// here, too.
+    fn pass(&self, state: &mut M::State, bits: u32, mut passed: impl FnMut(u8)) {
+        if !self.passes {
+            return;
+        }
+        for _ in 0..PASSED_MAX {
+            let enabled = self.machine.enabled(state);
+            let chosen = self.reduction.choose(self.machine, state, enabled);
+            if chosen.count_ones() != 1 || (self.watch)(state) & !bits != 0 {
+                return;
+            }
+            for actor in actors_in(chosen) {
+                self.take(state, actor);
+                passed(actor);
+            }
+        }
+    }
+
+    /// The schedule of which `actors` are those that were followed from states that were kept.
+    pub(super) fn with_passed(&self, actors: Vec<u8>) -> Vec<u8> {
+        if !self.passes {
+            return actors;
+        }
+        let mut state = self.machine.initial();
+        self.reduction.forget(self.machine, &mut state);
+        let mut schedule = Vec::new();
+        for actor in actors {
+            let bits = (self.watch)(&state);
+            schedule.push(actor);
+            self.take(&mut state, actor);
+            self.pass(&mut state, bits, |actor| schedule.push(actor));
+        }
+        schedule
     }
 
     /// Locks every shard for one thread.
@@ -129,13 +197,13 @@ impl<'m, M: Machine> Space<'m, M> {
         let mut actors = Vec::new();
         loop {
             let shard = &shards[id.shard(self.shard_bits) as usize];
-            let (parent, actor) = shard.parent(id.local(self.shard_bits));
-            if parent == StateId::NONE {
+            let way = shard.way(id.local(self.shard_bits));
+            if way.parent == StateId::NONE {
                 actors.reverse();
-                return actors;
+                return self.with_passed(actors);
             }
-            actors.push(actor);
-            id = parent;
+            actors.push(way.actor);
+            id = way.parent;
         }
     }
 }
@@ -152,10 +220,14 @@ pub(super) struct Graph<O> {
     shard_bits: u32,
     /// Visited states in canonical order; the first [`Self::expanded`] have been expanded.
     pub(super) order: Vec<StateId>,
-    /// By position in `order`, the actors that were followed.
+    /// By position in `order`, the actors that were followed, and the first of their edges.
     pub(super) followed: Vec<u16>,
+    first_edges: Vec<u32>,
     /// Where they led, states in order and actors ascending.
     pub(super) edges: Vec<StateId>,
+    /// By edge, the actions that it stands for; empty where that is one everywhere.
+    spans: Vec<u8>,
+    pub(super) passes: bool,
     /// Whether every edge leads one level on, so that the canonical order is topological.
     pub(super) is_levelled: bool,
     /// Largest distance of a state from the initial state.
@@ -169,16 +241,21 @@ pub(super) struct Graph<O> {
     /// By shard, states seen in `order`, and states up to the end of the level being expanded.
     seen: Vec<u32>,
     level_end: Vec<u32>,
+    /// By state index, its position in `order`; empty where there is one shard, and they are the same.
+    positions: Vec<u32>,
 }
 
 impl<O: Ord> Graph<O> {
-    fn new(shard_bits: u32) -> Self {
+    fn new(shard_bits: u32, passes: bool) -> Self {
         let by_shard = vec![0; 1 << shard_bits];
         Self {
             shard_bits,
             order: Vec::new(),
             followed: Vec::new(),
+            first_edges: Vec::new(),
             edges: Vec::new(),
+            spans: Vec::new(),
+            passes,
             is_levelled: true,
             depth_max: 0,
             terminals: Vec::new(),
@@ -188,6 +265,7 @@ impl<O: Ord> Graph<O> {
             stopped: None,
             seen: by_shard.clone(),
             level_end: by_shard,
+            positions: Vec::new(),
         }
     }
 
@@ -202,12 +280,57 @@ impl<O: Ord> Graph<O> {
         let seen = &mut self.seen[shard as usize];
         if local == *seen {
             *seen += 1;
+            if self.shard_bits > 0 {
+                let room = self.positions.len().max(id.index() + 1);
+                self.positions.resize(room, 0);
+                self.positions[id.index()] = to_u32(self.order.len());
+            }
             self.order.push(id);
         } else {
             assert!(local < *seen, "states of a shard are numbered in canonical order");
             self.is_levelled &= local >= self.level_end[shard as usize];
         }
         id
+    }
+
+    /// Where `actor` leads from a state that was first reached by `way`, on which it is known: of two
+    /// actions that commute the one that is first in canonical order was followed there, and then
+    /// the other.
+    pub(super) fn known(&mut self, way: Way, actor: u8) -> StateId {
+        let to = self.edge(self.edge(way.parent, actor), way.actor);
+        let shard = to.shard(self.shard_bits);
+        self.reach(shard, to.local(self.shard_bits))
+    }
+
+    /// Where `actor` leads from a state that has been expanded.
+    fn edge(&self, from: StateId, actor: u8) -> StateId {
+        let position = match self.shard_bits {
+            0 => from.index(),
+            _ => self.positions[from.index()] as usize,
+        };
+        let followed = self.followed[position];
+        assert!(followed >> actor & 1 != 0, "Machine::commuting: an action was disabled");
+        let before = followed & ((1 << actor) - 1);
+        self.edges[(self.first_edges[position] + before.count_ones()) as usize]
+    }
+
+    /// Notes an edge of the state that is being expanded.
+    pub(super) fn lead(&mut self, to: StateId, steps: u8) {
+        self.edges.push(to);
+        if self.passes {
+            self.spans.push(steps);
+        }
+    }
+
+    /// The actions that an edge stands for.
+    pub(super) fn span(&self, edge: usize) -> u32 {
+        self.spans.get(edge).map_or(1, |steps| u32::from(*steps))
+    }
+
+    /// Notes that a state was expanded, whose edges are the last, from `first_edge` on.
+    pub(super) fn follow(&mut self, first_edge: usize, followed: u16) {
+        self.first_edges.push(to_u32(first_edge));
+        self.followed.push(followed);
     }
 
     /// Takes over what was found in states that follow, in canonical order, all those before.
@@ -244,7 +367,7 @@ pub(super) fn search<M: Machine>(
     space: &Space<'_, M>,
     orders: Orders<'_, M::Outcome>,
 ) -> Graph<M::Outcome> {
-    let mut graph = Graph::new(space.shard_bits);
+    let mut graph = Graph::new(space.shard_bits, space.passes);
     add_initial(space, &mut graph);
     let mut scratch = space.scratch();
     let mut findings = Findings::default();
@@ -319,10 +442,10 @@ fn add_initial<M: Machine>(space: &Space<'_, M>, graph: &mut Graph<M::Outcome>) 
     let mut mail = Mail::default();
     let mut initial = space.machine.initial();
     space.reduction.forget(space.machine, &mut initial);
-    let pick = mail.push((StateId::NONE, 0), |out, ends| space.machine.encode(&initial, out, ends));
+    let pick = mail.push(Way::NONE, |out, ends| space.machine.encode(&initial, out, ends));
     let shard = pick & ((1 << space.shard_bits) - 1);
-    for (key, from) in mail.iter() {
-        space.lock_all()[shard as usize].intern(key, from, true);
+    for (key, way) in mail.iter() {
+        space.lock_all()[shard as usize].intern(key, way, true);
     }
     graph.reach(shard, 0);
 }
@@ -341,17 +464,26 @@ fn expand_block<M: Machine>(
     let mut mail = Mail::default();
     for position in block {
         let id = graph.order[position];
-        shards[id.shard(space.shard_bits) as usize].read(id.local(space.shard_bits), &mut source);
-        let followed = space.expand((id, &source), scratch, findings, |actor, successor| {
+        let (shard, local) = (id.shard(space.shard_bits) as usize, id.local(space.shard_bits));
+        shards[shard].read(local, &mut source);
+        let way = shards[shard].way(local);
+        let first_edge = graph.edges.len();
+        let followed = space.expand((id, &source, way), scratch, findings, |actor, successor| {
+            let Some(successor) = successor else {
+                let to = graph.known(way, actor);
+                graph.lead(to, 1);
+                return ControlFlow::Continue(());
+            };
             mail.clear();
-            let encode = |out: &mut _, ends: &mut _| space.machine.encode(successor, out, ends);
-            let shard = mail.push((id, actor), encode) & ((1 << space.shard_bits) - 1);
+            let state = successor.state;
+            let encode = |out: &mut _, ends: &mut _| space.machine.encode(state, out, ends);
+            let shard = mail.push(successor.way, encode) & ((1 << space.shard_bits) - 1);
             let room = graph.order.len() < states_max;
-            let (key, from) = mail.iter().next().expect("what was pushed");
-            match shards[shard as usize].intern(key, from, room) {
+            let (key, to) = mail.iter().next().expect("what was pushed");
+            match shards[shard as usize].intern(key, to, room) {
                 Interned::Is(local) => {
                     let to = graph.reach(shard, local);
-                    graph.edges.push(to);
+                    graph.lead(to, successor.steps);
                     ControlFlow::Continue(())
                 }
                 Interned::NoRoom => {
@@ -360,7 +492,7 @@ fn expand_block<M: Machine>(
                 }
             }
         });
-        graph.followed.push(followed);
+        graph.follow(first_edge, followed);
         if graph.stopped.is_some() {
             break;
         }

@@ -13,11 +13,59 @@ use super::store::StateId;
 /// The ways to each state.
 pub(super) struct Ways {
     by_index: Vec<u128>,
+    /// The nearest ways, where edges stand for different numbers of actions.
+    nearest: Option<Vec<Nearest>>,
     /// A count did not fit 128 bits, and is given as the largest that does.
     pub(super) is_saturated: bool,
 }
 
+/// The shortest way to a state.
+#[derive(Clone, Copy)]
+struct Nearest {
+    /// Its length in actions.
+    distance: u32,
+    /// From which state, by whose action.
+    from: StateId,
+    actor: u8,
+}
+
+/// An edge of the graph.
+#[derive(Clone, Copy)]
+struct Edge {
+    from: StateId,
+    to: StateId,
+    actor: u8,
+    /// Its place among all edges.
+    index: usize,
+}
+
 impl Ways {
+    /// The actions to a state; 0 where they are as many as the canonical order says.
+    pub(super) fn distance(&self, id: StateId) -> u32 {
+        self.nearest.as_ref().map_or(0, |nearest| nearest[id.index()].distance)
+    }
+
+    /// The actors that are followed on the shortest way to a state, one for each edge; none where the
+    /// canonical order says it.
+    pub(super) fn shortest(&self, mut id: StateId) -> Option<Vec<u8>> {
+        let nearest = self.nearest.as_ref()?;
+        let mut actors = Vec::new();
+        while let Nearest { from, actor, .. } = nearest[id.index()]
+            && from != StateId::NONE
+        {
+            actors.push(actor);
+            id = from;
+        }
+        actors.reverse();
+        Some(actors)
+    }
+
+    /// The actions to the farthest state, where they are not as many as the canonical order says.
+    pub(super) fn farthest(&self) -> Option<u32> {
+        let distances = self.nearest.as_ref()?.iter().map(|nearest| nearest.distance);
+        distances.filter(|distance| *distance != u32::MAX).max()
+    }
+
     pub(super) fn to(&self, id: StateId) -> u128 {
         self.by_index[id.index()]
     }
@@ -30,10 +78,17 @@ impl Ways {
         });
     }
 
-    fn follow(&mut self, from: StateId, to: StateId) {
+    fn follow<O: Ord>(&mut self, graph: &Graph<O>, edge: Edge) {
+        let Edge { from, to, actor, index } = edge;
         let mut sum = self.to(to);
         self.add(&mut sum, self.to(from));
         self.by_index[to.index()] = sum;
+        if let Some(nearest) = &mut self.nearest {
+            let distance = nearest[from.index()].distance.saturating_add(graph.span(index));
+            if distance < nearest[to.index()].distance {
+                nearest[to.index()] = Nearest { distance, from, actor };
+            }
+        }
     }
 }
 
@@ -46,15 +101,21 @@ pub(super) struct Cycle {
 }
 
 /// Counts the ways to every state.
-pub(super) fn ways<O>(graph: &Graph<O>) -> Result<Ways, Cycle> {
+pub(super) fn ways<O: Ord>(graph: &Graph<O>) -> Result<Ways, Cycle> {
     let room = graph.order.iter().map(|id| id.index() + 1).max().unwrap_or(0);
-    let mut ways = Ways { by_index: vec![0; room], is_saturated: false };
-    ways.by_index[graph.order[0].index()] = 1;
+    let unknown = Nearest { distance: u32::MAX, from: StateId::NONE, actor: 0 };
+    let nearest = graph.passes.then(|| vec![unknown; room]);
+    let mut ways = Ways { by_index: vec![0; room], nearest, is_saturated: false };
+    let first = graph.order[0].index();
+    ways.by_index[first] = 1;
+    if let Some(nearest) = &mut ways.nearest {
+        nearest[first].distance = 0;
+    }
     if graph.is_levelled {
-        let mut edges = graph.edges.iter();
+        let mut edges = graph.edges.iter().enumerate();
         for (&from, followed) in graph.order.iter().zip(&graph.followed) {
-            for &to in edges.by_ref().take(followed.count_ones() as usize) {
-                ways.follow(from, to);
+            for (actor, (index, &to)) in actors_in(*followed).zip(edges.by_ref()) {
+                ways.follow(graph, Edge { from, to, actor, index });
             }
         }
         return Ok(ways);
@@ -68,8 +129,9 @@ pub(super) fn ways<O>(graph: &Graph<O>) -> Result<Ways, Cycle> {
         ready.push(graph.order[0]);
     }
     while let Some(from) = ready.pop() {
-        for &to in links.from(from) {
-            ways.follow(from, to);
+        let actors = actors_in(links.followed(from));
+        for (actor, (&to, index)) in actors.zip(links.from(from).iter().zip(links.first(from)..)) {
+            ways.follow(graph, Edge { from, to, actor, index });
             incoming[to.index()] -= 1;
             if incoming[to.index()] == 0 {
                 ready.push(to);
@@ -104,6 +166,11 @@ impl<'g, O> Links<'g, O> {
     fn followed(&self, id: StateId) -> u16 {
         let (position, _) = self.places[id.index()];
         self.graph.followed.get(position as usize).copied().unwrap_or(0)
+    }
+
+    /// The place of the first edge.
+    fn first(&self, id: StateId) -> usize {
+        self.places[id.index()].1
     }
 
     fn from(&self, id: StateId) -> &'g [StateId] {

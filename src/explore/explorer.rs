@@ -85,17 +85,26 @@ impl<'m, M: Machine> Explorer<'m, M> {
     ) -> Result<Exploration<M::Outcome>, ExploreError> {
         self.check_actors()?;
         let watch = |state: &M::State| self.machine.watch(state);
-        let space = Space::new(self.machine, self.reduction, &watch, shard_bits(self.threads));
-        let orders = Orders {
-            limits: self.limits,
-            threads: self.threads,
-            until: bits,
-            wanted,
-            every: every_states.max(1),
-            progress,
+        let mut look = |passes| {
+            let kind = (self.reduction, passes);
+            let space = Space::new(self.machine, kind, &watch, shard_bits(self.threads));
+            let orders = Orders {
+                limits: self.limits,
+                threads: self.threads,
+                until: bits,
+                wanted,
+                every: every_states.max(1),
+                progress: &mut *progress,
+            };
+            let graph = search(&space, orders);
+            self.answer(&space, graph)
         };
-        let graph = search(&space, orders);
-        self.answer(&space, graph)
+        let passes = self.reduction == Reduction::Persistent;
+        match look(passes) {
+            // The whole circle, from where it is entered.
+            Err(ExploreError::Cycle { .. }) if passes => look(false),
+            answer => answer,
+        }
     }
 
     /// Looks for the shortest schedule to a state of which `is_it` holds, which must be the same
@@ -111,7 +120,8 @@ impl<'m, M: Machine> Explorer<'m, M> {
     ) -> Result<Reached, ExploreError> {
         self.check_actors()?;
         let watch = |state: &M::State| u32::from(is_it(state));
-        let space = Space::new(self.machine, Reduction::Full, &watch, shard_bits(self.threads));
+        let kind = (Reduction::Full, false);
+        let space = Space::new(self.machine, kind, &watch, shard_bits(self.threads));
         let orders = Orders {
             limits: self.limits,
             threads: self.threads,
@@ -143,28 +153,40 @@ impl<'m, M: Machine> Explorer<'m, M> {
             cycle: actors,
         })?;
         let mut schedules = 0;
-        let mut tallies = vec![(0u128, 0u64); graph.outcomes.len()];
+        let mut tallies: Vec<_> = graph
+            .outcomes
+            .values()
+            .map(|tally| (tally.number, (0u128, 0u64, tally.first)))
+            .collect();
+        tallies.sort_unstable_by_key(|(number, _)| *number);
         for &(id, number) in &graph.terminals {
-            let (outcome_schedules, states) = &mut tallies[number as usize];
+            let (_, (outcome_schedules, states, nearest)) = &mut tallies[number as usize];
             ways.add(outcome_schedules, ways.to(id));
             ways.add(&mut schedules, ways.to(id));
             *states += 1;
+            if ways.distance(id) < ways.distance(*nearest) {
+                *nearest = id;
+            }
         }
-        let stats = |first, number: u32| {
-            let (schedules, states) = tallies[number as usize];
-            OutcomeStats { schedules, states, shortest: space.schedule_to(first) }
+        let stats = |number: u32| {
+            let (_, (schedules, states, nearest)) = tallies[number as usize];
+            let shortest = match ways.shortest(nearest) {
+                Some(actors) => space.with_passed(actors),
+                None => space.schedule_to(nearest),
+            };
+            OutcomeStats { schedules, states, shortest }
         };
         let outcomes: BTreeMap<_, _> = graph
             .outcomes
             .into_iter()
-            .map(|(outcome, tally)| (outcome, stats(tally.first, tally.number)))
+            .map(|(outcome, tally)| (outcome, stats(tally.number)))
             .collect();
         Ok(Exploration {
             states: graph.order.len() as u64,
             transitions: graph.edges.len() as u64,
             terminal_states: graph.terminals.len() as u64,
             deadlock_states: graph.deadlocks,
-            depth_max: graph.depth_max,
+            depth_max: ways.farthest().unwrap_or(graph.depth_max),
             outcomes,
             schedules,
             is_saturated: ways.is_saturated,

@@ -71,6 +71,24 @@ pub trait Machine: Sync {
     /// (the lock it waits for). An actor that has finished has an empty footprint.
     fn next_footprint(&self, state: &Self::State, actor: u8) -> Footprint;
 
+    /// By actor of `enabled`, the lower ones of them with whose next action its own *commutes in
+    /// this state*: neither disables the other, and both orders lead to the same state.
+    ///
+    /// May know more than [`next_footprint`](Self::next_footprint) does, which has to hold without
+    /// a look at the state; and may leave out what it does not know.
+    fn commuting(&self, state: &Self::State, enabled: u16) -> [u16; ACTORS_MAX] {
+        let mut next = [Footprint::NONE; ACTORS_MAX];
+        let mut found = [0; ACTORS_MAX];
+        for actor in actors_in(enabled) {
+            next[usize::from(actor)] = self.next_footprint(state, actor);
+            let own = next[usize::from(actor)];
+            let commutes = |lower: &u8| !next[usize::from(*lower)].conflicts(own);
+            let lower = actors_in(enabled & ((1 << actor) - 1)).filter(commutes);
+            found[usize::from(actor)] = lower.fold(0, |set, lower| set | 1 << lower);
+        }
+        found
+    }
+
     /// What `actor` may read and write from here to its end, its next action included.
     fn rest_footprint(&self, state: &Self::State, actor: u8) -> Footprint;
 

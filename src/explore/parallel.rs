@@ -20,8 +20,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 use std::thread::{self, Scope, Thread};
 
 use super::bfs::{Findings, Graph, Scratch, Space};
-use super::machine::Machine;
-use super::store::{Mail, SHARDS_MAX, StateId};
+use super::machine::{Machine, actors_in};
+use super::store::{Mail, SHARDS_MAX, StateId, Way};
 
 /// Pieces of a block for each thread, so that a thread that is held up holds up little.
 const CHUNKS_PER_THREAD: usize = 4;
@@ -52,10 +52,10 @@ pub(super) fn shard_bits(threads: usize) -> u32 {
 #[derive(Default)]
 struct Outbox {
     mail_by_shard: Vec<Mail>,
-    /// The shard of each successor, in canonical order.
-    shards: Vec<u8>,
-    /// By state of the chunk, the actors that were followed.
-    followed: Vec<u16>,
+    /// The shard of each successor that is not known, in canonical order, and the actions on the way.
+    shards: Vec<(u8, u8)>,
+    /// By state of the chunk, the actors that were followed, and how it was reached itself.
+    followed: Vec<(u16, Way)>,
 }
 
 /// What the threads of a crew share beside the [`Space`].
@@ -136,23 +136,26 @@ impl<O> Exchange<O> {
         for &id in &block[part] {
             let shard = &shards[id.shard(space.shard_bits) as usize];
             shard.read(id.local(space.shard_bits), &mut source);
-            let source = (id, source.as_slice());
-            followed.push(space.expand(source, scratch, &mut findings, |actor, successor| {
+            let way = shard.way(id.local(space.shard_bits));
+            let source = (id, source.as_slice(), way);
+            let actors = space.expand(source, scratch, &mut findings, |_, successor| {
+                let Some(successor) = successor else { return ControlFlow::Continue(()) };
                 let encode = |out: &mut _, ends: &mut _| {
-                    space.machine.encode(successor, out, ends);
+                    space.machine.encode(successor.state, out, ends);
                 };
                 let mut pick = 0;
                 if let [mail] = mail_by_shard.as_mut_slice() {
-                    mail.push((id, actor), encode);
+                    mail.push(successor.way, encode);
                 } else {
                     single.clear();
-                    let picks = single.push((id, actor), encode);
+                    let picks = single.push(successor.way, encode);
                     [pick, ..] = (picks & ((1 << space.shard_bits) - 1)).to_le_bytes();
                     mail_by_shard[usize::from(pick)].append(&single);
                 }
-                picks.push(pick);
+                picks.push((pick, successor.steps));
                 ControlFlow::Continue(())
-            }));
+            });
+            followed.push((actors, way));
         }
     }
 
@@ -178,12 +181,22 @@ impl<O> Exchange<O> {
         let mut incoming: Vec<_> = inboxes.iter().map(|inbox| inbox.iter()).collect();
         for (outbox, findings) in self.outboxes.iter().zip(&self.findings) {
             let outbox = read(outbox);
-            graph.followed.extend_from_slice(&outbox.followed);
-            for &shard in &outbox.shards {
-                let local = incoming[usize::from(shard)].next();
-                let local = *local.expect("every successor sent to a shard was looked up");
-                let to = graph.reach(u32::from(shard), local);
-                graph.edges.push(to);
+            let mut shards = outbox.shards.iter();
+            for &(followed, way) in &outbox.followed {
+                let first_edge = graph.edges.len();
+                for actor in actors_in(followed) {
+                    if way.known >> actor & 1 != 0 {
+                        let to = graph.known(way, actor);
+                        graph.lead(to, 1);
+                    } else {
+                        let (shard, steps) = *shards.next().expect("a shard for every successor");
+                        let local = incoming[usize::from(shard)].next();
+                        let local = *local.expect("every successor sent to a shard was looked up");
+                        let to = graph.reach(u32::from(shard), local);
+                        graph.lead(to, steps);
+                    }
+                }
+                graph.follow(first_edge, followed);
             }
             graph.absorb(&mut lock(findings));
         }

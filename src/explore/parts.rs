@@ -25,31 +25,39 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// The root of a state, whose parts are added where they are new.
+    /// The root of a state, whose parts are added where they are new. What it has in common with the
+    /// state of the root `like`, which was added, is not looked up again.
     ///
     /// # Panics
     /// When the state has another number of parts than those before: a mistake of the machine.
-    pub(super) fn add(&mut self, key: Key<'_>) -> Root {
+    pub(super) fn add(&mut self, key: Key<'_>, like: Option<Root>) -> Root {
         let count = key.parts();
         if self.values.is_empty() {
             self.values.resize_with(count, Values::default);
             self.pairs.resize_with(count, Pairs::default);
         }
         assert_eq!(self.values.len(), count, "Machine::encode wrote another number of parts");
+        let [left, right] = like.map_or([None; 2], |root| root.map(Some));
         if count == 1 {
-            return [self.values[0].number(key.part(0)), 0];
+            return [self.values[0].number(key.part(0), left), 0];
         }
         let middle = middle(0, count);
-        [self.add_half(key, 0, middle), self.add_half(key, middle, count)]
+        [self.add_half(key, (0, middle), left), self.add_half(key, (middle, count), right)]
     }
 
-    fn add_half(&mut self, key: Key<'_>, first: usize, end: usize) -> u32 {
+    fn add_half(&mut self, key: Key<'_>, (first, end): (usize, usize), like: Option<u32>) -> u32 {
         if end - first == 1 {
-            return self.values[first].number(key.part(first));
+            return self.values[first].number(key.part(first), like);
         }
         let middle = middle(first, end);
-        let pair = [self.add_half(key, first, middle), self.add_half(key, middle, end)];
-        self.pairs[middle].number(pair)
+        let old = like.map(|number| self.pairs[middle].pairs[number as usize]);
+        let [left, right] = old.map_or([None; 2], |pair| pair.map(Some));
+        let halves = [(first, middle, left), (middle, end, right)];
+        let pair = halves.map(|(first, end, like)| self.add_half(key, (first, end), like));
+        match like {
+            Some(number) if old == Some(pair) => number,
+            _ => self.pairs[middle].number(pair),
+        }
     }
 
     /// Whether a state that was added is this one.
@@ -132,7 +140,10 @@ impl Values {
         &rest[LENGTH_BYTES..][..usize::from(length)]
     }
 
-    fn number(&mut self, value: &[u8]) -> u32 {
+    fn number(&mut self, value: &[u8], like: Option<u32>) -> u32 {
+        if let Some(like) = like.filter(|&like| self.get(like) == value) {
+            return like;
+        }
         let (_, hash) = hash(value);
         match self.table.find(hash, |number| self.get(number) == value) {
             Ok(number) => number,

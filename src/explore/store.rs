@@ -54,6 +54,22 @@ impl StateId {
     }
 }
 
+/// How a state was first reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    /// From which state.
+    pub(super) parent: StateId,
+    /// By whose action.
+    pub(super) actor: u8,
+    /// Lower actors that commuted with it there: where they lead from here is known from there.
+    pub(super) known: u16,
+}
+
+impl Way {
+    /// None: the initial state.
+    pub(super) const NONE: Self = Self { parent: StateId::NONE, actor: 0, known: 0 };
+}
+
 /// A state that is being looked up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Key<'a> {
@@ -140,8 +156,8 @@ pub(super) struct Mail {
     ends: Vec<usize>,
 }
 
-/// In [`Mail`], before the encoding: length, hash, parent; actor and number of ends.
-const MAIL_HEADER_BYTES: usize = 16;
+/// In [`Mail`], before the encoding: length, hash, parent; actor; number of ends, known actors.
+const MAIL_HEADER_BYTES: usize = 20;
 
 impl Mail {
     pub(super) fn clear(&mut self) {
@@ -152,7 +168,7 @@ impl Mail {
     /// the ends of its parts. Returns the part of its hash that picks the shard.
     pub(super) fn push(
         &mut self,
-        (parent, actor): (StateId, u8),
+        way: Way,
         encode: impl FnOnce(&mut Vec<u8>, &mut Vec<usize>),
     ) -> u32 {
         let start = self.bytes.len();
@@ -170,10 +186,12 @@ impl Mail {
             self.bytes.extend_from_slice(&end.to_le_bytes());
         }
         let header = &mut self.bytes[start..first];
-        header[..12]
-            .copy_from_slice([to_u32(length), hash, parent.0].map(u32::to_le_bytes).as_flattened());
-        header[12] = actor;
-        header[14..].copy_from_slice(&count.to_le_bytes());
+        header[..12].copy_from_slice(
+            [to_u32(length), hash, way.parent.0].map(u32::to_le_bytes).as_flattened(),
+        );
+        header[12] = way.actor;
+        header[16..18].copy_from_slice(&count.to_le_bytes());
+        header[18..].copy_from_slice(&way.known.to_le_bytes());
         pick
     }
 
@@ -183,18 +201,20 @@ impl Mail {
     }
 
     /// What it holds, in order, with how it was reached.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Key<'_>, (StateId, u8))> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key<'_>, Way)> {
         let mut rest = self.bytes.as_slice();
         std::iter::from_fn(move || {
             let (header, after) = rest.split_first_chunk::<MAIL_HEADER_BYTES>()?;
             let (words, _) = header.as_chunks::<4>();
             let [length, hash, parent] = [0, 1, 2].map(|n| u32::from_le_bytes(words[n]));
-            let [actor, _, low, high] = words[3];
+            let [actor, ..] = words[3];
+            let [low, high, known @ ..] = words[4];
             let (bytes, after) = after.split_at(length as usize);
             let (ends, after) = after.split_at(usize::from(u16::from_le_bytes([low, high])) * 2);
             rest = after;
             let (ends, _) = ends.as_chunks::<2>();
-            Some((Key { bytes, ends, hash }, (StateId(parent), actor)))
+            let way = Way { parent: StateId(parent), actor, known: u16::from_le_bytes(known) };
+            Some((Key { bytes, ends, hash }, way))
         })
     }
 }
@@ -206,15 +226,15 @@ pub(super) struct Shard {
     /// By number within the shard.
     roots: Vec<Root>,
     table: Table,
-    /// From which state each was first reached.
+    /// How each was first reached: from which state, by whose action, what is known there.
     parents: Vec<StateId>,
-    /// By whose action.
     actors: Vec<u8>,
+    known: Vec<u16>,
 }
 
 impl Shard {
     /// Finds a state, or adds it if there is `room`.
-    pub(super) fn intern(&mut self, key: Key<'_>, from: (StateId, u8), room: bool) -> Interned {
+    pub(super) fn intern(&mut self, key: Key<'_>, way: Way, room: bool) -> Interned {
         let found =
             self.table.find(key.hash, |local| self.parts.is_same(self.roots[local as usize], key));
         match found {
@@ -223,9 +243,11 @@ impl Shard {
             Err(vacancy) => {
                 let local = to_u32(self.roots.len());
                 self.table.insert(vacancy, key.hash, local);
-                self.roots.push(self.parts.add(key));
-                self.parents.push(from.0);
-                self.actors.push(from.1);
+                let like = self.roots.get(way.parent.index()).copied();
+                self.roots.push(self.parts.add(key, like));
+                self.parents.push(way.parent);
+                self.actors.push(way.actor);
+                self.known.push(way.known);
                 Interned::Is(local)
             }
         }
@@ -242,8 +264,8 @@ impl Shard {
                 return;
             }
             self.touch(&window);
-            for &(key, from) in &window {
-                match self.intern(key, from, true) {
+            for &(key, way) in &window {
+                match self.intern(key, way, true) {
                     Interned::Is(local) => numbers.push(local),
                     Interned::NoRoom => unreachable!("there was room"),
                 }
@@ -252,7 +274,7 @@ impl Shard {
     }
 
     /// Brings what looking these up will read into the cache, all at once.
-    fn touch(&self, window: &[(Key<'_>, (StateId, u8))]) {
+    fn touch(&self, window: &[(Key<'_>, Way)]) {
         let mut sum = 0;
         let mut likely = [0; WINDOW_STATES];
         for (at, (key, _)) in likely.iter_mut().zip(window) {
@@ -270,9 +292,10 @@ impl Shard {
         self.parts.read(self.roots[local as usize], out);
     }
 
-    /// From which state, by whose action, a state was first reached.
-    pub(super) fn parent(&self, local: u32) -> (StateId, u8) {
-        (self.parents[local as usize], self.actors[local as usize])
+    /// How a state was first reached.
+    pub(super) fn way(&self, local: u32) -> Way {
+        let local = local as usize;
+        Way { parent: self.parents[local], actor: self.actors[local], known: self.known[local] }
     }
 
     /// The bytes of all parts.
@@ -287,7 +310,7 @@ impl Shard {
 /// a machine with the same number of threads at the same place. Unused capacity is untouched memory; what counts beside the content
 /// is the hash table while it grows (old and new together) and the path counts that come last.
 pub(super) fn footprint_bytes(states: u64, transitions: u64, parts_bytes: u64) -> u64 {
-    const PER_STATE: u64 = 8 + 5 + 4 + 2 + 16; // root, how reached, order, followed, path count
+    const PER_STATE: u64 = 8 + 7 + 4 + 6 + 16; // root, how reached, order, followed, path count
     const PER_TRANSITION: u64 = 4;
     let table = Table::bytes(states) * 3 / 2;
     parts_bytes + states * PER_STATE + transitions * PER_TRANSITION + table
@@ -306,7 +329,7 @@ mod tests {
         room: bool,
     ) -> Interned {
         let mut mail = Mail::default();
-        mail.push((StateId::NONE, 0), |out, ends| {
+        mail.push(Way::NONE, |out, ends| {
             for bytes in bytes.chunks(part) {
                 out.extend_from_slice(bytes);
                 ends.push(out.len());
@@ -315,9 +338,9 @@ mod tests {
             ends.truncate(3);
             ends.resize(3, out.len());
         });
-        let (key, from) = mail.iter().next().expect("one");
+        let (key, way) = mail.iter().next().expect("one");
         let key = Key { hash: hash.unwrap_or(key.hash), ..key };
-        shard.intern(key, from, room)
+        shard.intern(key, way, room)
     }
 
     #[test]

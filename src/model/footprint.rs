@@ -44,7 +44,7 @@ impl Kind {
         1 << (self.first + index as u32 % self.bits)
     }
 
-    const fn all(self) -> u128 {
+    pub(super) const fn all(self) -> u128 {
         ((1 << self.bits) - 1) << self.first
     }
 }

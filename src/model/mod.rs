@@ -67,6 +67,7 @@ mod state;
 mod step;
 mod table;
 mod terms;
+mod touched;
 mod world;
 
 pub use self::core::{ready, step};
@@ -93,4 +94,5 @@ pub use step::{
     SyncAccess, Via,
 };
 pub use table::{Iter, Notes, Table};
+pub use touched::{Details, Touched, touched};
 pub use world::{AttachmentDecl, BufDecl, PinDecl, SgDecl, TooMany, VmaDecl, World};

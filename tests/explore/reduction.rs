@@ -28,12 +28,12 @@ fn check(toy: &Toy) -> (u64, u64) {
 
 #[test]
 fn toys_have_the_same_outcomes_with_pinned_states() {
-    assert_eq!(check(&independent(4, 3)), (256, 13));
-    assert_eq!(check(&racing(3, 2)), (2358, 2358));
-    assert_eq!(check(&philosophers(3, 1)), (75, 63));
-    assert_eq!(check(&philosophers(5, 2)), (20_345, 7830));
-    assert_eq!(check(&allocating(4)), (81, 52));
-    assert_eq!(check(&workload(4, 2)), (9883, 1891));
+    assert_eq!(check(&independent(4, 3)), (256, 3));
+    assert_eq!(check(&racing(3, 2)), (2358, 1940));
+    assert_eq!(check(&philosophers(3, 1)), (75, 23));
+    assert_eq!(check(&philosophers(5, 2)), (20_345, 2458));
+    assert_eq!(check(&allocating(4)), (81, 18));
+    assert_eq!(check(&workload(4, 2)), (9883, 1285));
 }
 
 #[test]
@@ -75,9 +75,12 @@ fn a_footprint_that_leaves_something_out_loses_outcomes() {
         }
     }
     let liar = Liar(racing(2, 1));
-    let full = explore(&liar, Reduction::Full);
-    let reduced = explore(&liar, Reduction::Persistent);
-    assert!(reduced.outcomes.len() < full.outcomes.len(), "the comparison can fail");
+    let full = explore(&liar.0, Reduction::Full);
+    // By what it leaves out, and by what it takes as known.
+    for reduction in [Reduction::Persistent, Reduction::Full] {
+        let found = explore(&liar, reduction);
+        assert!(found.outcomes.len() < full.outcomes.len(), "the comparison can fail");
+    }
 }
 
 #[test]

@@ -17,10 +17,10 @@ pub use outcome::Outcome;
 pub use program::{Action, Content, Device, Instruction, Program, SlotId, Slots, Statement};
 pub use replay::{Replay, ReplayError, ScheduleStep};
 
-use crate::explore::{ACTORS_MAX, Footprint, Machine};
+use crate::explore::{ACTORS_MAX, Footprint, Machine, actors_in};
 use crate::litmus::ast;
 use crate::litmus::cond::{Cond, Condition};
-use crate::model::{self, Cost, HazardKind, Objects, Reply, Sink, State, Step, World};
+use crate::model::{self, Cost, HazardKind, Objects, Reply, Sink, State, Step, Touched, World};
 
 /// A variant of a litmus test, ready to run.
 #[derive(Debug, Clone)]
@@ -204,6 +204,21 @@ impl Scenario {
         Footprint { reads: objects.reads, writes: objects.writes }
     }
 
+    /// What the next action of `actor`, which can go, touches in `state`.
+    #[must_use]
+    pub fn touched(&self, state: &ScenarioState, actor: u8) -> Touched {
+        let Footprint { reads, writes } = self.footprint(state, actor, false);
+        let declared = Objects { reads, writes };
+        let actor = usize::from(actor);
+        match self.next(state, actor).map(|instruction| &instruction.action) {
+            Some(Action::Step(step)) => {
+                let id = self.programs[actor].actor;
+                model::touched(&self.world, &self.contents, &state.model, id, step, declared)
+            }
+            Some(Action::Await(_)) | None => Touched::within(declared),
+        }
+    }
+
     /// Whether the condition's body holds of an outcome.
     #[must_use]
     pub fn holds(&self, outcome: &Outcome) -> bool {
@@ -326,6 +341,23 @@ impl Machine for Scenario {
 
     fn rest_footprint(&self, state: &ScenarioState, actor: u8) -> Footprint {
         self.footprint(state, actor, true)
+    }
+
+    fn commuting(&self, state: &ScenarioState, enabled: u16) -> [u16; ACTORS_MAX] {
+        let mut next = [(Footprint::NONE, Touched::default()); ACTORS_MAX];
+        let mut found = [0; ACTORS_MAX];
+        for actor in actors_in(enabled) {
+            let (declared, touched) =
+                (self.next_footprint(state, actor), self.touched(state, actor));
+            next[usize::from(actor)] = (declared, touched);
+            let commutes = |lower: &u8| {
+                let (other, other_touched) = &next[usize::from(*lower)];
+                !other_touched.conflicts(&touched) || !other.conflicts(declared)
+            };
+            let lower = actors_in(enabled & ((1 << actor) - 1)).filter(commutes);
+            found[usize::from(actor)] = lower.fold(0, |set, lower| set | 1 << lower);
+        }
+        found
     }
 
     fn classify(&self, state: &ScenarioState) -> Outcome {
