@@ -9,7 +9,7 @@ use driftheap::explore::Progress;
 use driftheap::litmus::ast::{Variant, Verdict};
 use driftheap::question::notes::{Note, notes};
 use driftheap::question::scenario::Scenario;
-use driftheap::question::verdict::{JudgeError, Judgement, Search, judge_until};
+use driftheap::question::verdict::{First, JudgeError, Judgement, Search, judge_until};
 use driftheap::report::formats::{Case, Ending};
 use driftheap::report::json::{self, VariantJson};
 use driftheap::report::kernel::{self, Kernel, KernelTotals};
@@ -139,7 +139,8 @@ pub(crate) fn run(args: &CheckArgs, out: &Out) -> anyhow::Result<Exit> {
         (true, false) => Style::Blocks,
         (false, false) => Style::Table,
     };
-    let search = Search { first: args.first, ..args.search.search(args.reduce) };
+    let search =
+        Search { first: args.first.then(First::default), ..args.search.search(args.reduce) };
     let cases = &mut Vec::new();
     let ask = Ask { style, replay: args.replay, kernel: args.kernel, shard: args.shard };
     let (_, exit) = check(&loaded, &search, ask, cases, out)?;
@@ -230,7 +231,7 @@ fn check(
     let style = ask.style;
     let (mut jobs, mut totals, mut exit) = jobs(all, out);
     if let Some(part) = ask.shard {
-        let how = (search.reduction, search.first, ask.replay, ask.kernel);
+        let how = (search.reduction, search.first.is_some(), ask.replay, ask.kernel);
         totals.tests = choose(&mut jobs, part, &how);
     }
     let jobs = jobs;
@@ -306,7 +307,7 @@ fn answer(
 ) -> Result<(Judgement, Vec<Note>), JudgeError> {
     let mut last = None;
     // One schedule that shows it does not make it Always.
-    let first = search.first && job.scenario.expected != Some(Verdict::Always);
+    let first = search.first.filter(|_| job.scenario.expected != Some(Verdict::Always));
     let search = Search { first, ..*search };
     let judgement = judge_until(&job.scenario, &search, &mut |progress| {
         so_far.add(last.replace(progress), progress);

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use driftheap::explore::Stop;
 use driftheap::litmus::ast::{Variant, Verdict};
 use driftheap::model::HazardKind;
 use driftheap::question::prevent::preventions;
 use driftheap::question::scenario::Scenario;
-use driftheap::question::verdict::{Judgement, Search, judge};
+use driftheap::question::verdict::{First, Judgement, Search, judge};
 use driftheap::report::kernel::{self, Kernel};
 use driftheap::report::picture::Graph;
 use driftheap::report::story::{Prevented, Story};
@@ -30,6 +31,8 @@ use super::{Exit, SearchArgs};
 /// would: the access, how its way was made, when the buffer moved, whose memory it is now, and
 /// which one rule, set otherwise, would have prevented it (found by trying: with it no hazard of
 /// any kind is left). A rule with which an operation merely fails is listed as `Refused by`.
+///
+/// A question of more than 100000 states is explored as far as the schedule that is told.
 ///
 /// Examples:
 ///   driftheap explain ttm-direct-io
@@ -110,6 +113,9 @@ fn hazard_kind(word: &str) -> Result<HazardKind, String> {
     })
 }
 
+/// States that are looked at in any case, so that the answer is whole where that takes no time.
+const STATES_MIN: u64 = 100_000;
+
 /// A variant that was chosen, and what is known of it.
 struct Chosen<'a> {
     variant: &'a Variant,
@@ -135,7 +141,9 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
         }
     };
     let search = args.search.search(false);
-    let chosen = choose(args, &loaded, scenarios, &search, out)?;
+    // Which variant has a kernel bug is seen when all have been looked at.
+    let first = (!args.kernel).then_some(First { after: STATES_MIN, hazard: args.hazard });
+    let chosen = choose(args, &loaded, scenarios, &Search { first, ..search }, out)?;
     let Some((schedule, about)) = schedule(args, &chosen) else {
         let stopped = chosen.judgement.and_then(|judgement| judgement.exploration.stopped);
         let why = stopped.map_or_else(String::new, |stop| format!(": {stop}"));
@@ -267,10 +275,16 @@ fn schedule(args: &ExplainArgs, chosen: &Chosen<'_>) -> Option<(Vec<u8>, String)
     let observation = judgement.observation.map_or("unknown", Verdict::word);
     let expected = chosen.scenario.expected;
     let expected = expected.map_or_else(String::new, |v| format!(" (expected {v})"));
-    let verdict = format!(
-        "Answer: {observation}{expected}: it holds after {} of {} schedules, {} states.",
-        judgement.positive, judgement.exploration.schedules, judgement.exploration.states
-    );
+    let states = judgement.exploration.states;
+    let verdict = match judgement.exploration.stopped {
+        Some(Stop::Found) => format!(
+            "Answer: it can happen{expected}; {states} states were looked at, `driftheap check` goes on."
+        ),
+        _ => format!(
+            "Answer: {observation}{expected}: it holds after {} of {} schedules, {states} states.",
+            judgement.positive, judgement.exploration.schedules
+        ),
+    };
     if let Some(kind) = args.hazard {
         let schedule = judgement.hazards.get(&kind);
         return schedule.map(|schedule| {

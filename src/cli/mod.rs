@@ -182,7 +182,7 @@ impl SearchArgs {
         let memory_bytes_max = self.memory.unwrap_or_else(memory::half_of_free);
         let limits = Limits { states_max: self.states, memory_bytes_max, ..Limits::default() };
         let reduction = if reduce { Reduction::Persistent } else { Reduction::Live };
-        Search { limits, reduction, threads: self.threads(), first: false }
+        Search { limits, reduction, threads: self.threads(), first: None }
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 use super::machine::{Machine, actors_in};
 use super::parallel::{Crew, Exchange};
 use super::reduce::Reduction;
-use super::result::{Limits, Progress, Stop};
+use super::result::{Limits, Progress, Stop, Until};
 use super::store::{Interned, Mail, Shard, StateId, Way, footprint_bytes, to_u32};
 
 /// States of the frontier that are expanded between two looks at the limits.
@@ -353,10 +353,7 @@ impl<O: Ord> Graph<O> {
 pub(super) struct Orders<'o, O> {
     pub(super) limits: Limits,
     pub(super) threads: usize,
-    /// Stop once one of these watched bits has been seen.
-    pub(super) until: u32,
-    /// Stop once an outcome of which this holds has been seen.
-    pub(super) wanted: &'o dyn Fn(&O) -> bool,
+    pub(super) until: Until<'o, O>,
     /// Report after each so many states.
     pub(super) every: u64,
     pub(super) progress: &'o mut dyn FnMut(Progress) -> ControlFlow<()>,
@@ -420,9 +417,10 @@ fn is_over<M: Machine>(
     graph: &mut Graph<M::Outcome>,
     orders: &Orders<'_, M::Outcome>,
 ) -> bool {
-    let is_found = graph.watched.keys().any(|bit| orders.until >> bit & 1 != 0)
-        || graph.outcomes.keys().any(orders.wanted);
-    if is_found {
+    let Until { bits, wanted, after } = &orders.until;
+    let is_found =
+        graph.watched.keys().any(|bit| bits >> bit & 1 != 0) || graph.outcomes.keys().any(wanted);
+    if is_found && graph.order.len() as u64 >= *after {
         graph.stopped = (graph.expanded() < graph.order.len()).then_some(Stop::Found);
         return true;
     }

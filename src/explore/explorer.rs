@@ -9,7 +9,7 @@ use super::count::{Cycle, ways};
 use super::machine::{ACTORS_MAX, Machine};
 use super::parallel::shard_bits;
 use super::reduce::Reduction;
-use super::result::{Exploration, ExploreError, Limits, OutcomeStats, Progress, Reached};
+use super::result::{Exploration, ExploreError, Limits, OutcomeStats, Progress, Reached, Until};
 use super::store::SHARDS_MAX;
 
 /// Explores a machine; see the [module](super) for what it finds.
@@ -65,11 +65,11 @@ impl<'m, M: Machine> Explorer<'m, M> {
         every_states: u64,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Exploration<M::Outcome>, ExploreError> {
-        self.explore_until(0, &|_| false, every_states, progress)
+        self.explore_until(Until::NEVER, every_states, progress)
     }
 
-    /// As [`explore_with_progress`](Self::explore_with_progress), but stops once it has seen a state
-    /// with one of the watched `bits`, or an outcome that is `wanted`. The schedules to these are as
+    /// As [`explore_with_progress`](Self::explore_with_progress), but stops once it has seen what
+    /// `until` says. The schedules to these are as
     /// short as any, since all that are shorter have been looked at; numbers of schedules are lower
     /// bounds. Nothing of that is sure of a search by [`Reduction::Persistent`].
     ///
@@ -78,8 +78,7 @@ impl<'m, M: Machine> Explorer<'m, M> {
     /// As for [`explore`](Self::explore).
     pub fn explore_until(
         &self,
-        bits: u32,
-        wanted: &dyn Fn(&M::Outcome) -> bool,
+        until: Until<'_, M::Outcome>,
         every_states: u64,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Exploration<M::Outcome>, ExploreError> {
@@ -91,8 +90,7 @@ impl<'m, M: Machine> Explorer<'m, M> {
             let orders = Orders {
                 limits: self.limits,
                 threads: self.threads,
-                until: bits,
-                wanted,
+                until: Until { ..until },
                 every: every_states.max(1),
                 progress: &mut *progress,
             };
@@ -125,8 +123,7 @@ impl<'m, M: Machine> Explorer<'m, M> {
         let orders = Orders {
             limits: self.limits,
             threads: self.threads,
-            until: 1,
-            wanted: &|_| false,
+            until: Until { bits: 1, ..Until::NEVER },
             every: u64::MAX,
             progress: &mut |_| ControlFlow::Continue(()),
         };

@@ -50,5 +50,5 @@ mod table;
 pub use explorer::Explorer;
 pub use machine::{ACTORS_MAX, Footprint, Machine, actors_in};
 pub use reduce::Reduction;
-pub use result::{Exploration, ExploreError, Limits, OutcomeStats, Progress, Reached, Stop};
+pub use result::{Exploration, ExploreError, Limits, OutcomeStats, Progress, Reached, Stop, Until};
 pub use sample::{Run, Sample, ScheduleError};

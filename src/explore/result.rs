@@ -196,3 +196,24 @@ pub enum ExploreError {
         cycle: Vec<u8>,
     },
 }
+/// When a search may stop before it has seen everything.
+pub struct Until<'w, O> {
+    /// One of these watched bits has been seen.
+    pub bits: u32,
+    /// An outcome of which this holds has been seen.
+    pub wanted: &'w dyn Fn(&O) -> bool,
+    /// But not before so many states were.
+    pub after: u64,
+}
+
+impl<O> fmt::Debug for Until<'_, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bits, wanted: _, after } = self;
+        f.debug_struct("Until").field("bits", bits).field("after", after).finish_non_exhaustive()
+    }
+}
+
+impl<O> Until<'_, O> {
+    /// All has been seen.
+    pub(super) const NEVER: Self = Self { bits: 0, wanted: &|_| false, after: 0 };
+}

@@ -288,7 +288,7 @@ pub fn preventions(
 fn bounded(search: &Search) -> Search {
     let mut limits = search.limits;
     limits.states_max = limits.states_max.min(STATES_MAX);
-    Search { limits, reduction: Reduction::Persistent, threads: 1, first: false }
+    Search { limits, reduction: Reduction::Persistent, threads: 1, first: None }
 }
 
 /// The hazards of all outcomes after a change; none when that can't be told.

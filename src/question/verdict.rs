@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::scenario::{Outcome, Replay, ReplayError, Scenario};
-use crate::explore::{Exploration, ExploreError, Explorer, Limits, Progress, Reduction, Stop};
+use crate::explore::{
+    Exploration, ExploreError, Explorer, Limits, Progress, Reduction, Stop, Until,
+};
 use crate::litmus::ast::Verdict;
 use crate::litmus::cond::{AtomKind, Cond};
 use crate::model::{Cost, HazardKind};
@@ -18,13 +20,22 @@ pub struct Search {
     pub reduction: Reduction,
     /// Threads to use where that pays.
     pub threads: usize,
-    /// Stop at the first schedule that shows what is asked.
-    pub first: bool,
+    /// Stop once a schedule shows what is asked; none: look at everything.
+    pub first: Option<First>,
+}
+
+/// When a search may stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct First {
+    /// States that are looked at in any case. Small questions are answered whole.
+    pub after: u64,
+    /// What is asked, where it is not the condition.
+    pub hazard: Option<HazardKind>,
 }
 
 impl Default for Search {
     fn default() -> Self {
-        Self { limits: Limits::default(), reduction: Reduction::Live, threads: 1, first: false }
+        Self { limits: Limits::default(), reduction: Reduction::Live, threads: 1, first: None }
     }
 }
 
@@ -116,9 +127,19 @@ pub fn judge_until(
     let explorer = Explorer::new(scenario, search.limits, search.reduction, search.threads);
     let mut asked = 0;
     let hazards_only = hazards_only(&scenario.condition.body, &mut asked);
-    let bits = if search.first && hazards_only { u32::from(asked) } else { 0 };
-    let wanted = |outcome: &Outcome| search.first && scenario.holds(outcome);
-    let exploration = explorer.explore_until(bits, &wanted, 1 << 16, progress)?;
+    let (bits, after) = match search.first {
+        Some(First { hazard: Some(kind), after }) => (kind.bit().into(), after),
+        Some(First { hazard: None, after }) if hazards_only => (asked.into(), after),
+        Some(First { hazard: None, after }) => (0, after),
+        None => (0, 0),
+    };
+    let wanted = |outcome: &Outcome| match search.first {
+        Some(First { hazard: Some(kind), .. }) => outcome.hazards & kind.bit() != 0,
+        Some(First { hazard: None, .. }) => scenario.holds(outcome),
+        None => false,
+    };
+    let until = Until { bits, wanted: &wanted, after };
+    let exploration = explorer.explore_until(until, 1 << 16, progress)?;
     let (mut positive, mut negative) = (0u128, 0u128);
     let (mut holds_seen, mut fails_seen) = (false, false);
     for (outcome, stats) in &exploration.outcomes {

@@ -158,7 +158,7 @@ impl Allowed {
             memory_bytes_max: MEMORY_BYTES_MAX,
             ..Limits::default()
         };
-        Search { limits, reduction: Reduction::Live, threads: 1, first: false }
+        Search { limits, reduction: Reduction::Live, threads: 1, first: None }
     }
 
     /// Whether it was cut off by somebody.
