@@ -41,7 +41,7 @@ impl Parts {
         if count == 1 {
             return [self.values[0].number(key.part(0), left), 0];
         }
-        let middle = middle(0, count);
+        let middle = last(count);
         [self.add_half(key, (0, middle), left), self.add_half(key, (middle, count), right)]
     }
 
@@ -70,7 +70,7 @@ impl Parts {
             return self.values[0].get(root[0]) == key.part(0);
         }
         // What differs most often comes last in an encoding: frames and program counters.
-        let middle = middle(0, count);
+        let middle = last(count);
         self.is_half(root[1], key, middle, count) && self.is_half(root[0], key, 0, middle)
     }
 
@@ -89,7 +89,7 @@ impl Parts {
             0 => {}
             1 => out.extend_from_slice(self.values[0].get(root[0])),
             count => {
-                let middle = middle(0, count);
+                let middle = last(count);
                 self.read_half(root[0], 0, middle, out);
                 self.read_half(root[1], middle, count, out);
             }
@@ -112,6 +112,12 @@ impl Parts {
         let values: u64 = self.values.iter().map(Values::bytes).sum();
         values + self.pairs.iter().map(Pairs::bytes).sum::<u64>()
     }
+}
+
+/// Where the parts of a state, two or more, are cut: the last differ between nearly all states, and
+/// would make a new pair of any they are together with.
+const fn last(count: usize) -> usize {
+    if count > 4 { count - 2 } else { middle(0, count) }
 }
 
 /// Where parts `first..end`, two or more, are cut in halves.

@@ -66,11 +66,10 @@ impl Rows {
         self.0[row / 64] & 1 << (row % 64) != 0
     }
 
-    fn union(mut self, other: Self) -> Self {
+    fn add_all(&mut self, other: &Self) {
         for (all, more) in self.0.iter_mut().zip(other.0) {
             *all |= more;
         }
-        self
     }
 }
 
@@ -102,16 +101,14 @@ pub(super) struct Looks {
 }
 
 impl Looks {
-    pub(super) fn union(self, other: Self) -> Self {
-        Self {
-            vmas: self.vmas.union(other.vmas),
-            ptes: self.ptes.union(other.ptes),
-            attachments: self.attachments.union(other.attachments),
-            sgs: self.sgs.union(other.sgs),
-            addresses: self.addresses.union(other.addresses),
-            copies: self.copies.union(other.copies),
-            waits_for_unmap: self.waits_for_unmap || other.waits_for_unmap,
-        }
+    pub(super) fn add(&mut self, other: &Self) {
+        self.vmas.add_all(&other.vmas);
+        self.ptes.add_all(&other.ptes);
+        self.attachments.add_all(&other.attachments);
+        self.sgs.add_all(&other.sgs);
+        self.addresses.add_all(&other.addresses);
+        self.copies.add_all(&other.copies);
+        self.waits_for_unmap |= other.waits_for_unmap;
     }
 }
 
@@ -125,12 +122,10 @@ impl ContentUse {
         for (all, more) in writes.iter_mut().zip(&short.writes) {
             *all |= more;
         }
-        Self {
-            reads: self.reads | other.reads,
-            observed: self.observed | other.observed,
-            writes,
-            looks: self.looks.union(other.looks),
-        }
+        let mut looks = self.looks;
+        looks.add(&other.looks);
+        let (reads, observed) = (self.reads | other.reads, self.observed | other.observed);
+        Self { reads, observed, writes, looks }
     }
 }
 

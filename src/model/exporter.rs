@@ -326,8 +326,8 @@ impl<S: Sink> Core<'_, S> {
         let own = self.state.frames.get(old.index());
         let own = own.filter(|old| old.owner == Owner::Retired(page));
         let (before, dirty) = own.map_or((expected, false), |old| (old.cpu_value(), old.dirty));
-        let pending = self.state.copy_pending(self.world, page);
-        if value != expected && before == expected && !pending {
+        let lost = value != expected && before == expected;
+        if lost && !self.state.copy_pending(self.world, page) {
             self.hazard(Hazard {
                 kind: if dirty { HazardKind::Incoherent } else { HazardKind::LostWrite },
                 actor: self.actor,

@@ -40,7 +40,8 @@ pub fn forget(
     if world.policies.iter().any(Option::is_some) {
         return;
     }
-    let looks = left.iter().fold(Looks::default(), |all, left| all.union(left.looks));
+    let mut looks = Looks::default();
+    left.iter().for_each(|left| looks.add(&left.looks));
     let objects = objects.reads | objects.writes;
     for (index, entry) in state.bufs.unnoted_mut().iter_mut().enumerate() {
         let buf = BufId::at(index);

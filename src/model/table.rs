@@ -167,7 +167,11 @@ impl<T: Clone> Clone for Table<T> {
     }
 
     fn clone_from(&mut self, other: &Self) {
-        self.rows.clone_from(&other.rows);
+        if self.rows.len() == other.rows.len() {
+            self.rows.clone_from_slice(&other.rows);
+        } else {
+            self.rows.clone_from(&other.rows);
+        }
     }
 }
 
