@@ -9,12 +9,13 @@
 //! A list of steps (`move`, `purge`, `revoke`) is only set back to its default order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::notes;
-use super::scenario::{Content, Scenario, result_name};
+use super::scenario::{Content, Outcome, Scenario, result_name};
 use super::verdict::Search;
-use crate::explore::{Explorer, Reduction};
+use crate::explore::{Explorer, Reduction, Until};
 use crate::litmus::ast::{Name, Rule, RuleValue, Test, Variant};
 use crate::litmus::rules::{BlockKind, ModelRules, RuleTable, RuleValues};
 use crate::litmus::span::Span;
@@ -248,7 +249,7 @@ pub fn preventions(
         while let Some((index, change)) =
             Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, changes.get(at)?)))
         {
-            if hazards_after(change, variant, text, search) == Some(0) {
+            if is_safe_after(change, variant, text, search) {
                 found.push(index);
             }
         }
@@ -291,13 +292,19 @@ fn bounded(search: &Search) -> Search {
     Search { limits, reduction: Reduction::Persistent, threads: 1, first: None }
 }
 
-/// The hazards of all outcomes after a change; none when that can't be told.
-fn hazards_after(change: &Change, variant: &Variant, text: &str, search: &Search) -> Option<u16> {
-    let scenario = Scenario::new(&change.apply(variant), text).ok()?;
+/// Whether no hazard of any kind can happen after a change; no where that can't be told. The first
+/// hazard ends the search.
+fn is_safe_after(change: &Change, variant: &Variant, text: &str, search: &Search) -> bool {
+    let Ok(scenario) = Scenario::new(&change.apply(variant), text) else { return false };
     let search = bounded(search);
     let explorer = Explorer::new(&scenario, search.limits, search.reduction, 1);
-    let exploration = explorer.explore().ok().filter(|exploration| exploration.complete)?;
-    Some(exploration.outcomes.keys().fold(0, |all, outcome| all | outcome.hazards))
+    let any = |outcome: &Outcome| outcome.hazards != 0;
+    let until = Until { bits: u16::MAX.into(), wanted: &any, after: 0 };
+    let go_on = &mut |_| ControlFlow::Continue(());
+    explorer.explore_until(until, u64::MAX, go_on).is_ok_and(|exploration| {
+        // A search that has seen everything may have seen a hazard last.
+        exploration.complete && !exploration.outcomes.keys().any(any)
+    })
 }
 
 /// How each statement can end, over all interleavings: process and statement.
