@@ -40,12 +40,13 @@ const EXPAND: u32 = 0;
 const SETTLE: u32 = 1;
 const QUIT: u32 = 2;
 
-/// As a power of two, the shards that suit a number of threads.
+/// As a power of two, the shards that suit a number of threads: one each. Parts of states are kept by
+/// shard, so that more of them cost memory and time.
 pub(super) fn shard_bits(threads: usize) -> u32 {
     if threads == 1 {
         return 0;
     }
-    (threads * CHUNKS_PER_THREAD).next_power_of_two().min(SHARDS_MAX).ilog2()
+    threads.next_power_of_two().min(SHARDS_MAX).ilog2()
 }
 
 /// The successors of one chunk, on their way to the shards.

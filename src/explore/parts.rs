@@ -26,7 +26,7 @@ pub(super) struct Parts {
 
 impl Parts {
     /// The root of a state, whose parts are added where they are new. What it has in common with the
-    /// state of the root `like`, which was added, is not looked up again.
+    /// state of the root `like`, which was added (the last one, best), is not looked up again.
     ///
     /// # Panics
     /// When the state has another number of parts than those before: a mistake of the machine.

@@ -243,7 +243,7 @@ impl Shard {
             Err(vacancy) => {
                 let local = to_u32(self.roots.len());
                 self.table.insert(vacancy, key.hash, local);
-                let like = self.roots.get(way.parent.index()).copied();
+                let like = self.roots.last().copied();
                 self.roots.push(self.parts.add(key, like));
                 self.parents.push(way.parent);
                 self.actors.push(way.actor);
