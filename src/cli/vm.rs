@@ -14,7 +14,7 @@ use super::measure::{Ran, SUITE_SECONDS_MAX, bounded};
 use super::out::Out;
 
 /// The scripts, by name.
-const SCRIPTS: [(&str, &str); 15] = [
+const SCRIPTS: [(&str, &str); 16] = [
     ("run", include_str!("../../tools/vm/run")),
     ("fetch", include_str!("../../tools/vm/fetch")),
     ("init", include_str!("../../tools/vm/init")),
@@ -27,6 +27,7 @@ const SCRIPTS: [(&str, &str); 15] = [
     ("lab-module/exporter.c", include_str!("../../tools/lab-module/exporter.c")),
     ("lab-module/importer.c", include_str!("../../tools/lab-module/importer.c")),
     ("lab-module/gup.c", include_str!("../../tools/lab-module/gup.c")),
+    ("lab-module/edu.c", include_str!("../../tools/lab-module/edu.c")),
     ("heap-module/build", include_str!("../../tools/arm64/heap-module/build")),
     ("heap-module/Kbuild", include_str!("../../tools/arm64/heap-module/Kbuild")),
     ("heap-module/heap.c", include_str!("../../tools/arm64/heap-module/heap.c")),

@@ -25,7 +25,7 @@ use super::importer_rules::ImporterRules;
 use super::objects::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
 use super::rules::{
     Blocks, ExporterRules, FollowPfn, FrameVector, GupFast, HostRules, Huge, MmapKind, Notifier,
-    Placement, YesNo,
+    Placement, Unshare, YesNo,
 };
 use super::state::State;
 use super::step::{Effect, Errno, Foll, Mmap, Reply, Signal, Sink, Step};
@@ -128,11 +128,16 @@ impl<S: Sink> Core<'_, S> {
     /// FOLL_LONGTERM, and only in a private mapping.
     fn must_unshare(&self, entry: &Vma, pte: &Pte, foll: Foll) -> bool {
         let asked = !foll.write && !foll.get && !pte.write;
-        if !asked || entry.shared || self.world.host.longterm_unshare == YesNo::No {
+        if !asked || entry.shared {
             return false;
         }
         let anon = self.state.frames[pte.frame.index()].owner == Owner::Anon;
-        if anon { !pte.exclusive } else { foll.longterm }
+        match self.world.host.longterm_unshare {
+            Unshare::No => false,
+            Unshare::Anonymous => anon && !pte.exclusive,
+            Unshare::Yes if anon => !pte.exclusive,
+            Unshare::Yes => foll.longterm,
+        }
     }
 
     /// `gup_fast_folio_allowed`: what might be secret memory is not taken without a look at the VMA.
@@ -161,8 +166,11 @@ impl<S: Sink> Core<'_, S> {
         loose.then(|| self.world.page_index(page).into())
     }
 
-    /// `try_grab_folio_fast` and `try_grab_folio` (mm/gup.c, 6.12): a page with a count of 0 takes no
-    /// reference. Of a block that is not compound the first page alone has a count.
+    /// `try_grab_folio_fast` (mm/gup.c, 6.12): a page with a count of 0 takes no reference. Of a block that
+    /// is not compound the first page alone has a count.
+    ///
+    /// **Differs from Linux**: the slow path would take a reference of the first page, and this page all the
+    /// same (`follow_huge_pmd`); here it refuses.
     fn uncounted(&self, frame: FrameId) -> bool {
         self.block_page(frame).is_some_and(|page| page > 0)
     }

@@ -472,6 +472,20 @@ rule! {
     }
 }
 
+rule! {
+    /// What a read-only FOLL_PIN pin unshares first, since a later write would copy it away.
+    ///
+    /// Source: `gup_must_unshare`, mm/internal.h (6.12); the two halves came with 5.19 and 6.2.
+    Unshare {
+        /// An anonymous page that is not exclusive; any other page of a private mapping with FOLL_LONGTERM.
+        Yes = "yes",
+        /// The first of these alone (5.19 to 6.1).
+        Anonymous = "anonymous",
+        /// Nothing.
+        No = "no",
+    }
+}
+
 rules! {
     /// The rules of the host: architecture and core kernel.
     HostRules, HOST_RULES {
@@ -489,10 +503,8 @@ rules! {
             iotlb_flush: IotlbFlush = Strict, "iotlb-flush";
             /// What a bare pfn means on the bus.
             bus: Bus = Identity, "bus";
-            /// Read-only FOLL_PIN pins unshare first what a later write would copy away: an anonymous
-            /// page that is not exclusive, any other page of a private mapping with FOLL_LONGTERM
-            /// (`gup_must_unshare`, mm/internal.h, 6.12; the two halves came with 5.19 and 6.2).
-            longterm_unshare: YesNo = Yes, "longterm-unshare";
+            /// Read-only FOLL_PIN pins unshare first what a later write would copy away.
+            longterm_unshare: Unshare = Yes, "longterm-unshare";
             /// FOLL_LONGTERM pins migrate pages out of CMA first (`check_and_migrate_movable_pages`).
             longterm_migrate: YesNo = Yes, "longterm-migrate";
             /// fork copies pinned anonymous pages for the child (`folio_needs_cow_for_dma`).

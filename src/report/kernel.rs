@@ -141,6 +141,8 @@ pub struct KernelTotals {
     compared: usize,
     bugs: usize,
     differ: usize,
+    /// Variants that each kernel answered.
+    by: BTreeMap<String, usize>,
     skipped: BTreeMap<String, Vec<String>>,
 }
 
@@ -155,7 +157,10 @@ impl KernelTotals {
         self.differ += usize::from(kernel.difference.is_some());
         match &kernel.skipped {
             Some(why) => self.skipped.entry(why.clone()).or_default().push(name.to_owned()),
-            None => self.answered += 1,
+            None => {
+                self.answered += 1;
+                *self.by.entry(kernel.release.clone()).or_default() += 1;
+            }
         }
     }
 
@@ -179,6 +184,12 @@ impl KernelTotals {
             self.compared,
             plural(self.bugs, "kernel bug"),
         );
+        let mut out = out;
+        for (other, answered) in self.by.iter().filter(|(by, _)| *by != release) {
+            let variants = plural(*answered, "variant");
+            let _ =
+                writeln!(out, "{variants} of these: kernel {other}, whose rules they are about");
+        }
         out + &skips(&self.skipped, paint)
     }
 }

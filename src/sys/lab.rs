@@ -31,6 +31,12 @@ impl Lab {
         rustix::fs::open(Path::new(DEVICE), flags, Mode::empty()).map(Self)
     }
 
+    /// Whether an IOMMU translates the addresses of its device.
+    #[must_use]
+    pub fn translates(&self) -> bool {
+        std::fs::read("/sys/module/driftheap_lab/parameters/iommu").is_ok_and(|is| is == b"Y\n")
+    }
+
     /// A laboratory that another process has opened.
     #[must_use]
     pub fn adopt(fd: OwnedFd) -> Self {

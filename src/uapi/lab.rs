@@ -133,6 +133,12 @@ ops! {
     Buf = 41, "BUF";
     /// A pin's state.
     Pinned = 42, "PINNED";
+    /// The device's TLB forgets an sg_table's addresses.
+    FlushTlb = 43, "FLUSH_TLB";
+    /// `mmap_read_trylock`, `down_write_trylock`.
+    MmapLock = 44, "MMAP_LOCK";
+    /// `mmap_read_unlock`, `up_write`.
+    MmapUnlock = 45, "MMAP_UNLOCK";
 }
 
 /// EXPORT: VM_PFNMAP, `vmf_insert_pfn`.
@@ -184,6 +190,11 @@ pub const FAULT_GOES_ON: u32 = 262_144;
 
 /// RESET: huge pages are blocks that are not compound.
 pub const RESET_LOOSE: u32 = 1;
+
+/// MMAP_LOCK, MMAP_UNLOCK: for writing.
+pub const MMAP_WRITE: u16 = 1;
+/// MMAP_UNLOCK: all that the laboratory has.
+pub const MMAP_ALL: u32 = 2;
 
 /// IMPORTER_FD: a DRM node of the exporter's own.
 pub const IMPORT_NODE: u8 = 5;

@@ -69,7 +69,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_REBIND 17		/* every page with a destination is there now */
 #define DRIFTHEAP_LAB_MARK 18		/* flags: 1 purged, 2 revoked */
 #define DRIFTHEAP_LAB_WAIT_UNMAP 19	/* ETIME: an importer has it mapped */
-#define DRIFTHEAP_LAB_ATTACH 20		/* attachment obj of buffer page; flags: 1 dynamic, 2 ignores notify, 4 bounces */
+#define DRIFTHEAP_LAB_ATTACH 20		/* attachment obj of buffer page; flags: 1 dynamic, 2 ignores notify, 4 bounces, 8 has a TLB */
 #define DRIFTHEAP_LAB_DETACH 21
 #define DRIFTHEAP_LAB_MAP 22		/* sg_table obj of attachment page */
 #define DRIFTHEAP_LAB_UNMAP 23
@@ -91,6 +91,9 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_PTE 39		/* value := the entry at addr: DRIFTHEAP_LAB_PTE_* */
 #define DRIFTHEAP_LAB_FRAME 40		/* value := content, torn << 8, references << 16 */
 #define DRIFTHEAP_LAB_BUF 41		/* value := released, pins << 8, mapped << 16, notified << 24, warned << 32, busy << 40 */
+#define DRIFTHEAP_LAB_FLUSH_TLB 43	/* the device forgets what it had of sg_table obj */
+#define DRIFTHEAP_LAB_MMAP_LOCK 44	/* the caller's mmap_lock; flags: 1 write; EDEADLK: it would wait */
+#define DRIFTHEAP_LAB_MMAP_UNLOCK 45	/* flags: 1 write, 2 all that the laboratory has locked */
 #define DRIFTHEAP_LAB_PINNED 42		/* value := pin obj: 1 held, 2 declared invalid */
 
 /* EXPORT: how the exporter maps, and its other rules. */

@@ -26,6 +26,21 @@
 	((devmap) ? VM_FAULT_FALLBACK : vmf_insert_pfn_pmd(vmf, pfn, write))
 #endif
 
+/* What huge_fault is told of the entry's size. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+#define lab_entry_size enum page_entry_size
+#define LAB_ENTRY_HUGE PE_SIZE_PMD
+#else
+#define lab_entry_size unsigned int
+#define LAB_ENTRY_HUGE LAB_BLOCK_ORDER
+#endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
+#define lab_mapcount(page) page_mapcount(page)
+#else
+#define lab_mapcount(page) folio_mapcount(page_folio(page))
+#endif
+
 /* A mapping: which page of the buffer is at which offset of the file. */
 struct lab_vma {
 	struct kref refs;
@@ -172,10 +187,12 @@ static vm_fault_t lab_fault(struct vm_fault *vmf)
 {
 	struct lab_vma *mapping = vmf->vma->vm_private_data;
 	struct lab_buf *buf = mapping->buf;
-	bool locks = lab_own(mapping) && !(buf->rules & DRIFTHEAP_LAB_FAULT_UNLOCKED) &&
-		     READ_ONCE(buf->locker) != current;
+	bool locks = lab_own(mapping) && !(buf->rules & DRIFTHEAP_LAB_FAULT_UNLOCKED);
 	vm_fault_t ret;
 
+	/* It would wait for itself. */
+	if (locks && READ_ONCE(buf->locker) == current)
+		return VM_FAULT_SIGBUS;
 	if (locks && dma_resv_lock_interruptible(buf->dmabuf->resv, NULL))
 		return VM_FAULT_NOPAGE;
 	if (lab_own(mapping) && lab_copying(buf))
@@ -226,16 +243,17 @@ static vm_fault_t lab_insert_huge(struct vm_fault *vmf, struct lab_vma *mapping)
 	return ret;
 }
 
-static vm_fault_t lab_huge_fault(struct vm_fault *vmf, unsigned int order)
+static vm_fault_t lab_huge_fault(struct vm_fault *vmf, lab_entry_size size)
 {
 	struct lab_vma *mapping = vmf->vma->vm_private_data;
 	struct lab_buf *buf = mapping->buf;
-	bool locks = !(buf->rules & DRIFTHEAP_LAB_FAULT_UNLOCKED) &&
-		     READ_ONCE(buf->locker) != current;
+	bool locks = !(buf->rules & DRIFTHEAP_LAB_FAULT_UNLOCKED);
 	vm_fault_t ret;
 
-	if (order != LAB_BLOCK_ORDER || !lab_own(mapping) || !(vmf->vma->vm_flags & VM_SHARED))
+	if (size != LAB_ENTRY_HUGE || !lab_own(mapping) || !(vmf->vma->vm_flags & VM_SHARED))
 		return VM_FAULT_FALLBACK;
+	if (locks && READ_ONCE(buf->locker) == current)
+		return VM_FAULT_SIGBUS;
 	if (locks && dma_resv_lock_interruptible(buf->dmabuf->resv, NULL))
 		return VM_FAULT_NOPAGE;
 	ret = lab_copying(buf) ? VM_FAULT_SIGBUS : lab_insert_huge(vmf, mapping);
@@ -385,6 +403,12 @@ static void lab_unpin(struct dma_buf_attachment *attach)
 	buf->pins--;
 }
 
+/* Whether the kernel maps for a device; else its address is the physical one. */
+static bool lab_maps(struct lab_attachment *attachment)
+{
+	return attachment->bounces || lab_has_edu();
+}
+
 static struct sg_table *lab_map(struct dma_buf_attachment *attach, enum dma_data_direction dir)
 {
 	struct lab_attachment *attachment = attach->importer_priv;
@@ -416,8 +440,8 @@ static struct sg_table *lab_map(struct dma_buf_attachment *attach, enum dma_data
 		sg_dma_address(sg) = page_to_phys(page);
 		sg_dma_len(sg) = PAGE_SIZE;
 	}
-	/* With swiotlb=force the device reaches bounce pages alone. */
-	err = attachment->bounces ? dma_map_sgtable(attach->dev, sgt, dir, 0) : 0;
+	/* With swiotlb=force the device reaches bounce pages alone, behind an IOMMU what is mapped. */
+	err = lab_maps(attachment) ? dma_map_sgtable(attach->dev, sgt, dir, 0) : 0;
 	if (err) {
 		sg_free_table(sgt);
 		lab_dealloc(sgt);
@@ -434,7 +458,7 @@ static void lab_unmap(struct dma_buf_attachment *attach, struct sg_table *sgt,
 	struct lab_buf *buf = attach->dmabuf->priv;
 
 	buf->maps--;
-	if (attachment->bounces)
+	if (lab_maps(attachment) && lab_mistake != LAB_UNMAP_NOTHING)
 		dma_unmap_sgtable(attach->dev, sgt, dir, 0);
 	sg_free_table(sgt);
 	lab_dealloc(sgt);
@@ -461,7 +485,7 @@ static int lab_begin(struct dma_buf *dmabuf, enum dma_data_direction dir)
 		struct lab_sg *sg = &buf->lab->sgs[i];
 
 		if (sg->sgt && sg->attachment->bounces && sg->attachment->buf == buf)
-			dma_sync_sgtable_for_cpu(lab_device, sg->sgt, dir);
+			dma_sync_sgtable_for_cpu(lab_dma_device(), sg->sgt, dir);
 	}
 	return 0;
 }
@@ -475,7 +499,7 @@ static int lab_end(struct dma_buf *dmabuf, enum dma_data_direction dir)
 		struct lab_sg *sg = &buf->lab->sgs[i];
 
 		if (sg->sgt && sg->attachment->bounces && sg->attachment->buf == buf)
-			dma_sync_sgtable_for_device(lab_device, sg->sgt, dir);
+			dma_sync_sgtable_for_device(lab_dma_device(), sg->sgt, dir);
 	}
 	return 0;
 }
@@ -592,7 +616,7 @@ static long lab_check_pins(struct lab *lab, struct lab_buf *buf)
 		struct page *page = lab_page(lab, buf->frame[i]);
 
 		/* More references than ours and those of page tables. */
-		if (page && page_count(page) > 1 + folio_mapcount(page_folio(page)))
+		if (page && page_count(page) > 1 + lab_mapcount(page))
 			return -EBUSY;
 	}
 	return 0;

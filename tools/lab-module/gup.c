@@ -3,13 +3,27 @@
  * get_user_pages, follow_pfnmap, page tables, and a device that reaches memory
  * by its address, half a transfer at a time.
  */
+#include <linux/dma-mapping.h>
 #include <linux/highmem.h>
 #include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pgtable.h>
+#include <linux/sched/mm.h>
 
 #include "lab.h"
+
+/* The last argument went in 6.5. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 5, 0)
+#define lab_get_user_pages(addr, foll, page) get_user_pages(addr, 1, foll, page, NULL)
+#define lab_pin_user_pages(addr, foll, page) pin_user_pages(addr, 1, foll, page, NULL)
+#else
+#define lab_get_user_pages(addr, foll, page) get_user_pages(addr, 1, foll, page)
+#define lab_pin_user_pages(addr, foll, page) pin_user_pages(addr, 1, foll, page)
+#endif
+
+/* What a device writes where nothing should be. */
+#define LAB_STRAY 0xee
 
 /* What get_user_pages or an access would have done before it looks at the entry again. */
 static long lab_handle_fault(struct driftheap_lab_step *step)
@@ -60,9 +74,9 @@ static int lab_gup_call(unsigned long addr, u32 flags, struct page **page)
 			       pin_user_pages_fast(addr, 1, foll, page);
 	mmap_read_lock(current->mm);
 	if (flags & DRIFTHEAP_LAB_FOLL_GET)
-		got = get_user_pages(addr, 1, foll, page);
+		got = lab_get_user_pages(addr, foll, page);
 	else
-		got = pin_user_pages(addr, 1, foll, page);
+		got = lab_pin_user_pages(addr, foll, page);
 	mmap_read_unlock(current->mm);
 	return got;
 }
@@ -203,13 +217,33 @@ static long lab_gup(struct lab *lab, struct driftheap_lab_step *step)
 	return got < 0 ? got : -EFAULT;
 }
 
+/* What is mapped at an address, as drivers look it up; under mmap_lock. */
+static int lab_look_up(unsigned long addr, unsigned long *pfn, bool *writable)
+{
+	struct vm_area_struct *vma = vma_lookup(current->mm, addr);
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
+	*writable = false;
+	return vma ? follow_pfn(vma, addr, pfn) : -EINVAL;
+#else
+	struct follow_pfnmap_args args = { .vma = vma, .address = addr };
+	int ret = vma ? follow_pfnmap_start(&args) : -EINVAL;
+
+	if (ret)
+		return ret;
+	*pfn = args.pfn;
+	*writable = args.writable;
+	follow_pfnmap_end(&args);
+	return 0;
+#endif
+}
+
 static long lab_pfn(struct lab *lab, struct driftheap_lab_step *step)
 {
-	struct follow_pfnmap_args args = { .address = step->addr };
 	bool watches = step->flags & DRIFTHEAP_LAB_FOLL_WATCH;
 	struct lab_pin found = {};
-	unsigned long seq = 0;
+	unsigned long seq = 0, pfn;
 	struct lab_pin *pin;
+	bool writable;
 	int ret;
 
 	if (step->obj >= DRIFTHEAP_LAB_PINS || (step->addr & ~PAGE_MASK))
@@ -222,14 +256,12 @@ static long lab_pfn(struct lab *lab, struct driftheap_lab_step *step)
 		seq = mmu_interval_read_begin(&pin->notifier);
 	}
 	mmap_read_lock(current->mm);
-	args.vma = vma_lookup(current->mm, step->addr);
-	ret = args.vma ? follow_pfnmap_start(&args) : -EINVAL;
+	ret = lab_look_up(step->addr, &pfn, &writable);
 	if (!ret) {
-		found.pfn = args.pfn;
-		found.page = pfn_to_page(args.pfn);
+		found.pfn = pfn;
+		found.page = pfn_to_page(pfn);
 		found.held = true;
-		step->value = (u64)lab_frame_of(lab, args.pfn) << 32 | args.writable;
-		follow_pfnmap_end(&args);
+		step->value = (u64)lab_frame_of(lab, pfn) << 32 | writable;
 	}
 	mmap_read_unlock(current->mm);
 	if (!lab_pin_set(lab, pin, &found, seq, watches))
@@ -301,52 +333,152 @@ static u64 lab_entry(struct lab *lab, unsigned long addr)
 	return value | (u64)lab_frame_of(lab, pfn) << 32;
 }
 
+static void lab_mmap_unlock(struct lab_mm *held)
+{
+	if (!held->mm)
+		return;
+	if (held->write)
+		up_write(&held->mm->mmap_lock);
+	else
+		mmap_read_unlock(held->mm);
+	mmdrop(held->mm);
+	held->mm = NULL;
+}
+
+void lab_mmap_unlock_all(struct lab *lab)
+{
+	unsigned int i;
+
+	for (i = 0; i < LAB_MMS; i++)
+		lab_mmap_unlock(&lab->mms[i]);
+}
+
 /* Where a device's transfer goes; the address is taken as it is now. */
 static long lab_flight(struct lab *lab, struct driftheap_lab_step *step)
 {
-	unsigned long pfn;
+	struct lab_flight flight = { .busy = true };
+	struct lab_pin *pin;
+	phys_addr_t phys;
 
-	if (step->obj >= DRIFTHEAP_LAB_FLIGHTS)
+	if (step->obj >= DRIFTHEAP_LAB_FLIGHTS || lab->flights[step->obj].mapped)
 		return -EINVAL;
 	if (step->op == DRIFTHEAP_LAB_DMA_PIN) {
 		if (step->page >= DRIFTHEAP_LAB_PINS || !lab->pins[step->page].held)
 			return -EINVAL;
-		pfn = lab->pins[step->page].pfn;
+		pin = &lab->pins[step->page];
+		flight.bus = PFN_PHYS(pin->pfn);
+		/* Who has the page maps it. Who has its number takes that for an address. */
+		if (pin->counted && lab_has_edu()) {
+			flight.bus = dma_map_page(lab_dma_device(), pin->page, 0, PAGE_SIZE,
+						  DMA_BIDIRECTIONAL);
+			if (dma_mapping_error(lab_dma_device(), flight.bus))
+				return -ENOMEM;
+			flight.mapped = true;
+		}
 	} else {
+		struct lab_sg *sg;
+
 		if (step->page >= DRIFTHEAP_LAB_SGS || step->value >= DRIFTHEAP_LAB_PAGES ||
 		    !lab->sgs[step->page].addr[step->value])
 			return -EINVAL;
-		pfn = PHYS_PFN(lab->sgs[step->page].addr[step->value]);
+		sg = &lab->sgs[step->page];
+		flight.bus = sg->addr[step->value];
+		if (sg->has_tlb && sg->tlb[step->value])
+			flight.bus = sg->tlb[step->value];
+		else if (sg->has_tlb && !sg->sgt)
+			return -EFAULT;
 	}
-	lab->flights[step->obj] = pfn;
-	step->value = (u64)lab_frame_of(lab, pfn) << 32;
+	phys = lab_bus_phys(flight.bus);
+	if (!phys) {
+		/* The IOMMU's table has nothing there. The device tries: what it may remember is seen. */
+		long ret = lab_edu_write(flight.bus, LAB_STRAY, 1);
+
+		return ret ? ret : -EFAULT;
+	}
+	lab->flights[step->obj] = flight;
+	step->value = (u64)lab_frame_of(lab, PHYS_PFN(phys)) << 32;
 	return 0;
+}
+
+static void lab_land(struct lab_flight *flight)
+{
+	if (flight->mapped)
+		dma_unmap_page(lab_dma_device(), flight->bus, PAGE_SIZE, DMA_BIDIRECTIONAL);
+	memset(flight, 0, sizeof(*flight));
 }
 
 static long lab_transfer(struct lab *lab, struct driftheap_lab_step *step)
 {
-	unsigned long pfn;
-	u8 *at;
+	u8 value = step->value + (lab_mistake == LAB_DMA_WRONG);
+	bool writes = step->op == DRIFTHEAP_LAB_DMA_WRITE;
+	struct lab_flight *flight;
+	u8 *page = NULL, *at;
+	long ret = 0;
 
-	if (step->obj >= DRIFTHEAP_LAB_FLIGHTS || !lab->flights[step->obj])
+	if (step->obj >= DRIFTHEAP_LAB_FLIGHTS || !lab->flights[step->obj].busy)
 		return -EINVAL;
-	pfn = lab->flights[step->obj];
-	lab->flights[step->obj] = 0;
-	at = kmap_local_page(pfn_to_page(pfn));
-	if (step->op == DRIFTHEAP_LAB_DMA_WRITE) {
-		memset(at, step->value + (lab_mistake == LAB_DMA_WRONG), PAGE_SIZE);
+	flight = &lab->flights[step->obj];
+	if (lab_has_edu()) {
+		page = lab_alloc(PAGE_SIZE);
+		if (!page)
+			return -ENOMEM;
+		at = page;
+		ret = writes ? lab_edu_write(flight->bus, value, 2) : lab_edu_read(flight->bus, at);
 	} else {
+		at = kmap_local_page(pfn_to_page(PHYS_PFN(flight->bus)));
+		if (writes)
+			memset(at, value, PAGE_SIZE);
+	}
+	if (!writes && !ret) {
 		step->value = at[0];
 		if (memchr_inv(at, at[0], PAGE_SIZE))
 			step->value |= 1ULL << 32;
 	}
-	kunmap_local(at);
+	if (page)
+		lab_dealloc(page);
+	else
+		kunmap_local(at);
+	lab_land(flight);
+	return ret;
+}
+
+/* A driver's thread takes an mmap_lock and goes on with it: the caller's, whose mm it is. */
+long lab_mmap_lock_step(struct lab *lab, struct driftheap_lab_step *step)
+{
+	bool write = step->flags & 1, all = step->flags & 2;
+	bool takes = step->op == DRIFTHEAP_LAB_MMAP_LOCK;
+	struct mm_struct *mm = current->mm;
+	struct lab_mm *found = NULL;
+	unsigned int i;
+
+	if (step->obj || step->flags > 2)
+		return -EINVAL;
+	if (!takes && all) {
+		lab_mmap_unlock_all(lab);
+		return 0;
+	}
+	for (i = 0; i < LAB_MMS && !found; i++)
+		if (takes ? !lab->mms[i].mm : lab->mms[i].mm == mm && lab->mms[i].write == write)
+			found = &lab->mms[i];
+	if (!found)
+		return takes ? -ENOMEM : -EPERM;
+	if (!takes) {
+		lab_mmap_unlock(found);
+		return 0;
+	}
+	if (!(write ? down_write_trylock(&mm->mmap_lock) : mmap_read_trylock(mm)))
+		return -EDEADLK;
+	mmgrab(mm);
+	found->mm = mm;
+	found->write = write;
 	return 0;
 }
 
 /* Called with the laboratory's lock, but for FAULT, GUP, PFN and PTE. */
 long lab_gup_step(struct lab *lab, struct driftheap_lab_step *step)
 {
+	bool locked;
+
 	switch (step->op) {
 	case DRIFTHEAP_LAB_FAULT:
 		return lab_handle_fault(step);
@@ -355,9 +487,11 @@ long lab_gup_step(struct lab *lab, struct driftheap_lab_step *step)
 	case DRIFTHEAP_LAB_PFN:
 		return lab_pfn(lab, step);
 	case DRIFTHEAP_LAB_PTE:
-		mmap_read_lock(current->mm);
+		/* A step may have it for writing; then nobody else changes anything. */
+		locked = mmap_read_trylock(current->mm);
 		step->value = lab_entry(lab, step->addr);
-		mmap_read_unlock(current->mm);
+		if (locked)
+			mmap_read_unlock(current->mm);
 		return 0;
 	case DRIFTHEAP_LAB_GUP_PUT:
 		if (step->obj >= DRIFTHEAP_LAB_PINS ||
@@ -379,6 +513,8 @@ void lab_gup_reset(struct lab *lab)
 {
 	unsigned int i;
 
+	for (i = 0; i < DRIFTHEAP_LAB_FLIGHTS; i++)
+		lab_land(&lab->flights[i]);
 	for (i = 0; i < DRIFTHEAP_LAB_PINS; i++)
 		lab_pin_drop(lab, &lab->pins[i]);
 }

@@ -83,7 +83,8 @@ static long lab_attach(struct lab *lab, struct driftheap_lab_step *step)
 	attachment->dynamic = step->flags & 1;
 	attachment->deaf = step->flags & 2;
 	attachment->bounces = step->flags & 4;
-	attachment->attach = dma_buf_dynamic_attach(buf->dmabuf, lab_device, &lab_attach_ops,
+	attachment->tlb = step->flags & 8;
+	attachment->attach = dma_buf_dynamic_attach(buf->dmabuf, lab_dma_device(), &lab_attach_ops,
 						    attachment);
 	if (IS_ERR(attachment->attach)) {
 		long err = PTR_ERR(attachment->attach);
@@ -132,6 +133,7 @@ static long lab_map_sg(struct lab_sg *sg, struct lab_attachment *attachment)
 	struct dma_buf_attachment *attach = attachment->attach;
 	struct lab_buf *buf = attachment->buf;
 	unsigned int pins = buf->pins;
+	struct sg_dma_page_iter page;
 	struct scatterlist *at;
 	struct sg_table *sgt;
 	unsigned int i;
@@ -145,8 +147,11 @@ static long lab_map_sg(struct lab_sg *sg, struct lab_attachment *attachment)
 	sg->sgt = sgt;
 	sg->invalid = false;
 	sg->pages = buf->pages;
-	for_each_sgtable_dma_sg(sgt, at, i)
-		sg->addr[i] = sg_dma_address(at);
+	sg->has_tlb = attachment->tlb;
+	i = 0;
+	for_each_sgtable_dma_page(sgt, &page, 0)
+		if (i < buf->pages)
+			sg->addr[i++] = sg_page_iter_dma_address(&page);
 	if (lab_mistake == LAB_IMPORT_NOTHING)
 		return 0;
 	for_each_sgtable_sg(sgt, at, i)
@@ -162,12 +167,24 @@ static void lab_unmap_sg(struct lab_sg *sg)
 	unsigned int pins = buf->pins;
 	unsigned int i;
 
-	for (i = 0; i < buf->pages; i++)
+	for (i = 0; i < buf->pages; i++) {
 		WRITE_ONCE(buf->imported[i], LAB_NO_FRAME);
+		if (sg->has_tlb && !sg->tlb[i])
+			sg->tlb[i] = sg->addr[i];
+	}
 	dma_buf_unmap_attachment(sg->attachment->attach, sg->sgt, DMA_BIDIRECTIONAL);
 	buf->pins = pins;
 	sg->sgt = NULL;
 	sg->invalid = false;
+}
+
+static long lab_flush_tlb(struct lab *lab, u32 obj)
+{
+	if (obj >= DRIFTHEAP_LAB_SGS)
+		return -EINVAL;
+	if (lab_mistake != LAB_FLUSH_NOTHING)
+		memset(lab->sgs[obj].tlb, 0, sizeof(lab->sgs[obj].tlb));
+	return 0;
 }
 
 static long lab_sg_step(struct lab *lab, struct driftheap_lab_step *step)
@@ -299,6 +316,8 @@ long lab_importer_step(struct lab *lab, struct driftheap_lab_step *step)
 	case DRIFTHEAP_LAB_UNMAP:
 	case DRIFTHEAP_LAB_REMAP:
 		return lab_sg_step(lab, step);
+	case DRIFTHEAP_LAB_FLUSH_TLB:
+		return lab_flush_tlb(lab, step->obj);
 	case DRIFTHEAP_LAB_PIN:
 	case DRIFTHEAP_LAB_UNPIN:
 		return lab_pin_step(lab, step);

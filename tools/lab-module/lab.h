@@ -10,10 +10,19 @@
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
 #include <linux/scatterlist.h>
+#include <linux/version.h>
 
 #include "driftheap_lab.h"
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
+{
+	vma->vm_flags |= flags;
+}
+#endif
+
 #define LAB_NO_FRAME U32_MAX
+#define LAB_MMS 16
 /* Where a DRM device's fake offsets begin: DRM_FILE_PAGE_OFFSET_START. */
 #define LAB_NODE_PGOFF ((0xFFFFFFFFUL >> PAGE_SHIFT) + 1)
 #define LAB_BLOCK_ORDER (PMD_SHIFT - PAGE_SHIFT)
@@ -38,6 +47,8 @@ enum lab_mistake {
 	LAB_SYNC_NOTHING,
 	LAB_NODE_CHECKED,
 	LAB_DEVMAP_PLAIN,
+	LAB_UNMAP_NOTHING,
+	LAB_FLUSH_NOTHING,
 };
 
 extern unsigned int lab_mistake;
@@ -99,16 +110,40 @@ struct lab_attachment {
 	bool dynamic;
 	bool deaf;
 	bool bounces;
+	bool tlb;
 	unsigned int pins;
 };
 
-/* A mapped sg_table; its addresses outlive it, as a device's copy of them does. */
+/*
+ * A mapped sg_table; its addresses outlive it, as a device's copy of them does. A
+ * device with a TLB has those in @tlb until a flush, whatever the table says.
+ */
 struct lab_sg {
 	struct lab_attachment *attachment;
 	struct sg_table *sgt;
 	bool invalid;
 	u32 pages;
 	dma_addr_t addr[DRIFTHEAP_LAB_PAGES];
+	bool has_tlb;
+	dma_addr_t tlb[DRIFTHEAP_LAB_PAGES];
+};
+
+/* The mmap_lock of a process, held from one step to the next. */
+struct lab_mm {
+	struct mm_struct *mm;
+	bool write;
+};
+
+/**
+ * struct lab_flight - a transfer that has begun
+ * @busy: whether there is one
+ * @bus: where it goes, as the device sees memory
+ * @mapped: whether @bus was mapped for this transfer alone
+ */
+struct lab_flight {
+	bool busy;
+	dma_addr_t bus;
+	bool mapped;
 };
 
 /**
@@ -162,7 +197,8 @@ struct lab {
 	struct lab_attachment *attachments[DRIFTHEAP_LAB_ATTACHMENTS];
 	struct lab_sg sgs[DRIFTHEAP_LAB_SGS];
 	struct dma_fence *fences[DRIFTHEAP_LAB_FENCES];
-	unsigned long flights[DRIFTHEAP_LAB_FLIGHTS];
+	struct lab_flight flights[DRIFTHEAP_LAB_FLIGHTS];
+	struct lab_mm mms[LAB_MMS];
 	u64 fence_context;
 	u32 per_block;
 	u32 stride;
@@ -199,5 +235,17 @@ void lab_importer_reset(struct lab *lab);
 /* gup.c */
 long lab_gup_step(struct lab *lab, struct driftheap_lab_step *step);
 void lab_gup_reset(struct lab *lab);
+
+long lab_mmap_lock_step(struct lab *lab, struct driftheap_lab_step *step);
+void lab_mmap_unlock_all(struct lab *lab);
+
+/* edu.c */
+int lab_edu_init(void);
+void lab_edu_exit(void);
+bool lab_has_edu(void);
+struct device *lab_dma_device(void);
+phys_addr_t lab_bus_phys(dma_addr_t bus);
+long lab_edu_write(dma_addr_t bus, u8 value, unsigned int parts);
+long lab_edu_read(dma_addr_t bus, u8 *to);
 
 #endif

@@ -212,13 +212,13 @@ static void lab_reset(struct lab *lab)
 {
 	unsigned int i;
 
+	lab_mmap_unlock_all(lab);
 	/* Who waits for these locks may hold what the rest of this needs. */
 	for (i = 0; i < DRIFTHEAP_LAB_BUFS; i++)
 		if (lab->bufs[i] && lab->bufs[i]->locker)
 			lab_unlock(lab->bufs[i]);
 	lab_gup_reset(lab);
 	lab_importer_reset(lab);
-	memset(lab->flights, 0, sizeof(lab->flights));
 	lab->warned = false;
 	for (i = 0; i < DRIFTHEAP_LAB_BUFS; i++) {
 		struct lab_buf *buf = lab->bufs[i];
@@ -268,12 +268,17 @@ static long lab_do(struct lab *lab, struct driftheap_lab_step *step)
 		ret = lab_export(lab, step);
 		break;
 	case DRIFTHEAP_LAB_ATTACH ... DRIFTHEAP_LAB_SIGNAL:
+	case DRIFTHEAP_LAB_FLUSH_TLB:
 		ret = lab_importer_step(lab, step);
 		break;
 	case DRIFTHEAP_LAB_GUP_PUT:
 	case DRIFTHEAP_LAB_DMA_PIN ... DRIFTHEAP_LAB_DMA_READ:
 	case DRIFTHEAP_LAB_PINNED:
 		ret = lab_gup_step(lab, step);
+		break;
+	case DRIFTHEAP_LAB_MMAP_LOCK:
+	case DRIFTHEAP_LAB_MMAP_UNLOCK:
+		ret = lab_mmap_lock_step(lab, step);
 		break;
 	default:
 		ret = lab_exporter_step(lab, step);
@@ -354,15 +359,25 @@ static int __init lab_init(void)
 	if (IS_ERR(lab_platform))
 		return PTR_ERR(lab_platform);
 	lab_device = &lab_platform->dev;
+	ret = lab_edu_init();
+	if (ret)
+		goto no_driver;
 	ret = misc_register(&lab_misc);
 	if (ret)
-		platform_device_unregister(lab_platform);
+		goto no_file;
+	return 0;
+
+no_file:
+	lab_edu_exit();
+no_driver:
+	platform_device_unregister(lab_platform);
 	return ret;
 }
 
 static void __exit lab_exit(void)
 {
 	misc_deregister(&lab_misc);
+	lab_edu_exit();
 	platform_device_unregister(lab_platform);
 	/* What dma_fence_put() left to RCU is freed by code of ours no more, but its ops are ours. */
 	rcu_barrier();

@@ -1,8 +1,10 @@
 //! The kernel's own answer: `check --kernel`. The host judges and chooses the schedules; one boot of
 //! a guest takes them all, and each schedule that should end in a kernel bug gets a boot of its own.
+//! What depends on a rule that this kernel has not is asked of the next of [`MACHINES`].
 
 mod console;
 mod guest;
+mod machine;
 pub(super) mod trial;
 mod wire;
 
@@ -23,6 +25,7 @@ use super::measure::{Ran, bounded};
 use super::one;
 use super::vm::{SKIPPED, Scripts};
 pub(crate) use guest::run as guest;
+use machine::{MACHINES, Machine};
 use wire::{Answered, Differs, Job, Said, VariantJob};
 
 /// Longest that the one boot with all schedules may take.
@@ -119,8 +122,9 @@ fn ends_in_bug(scenario: &Scenario, schedule: &[u8]) -> bool {
 }
 
 /// A guest that can be booted.
-struct Guest {
-    scripts: Scripts,
+struct Guest<'a> {
+    scripts: &'a Scripts,
+    machine: &'a Machine,
     /// Of the kernel that answered.
     release: String,
 }
@@ -129,14 +133,18 @@ struct Guest {
 #[derive(Debug)]
 struct NoGuest(String);
 
-impl Guest {
+impl<'a> Guest<'a> {
     /// Fetches and builds what is missing.
     ///
     /// `Ok(Err(_))`: it can't be had here.
-    fn new() -> anyhow::Result<Result<Self, NoGuest>> {
-        let scripts = Scripts::unpack()?;
+    fn new(scripts: &'a Scripts, machine: &'a Machine) -> anyhow::Result<Result<Self, NoGuest>> {
+        let flavour = machine.flavour;
+        let module = scripts.path(flavour);
+        if module.exists() {
+            return Ok(Ok(Self { scripts, machine, release: String::new() }));
+        }
         let mut boot = Command::new(scripts.path("run"));
-        boot.args(["--timeout", "120", "--", "uname", "-r"]);
+        boot.args(["--flavour", flavour, "--timeout", "120", "--", "uname", "-r"]);
         let ran = bounded(&mut boot, FETCH_SECONDS_MAX)?;
         match ran.status.code() {
             Some(0) => {}
@@ -144,22 +152,15 @@ impl Guest {
             _ => bail!("the guest does not boot: {}\n{}", ran.status, ran.stderr.trim()),
         }
         let mut build = Command::new(scripts.path("lab-module/build"));
-        build.arg(scripts.path(""));
+        fs::create_dir_all(&module).context("can't make a directory")?;
+        build.arg(module).arg(flavour);
         let built = bounded(&mut build, FETCH_SECONDS_MAX)?;
         match built.status.code() {
             Some(0) => {}
             Some(SKIPPED) => return Ok(Err(NoGuest(built.stderr.trim().to_owned()))),
             _ => bail!("{}", built.stderr.trim()),
         }
-        // Without debug information the program is a tenth as long; with it, it works as well.
-        let own = scripts.path("driftheap");
-        let stripped = scripts.path("stripped");
-        let mut strip = Command::new("strip");
-        strip.arg("-o").arg(&stripped).arg(&own);
-        if bounded(&mut strip, BUG_SECONDS_MAX).is_ok_and(|ran| ran.status.success()) {
-            fs::remove_file(&own).and_then(|()| fs::rename(&stripped, &own)).context("strip")?;
-        }
-        Ok(Ok(Self { scripts, release: ran.stdout.trim().to_owned() }))
+        Ok(Ok(Self { scripts, machine, release: ran.stdout.trim().to_owned() }))
     }
 
     /// Boots and takes the jobs.
@@ -181,10 +182,13 @@ impl Guest {
         );
         let mut run = Command::new(self.scripts.path("run"));
         run.args(["--timeout", &seconds_max.to_string(), "--console"]).arg(&console);
-        // All that a device maps bounces; the module alone maps anything.
-        run.args(["--append", "swiotlb=1024,force"]);
-        for file in ["driftheap_lab.ko", "jobs"] {
-            run.arg("--add").arg(self.scripts.path(file));
+        run.args(["--flavour", self.machine.flavour, "--append", self.machine.append]);
+        for word in self.machine.qemu {
+            run.args(["--qemu", word]);
+        }
+        let module = self.scripts.path(self.machine.flavour).join("driftheap_lab.ko");
+        for file in [module, self.scripts.path("jobs")] {
+            run.arg("--add").arg(file);
         }
         run.arg("--program").arg(self.scripts.path("driftheap"));
         run.args(["--", "sh", "-ec", &command]);
@@ -234,7 +238,7 @@ impl Guest {
             let mut begun = None;
             for line in boot.said {
                 match line {
-                    Said::Release(release) => self.release = release,
+                    Said::Release(release) => self.release = release + self.machine.what,
                     Said::Begin { id, schedule } => begun = Some((id, schedule)),
                     Said::Answer(answer) => {
                         begun = None;
@@ -316,17 +320,60 @@ impl Guest {
 /// What the kernel says of each question, and its release; where there is no guest to be had, all
 /// are skipped with the reason.
 pub(super) fn ask(questions: &[&Question<'_>]) -> anyhow::Result<(String, Vec<Kernel>)> {
-    match Guest::new()? {
-        Ok(mut guest) => {
-            let said = guest.ask(questions)?;
-            Ok((guest.release, said))
-        }
+    let scripts = Scripts::unpack()?;
+    shorten(&scripts)?;
+    let [first, others @ ..] = &MACHINES;
+    let mut guest = match Guest::new(&scripts, first)? {
+        Ok(guest) => guest,
         Err(NoGuest(why)) => {
             let why = why.strip_prefix("SKIP: ").unwrap_or(&why).to_owned();
             let skipped = Kernel { skipped: Some(why), ..Kernel::default() };
-            Ok(("(none)".to_owned(), vec![skipped; questions.len()]))
+            return Ok(("(none)".to_owned(), vec![skipped; questions.len()]));
+        }
+    };
+    let mut said = guest.ask(questions)?;
+    for machine in others {
+        let host = |id: usize| &questions[id].scenario.world.host;
+        let unanswered = |id: &usize| {
+            said[*id].skipped.is_some() && kernel_supports(questions[*id].scenario).is_ok()
+        };
+        let left: Vec<usize> = (0..questions.len())
+            .filter(|id| unanswered(id) && (machine.may_have)(host(*id)))
+            .collect();
+        if left.is_empty() {
+            continue;
+        }
+        let some: Vec<&Question<'_>> = left.iter().map(|id| questions[*id]).collect();
+        match Guest::new(&scripts, machine)? {
+            Ok(mut guest) => {
+                for (id, kernel) in left.iter().zip(guest.ask(&some)?) {
+                    if kernel.skipped.is_none() {
+                        said[*id] = kernel;
+                    }
+                }
+            }
+            Err(NoGuest(why)) => {
+                for id in left {
+                    let whole = said[id].skipped.take().unwrap_or_default();
+                    said[id].skipped =
+                        Some(format!("{whole}; nor is there another: {}", why.trim()));
+                }
+            }
         }
     }
+    Ok((guest.release, said))
+}
+
+/// Without debug information the program is a tenth as long; with it, it works as well.
+fn shorten(scripts: &Scripts) -> anyhow::Result<()> {
+    let own = scripts.path("driftheap");
+    let stripped = scripts.path("stripped");
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(&stripped).arg(&own);
+    if bounded(&mut strip, BUG_SECONDS_MAX).is_ok_and(|ran| ran.status.success()) {
+        fs::remove_file(&own).and_then(|()| fs::rename(&stripped, &own)).context("strip")?;
+    }
+    Ok(())
 }
 
 /// What came of a boot.

@@ -37,6 +37,7 @@ impl Bench<'_> {
         let deaf = rules.move_notify == model::MoveNotify::Ignored;
         let bounces = rules.bounce.yes() && !dynamic;
         let flags = u16::from(dynamic) | u16::from(deaf) << 1 | u16::from(bounces) << 2;
+        let flags = flags | u16::from(rules.device_tlb == model::DeviceTlb::Cached) << 3;
         let call = Call { obj: attachment.0, page: buf.0, flags, ..Call::default() };
         self.lab(event.actor, Op::Attach, call, expect)
     }
@@ -130,6 +131,17 @@ impl Bench<'_> {
                 let frame = self.in_lab[frame.index()].then(|| self.layout.number(frame));
                 let call = Call { obj, page: sg.0, value: page, ..Call::default() };
                 self.lab(actor, Op::DmaSg, call, Expect::Frame(frame))
+            }
+            // What is not mapped is not there, behind an IOMMU.
+            (Reply::Errno(errno), Handle::Sg(sg)) if before.sgs[sg.index()] == Slot::Dropped => {
+                let call = Call { obj, page: sg.0, value: page, ..Call::default() };
+                self.lab(actor, Op::DmaSg, call, Expect::Errno(errno))
+            }
+            (Reply::Errno(errno), Handle::Pin(pin))
+                if before.pins[pin.index()].slot == Slot::Held =>
+            {
+                let call = Call { obj, page: pin.0, ..Call::default() };
+                self.lab(actor, Op::DmaPin, call, Expect::Errno(errno))
             }
             (Reply::Again, Handle::Sg(sg)) => {
                 self.lab(actor, Op::Remap, Call { obj: sg.0, ..Call::default() }, Expect::Value(1))

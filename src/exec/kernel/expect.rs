@@ -24,6 +24,8 @@ pub(super) enum Expect {
     /// `get_user_pages` finds an entry without a page (`follow_pfn_pte`, mm/gup.c): EEXIST, where the
     /// model says EFAULT.
     NoPage,
+    /// It can't be had without waiting: `dma_resv_trylock` fails, or a fence has not signalled.
+    Held,
     /// The access ends so.
     Signal(Signal),
 }
@@ -50,6 +52,9 @@ impl Expect {
                 high == frame.map_or(lab::NO_FRAME, u32::from)
             }
             (Self::Errno(model), CommandResult::Refused(real)) => errno(model) == real,
+            (Self::Held, CommandResult::Refused(real)) => {
+                matches!(real, Errno::DEADLK | Errno::ALREADY | Errno::TIME)
+            }
             (Self::NoPage, CommandResult::Refused(real)) => real == Errno::EXIST,
             _ => false,
         }
@@ -62,6 +67,7 @@ impl Expect {
             Self::Frame(Some(frame)) => format!("frame {frame}"),
             Self::Frame(None) => "a page of the process's own".to_owned(),
             Self::Errno(errno) => errno.to_string(),
+            Self::Held => "somebody has it".to_owned(),
             Self::NoPage => "EEXIST: an entry without a page".to_owned(),
             Self::Signal(signal) => signal.to_string(),
         }

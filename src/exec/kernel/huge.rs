@@ -4,7 +4,7 @@
 
 use super::super::error::Skip;
 use super::super::plan::Steps;
-use crate::model::{Blocks, Huge, Placement, Step, World};
+use crate::model::{Blocks, Huge, MmapKind, Placement, Step, World};
 use crate::question::scenario::Scenario;
 use crate::units::{BufId, FrameId, VmaId};
 
@@ -66,6 +66,15 @@ fn loose(world: &World, per_block: Option<u8>) -> Result<bool, Skip> {
     let found = bufs().filter(loose).count();
     if found == 0 {
         return Ok(false);
+    }
+    let slow = |buf: BufId| {
+        let rules = world.exporter_of(buf);
+        rules.mmap != MmapKind::Pfnmap && !rules.vm_io.yes()
+    };
+    if bufs().any(slow) {
+        return Err(Skip::new(
+            "a page without a count that the slow path takes would be put below 0",
+        ));
     }
     let whole = |buf: BufId| per_block == Some(world.buf(buf).pages);
     if found < world.bufs() || !bufs().all(whole) {

@@ -25,6 +25,9 @@
 //!    `handle_mm_fault` alone.
 //! 3. Entries, frames and buffers are compared with the state after the step.
 //!
+//! A guest's kernel has rules of its own ([`skip::host_of`]): a schedule that depends on a rule of another
+//! host is left to a guest that has it.
+//!
 //! # Differs from the kernel
 //!
 //! What is a driver's own bookkeeping (a life of "purged", which pins make it refuse) is done by
@@ -34,6 +37,7 @@
 mod device;
 mod expect;
 mod huge;
+mod locks;
 mod look;
 mod skip;
 mod steps;
@@ -54,12 +58,12 @@ use super::plan::Steps;
 use super::report::{Disagreement, ReplayReport};
 use super::store::Arenas;
 use super::team::Team;
-use crate::model::{self, Life, Owner, Reply, Signal, World};
+use crate::model::{self, HostRules, Life, Owner, Reply, Signal, World};
 use crate::question::scenario::{
     Action, Replay, ReplayError, Scenario, ScenarioState, ScheduleStep,
 };
 use crate::sys::lab::Lab;
-use crate::uapi::lab::{NO_FRAME, Op, RESET_LOOSE, Step as LabStep};
+use crate::uapi::lab::{MMAP_ALL, NO_FRAME, Op, RESET_LOOSE, Step as LabStep};
 use crate::units::{BufId, FrameId, VmaId};
 
 /// A laboratory and the processes that work in it.
@@ -69,6 +73,9 @@ pub struct KernelExecutor {
     team: Team,
     lab: Lab,
     sabotage: Option<Sabotage>,
+    /// What this kernel does where kernels differ.
+    host: HostRules,
+    release: String,
 }
 
 impl KernelExecutor {
@@ -85,7 +92,9 @@ impl KernelExecutor {
         let mut team = Team::new(options.program, options.timeout, hide);
         team.lab = Some(shared);
         team.start(0, &arenas)?;
-        Ok(Self { arenas, team, lab, sabotage: options.sabotage })
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let host = skip::host_of(&release, lab.translates());
+        Ok(Self { arenas, team, lab, sabotage: options.sabotage, host, release })
     }
 
     /// Whether this kernel can be asked.
@@ -115,7 +124,7 @@ impl KernelExecutor {
             None
         };
         let right = scenario.replay(schedule)?;
-        if let Some(reason) = skip::other_host(scenario, schedule, &right) {
+        if let Some(reason) = skip::other_host(scenario, schedule, &right, &self.host) {
             return Ok(ReplayReport { inexpressible: Some(reason), ..ReplayReport::default() });
         }
         let (scenario, replay) = if let Some(wrong) = &wrong {
@@ -129,6 +138,9 @@ impl KernelExecutor {
         } else {
             (scenario, right)
         };
+        if let Some(reason) = skip::no_huge_entries(scenario, &self.release) {
+            return Ok(ReplayReport { inexpressible: Some(reason), ..ReplayReport::default() });
+        }
         let slots = Steps::of(scenario).slots(scenario).map_err(ExecError::Unsupported)?;
         let layout = Layout::of(scenario).map_err(ExecError::Unsupported)?;
         let bench = Bench {
@@ -147,9 +159,12 @@ impl KernelExecutor {
             statement: String::new(),
         };
         let report = bench.run(&replay);
+        // What unmaps would wait for it.
+        let unlock = LabStep { flags: MMAP_ALL, ..LabStep::default() };
+        let unlocked = self.lab.step(Op::MmapUnlock, unlock);
         let reset = self.team.reset();
         let cleared = self.lab.step(Op::Reset, LabStep::default());
-        if report.is_err() || reset.is_err() || cleared.is_err() {
+        if report.is_err() || unlocked.is_err() || reset.is_err() || cleared.is_err() {
             self.team.disband();
             self.lab = open()?;
             self.team.lab = Some(self.lab.try_clone().map_err(host("a copy of its descriptor"))?);

@@ -5,8 +5,8 @@ use super::super::plan::Steps;
 use super::super::team::ACTORS_MAX;
 use super::huge::Layout;
 use crate::model::{
-    Bus, Coherency, CpuSync, FollowPfn, GupFast, HostRules, IotlbFlush, MmapKind, Peer2Peer,
-    Placement, Step, YesNo, ZapReach,
+    Bus, Coherency, CpuSync, FollowPfn, GupFast, HostRules, Huge, IotlbFlush, MmapKind, Peer2Peer,
+    Placement, Step, Unshare, YesNo, ZapReach,
 };
 use crate::question::scenario::{Replay, Scenario};
 use crate::units::{BufId, FrameId};
@@ -19,27 +19,60 @@ pub fn askable(scenario: &Scenario) -> Result<(), Skip> {
     if scenario.programs.len() >= ACTORS_MAX {
         return Err(Skip::new("more processes than there are actors"));
     }
-    if scenario.world.locks_address_spaces() {
-        return Err(Skip::new(
-            "who waits for an mmap_lock with a dma_resv held hangs, and the guest's process with it",
-        ));
-    }
     exporters(scenario)?;
     drop(Layout::of(scenario)?);
     steps(scenario)
 }
 
+/// The first two numbers of a release.
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(['.', '-', '+']).map(|word| word.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Why a kernel can't be asked about huge entries: from 6.0 ("mm: thp: kill __transhuge_page_enabled()")
+/// to 6.6 it asked no driver for one where a mapping is VM_PFNMAP or VM_MIXEDMAP (measured on 6.1).
+pub(super) fn no_huge_entries(scenario: &Scenario, release: &str) -> Option<String> {
+    let world = &scenario.world;
+    let huge = |buf| world.exporter_of(buf).huge != Huge::None;
+    let refuses = ((6, 0)..(6, 7)).contains(&version(release));
+    (refuses && (0..world.bufs()).map(BufId::at).any(huge))
+        .then(|| "the guest's kernel asks no driver for a huge entry (6.0 to 6.6)".to_owned())
+}
+
+/// The rules of a host with the kernel of a release, the newest of which has the defaults; its device is
+/// behind an IOMMU or not.
+pub(super) fn host_of(release: &str, iommu: bool) -> HostRules {
+    let version = version(release);
+    let mut host = HostRules::default();
+    if iommu {
+        host.bus = Bus::Iommu;
+    }
+    if version < (6, 10) {
+        host.gup_fast = GupFast::Any;
+    }
+    if version < (6, 2) {
+        host.longterm_unshare = Unshare::Anonymous;
+    }
+    host
+}
+
 /// Why this kernel does not answer a schedule of a host with other rules; none where the rules make
-/// no difference to it. The guest's kernel is the default host.
-pub(super) fn other_host(scenario: &Scenario, schedule: &[u8], replay: &Replay) -> Option<String> {
+/// no difference to it.
+pub(super) fn other_host(
+    scenario: &Scenario,
+    schedule: &[u8],
+    replay: &Replay,
+    guest: &HostRules,
+) -> Option<String> {
     let host = &scenario.world.host;
     // The check that was proposed for dma_buf_mmap is the laboratory's own.
-    let guest = HostRules { dma_buf_mmap_check: host.dma_buf_mmap_check, ..HostRules::default() };
+    let guest = HostRules { dma_buf_mmap_check: host.dma_buf_mmap_check, ..guest.clone() };
     if *host == guest {
         return None;
     }
     let mut twin = scenario.clone();
-    twin.world.host = guest;
+    twin.world.host = guest.clone();
     let same = |other: &Replay| {
         let pairs = || replay.events.iter().zip(&other.events);
         replay.events.len() == other.events.len()
@@ -50,22 +83,22 @@ pub(super) fn other_host(scenario: &Scenario, schedule: &[u8], replay: &Replay) 
     }
     Some(format!(
         "the schedules depend on a rule of the host that the guest's kernel has not: {}",
-        others(host)
+        others(host, &guest)
     ))
 }
 
-fn others(host: &HostRules) -> String {
+fn others(host: &HostRules, guest: &HostRules) -> String {
     let rules = [
         (host.pte_special == YesNo::No, "pte-special = no"),
         (host.follow_pfn == FollowPfn::No, "follow-pfn = no"),
         (host.follow_pfn == FollowPfn::NoPage, "follow-pfn = no-page"),
         (host.vram_pages == YesNo::No, "vram-pages = no"),
         (host.iotlb_flush == IotlbFlush::Lazy, "iotlb-flush = lazy"),
-        (host.bus != Bus::Identity, "bus"),
-        (host.longterm_unshare == YesNo::No, "longterm-unshare = no"),
+        (host.bus != guest.bus, "bus"),
+        (host.longterm_unshare != guest.longterm_unshare, "longterm-unshare"),
         (host.longterm_migrate == YesNo::No, "longterm-migrate = no"),
         (host.fork_copies_pinned == YesNo::No, "fork-copies-pinned = no"),
-        (host.gup_fast == GupFast::Any, "gup-fast = any"),
+        (host.gup_fast != guest.gup_fast, "gup-fast"),
     ];
     let named: Vec<&str> =
         rules.iter().filter(|(differs, _)| *differs).map(|(_, name)| *name).collect();
@@ -74,9 +107,6 @@ fn others(host: &HostRules) -> String {
 
 fn exporters(scenario: &Scenario) -> Result<(), Skip> {
     let world = &scenario.world;
-    if world.device_tlbs() {
-        return Err(Skip::new("the laboratory's devices have no page tables, and no TLB"));
-    }
     for buf in (0..world.bufs()).map(BufId::at) {
         let rules = world.exporter_of(buf);
         if rules.peer2peer != Peer2Peer::Reachable {

@@ -36,6 +36,13 @@ impl Bench<'_> {
     ) -> Result<(), Halt> {
         let actor = event.actor;
         self.hand_out(event, step)?;
+        self.faults_go_on(before, &event.after.model)?;
+        let me = 1_u16.checked_shl(u32::try_from(actor).unwrap_or(u32::MAX)).unwrap_or(0);
+        if event.reply == Reply::Again
+            && event.after.model.mms.iter().any(|lock| (lock.faults | lock.queued) & me != 0)
+        {
+            return self.waits(before, event, step);
+        }
         match *step {
             Step::Mmap(mmap) => self.mmap(event, &mmap),
             Step::Munmap { vma, pages } => self.munmap(before, vma, pages),
@@ -59,14 +66,12 @@ impl Bench<'_> {
             Step::Exporter { buf, step, page, operation } => {
                 self.exporter(before, event, buf, (step, page, operation))
             }
-            // Who takes locks, and whose device has a TLB, is not asked (`askable`).
+            Step::FlushTlb(sg) => self.on_object(event, Op::FlushTlb, sg.0),
             Step::ResvLock(_)
             | Step::ResvUnlock(_)
             | Step::MmapLock { .. }
-            | Step::MmapUnlock(_)
-            | Step::FlushTlb(_)
-            | Step::Alloc(_)
-            | Step::EvictCache(_) => Ok(()),
+            | Step::MmapUnlock(_) => self.takes_lock(before, event, step),
+            Step::Alloc(_) | Step::EvictCache(_) => Ok(()),
             Step::Close(buf) if event.reply == Reply::Done => {
                 self.lab(actor, Op::Close, Call { obj: buf.0, ..Call::default() }, Expect::Done)
             }
@@ -506,7 +511,7 @@ impl Bench<'_> {
 }
 
 /// `DMA_RESV_USAGE_KERNEL`.
-const KERNEL: u16 = 0;
+pub(super) const KERNEL: u16 = 0;
 
 /// The fence of a copy that runs by itself, as the module numbers fences: importers' are from 0 up.
 const fn copy_fence(buf: BufId) -> u8 {

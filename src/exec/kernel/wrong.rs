@@ -1,7 +1,8 @@
 //! A model with a wrong rule, to see that the comparison notices.
 
 use crate::model::{
-    Cow, ExporterRules, GupFast, ImporterMmap, MmapKind, MoveNotify, OnDmaBufPin, YesNo, ZapReach,
+    Cow, ExporterRules, GupFast, ImporterMmap, MmapKind, MoveNotify, OnDmaBufPin, Unshare, YesNo,
+    ZapReach,
 };
 use crate::question::scenario::Scenario;
 
@@ -51,7 +52,7 @@ impl WrongRule {
         let world = &mut wrong.world;
         match self {
             Self::NoSpecialBit => world.host.pte_special = YesNo::No,
-            Self::NeverUnshares => world.host.longterm_unshare = YesNo::No,
+            Self::NeverUnshares => world.host.longterm_unshare = Unshare::No,
             Self::ForkShares => world.host.fork_copies_pinned = YesNo::No,
             Self::FastTakesAny => world.host.gup_fast = GupFast::Any,
             Self::InsertsPages | Self::NeverRefusesCow | Self::ZapsAll | Self::IgnoresPins => {
