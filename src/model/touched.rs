@@ -16,8 +16,8 @@ use super::footprint::{
 use super::objects::{Life, Owner, Page, Reach, Slot, Target};
 use super::operation::Operation;
 use super::rules::{
-    Coherency, ExporterStep, FaultPage, Huge, ImporterMmap, MmapKind, OnDmaBufPin, OnForeignPin,
-    Placement, Recycle, ZapReach,
+    Coherency, ExporterStep, FaultPage, Huge, ImporterMmap, MmapKind, Notifier, OnDmaBufPin,
+    OnForeignPin, Placement, Recycle, ZapReach,
 };
 use super::state::State;
 use super::step::{Dir, Handle, Mmap, Step};
@@ -408,7 +408,9 @@ impl Here<'_> {
     /// The VMAs that have entries to lose.
     fn zap(&self, buf: BufId) -> Option<Touched> {
         let rules = self.world.exporter_of(buf);
-        if rules.zap != ZapReach::AddressSpace {
+        // Who has a notifier is told, and may be waited for.
+        let told = self.world.pins.iter().any(|pin| pin.notifier != Notifier::None);
+        if rules.zap != ZapReach::AddressSpace || told {
             return None;
         }
         let (mut written, mut frames) = (0, 0);
