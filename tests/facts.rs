@@ -53,3 +53,46 @@ exists (hazard cross-buffer-write)
 ",
     );
 }
+
+/// A fault takes the `mmap_lock` by itself: who has it for writing waits for itself, who has it for
+/// reading waits behind a writer that waits, as any reader does.
+#[test]
+fn a_fault_takes_the_mmap_lock_that_its_thread_has() {
+    check(
+        "DMABUF fault-under-mmap-lock
+(* Result: write/alone Always, read/alone Never, read/with-a-writer Sometimes, write/with-a-writer Always *)
+exporter amdgpu {}
+buffer A { exporter = amdgpu }
+P0 application {
+    mmap v = A shared rw
+    mmap_lock P0 vary(write => write, read => read)
+    store v[0] = 1
+    mmap_unlock P0
+}
+P1 application {
+    vary(alone => {}, with-a-writer => {
+        mmap_lock P0 write
+        mmap_unlock P0
+    })
+}
+exists (hazard deadlock)
+",
+    );
+}
+
+#[test]
+fn an_operation_under_a_lock_of_its_process_is_refused() {
+    let text = "DMABUF moved-under-lock
+exporter amdgpu {}
+buffer A { exporter = amdgpu }
+P0 exporter amdgpu {
+    lock A
+    move A -> system
+    unlock A
+}
+exists (hazard any)
+";
+    let test = driftheap::litmus::parse("fact.litmus", text, &ModelRules).expect("it parses");
+    let error = Scenario::new(&test.variants[0], text).expect_err("it would lose its lock");
+    assert!(error.to_string().contains("takes the buffer's lock by itself"), "{error}");
+}

@@ -37,7 +37,7 @@ use super::{BROKEN_PIPE, Exit, SearchArgs, pool, shard};
 ///   observed   Always, Sometimes or Never: in how many outcomes the condition holds
 ///   states     states visited; those that no step can tell apart any more are one
 ///   schedules  complete interleavings (with --reduce: representatives)
-///   shortest   steps of the shortest schedule that shows it
+///   shortest   steps of the shortest schedule that shows it (with --reduce: representative)
 ///   replayed   schedules carried out on real memory: the shortest to each outcome and hazard, and
 ///              a seeded sample; `-` where this kernel can't, with the reason below the table
 ///   agreed     of these, those in which every value, errno, signal and byte was the model's

@@ -190,14 +190,14 @@ statements! {
         "lock BUF";
         EINVAL: "there is no such buffer",
     }
-    Unlock "unlock": "and gives it back", in "dma_resv_unlock()" {
+    Unlock "unlock": "the driver gives the buffer's reservation back", in "dma_resv_unlock()" {
         "unlock BUF";
     }
     MmapLock "mmap_lock": "a driver, or another thread, takes the process's mmap_lock",
         in "mmap_read_lock(), mmap_write_lock()" {
         "mmap_lock Pn read|write";
     }
-    MmapUnlock "mmap_unlock": "and gives it back", in "mmap_read_unlock(), mmap_write_unlock()" {
+    MmapUnlock "mmap_unlock": "whoever has the mmap_lock gives it back", in "mmap_read_unlock(), mmap_write_unlock()" {
         "mmap_unlock Pn";
     }
     EvictCache "evict_cache": "the cache line is written back and dropped", in "hardware" {

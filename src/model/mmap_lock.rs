@@ -100,8 +100,11 @@ impl View<'_> {
             }
             Need::Read(mm, faults) => {
                 let lock = self.state.mms[mm.index()];
-                let held = lock.writer == self.actor || (lock.readers | lock.faults) & me != 0;
-                if held && !explicit {
+                // get_user_pages is called with the lock held, where its caller has it; the fault of an
+                // access takes it once more, and waits for whatever a reader waits for.
+                let access = matches!(step, Step::Load { .. } | Step::Store { .. });
+                let own = lock.writer == self.actor || lock.readers & me != 0;
+                if lock.faults & me != 0 || own && !explicit && !access {
                     return InLine::Passes;
                 }
                 if lock.writer.is_some() || lock.queued != 0 {

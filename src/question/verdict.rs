@@ -162,11 +162,10 @@ pub fn judge_until(
         .copied()
         .filter_map(|kind| {
             let bit = u32::from(kind.bit()).trailing_zeros();
-            let schedule = match exploration.watched.get(&bit) {
-                Some(schedule) => Some(schedule),
-                // A deadlock is the end of a schedule.
-                None => shortest_of(&exploration, |outcome| outcome.hazards & kind.bit() != 0),
-            };
+            let seen = exploration.watched.get(&bit);
+            // A deadlock is the end of a schedule; and of representatives the end may be the nearest.
+            let ended = shortest_of(&exploration, |outcome| outcome.hazards & kind.bit() != 0);
+            let schedule = seen.into_iter().chain(ended).min_by_key(|schedule| schedule.len());
             schedule.map(|schedule| (kind, schedule.clone()))
         })
         .collect();

@@ -188,9 +188,14 @@ fn lock(choices: &mut Choices<'_>, bodies: &mut [Vec<String>]) {
         let at = choices.below(bodies.len());
         let body = &mut bodies[at];
         let first = choices.below(body.len() + 1);
-        body.insert(first, take);
-        let last = first + 1 + choices.below(body.len() - first);
-        body.insert(last, give.to_owned());
+        let last = first + choices.below(body.len() + 1 - first);
+        // An operation takes the lock by itself.
+        let operates =
+            |text: &String| ["move ", "purge ", "revoke "].iter().any(|op| text.contains(op));
+        if !body[first..last].iter().any(operates) {
+            body.insert(last, give.to_owned());
+            body.insert(first, take);
+        }
     }
 }
 
