@@ -329,7 +329,7 @@ impl<'a> Lowering<'a> {
             let first = program.instructions.len();
             let index = program.statements.len();
             let actions = self.actions(process, statement)?;
-            keep_locks(&actions, &mut held, statement)?;
+            statement::keep_locks(&actions, &mut held, statement)?;
             for (action, soft) in actions {
                 program.instructions.push(Instruction { action, statement: index, soft });
             }
@@ -579,26 +579,4 @@ fn content_uses(
     }
     uses.reverse();
     uses
-}
-
-/// Follows which reservations a process `held` by statements of its own. An operation takes the lock by
-/// itself and gives it back, which would be the process's.
-fn keep_locks(
-    actions: &[(Action, bool)],
-    held: &mut Vec<BufId>,
-    statement: &ast::Statement,
-) -> Result<(), LowerError> {
-    for (action, _) in actions {
-        match action {
-            Action::Step(Step::ResvLock(buf)) => held.push(*buf),
-            Action::Step(Step::ResvUnlock(buf)) => held.retain(|held| held != buf),
-            Action::Step(Step::Exporter { buf, .. }) if held.contains(buf) => {
-                let message = "this takes the buffer's lock by itself, and would give back the one \
-                               that the process has: write `unlock` before it";
-                return Err(LowerError::new(message, statement.span));
-            }
-            Action::Step(_) | Action::Await(_) => {}
-        }
-    }
-    Ok(())
 }

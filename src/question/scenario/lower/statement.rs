@@ -302,3 +302,25 @@ impl Lowering<'_> {
 fn gup(pin: PinId, vma: VmaId, page: u8, foll: Foll) -> impl Iterator<Item = Step> {
     [Step::GupFast { pin, vma, page, foll }, Step::GupSlow { pin, vma, page, foll }].into_iter()
 }
+
+/// Follows which reservations a process `held` by statements of its own. An operation takes the lock by
+/// itself and gives it back, which would be the process's.
+pub(super) fn keep_locks(
+    actions: &[(Action, bool)],
+    held: &mut Vec<BufId>,
+    statement: &ast::Statement,
+) -> Result<(), LowerError> {
+    for (action, _) in actions {
+        match action {
+            Action::Step(Step::ResvLock(buf)) => held.push(*buf),
+            Action::Step(Step::ResvUnlock(buf)) => held.retain(|held| held != buf),
+            Action::Step(Step::Exporter { buf, .. }) if held.contains(buf) => {
+                let message = "this takes the buffer's lock by itself, and would give back the one \
+                               that the process has: write `unlock` before it";
+                return Err(LowerError::new(message, statement.span));
+            }
+            Action::Step(_) | Action::Await(_) => {}
+        }
+    }
+    Ok(())
+}
