@@ -33,9 +33,9 @@ const STRANGER: u32 = 54_000;
 /// The first of those that have nothing else: each attack with few processes has one of its own.
 const LONELY: u32 = 54_001;
 
-/// Updates that go with a page that is under way as both processes are killed which know of it: a word of
-/// each of the writers.
-const LOST_WITH_A_PAGE: u64 = 11;
+/// Updates that go with the pages of a move that is under way as both processes are killed which know of it:
+/// a word of each of the writers in each page of the buffer, at most.
+const LOST_WITH_A_MOVE: u64 = 11 * 64;
 
 /// The guardian's name (`driftheap::sys::guard::COMM`).
 const GUARDIAN: &str = driftheap::sys::guard::COMM;
@@ -494,7 +494,7 @@ fn judge(came: &mut Came, run: &Run, place: &Place, status: ExitStatus, output: 
     let text = String::from_utf8_lossy(output);
     let said = || text.trim_end().lines().rev().take(4).collect::<Vec<_>>().join(" | ");
     let seeded_death = dies && run.attack.kind == "a supervisor that dies";
-    let tolerated = if matches!(run.beside, Beside::KillBoth(_)) { LOST_WITH_A_PAGE } else { 0 };
+    let tolerated = if matches!(run.beside, Beside::KillBoth(_)) { LOST_WITH_A_MOVE } else { 0 };
     if came.lost > tolerated {
         came.faults.push((Column::Lost, format!("{} updates: {}", came.lost, said())));
     }
