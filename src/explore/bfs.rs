@@ -208,13 +208,6 @@ impl<'m, M: Machine> Space<'m, M> {
     }
 }
 
-/// How often an outcome was met, by number in order of first appearance.
-pub(super) struct Tally {
-    pub(super) number: u32,
-    /// The first state, in canonical order, with this outcome.
-    pub(super) first: StateId,
-}
-
 /// The explored graph, kept by the leading thread.
 pub(super) struct Graph<O> {
     shard_bits: u32,
@@ -232,8 +225,10 @@ pub(super) struct Graph<O> {
     pub(super) is_levelled: bool,
     /// Largest distance of a state from the initial state.
     pub(super) depth_max: u32,
+    /// Terminal states in canonical order, with the numbers of their outcomes.
     pub(super) terminals: Vec<(StateId, u32)>,
-    pub(super) outcomes: BTreeMap<O, Tally>,
+    /// Outcomes, numbered in order of first appearance.
+    pub(super) outcomes: BTreeMap<O, u32>,
     pub(super) deadlocks: u64,
     /// By watched bit, the first state that shows it.
     pub(super) watched: BTreeMap<u32, StateId>,
@@ -337,9 +332,9 @@ impl<O: Ord> Graph<O> {
     pub(super) fn absorb(&mut self, findings: &mut Findings<O>) {
         for (id, is_deadlock, outcome) in findings.terminals.drain(..) {
             self.deadlocks += u64::from(is_deadlock);
-            let number = to_u32(self.outcomes.len());
-            let tally = self.outcomes.entry(outcome).or_insert(Tally { number, first: id });
-            self.terminals.push((id, tally.number));
+            let next = to_u32(self.outcomes.len());
+            let number = *self.outcomes.entry(outcome).or_insert(next);
+            self.terminals.push((id, number));
         }
         for (id, bits) in findings.watched.drain(..) {
             for bit in (0..u32::BITS).filter(|bit| bits >> bit & 1 != 0) {

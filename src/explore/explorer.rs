@@ -10,7 +10,7 @@ use super::machine::{ACTORS_MAX, Machine};
 use super::parallel::shard_bits;
 use super::reduce::Reduction;
 use super::result::{Exploration, ExploreError, Limits, OutcomeStats, Progress, Reached, Until};
-use super::store::SHARDS_MAX;
+use super::store::{SHARDS_MAX, StateId};
 
 /// Explores a machine; see the [module](super) for what it finds.
 pub struct Explorer<'m, M> {
@@ -150,34 +150,26 @@ impl<'m, M: Machine> Explorer<'m, M> {
             cycle: actors,
         })?;
         let mut schedules = 0;
-        let mut tallies: Vec<_> = graph
-            .outcomes
-            .values()
-            .map(|tally| (tally.number, (0u128, 0u64, tally.first)))
-            .collect();
-        tallies.sort_unstable_by_key(|(number, _)| *number);
+        let mut tallies = vec![(0u128, 0u64, StateId::NONE); graph.outcomes.len()];
         for &(id, number) in &graph.terminals {
-            let (_, (outcome_schedules, states, nearest)) = &mut tallies[number as usize];
+            let (outcome_schedules, states, nearest) = &mut tallies[number as usize];
             ways.add(outcome_schedules, ways.to(id));
             ways.add(&mut schedules, ways.to(id));
             *states += 1;
-            if ways.distance(id) < ways.distance(*nearest) {
+            if *nearest == StateId::NONE || ways.distance(id) < ways.distance(*nearest) {
                 *nearest = id;
             }
         }
         let stats = |number: u32| {
-            let (_, (schedules, states, nearest)) = tallies[number as usize];
+            let (schedules, states, nearest) = tallies[number as usize];
             let shortest = match ways.shortest(nearest) {
                 Some(actors) => space.with_passed(actors),
                 None => space.schedule_to(nearest),
             };
             OutcomeStats { schedules, states, shortest }
         };
-        let outcomes: BTreeMap<_, _> = graph
-            .outcomes
-            .into_iter()
-            .map(|(outcome, tally)| (outcome, stats(tally.number)))
-            .collect();
+        let outcomes: BTreeMap<_, _> =
+            graph.outcomes.into_iter().map(|(outcome, number)| (outcome, stats(number))).collect();
         Ok(Exploration {
             states: graph.order.len() as u64,
             transitions: graph.edges.len() as u64,

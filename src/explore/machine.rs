@@ -77,16 +77,8 @@ pub trait Machine: Sync {
     /// May know more than [`next_footprint`](Self::next_footprint) does, which has to hold without
     /// a look at the state; and may leave out what it does not know.
     fn commuting(&self, state: &Self::State, enabled: u16) -> [u16; ACTORS_MAX] {
-        let mut next = [Footprint::NONE; ACTORS_MAX];
-        let mut found = [0; ACTORS_MAX];
-        for actor in actors_in(enabled) {
-            next[usize::from(actor)] = self.next_footprint(state, actor);
-            let own = next[usize::from(actor)];
-            let commutes = |lower: &u8| !next[usize::from(*lower)].conflicts(own);
-            let lower = actors_in(enabled & ((1 << actor) - 1)).filter(commutes);
-            found[usize::from(actor)] = lower.fold(0, |set, lower| set | 1 << lower);
-        }
-        found
+        let next = |actor| self.next_footprint(state, actor);
+        commuting_pairs(enabled, next, |one, other| !one.conflicts(*other))
     }
 
     /// What `actor` may read and write from here to its end, its next action included.
@@ -139,6 +131,26 @@ impl fmt::Debug for Footprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Footprint {{ reads: {:#b}, writes: {:#b} }}", self.reads, self.writes)
     }
+}
+
+/// By actor of `enabled`, the lower ones of them of which `commute` holds with it: what
+/// [`Machine::commuting`] answers, of what is to be known of each actor.
+#[inline]
+pub fn commuting_pairs<T: Copy + Default>(
+    enabled: u16,
+    mut about: impl FnMut(u8) -> T,
+    commute: impl Fn(&T, &T) -> bool,
+) -> [u16; ACTORS_MAX] {
+    let mut known = [T::default(); ACTORS_MAX];
+    let mut found = [0; ACTORS_MAX];
+    for actor in actors_in(enabled) {
+        let own = about(actor);
+        let commutes = |lower: &u8| commute(&known[usize::from(*lower)], &own);
+        let lower = actors_in(enabled & ((1 << actor) - 1)).filter(commutes);
+        found[usize::from(actor)] = lower.fold(0, |set, lower| set | 1 << lower);
+        known[usize::from(actor)] = own;
+    }
+    found
 }
 
 /// The numbers of the actors in a set, in ascending order.

@@ -17,7 +17,7 @@ pub use outcome::Outcome;
 pub use program::{Action, Content, Device, Instruction, Program, SlotId, Slots, Statement};
 pub use replay::{Replay, ReplayError, ScheduleStep};
 
-use crate::explore::{ACTORS_MAX, Footprint, Machine, actors_in};
+use crate::explore::{ACTORS_MAX, Footprint, Machine, commuting_pairs};
 use crate::litmus::ast;
 use crate::litmus::cond::{Cond, Condition};
 use crate::model::{self, Cost, HazardKind, Objects, Reply, Sink, State, Step, Touched, World};
@@ -207,7 +207,11 @@ impl Scenario {
     /// What the next action of `actor`, which can go, touches in `state`.
     #[must_use]
     pub fn touched(&self, state: &ScenarioState, actor: u8) -> Touched {
-        let Footprint { reads, writes } = self.footprint(state, actor, false);
+        self.touched_within(state, actor, self.footprint(state, actor, false))
+    }
+
+    fn touched_within(&self, state: &ScenarioState, actor: u8, declared: Footprint) -> Touched {
+        let Footprint { reads, writes } = declared;
         let declared = Objects { reads, writes };
         let actor = usize::from(actor);
         match self.next(state, actor).map(|instruction| &instruction.action) {
@@ -344,20 +348,13 @@ impl Machine for Scenario {
     }
 
     fn commuting(&self, state: &ScenarioState, enabled: u16) -> [u16; ACTORS_MAX] {
-        let mut next = [(Footprint::NONE, Touched::default()); ACTORS_MAX];
-        let mut found = [0; ACTORS_MAX];
-        for actor in actors_in(enabled) {
-            let (declared, touched) =
-                (self.next_footprint(state, actor), self.touched(state, actor));
-            next[usize::from(actor)] = (declared, touched);
-            let commutes = |lower: &u8| {
-                let (other, other_touched) = &next[usize::from(*lower)];
-                !other_touched.conflicts(&touched) || !other.conflicts(declared)
-            };
-            let lower = actors_in(enabled & ((1 << actor) - 1)).filter(commutes);
-            found[usize::from(actor)] = lower.fold(0, |set, lower| set | 1 << lower);
-        }
-        found
+        let about = |actor| {
+            let declared = self.next_footprint(state, actor);
+            (declared, self.touched_within(state, actor, declared))
+        };
+        commuting_pairs(enabled, about, |(declared, touched), (others, other)| {
+            !touched.conflicts(other) || !declared.conflicts(*others)
+        })
     }
 
     fn classify(&self, state: &ScenarioState) -> Outcome {
