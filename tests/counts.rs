@@ -8,10 +8,10 @@ mod lab;
 
 /// A variant with its states, transitions, complete schedules and outcomes.
 const COUNTS: &[(&str, u64, u64, u128, usize)] = &[
-    ("insert-page-and-move/pfnmap", 86, 132, 386, 1),
+    ("insert-page-and-move/pfnmap", 86, 138, 1108, 1),
     ("insert-page-and-move/mixedmap-insert-page", 109, 164, 1335, 4),
     ("ttm-direct-io/free-before-completion", 39, 61, 100, 3),
-    ("ttm-huge-gup-fast/ttm", 168, 297, 9139, 4),
+    ("ttm-huge-gup-fast/ttm", 182, 325, 9699, 4),
     ("exporter-honours-pins/look-after-zap/pin-blocks-move", 85, 133, 560, 2),
     ("panfrost-purge/zap-missing/locked", 63, 87, 77, 6),
     ("move-copy-zap-order/copy-first/fault-unlocked", 106, 150, 1261, 4),

@@ -96,3 +96,94 @@ exists (hazard any)
     let error = Scenario::new(&test.variants[0], text).expect_err("it would lose its lock");
     assert!(error.to_string().contains("takes the buffer's lock by itself"), "{error}");
 }
+
+#[test]
+fn what_is_taken_beside_a_ticket_is_refused() {
+    let text = "DMABUF beside-a-ticket
+exporter gpu {}
+buffer A { exporter = gpu }
+buffer B { exporter = gpu }
+P0 application { FIRST; SECOND }
+exists (hazard any)
+";
+    let answer = |first: &str, second: &str| {
+        let text = text.replace("FIRST", first).replace("SECOND", second);
+        let test = driftheap::litmus::parse("t.litmus", &text, &ModelRules).expect("it parses");
+        Scenario::new(&test.variants[0], &text).map(drop).map_err(|error| error.message)
+    };
+    let refused = |first, second, why: &str| {
+        let message = answer(first, second).expect_err(second);
+        assert!(message.contains(why), "{message}");
+    };
+    refused("lock A ticket", "lock B", "a reservation without it");
+    refused("lock A", "lock B ticket", "with nothing reserved");
+    refused("lock A ticket", "lock B ticket", "with nothing reserved");
+    refused("lock A, B ticket", "unlock A; lock A", "a reservation without it");
+    assert_eq!(answer("lock A, B ticket; unlock A, B", "lock B"), Ok(()));
+}
+
+#[test]
+fn tickets_keep_any_number_of_jobs_from_waiting_in_a_circle() {
+    check(
+        "DMABUF three-in-a-circle
+(* Result: tickets Never, plain Sometimes, in-order Never *)
+exporter gpu {}
+buffer A { exporter = gpu }
+buffer B { exporter = gpu }
+buffer C { exporter = gpu }
+P0 application { lock A, B vary by(tickets => ticket, plain => {}, in-order => {}); unlock A, B }
+P1 application { lock B, C vary by(tickets => ticket, plain => {}, in-order => {}); unlock B, C }
+P2 application {
+    lock vary by(tickets => { C, A ticket }, plain => { C, A }, in-order => { A, C })
+    unlock A, C
+}
+exists (hazard deadlock)
+",
+    );
+}
+
+/// `dma_resv_assert_held` in `dma_resv_add_fence` (drivers/dma-buf/dma-resv.c, 6.12): who has reserved the
+/// buffer adds the fence, and still has it afterwards.
+#[test]
+fn a_job_is_submitted_with_the_buffer_reserved() {
+    check(
+        "DMABUF submitted-under-lock
+(* Result: */done Always, */any-hazard Never *)
+exporter amdgpu {}
+importer gpu {}
+buffer A { exporter = amdgpu }
+buffer B { exporter = amdgpu }
+P0 device importer gpu {
+    attach t = A dynamic
+    map s = t
+    lock A, B vary(plain => {}, ticket => ticket)
+    submit f = s write
+    done: unlock A, B
+    dma_write s[0] = 7
+    signal f
+}
+P1 exporter amdgpu { move A -> system }
+exists (vary what(done => { f = ok /\\ done = ok }, any-hazard => { hazard any }))
+",
+    );
+}
+
+/// `check_vma_flags` comes before anything is faulted (`__get_user_pages`, mm/gup.c, 6.12): who is
+/// refused for what the mapping is does not wait for its exporter, though it waits for the `mmap_lock`.
+#[test]
+fn who_may_not_pin_does_not_wait_for_the_exporter() {
+    check(
+        "DMABUF refused-under-lock
+(* Result: pfnmap/* Never, mixedmap/* Always *)
+exporter amdgpu { mmap = vary(pfnmap => pfnmap, mixedmap => mixedmap-insert-page) }
+buffer A { exporter = amdgpu }
+P0 application {
+    mmap v = A shared rw
+    lock A
+    vary(gup => { gup p = v[0] write }, get => { gup p = v[0] get })
+    unlock A
+}
+exists (hazard deadlock)
+",
+    );
+}

@@ -169,6 +169,8 @@ pub const DRIVERS_MAX: usize = 16;
 pub const FRAMES_MAX: u8 = 64;
 /// A frame vector has at most so many pages.
 pub const FRAME_VECTOR_MAX: usize = 8;
+/// A statement locks at most so many buffers.
+pub const LOCKS_MAX: usize = 4;
 /// The label of an alternative has at most so many bytes.
 const LABEL_BYTES_MAX: usize = 80;
 /// All variants of a file together have at most so many tokens.

@@ -233,15 +233,17 @@ pub enum Op {
         /// A page of a buffer.
         at: PageRef,
     },
-    /// `lock BUF`
+    /// `lock BUF[, BUF..] [ticket]`
     Lock {
-        /// The buffer.
-        buffer: Name,
+        /// The buffers, in the order in which they are taken.
+        buffers: Vec<Name>,
+        /// Whether they are taken under one ticket.
+        ticket: bool,
     },
-    /// `unlock BUF`
+    /// `unlock BUF[, BUF..]`
     Unlock {
-        /// The buffer.
-        buffer: Name,
+        /// The buffers.
+        buffers: Vec<Name>,
     },
     /// `mmap_lock Pn read|write`
     MmapLock {
@@ -265,6 +267,10 @@ pub enum Op {
 /// ` WORD VALUE` of an option, or nothing.
 pub(super) fn option<T: fmt::Display>(word: &str, value: Option<&T>) -> String {
     value.map_or_else(String::new, |value| format!(" {word}{value}"))
+}
+
+fn list<T: fmt::Display>(all: &[T]) -> String {
+    all.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl fmt::Display for Op {
@@ -295,8 +301,7 @@ impl fmt::Display for Op {
                 write!(f, "follow_pfn {cache} = {at}{}", if *notifier { " notifier" } else { "" })
             }
             Self::FrameVector { vector, at, flags } => {
-                let at: Vec<String> = at.iter().map(PageRef::to_string).collect();
-                write!(f, "frame_vector {vector} = {}{flags}", at.join(", "))
+                write!(f, "frame_vector {vector} = {}{flags}", list(at))
             }
             Self::EvictCache { at } => write!(f, "evict_cache {at}"),
             Self::Fork { child } => write!(f, "fork {child}"),
@@ -326,8 +331,10 @@ impl fmt::Display for Op {
             Self::Revoke { buffer } => write!(f, "revoke {buffer}"),
             Self::Alloc { buffer } => write!(f, "alloc {buffer}"),
             Self::Close { buffer } => write!(f, "close {buffer}"),
-            Self::Lock { buffer } => write!(f, "lock {buffer}"),
-            Self::Unlock { buffer } => write!(f, "unlock {buffer}"),
+            Self::Lock { buffers, ticket } => {
+                write!(f, "lock {}{}", list(buffers), if *ticket { " ticket" } else { "" })
+            }
+            Self::Unlock { buffers } => write!(f, "unlock {}", list(buffers)),
             Self::MmapLock { process, access } => write!(f, "mmap_lock {process} {access}"),
             Self::MmapUnlock { process } => write!(f, "mmap_unlock {process}"),
             Self::FlushTlb { table } => write!(f, "flush_tlb {table}"),
@@ -384,9 +391,10 @@ impl Op {
             | Self::Purge { buffer }
             | Self::Revoke { buffer }
             | Self::Alloc { buffer }
-            | Self::Close { buffer }
-            | Self::Lock { buffer }
-            | Self::Unlock { buffer } => vec![Use::Buffer(buffer)],
+            | Self::Close { buffer } => vec![Use::Buffer(buffer)],
+            Self::Lock { buffers, .. } | Self::Unlock { buffers } => {
+                buffers.iter().map(Use::Buffer).collect()
+            }
             Self::Detach { attachment }
             | Self::Map { attachment, .. }
             | Self::DmaBufPin { attachment }

@@ -186,12 +186,14 @@ statements! {
     Await "await": "wait until the labelled statement has ended", in "whatever orders the processes" {
         "await LABEL";
     }
-    Lock "lock": "a driver takes the buffer's reservation, for the statements up to unlock", in "dma_resv_lock()" {
-        "lock BUF";
+    Lock "lock": "a driver takes the reservations of buffers, for the statements up to unlock; under a ticket it never waits for an older one with some held, but gives all back and begins with the contended one",
+        in "dma_resv_lock(); ww_acquire_init(), drm_exec_until_all_locked()" {
+        "lock BUF[, BUF..]";
+        "lock BUF[, BUF..] ticket";
         EINVAL: "there is no such buffer",
     }
-    Unlock "unlock": "the driver gives the buffer's reservation back", in "dma_resv_unlock()" {
-        "unlock BUF";
+    Unlock "unlock": "the driver gives the reservations back, and with the last one its ticket", in "dma_resv_unlock(), ww_acquire_fini()" {
+        "unlock BUF[, BUF..]";
     }
     MmapLock "mmap_lock": "a driver, or another thread, takes the process's mmap_lock",
         in "mmap_read_lock(), mmap_write_lock()" {

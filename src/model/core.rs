@@ -47,12 +47,14 @@ fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
         Step::GupSlow { pin, vma, page, foll } => {
             let slot = state.pins[pin.index()].slot;
             !matches!(slot, Slot::None | Slot::Failed)
+                || !view.gup_allowed(vma, foll)
                 || !view.fault_blocked(vma, page)
                     && !((foll.write || !foll.get) && view.copy_waits(vma, page))
                     && !(foll.longterm && view.migration_waits())
         }
         Step::FollowPfn { pin, vma, page, .. } => {
             matches!(state.pins[pin.index()].slot, Slot::Held | Slot::Taking)
+                || !view.followed(vma)
                 || !view.fault_blocked(vma, page)
         }
         Step::Munmap { vma, pages } => !view.notifier_waits(vma, pages),
@@ -78,10 +80,10 @@ fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
                         && (attachment.dynamic || !state.bufs[attachment.buf.index()].moving))
         }
         Step::Unmap(sg) => state.sgs[sg.index()] != Slot::None && view.sg_lock_free(sg),
-        Step::Validate { sg, .. } => {
-            state.sgs[sg.index()] != Slot::None && view.sg_lock_untaken(sg)
+        Step::Validate { sg, .. } => state.sgs[sg.index()] != Slot::None && view.sg_lock_free(sg),
+        Step::Signal(fence) => {
+            !matches!(state.fences[fence.index()].slot, Slot::None | Slot::Taking)
         }
-        Step::Signal(fence) => state.fences[fence.index()].slot != Slot::None,
         Step::DmaStart { via, dir, .. } => view.dma_ready(via, dir),
         Step::DmaBufPin(attachment) => {
             let entry = &state.attachments[attachment.index()];
@@ -98,6 +100,7 @@ fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
         }
         Step::Alloc(buf) => world.buf(buf).placement != Placement::Cma || !view.migration_waits(),
         Step::ResvLock(buf) => view.lock_untaken(buf),
+        Step::LockAll(bufs) => view.reserves(bufs),
         Step::FlushTlb(sg) => state.sgs[sg.index()] != Slot::None && !view.translated(sg),
         Step::Mmap(_)
         | Step::GupFast { .. }
@@ -109,6 +112,7 @@ fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
         | Step::Close(_)
         | Step::EvictCache(_)
         | Step::ResvUnlock(_)
+        | Step::DrawTicket
         | Step::MmapLock { .. }
         | Step::MmapUnlock(_) => true,
     }
@@ -178,6 +182,8 @@ pub fn step<S: Sink>(
         Step::EvictCache(page) => core.evict_cache(page),
         Step::ResvLock(buf) => core.resv_lock(buf),
         Step::ResvUnlock(buf) => core.resv_unlock(buf),
+        Step::DrawTicket => core.draw_ticket(),
+        Step::LockAll(bufs) => core.lock_all(bufs),
         Step::MmapLock { mm, write } => core.lock_mm(mm, write),
         Step::MmapUnlock(mm) => core.unlock_mm(mm),
         Step::FlushTlb(sg) => core.flush_tlb(sg),
@@ -225,6 +231,8 @@ impl State {
             | Step::EvictCache(_)
             | Step::ResvLock(_)
             | Step::ResvUnlock(_)
+            | Step::DrawTicket
+            | Step::LockAll(_)
             | Step::MmapLock { .. }
             | Step::MmapUnlock(_)
             | Step::FlushTlb(_) => {}
@@ -282,6 +290,8 @@ fn buf_of(world: &World, state: &State, step: &Step) -> Option<BufId> {
         | Step::DmaStart { .. }
         | Step::DmaFinish { .. }
         | Step::Fork { .. }
+        | Step::DrawTicket
+        | Step::LockAll(_)
         | Step::MmapLock { .. }
         | Step::MmapUnlock(_) => BufId::NONE,
     };
@@ -301,28 +311,6 @@ pub(super) struct View<'a> {
 }
 
 impl View<'_> {
-    /// For who goes on if the lock is its own: `dma_buf_map_attachment` is called with it held,
-    /// `dma_buf_map_attachment_unlocked` takes it.
-    fn lock_free(&self, buf: BufId) -> bool {
-        let holder = self.state.bufs[buf.index()].lock;
-        holder.is_none() || holder == self.actor
-    }
-
-    /// For who takes it: a mutex is not recursive, its holder waits for itself.
-    fn lock_untaken(&self, buf: BufId) -> bool {
-        self.state.bufs[buf.index()].lock.is_none()
-    }
-
-    fn sg_lock_free(&self, sg: SgId) -> bool {
-        let attachment = &self.state.attachments[self.world.attachment_of(sg).index()];
-        attachment.buf.is_none() || self.lock_free(attachment.buf)
-    }
-
-    fn sg_lock_untaken(&self, sg: SgId) -> bool {
-        let attachment = &self.state.attachments[self.world.attachment_of(sg).index()];
-        attachment.buf.is_none() || self.lock_untaken(attachment.buf)
-    }
-
     fn sync_dropped(&self, via: ImporterId) -> bool {
         via.is_some() && self.world.importer(via).sync == SyncForward::Dropped
     }

@@ -244,8 +244,13 @@ impl<S: Sink> Core<'_, S> {
         {
             return self.fail(&refused, errno);
         }
-        self.state.bufs[buf.index()].lock = self.actor;
-        self.emit(Effect::Locked(buf, true));
+        // Who has reserved the buffer by itself keeps it: the fence is added with the lock held
+        // (`dma_resv_assert_held` in `dma_resv_add_fence`, drivers/dma-buf/dma-resv.c, 6.12).
+        if self.state.bufs[buf.index()].lock != self.actor {
+            self.state.bufs[buf.index()].lock = self.actor;
+            self.state.fence_mut(fence).slot = Slot::Taking;
+            self.emit(Effect::Locked(buf, true));
+        }
         Reply::Done
     }
 
@@ -255,8 +260,12 @@ impl<S: Sink> Core<'_, S> {
             return Reply::Skipped;
         }
         let actor = self.actor;
-        *self.state.fence_mut(fence) = Fence { slot: Slot::Held, buf, usage, actor, writes };
-        self.unlock(buf);
+        let entry = self.state.fence_mut(fence);
+        let took_the_lock = entry.slot == Slot::Taking;
+        *entry = Fence { slot: Slot::Held, buf, usage, actor, writes };
+        if took_the_lock {
+            self.unlock(buf);
+        }
         Reply::Done
     }
 

@@ -6,7 +6,8 @@
 //! that class whose frames have those numbers.
 
 use super::objects::{
-    Attachment, Dma, DmaBuf, Frame, Life, MmapLock, Owner, Page, Pte, Reach, Slot, Target, VmaKind,
+    Attachment, Dma, DmaBuf, Frame, Life, MmapLock, Owner, Page, Pte, Reach, Slot, Target, Ticket,
+    VmaKind,
 };
 use super::rules::{Bus, Placement, Usage};
 use super::state::State;
@@ -162,6 +163,9 @@ fn encode_devices(world: &World, state: &State, names: &mut Names<'_>, out: &mut
             out.extend_from_slice(&bits.to_le_bytes());
         }
         out.push(mm.writer.0);
+    }
+    for ticket in &state.tickets {
+        out.extend_from_slice(&[ticket.age, ticket.held, ticket.contended.0]);
     }
 }
 
@@ -406,6 +410,10 @@ fn decode_devices(world: &World, reader: &mut Reader<'_>, state: &mut State) {
         let [readers, faults, queued] = [(); 3].map(|()| u16::from_le_bytes(reader.bytes()));
         let [writer] = reader.bytes();
         *mm = MmapLock { readers, faults, writer: ActorId(writer), queued };
+    }
+    for ticket in &mut state.tickets {
+        let [age, held, contended] = reader.bytes();
+        *ticket = Ticket { age, held, contended: BufId(contended) };
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) const ATTACHMENTS: Kind = Kind { first: 64, bits: 8 };
 pub(super) const SGS: Kind = Kind { first: 72, bits: 12 };
 /// Fences.
 pub(super) const FENCES: Kind = Kind { first: 84, bits: 10 };
-/// The `mmap_lock`s of all address spaces.
+/// The `mmap_lock`s of all address spaces, and the tickets under which buffers are reserved.
 pub(super) const MMS: u128 = 1 << 94;
 /// What frames hold and whose they are: stale entries make one object of it all.
 pub(super) const MEMORY: u128 = 1 << 95;
@@ -81,6 +81,7 @@ pub fn objects(world: &World, step: &Step) -> Objects {
 }
 
 /// The objects of `step`, the `mmap_lock` apart.
+#[expect(clippy::too_many_lines, reason = "one arm a step, nothing to share")]
 fn beside_locks(world: &World, step: &Step) -> Objects {
     match *step {
         Step::Mmap(mmap) => {
@@ -147,7 +148,14 @@ fn beside_locks(world: &World, step: &Step) -> Objects {
         Step::Fork { .. } => of(PINS.all(), VMAS.all() | FREE | MEMORY | notified(world)),
         Step::EvictCache(_) => of(BUFS.all(), MEMORY),
         Step::ResvLock(buf) => of(0, BUFS.one(buf.0)),
-        Step::ResvUnlock(buf) => of(0, BUFS.one(buf.0)).union(unlocked(world, buf)),
+        Step::ResvUnlock(buf) => {
+            of(0, BUFS.one(buf.0) | tickets(world)).union(unlocked(world, buf))
+        }
+        Step::DrawTicket => of(0, tickets(world)),
+        Step::LockAll(bufs) => bufs
+            .iter()
+            .map(|buf| of(0, BUFS.one(buf.0)).union(unlocked(world, buf)))
+            .fold(of(0, tickets(world)), Objects::union),
         Step::MmapLock { .. } | Step::MmapUnlock(_) => NOTHING,
         Step::FlushTlb(sg) => of(ATTACHMENTS.one(world.attachment_of(sg).0), SGS.one(sg.0)),
     }
@@ -186,6 +194,7 @@ mod noting {
         add(&state.pages.notes, &|_| MEMORY);
         add(&state.lists, &|_| FREE);
         add(&state.mms.notes, &|_| MMS);
+        add(&state.tickets.notes, &|_| MMS);
         // Nobody else looks at an engine, but where it is bound to a pin: then the pin is noted.
         add(&state.dmas.notes, &|index| if index == actor.index() { 0 } else { u128::MAX });
         found
@@ -258,6 +267,8 @@ fn device(world: &World, step: &Step) -> Objects {
         | Step::EvictCache(_)
         | Step::ResvLock(_)
         | Step::ResvUnlock(_)
+        | Step::DrawTicket
+        | Step::LockAll(_)
         | Step::MmapLock { .. }
         | Step::MmapUnlock(_)
         | Step::FlushTlb(_) => Objects::ALL,
@@ -275,9 +286,16 @@ fn release_reads() -> u128 {
     VMAS.all() | ATTACHMENTS.all() | PINS.all()
 }
 
-/// What giving up the lock touches beside the buffer: its holder's reference may be the last.
+/// What giving up the lock touches beside the buffer: its holder's reference may be the last. That of a
+/// buffer is, which an operation without a lock has marked before there was any.
 fn unlocked(world: &World, buf: BufId) -> Objects {
-    if world.buf(buf).closed { of(release_reads(), FREE | MEMORY) } else { NOTHING }
+    let decl = world.buf(buf);
+    if decl.closed || !decl.allocated { of(release_reads(), FREE | MEMORY) } else { NOTHING }
+}
+
+/// The tickets, where anybody draws one.
+const fn tickets(world: &World) -> u128 {
+    if world.tickets { MMS } else { 0 }
 }
 
 fn buf_of(world: &World, vma: VmaId) -> u128 {

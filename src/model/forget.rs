@@ -19,7 +19,7 @@ use super::contents::{ContentUse, Contents, Looks, Renaming};
 use super::footprint::{ATTACHMENTS, BUFS, FENCES, FREE, MEMORY, MMS, Objects, PINS, SGS, VMAS};
 use super::objects::{
     EMPTY_ATTACHMENT, EMPTY_FENCE, EMPTY_PAGE, EMPTY_PIN, EMPTY_VMA, MmapLock, Owner, Pte, Slot,
-    Target, unallocated,
+    Target, Ticket, unallocated,
 };
 use super::rules::ZapReach;
 use super::state::State;
@@ -63,6 +63,7 @@ pub fn forget(
     }
     if objects & MMS == 0 {
         state.mms.unnoted_mut().fill(MmapLock::FREE);
+        state.tickets.unnoted_mut().fill(Ticket::NONE);
     }
     if objects & FREE == 0 {
         for frame in state.frames.unnoted_mut() {

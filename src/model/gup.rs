@@ -19,7 +19,7 @@
 //! **Differs from Linux**: a plain huge entry over memory without struct pages is refused by the fast
 //! path, which would look at a page that is not there; one page a call; no hwpoison, no userfaultfd.
 
-use super::core::{Core, step};
+use super::core::{Core, View, step};
 use super::cpu::Want;
 use super::importer_rules::ImporterRules;
 use super::objects::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
@@ -66,7 +66,7 @@ impl<S: Sink> Core<'_, S> {
         }
         let entry = self.state.vmas[vma.index()];
         let Some(id) = self.world.pte(vma, page) else { return self.fail(&efault, Errno::Efault) };
-        if entry.mapped & (1 << page) == 0 || !self.vma_allows(&entry, foll) {
+        if entry.mapped & (1 << page) == 0 || !vma_allows(self.world, &entry, foll) {
             return self.fail(&efault, Errno::Efault);
         }
         let pte = self.state.ptes[id.index()];
@@ -269,10 +269,7 @@ impl<S: Sink> Core<'_, S> {
         }
         let entry = self.state.vmas[vma.index()];
         let Some(id) = self.world.pte(vma, page) else { return self.fail(&refused, Errno::Einval) };
-        if self.world.host.follow_pfn == FollowPfn::No
-            || entry.mapped & (1 << page) == 0
-            || !(entry.kind == VmaKind::Pfnmap || self.world.is_vm_io(&entry))
-        {
+        if entry.mapped & (1 << page) == 0 || !follows(self.world, &entry) {
             return self.fail(&refused, Errno::Einval);
         }
         let pte = self.state.ptes[id.index()];
@@ -390,13 +387,30 @@ impl<S: Sink> Core<'_, S> {
         let bit = self.world.host.pte_special.yes();
         !pte.special && self.world.has_page(pte.frame) && (bit || vma.kind != VmaKind::Pfnmap)
     }
+}
 
-    /// `check_vma_flags`.
-    fn vma_allows(&self, vma: &Vma, foll: Foll) -> bool {
-        if vma.kind == VmaKind::Pfnmap || self.world.is_vm_io(vma) {
-            return false;
-        }
-        if foll.write { vma.write || (foll.force && !vma.shared) } else { vma.read || foll.force }
+/// `check_vma_flags`.
+fn vma_allows(world: &World, vma: &Vma, foll: Foll) -> bool {
+    if vma.kind == VmaKind::Pfnmap || world.is_vm_io(vma) {
+        return false;
+    }
+    if foll.write { vma.write || (foll.force && !vma.shared) } else { vma.read || foll.force }
+}
+
+/// Whether `follow_pfn` takes such a mapping.
+fn follows(world: &World, vma: &Vma) -> bool {
+    world.host.follow_pfn != FollowPfn::No && (vma.kind == VmaKind::Pfnmap || world.is_vm_io(vma))
+}
+
+/// Who is refused for what the VMA is faults nothing, and so waits for no exporter: the flags are looked
+/// at with the `mmap_lock` held, and before anything is faulted (`__get_user_pages`, mm/gup.c, 6.12).
+impl View<'_> {
+    pub(super) fn gup_allowed(&self, vma: VmaId, foll: Foll) -> bool {
+        vma_allows(self.world, &self.state.vmas[vma.index()], foll)
+    }
+
+    pub(super) fn followed(&self, vma: VmaId) -> bool {
+        follows(self.world, &self.state.vmas[vma.index()])
     }
 }
 

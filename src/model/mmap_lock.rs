@@ -23,9 +23,9 @@ pub(super) mod need;
 use need::{Need, need};
 
 use super::core::{Core, View};
-use super::objects::{Life, Slot};
-use super::step::{Effect, Errno, Handle, Reply, Sink, Step};
-use crate::units::{ActorId, BufId};
+use super::objects::Slot;
+use super::step::{Handle, Reply, Sink, Step};
+use crate::units::ActorId;
 
 /// Where a step stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,15 +55,21 @@ impl View<'_> {
                 Need::Read(self.world.mm_of(vma), Some((vma, page)))
             }
             needs @ Need::Read(..) => {
-                if let Step::GupSlow { pin, .. } = *step
-                    && !matches!(self.state.pins[pin.index()].slot, Slot::None | Slot::Failed)
-                {
-                    return Need::Nothing;
+                if let Step::GupSlow { pin, vma, foll, .. } = *step {
+                    if !matches!(self.state.pins[pin.index()].slot, Slot::None | Slot::Failed) {
+                        return Need::Nothing;
+                    }
+                    if !self.gup_allowed(vma, foll) {
+                        return Need::Read(self.world.mm_of(vma), None);
+                    }
                 }
-                if let Step::FollowPfn { pin, .. } = *step
-                    && matches!(self.state.pins[pin.index()].slot, Slot::Held | Slot::Taking)
-                {
-                    return Need::Nothing;
+                if let Step::FollowPfn { pin, vma, .. } = *step {
+                    if matches!(self.state.pins[pin.index()].slot, Slot::Held | Slot::Taking) {
+                        return Need::Nothing;
+                    }
+                    if !self.followed(vma) {
+                        return Need::Read(self.world.mm_of(vma), None);
+                    }
                 }
                 if let Step::DmaStart { via: Handle::Pin(pin), .. } = *step {
                     let entry = &self.state.pins[pin.index()];
@@ -185,24 +191,6 @@ impl<S: Sink> Core<'_, S> {
         } else {
             return Reply::Skipped;
         }
-        Reply::Done
-    }
-
-    /// `dma_resv_lock`, by whoever has a reference.
-    pub(super) fn resv_lock(&mut self, buf: BufId) -> Reply {
-        if matches!(self.state.bufs[buf.index()].life, Life::Unallocated | Life::Released) {
-            return Reply::Errno(Errno::Einval);
-        }
-        self.state.bufs[buf.index()].lock = self.actor;
-        self.emit(Effect::Locked(buf, true));
-        Reply::Done
-    }
-
-    pub(super) fn resv_unlock(&mut self, buf: BufId) -> Reply {
-        if self.state.bufs[buf.index()].lock != self.actor {
-            return Reply::Skipped;
-        }
-        self.unlock(buf);
         Reply::Done
     }
 }

@@ -18,7 +18,8 @@
 //! # Locking
 //! One lock a buffer (`dma_resv`): [`DmaBuf::lock`]. Faults, `map`, `unmap`, `submit` and pinning
 //! wait for it; signalling and DMA do not. Before it comes one lock an address space
-//! ([`MmapLock`]), where a driver takes locks of its own and could take them in another order.
+//! ([`MmapLock`]), where a driver takes locks of its own and could take them in another order. Of
+//! several buffers' locks the order is anybody's who has a [`Ticket`].
 //!
 //! # Invariants
 //! - A frame has one [`Owner`]; `rank` is 0 exactly while it is not on a free list.
@@ -61,6 +62,7 @@ mod objects;
 mod operation;
 mod oracle;
 mod policy;
+mod reservation;
 mod rule;
 mod rules;
 mod state;
@@ -81,8 +83,8 @@ pub use forget::forget;
 pub use gup::{GupAnswer, GupQuestion};
 pub use landing::{Landing, Meant};
 pub use objects::{
-    Attachment, Dma, DmaBuf, Fence, Frame, Life, MmapLock, Owner, Page, Pin, Pte, Reach, Slot,
-    Target, Vma, VmaKind,
+    Attachment, Dma, DmaBuf, Fence, Frame, Life, MmapLock, Owner, Page, Pin, Pte, Reach,
+    Reservations, Slot, Target, Ticket, Vma, VmaKind,
 };
 pub use operation::Operation;
 pub use policy::{Admission, ExporterPolicy, Request};

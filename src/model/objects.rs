@@ -358,6 +358,49 @@ impl MmapLock {
     pub(super) const FREE: Self = Self { readers: 0, faults: 0, writer: ActorId::NONE, queued: 0 };
 }
 
+/// A ticket to take several reservations under: what an actor has of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// 1 is the oldest of those that are drawn; 0: none is.
+    pub age: u8,
+    /// How many reservations are held under it (`ww_acquire_ctx.acquired`).
+    pub held: u8,
+    /// The buffer for which all were given back, to be taken first.
+    pub contended: BufId,
+}
+
+impl Ticket {
+    pub(super) const NONE: Self = Self { age: 0, held: 0, contended: BufId::NONE };
+
+    /// Whether both are drawn, and this one was before `other`.
+    #[must_use]
+    pub const fn is_older(self, other: Self) -> bool {
+        self.age > 0 && self.age < other.age
+    }
+}
+
+/// The buffers that are reserved under one ticket, in the order in which they are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reservations([BufId; Self::MAX]);
+
+impl Reservations {
+    /// How many there may be.
+    pub const MAX: usize = 4;
+
+    /// The first [`Self::MAX`] of `bufs`.
+    #[must_use]
+    pub fn new(bufs: impl IntoIterator<Item = BufId>) -> Self {
+        let mut all = [BufId::NONE; Self::MAX];
+        all.iter_mut().zip(bufs).for_each(|(slot, buf)| *slot = buf);
+        Self(all)
+    }
+
+    /// One after the other.
+    pub fn iter(self) -> impl Iterator<Item = BufId> {
+        self.0.into_iter().filter(|buf| buf.is_some())
+    }
+}
+
 /// A DMA between its two halves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dma {

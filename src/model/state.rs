@@ -5,7 +5,7 @@
 
 use super::objects::{
     Attachment, Dma, DmaBuf, EMPTY_ATTACHMENT, EMPTY_FENCE, EMPTY_PAGE, EMPTY_PIN, EMPTY_VMA,
-    Fence, Frame, Life, MmapLock, Owner, Page, Pin, Pte, Slot, Vma, ZERO_PAGE, unallocated,
+    Fence, Frame, Life, MmapLock, Owner, Page, Pin, Pte, Slot, Ticket, Vma, ZERO_PAGE, unallocated,
 };
 use super::rules::{Placement, Usage};
 use super::table::{Notes, Table};
@@ -82,6 +82,8 @@ state! {
     dmas: Dma,
     /// The `mmap_lock` of every actor; none where nobody would notice ([`World::lock_address_spaces`]).
     mms: MmapLock,
+    /// The ticket of every actor; none where nobody draws one ([`World::draw_tickets`]).
+    tickets: Ticket,
 }
 
 impl State {
@@ -108,6 +110,7 @@ impl State {
             fences: vec![EMPTY_FENCE; world.fences].into(),
             dmas: vec![Dma::IDLE; world.actors].into(),
             mms: vec![MmapLock::FREE; if world.mmap_locks { world.actors } else { 0 }].into(),
+            tickets: vec![Ticket::NONE; if world.tickets { world.actors } else { 0 }].into(),
             hazards: 0,
             warned: false,
             lists: Notes::default(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::objects::{Owner, Pte, Target};
+use super::objects::{Owner, Pte, Reservations, Target};
 use super::operation::Operation;
 use super::rule::rule;
 use super::rules::{ExporterStep, Usage};
@@ -269,6 +269,10 @@ pub enum Step {
     ResvLock(BufId),
     /// `dma_resv_unlock`.
     ResvUnlock(BufId),
+    /// `ww_acquire_init`: a ticket to take several reservations under.
+    DrawTicket,
+    /// `dma_resv_lock` of all of these under the ticket, with whatever backing off it takes.
+    LockAll(Reservations),
     /// `mmap_read_lock` or `mmap_write_lock`.
     MmapLock {
         /// Of whose address space.

@@ -22,7 +22,7 @@ use super::rules::{
 use super::state::State;
 use super::step::{Dir, Handle, Mmap, Step};
 use super::world::World;
-use crate::units::{ActorId, AttachmentId, BufId, FrameId, PageId, SgId, VmaId};
+use crate::units::{ActorId, AttachmentId, BufId, FenceId, FrameId, PageId, SgId, VmaId};
 
 /// What the objects buffers and memory consist of: sets of pages, frames and locks, a bit each.
 /// Those beyond the 64th share bits.
@@ -158,7 +158,7 @@ pub fn touched(
         Step::Store { vma, page, .. } => here.access(vma, page, true),
         Step::Attach { attachment, buf, via, .. } => here.attach(attachment, buf, via),
         Step::Map(sg) => here.map(sg),
-        Step::Validate { sg, .. } => here.validate(sg),
+        Step::Validate { fence, sg } => here.validate(fence, sg),
         Step::Submit { fence, sg, .. } => {
             here.buf_of(sg).and_then(|buf| here.unlock(buf, FENCES.one(fence.0)))
         }
@@ -189,6 +189,8 @@ pub fn touched(
         | Step::EvictCache(_)
         | Step::ResvLock(_)
         | Step::ResvUnlock(_)
+        | Step::DrawTicket
+        | Step::LockAll(_)
         | Step::MmapLock { .. }
         | Step::MmapUnlock(_)
         | Step::FlushTlb(_) => None,
@@ -300,12 +302,12 @@ impl Here<'_> {
     }
 
     /// The lock is taken, and the sg_table is valid.
-    fn validate(&self, sg: SgId) -> Option<Touched> {
+    fn validate(&self, fence: FenceId, sg: SgId) -> Option<Touched> {
         let id = self.world.attachment_of(sg);
         let buf = self.buf_of(sg)?;
         let valid = self.state.sgs.unnoted()[sg.index()] == Slot::Held;
         let locks = Details { locks: BUFS.one(buf.0), ..Details::NONE };
-        let objects = Touched::of(ATTACHMENTS.one(id.0) | SGS.one(sg.0), 0);
+        let objects = Touched::of(ATTACHMENTS.one(id.0) | SGS.one(sg.0), FENCES.one(fence.0));
         valid.then_some(Touched { reads: locks, writes: locks, ..objects })
     }
 

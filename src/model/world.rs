@@ -109,6 +109,8 @@ pub struct World {
     pub(super) actors: usize,
     /// Whether each address space has an `mmap_lock`.
     pub(super) mmap_locks: bool,
+    /// Whether anybody reserves several buffers under a ticket.
+    pub(super) tickets: bool,
 }
 
 fn bounded(what: &'static str, count: usize, limit: usize) -> Result<(), TooMany> {
@@ -142,6 +144,7 @@ impl World {
             fences: 0,
             actors: 0,
             mmap_locks: false,
+            tickets: false,
         }
     }
 
@@ -150,6 +153,11 @@ impl World {
     /// who waits for an `mmap_lock` then has nothing that somebody else waits for.
     pub const fn lock_address_spaces(&mut self) {
         self.mmap_locks = true;
+    }
+
+    /// Give every actor room for a ticket: [`super::Step::DrawTicket`] does nothing without.
+    pub const fn draw_tickets(&mut self) {
+        self.tickets = true;
     }
 
     /// Whether they have it.

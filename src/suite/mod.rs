@@ -85,6 +85,7 @@ pub const TESTS: &[Bundled] = bundled![
     "C17" "fault-under-resv",
     "C17" "mmap-lock-inversion",
     "C17" "amdkfd-svm-evict",
+    "C17" "two-reservations",
     "C18" "revoke-pinned",
     "D1" "frame-vector-foll-force",
     "D2" "read-only-pin-cow",

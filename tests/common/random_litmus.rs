@@ -179,13 +179,24 @@ pub(crate) fn text(choices: &mut Choices<'_>, shape: Shape) -> String {
     out
 }
 
-/// Locks around some statements: the buffer's, and that of the first process's memory.
+/// Locks around some statements: the buffers', and that of the first process's memory.
 fn lock(choices: &mut Choices<'_>, bodies: &mut [Vec<String>]) {
     let access = *choices.of(&["read", "write"]);
-    for (take, give) in
-        [("lock A".to_owned(), "unlock A"), (format!("mmap_lock P0 {access}"), "mmap_unlock P0")]
-    {
-        let at = choices.below(bodies.len());
+    let first = *choices.of(&["A", "A, B", "B, A", "A, B ticket", "B, A ticket"]);
+    let second = *choices.of(&["", "A, B ticket", "B, A ticket", "B ticket", "B, A"]);
+    let (one, both) = (choices.below(bodies.len()), choices.below(bodies.len()));
+    let resv = |names: &str| {
+        (format!("lock {names}"), format!("unlock {}", names.trim_end_matches(" ticket")))
+    };
+    let mut locks = vec![
+        (one, resv(first)),
+        (both, (format!("mmap_lock P0 {access}"), "mmap_unlock P0".to_owned())),
+    ];
+    // Of two processes: nobody takes a reservation beside those that he has under a ticket.
+    if bodies.len() > 1 && !second.is_empty() {
+        locks.push(((one + 1) % bodies.len(), resv(second)));
+    }
+    for (at, (take, give)) in locks {
         let body = &mut bodies[at];
         let first = choices.below(body.len() + 1);
         let last = first + choices.below(body.len() + 1 - first);
@@ -193,7 +204,7 @@ fn lock(choices: &mut Choices<'_>, bodies: &mut [Vec<String>]) {
         let operates =
             |text: &String| ["move ", "purge ", "revoke "].iter().any(|op| text.contains(op));
         if !body[first..last].iter().any(operates) {
-            body.insert(last, give.to_owned());
+            body.insert(last, give);
             body.insert(first, take);
         }
     }

@@ -6,8 +6,8 @@
 
 use driftheap::model::{
     Dir, EXPORTER_RULES, ExporterRules, ExporterStep, Foll, HOST_RULES, Handle, HostRules,
-    IMPORTER_RULES, ImporterRules, Mmap, Notifier, Operation, Placement, RuleSpec, RuleValues,
-    Step, SyncAccess, Usage, World,
+    IMPORTER_RULES, ImporterRules, Mmap, Notifier, Operation, Placement, Reservations, RuleSpec,
+    RuleValues, Step, SyncAccess, Usage, World,
 };
 use driftheap::units::{
     ActorId, AttachmentId, BufId, FenceId, ImporterId, PageId, PinId, SgId, VmaId,
@@ -46,6 +46,9 @@ pub(crate) fn world(choices: &mut Choices<'_>) -> World {
     }
     if choices.one_in(2) {
         world.lock_address_spaces();
+    }
+    if choices.one_in(2) {
+        world.draw_tickets();
     }
     let mut bufs = Vec::new();
     for (pages, allocated) in [(2, true), (1, choices.one_in(2))] {
@@ -196,8 +199,13 @@ fn exporter(choices: &mut Choices<'_>) -> Step {
     let (buf, via) = (buf(choices), importer(choices));
     let access = SyncAccess { read: choices.one_in(2), write: choices.one_in(2) };
     let (mm, write) = (ActorId::at(choices.below(ACTORS)), choices.one_in(2));
-    match choices.below(12) {
+    match choices.below(13) {
         10 => *choices.of(&[Step::ResvLock(buf), Step::ResvUnlock(buf)]),
+        12 => {
+            let both = *choices.of(&[[0, 1], [1, 0]]);
+            let all = Reservations::new(both.map(BufId::at));
+            *choices.of(&[Step::LockAll(all), Step::DrawTicket, Step::ResvUnlock(buf)])
+        }
         11 => *choices.of(&[Step::MmapLock { mm, write }, Step::MmapUnlock(mm)]),
         0 => Step::Alloc(buf),
         1 => Step::Close(buf),

@@ -253,6 +253,8 @@ impl<'a> Race<'a> {
             | Step::EvictCache(_)
             | Step::ResvLock(_)
             | Step::ResvUnlock(_)
+            | Step::DrawTicket
+            | Step::LockAll(_)
             | Step::MmapLock { .. }
             | Step::MmapUnlock(_)
             | Step::FlushTlb(_) => return self.model_step(runner),

@@ -69,6 +69,8 @@ impl Bench<'_> {
             Step::FlushTlb(sg) => self.on_object(event, Op::FlushTlb, sg.0),
             Step::ResvLock(_)
             | Step::ResvUnlock(_)
+            | Step::DrawTicket
+            | Step::LockAll(_)
             | Step::MmapLock { .. }
             | Step::MmapUnlock(_) => self.takes_lock(before, event, step),
             Step::Alloc(_) | Step::EvictCache(_) => Ok(()),

@@ -7,7 +7,7 @@ use super::super::ast::{
 use super::super::diag::Problem;
 use super::super::lex::{Bracket, Kind};
 use super::super::statements::{self, Keyword};
-use super::super::{BUFFER_PAGES_MAX, FRAME_VECTOR_MAX};
+use super::super::{BUFFER_PAGES_MAX, FRAME_VECTOR_MAX, LOCKS_MAX};
 use super::{Parser, Result};
 
 impl Parser<'_> {
@@ -100,8 +100,8 @@ impl Parser<'_> {
             Keyword::Close => Op::Close { buffer: self.name(BUFFER)? },
             Keyword::Fork => Op::Fork { child: self.process_ref()? },
             Keyword::Await => Op::Await { label: self.name("a label")? },
-            Keyword::Lock => Op::Lock { buffer: self.name(BUFFER)? },
-            Keyword::Unlock => Op::Unlock { buffer: self.name(BUFFER)? },
+            Keyword::Lock => return self.lock(),
+            Keyword::Unlock => Op::Unlock { buffers: self.buffers()? },
             Keyword::MmapLock => {
                 let process = self.process_ref()?;
                 let access =
@@ -111,6 +111,36 @@ impl Parser<'_> {
             Keyword::MmapUnlock => Op::MmapUnlock { process: self.process_ref()? },
             Keyword::EvictCache => Op::EvictCache { at: self.place("a page of a buffer")? },
         })
+    }
+
+    /// `lock BUF[, BUF..] [ticket]`
+    fn lock(&mut self) -> Result<Op> {
+        let buffers = self.buffers()?;
+        let ticket = self.eat_word("ticket");
+        if self.peek() == Some(Kind::Word) {
+            return self.unknown_option(&["ticket"]);
+        }
+        Ok(Op::Lock { buffers, ticket })
+    }
+
+    /// `BUF[, BUF..]`
+    fn buffers(&mut self) -> Result<Vec<Name>> {
+        let start = self.here();
+        let mut buffers = vec![self.name("a buffer")?];
+        while self.accept(Kind::Comma) {
+            let here = self.here();
+            let buffer = self.name("a buffer")?;
+            if buffers.iter().any(|other| other.text == buffer.text) {
+                let message = format!("`{}` is named twice", buffer.text);
+                return self.fail(Problem::new(here, message));
+            }
+            buffers.push(buffer);
+        }
+        if buffers.len() > LOCKS_MAX {
+            let message = format!("at most {LOCKS_MAX} buffers are locked at once");
+            return self.fail(Problem::new(start, message));
+        }
+        Ok(buffers)
     }
 
     /// `Pn`

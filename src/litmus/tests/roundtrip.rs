@@ -82,6 +82,18 @@ fn buffer() -> impl Strategy<Value = Name> {
     select(BUFFERS).prop_map(name)
 }
 
+/// Some, in either order.
+fn buffers() -> impl Strategy<Value = Vec<Name>> {
+    (any::<bool>(), 1..=BUFFERS.len()).prop_map(|(turned, count)| {
+        let mut all: Vec<Name> = BUFFERS.iter().map(|text| name(text)).collect();
+        if turned {
+            all.reverse();
+        }
+        all.truncate(count);
+        all
+    })
+}
+
 fn mapping() -> impl Strategy<Value = Name> {
     select(MAPPINGS).prop_map(name)
 }
@@ -157,8 +169,8 @@ fn cpu_op() -> impl Strategy<Value = Op> {
         Just(Op::Await { label: name("first") }),
         (buffer(), 0..PAGES)
             .prop_map(|(buffer, page)| Op::EvictCache { at: place(buffer.as_str(), page) }),
-        buffer().prop_map(|buffer| Op::Lock { buffer }),
-        buffer().prop_map(|buffer| Op::Unlock { buffer }),
+        (buffers(), any::<bool>()).prop_map(|(buffers, ticket)| Op::Lock { buffers, ticket }),
+        buffers().prop_map(|buffers| Op::Unlock { buffers }),
         word(LockAccess::ALL).prop_map(|access| Op::MmapLock { process: process(), access }),
         Just(Op::MmapUnlock { process: process() }),
         Just(Op::FlushTlb { table: name("s") }),

@@ -67,6 +67,8 @@ const fn understood(step: &Step) -> bool {
         | Step::EvictCache(_)
         | Step::ResvLock(_)
         | Step::ResvUnlock(_)
+        | Step::DrawTicket
+        | Step::LockAll(_)
         | Step::MmapLock { .. }
         | Step::MmapUnlock(_)
         | Step::FlushTlb(_) => true,
@@ -172,6 +174,8 @@ impl Steps<'_> {
                 | Step::EvictCache(_)
                 | Step::ResvLock(_)
                 | Step::ResvUnlock(_)
+                | Step::DrawTicket
+                | Step::LockAll(_)
                 | Step::MmapLock { .. }
                 | Step::MmapUnlock(_)
                 | Step::FlushTlb(_) => {}
@@ -300,6 +304,8 @@ impl Steps<'_> {
             | Step::EvictCache(_)
             | Step::ResvLock(_)
             | Step::ResvUnlock(_)
+            | Step::DrawTicket
+            | Step::LockAll(_)
             | Step::MmapLock { .. }
             | Step::MmapUnlock(_) => {}
         }
@@ -429,6 +435,8 @@ impl Steps<'_> {
             | Step::EvictCache(_)
             | Step::ResvLock(_)
             | Step::ResvUnlock(_)
+            | Step::DrawTicket
+            | Step::LockAll(_)
             | Step::MmapLock { .. }
             | Step::MmapUnlock(_)
             | Step::FlushTlb(_) => (none.clone(), none),

@@ -58,6 +58,8 @@ pub(super) fn need(world: &World, actor: ActorId, step: &Step) -> Need {
         | Step::EvictCache(_)
         | Step::ResvLock(_)
         | Step::ResvUnlock(_)
+        | Step::DrawTicket
+        | Step::LockAll(_)
         | Step::FlushTlb(_) => Need::Nothing,
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use held::Held;
+
 use super::names::Names;
 use super::program::{Action, Content, Device, Instruction, Program, SlotId, Slots, Statement};
 use super::{Scenario, ScenarioState, fork_bit, slot_bit};
@@ -19,6 +21,7 @@ use crate::units::{ActorId, BufId, ExporterId, ImporterId, VmaId};
 
 mod areas;
 mod devices;
+mod held;
 mod statement;
 
 /// Experimental rules by exporter name.
@@ -130,6 +133,11 @@ impl<'a> Lowering<'a> {
         let mut statements = variant.processes.iter().flat_map(|process| &process.statements);
         if statements.any(|statement| locks(&statement.op)) {
             world.lock_address_spaces();
+        }
+        let ticket = |op: &Op| matches!(op, Op::Lock { ticket: true, .. });
+        let mut statements = variant.processes.iter().flat_map(|process| &process.statements);
+        if statements.any(|statement| ticket(&statement.op)) {
+            world.draw_tickets();
         }
         let default_importer = world
             .add_importer(ImporterRules::default())
@@ -324,12 +332,12 @@ impl<'a> Lowering<'a> {
             instructions: Vec::new(),
             statements: Vec::new(),
         };
-        let mut held = Vec::new();
+        let mut held = Held::default();
         for statement in &process.statements {
             let first = program.instructions.len();
             let index = program.statements.len();
             let actions = self.actions(process, statement)?;
-            statement::keep_locks(&actions, &mut held, statement)?;
+            held.keep(&actions, statement)?;
             for (action, soft) in actions {
                 program.instructions.push(Instruction { action, statement: index, soft });
             }

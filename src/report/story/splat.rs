@@ -333,7 +333,11 @@ impl Teller<'_> {
         for (index, buf) in last.model.bufs.iter().enumerate() {
             if buf.lock.is_some() {
                 let name = self.buf(crate::units::BufId::at(index));
-                history.push(format!("the reservation lock of {name} is held by {:?}", buf.lock));
+                let holder = last.model.tickets.get(buf.lock.index());
+                let plain = holder.is_some_and(|ticket| ticket.age == 0);
+                let how = if plain { ", without a ticket" } else { "" };
+                history
+                    .push(format!("the reservation lock of {name} is held by {:?}{how}", buf.lock));
             }
         }
         for (mm, lock) in last.model.mms.iter().enumerate() {

@@ -217,6 +217,40 @@ After step 4 nobody can go on
     );
 }
 
+/// The younger gives back what it has, and begins again with what it could not have.
+#[test]
+fn who_backs_off_for_an_older_ticket_is_told() {
+    let text = "DMABUF backs-off
+exporter gpu {}
+buffer A { exporter = gpu }
+buffer B { exporter = gpu }
+P0 application { lock A, B ticket; unlock A, B }
+P1 application { lock B, A ticket; unlock B, A }
+exists (hazard any)
+";
+    let test = parse("t.litmus", text, &ModelRules).unwrap();
+    let scenario = Scenario::new(&test.variants[0], text).unwrap();
+    let replay = scenario.replay(&[0, 1, 0, 1, 1, 0, 0, 1, 0, 1, 1]).unwrap();
+    let story = Story::new(&test, &test.variants[0], &scenario, &replay, String::new());
+    let told: Vec<&str> = story.steps.iter().map(|step| step.what.as_str()).collect();
+    assert_eq!(
+        told,
+        [
+            "ww_acquire_init: a ticket",
+            "ww_acquire_init: a ticket",
+            "dma_resv_lock: A",
+            "dma_resv_lock: B",
+            "dma_resv_lock: A: EDEADLK; unlock B",
+            "dma_resv_lock: B",
+            "dma_resv_unlock: A",
+            "dma_resv_lock_slow: A",
+            "dma_resv_unlock: B",
+            "dma_resv_lock: B",
+            "dma_resv_unlock: B",
+        ]
+    );
+}
+
 #[test]
 fn steps_are_told_in_the_kernels_nouns_with_the_state_after_them() {
     let text = PIN

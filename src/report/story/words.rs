@@ -1,8 +1,8 @@
 //! What one step did, in the kernel's nouns.
 
 use crate::model::{
-    Cost, Dir, Effect, ExporterStep, FollowPfn, Handle, Life, MmapKind, Operation, Pte, Reach,
-    Reply, Slot, State, Step, SyncForward, Vma, VmaKind, YesNo,
+    Cost, Dir, Effect, ExporterStep, FollowPfn, Handle, Life, MmapKind, Operation, Owner, Pte,
+    Reach, Reply, Slot, State, Step, SyncForward, Vma, VmaKind, YesNo,
 };
 use crate::question::scenario::{Action, Scenario, ScheduleStep};
 use crate::units::{BufId, FrameId, ImporterId, PinId, SgId, VmaId};
@@ -94,7 +94,9 @@ impl<'a> Teller<'a> {
             Step::Validate { sg, .. } => self.validate(after, event, sg),
             Step::Submit { usage, .. } => {
                 let usage = usage.word().to_uppercase();
-                format!("dma_resv_add_fence: {usage}; unlock")
+                let gives = |effect: &Effect| matches!(effect, Effect::Locked(_, false));
+                let unlock = if event.effects.iter().any(gives) { "; unlock" } else { "" };
+                format!("dma_resv_add_fence: {usage}{unlock}")
             }
             Step::Signal(_) => "dma_fence_signal".to_owned(),
             Step::DmaStart { via, page, .. } => self.dma_start(after, event, via, page),
@@ -115,12 +117,33 @@ impl<'a> Teller<'a> {
             }
             Step::ResvLock(buf) => format!("dma_resv_lock: {}", self.buf(buf)),
             Step::ResvUnlock(buf) => format!("dma_resv_unlock: {}", self.buf(buf)),
+            Step::DrawTicket => "ww_acquire_init: a ticket".to_owned(),
+            Step::LockAll(_) => self.locks(before, event),
             Step::MmapLock { mm, write: true } => format!("mmap_write_lock of {mm:?}"),
             Step::MmapLock { mm, .. } => format!("mmap_read_lock of {mm:?}"),
             Step::MmapUnlock(mm) => format!("mmap_unlock of {mm:?}"),
         };
         self.aftermath(step, event, &mut text);
         text
+    }
+
+    /// The next of several reservations, or all of them given back for an older ticket.
+    fn locks(self, before: &State, event: &ScheduleStep) -> String {
+        let contended = |state: &State| state.tickets.get(event.actor).map(|own| own.contended);
+        let (was, now) = (contended(before), contended(&event.after.model));
+        let given = event.effects.iter().filter_map(|effect| {
+            if let Effect::Locked(buf, false) = effect { Some(self.buf(*buf)) } else { None }
+        });
+        if let Some(buf) = now.filter(|now| now.is_some() && was != Some(*now)) {
+            let given = given.collect::<Vec<_>>().join(", ");
+            return format!("dma_resv_lock: {}: EDEADLK; unlock {given}", self.buf(buf));
+        }
+        let call =
+            if was.is_some_and(BufId::is_some) { "dma_resv_lock_slow" } else { "dma_resv_lock" };
+        let taken = event.effects.iter().find_map(|effect| {
+            if let Effect::Locked(buf, true) = effect { Some(self.buf(*buf)) } else { None }
+        });
+        format!("{call}: {}", taken.unwrap_or("all are held"))
     }
 
     /// Of a step that only gets in line for an `mmap_lock`, or begins to wait with it held.
@@ -250,6 +273,9 @@ impl<'a> Teller<'a> {
         Some(match copied {
             Some(from) if from.is_none() => format!("do_anonymous_page {at} -> {to}"),
             Some(from) => format!("wp_page_copy {at}: {} -> {to}", self.frame(from)),
+            None if after.frames[pte.frame.index()].owner == Owner::Zero => {
+                format!("do_anonymous_page {at} -> {to}")
+            }
             None if pte.own => format!("wp_page_reuse {at} -> {to}"),
             None if pte.huge => {
                 let special = if pte.special { ", special" } else { "" };
@@ -372,11 +398,10 @@ impl<'a> Teller<'a> {
 
     fn validate(self, after: &State, event: &ScheduleStep, sg: SgId) -> String {
         let mapped = event.effects.iter().any(|effect| matches!(effect, Effect::SgMapped(_)));
-        if mapped {
-            format!("dma_resv_lock; map again: {}", self.sg(after, sg))
-        } else {
-            "dma_resv_lock".to_owned()
-        }
+        let takes = |effect: &Effect| matches!(effect, Effect::Locked(_, true));
+        let lock =
+            if event.effects.iter().any(takes) { "dma_resv_lock" } else { "dma_resv is held" };
+        if mapped { format!("{lock}; map again: {}", self.sg(after, sg)) } else { lock.to_owned() }
     }
 
     #[expect(
@@ -507,6 +532,8 @@ fn operation(step: &Step) -> &'static str {
         Step::FlushTlb(_) => "flush_tlb",
         Step::ResvLock(_) => "dma_resv_lock",
         Step::ResvUnlock(_) => "dma_resv_unlock",
+        Step::DrawTicket => "ww_acquire_init",
+        Step::LockAll(_) => "dma_resv_lock",
         Step::MmapLock { .. } => "mmap_lock",
         Step::MmapUnlock(_) => "mmap_unlock",
     }

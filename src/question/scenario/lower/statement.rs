@@ -3,12 +3,12 @@
 use super::devices::has_target;
 use super::{LowerError, Lowering};
 use crate::litmus::ast::{self, GupFlags, Op, PageRef, SyncPhase};
-use crate::model::{Dir, Foll, Handle, Mmap, Operation, Placement, Step, SyncAccess};
+use crate::model::{Dir, Foll, Handle, Mmap, Operation, Placement, Reservations, Step, SyncAccess};
 use crate::question::scenario::program::{Action, Device};
 use crate::units::{ActorId, BufId, FenceId, ImporterId, PinId, SgId, VmaId};
 
 /// Actions, and whether an errno of each is only taken note of.
-type Actions = Vec<(Action, bool)>;
+pub(super) type Actions = Vec<(Action, bool)>;
 
 fn hard(steps: impl IntoIterator<Item = Step>) -> Actions {
     steps.into_iter().map(|step| (Action::Step(step), false)).collect()
@@ -149,8 +149,16 @@ impl Lowering<'_> {
             Op::DmaBufPin { attachment } => one(Step::DmaBufPin(self.attachment(attachment)?)),
             Op::DmaBufUnpin { attachment } => one(Step::DmaBufUnpin(self.attachment(attachment)?)),
             Op::FlushTlb { table } => one(Step::FlushTlb(self.sg(table)?)),
-            Op::Lock { buffer } => one(Step::ResvLock(self.buf(buffer)?)),
-            Op::Unlock { buffer } => one(Step::ResvUnlock(self.buf(buffer)?)),
+            Op::Lock { buffers, ticket: true } => {
+                let bufs = self.bufs(buffers)?;
+                Ok(hard([Step::DrawTicket, Step::LockAll(Reservations::new(bufs))]))
+            }
+            Op::Lock { buffers, ticket: false } => {
+                Ok(hard(self.bufs(buffers)?.into_iter().map(Step::ResvLock)))
+            }
+            Op::Unlock { buffers } => {
+                Ok(hard(self.bufs(buffers)?.into_iter().map(Step::ResvUnlock)))
+            }
             Op::MmapLock { process, access } => one(Step::MmapLock {
                 mm: ActorId::at(process.index),
                 write: *access == ast::LockAccess::Write,
@@ -277,6 +285,10 @@ impl Lowering<'_> {
         })
     }
 
+    fn bufs(&self, names: &[ast::Name]) -> Result<Vec<BufId>, LowerError> {
+        names.iter().map(|name| self.buf(name)).collect()
+    }
+
     fn pin(&self, name: &ast::Name) -> Result<PinId, LowerError> {
         match self.devices.get(name.as_str()) {
             Some(Device::Handle(Handle::Pin(pin), _)) => Ok(*pin),
@@ -301,26 +313,4 @@ impl Lowering<'_> {
 
 fn gup(pin: PinId, vma: VmaId, page: u8, foll: Foll) -> impl Iterator<Item = Step> {
     [Step::GupFast { pin, vma, page, foll }, Step::GupSlow { pin, vma, page, foll }].into_iter()
-}
-
-/// Follows which reservations a process `held` by statements of its own. An operation takes the lock by
-/// itself and gives it back, which would be the process's.
-pub(super) fn keep_locks(
-    actions: &[(Action, bool)],
-    held: &mut Vec<BufId>,
-    statement: &ast::Statement,
-) -> Result<(), LowerError> {
-    for (action, _) in actions {
-        match action {
-            Action::Step(Step::ResvLock(buf)) => held.push(*buf),
-            Action::Step(Step::ResvUnlock(buf)) => held.retain(|held| held != buf),
-            Action::Step(Step::Exporter { buf, .. }) if held.contains(buf) => {
-                let message = "this takes the buffer's lock by itself, and would give back the one \
-                               that the process has: write `unlock` before it";
-                return Err(LowerError::new(message, statement.span));
-            }
-            Action::Step(_) | Action::Await(_) => {}
-        }
-    }
-    Ok(())
 }
