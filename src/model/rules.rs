@@ -268,7 +268,8 @@ rule! {
 }
 
 rule! {
-    /// What the exporter does when somebody maps a buffer in video memory who takes no peer's addresses.
+    /// What the exporter does when somebody maps a buffer in video memory who takes no peer's addresses
+    /// (peer to peer, P2P).
     /// An importer says that it does by `allow_peer2peer` in its `dma_buf_attach_ops`; a static one has none.
     ///
     /// Source: `amdgpu_dma_buf_pin` and `amdgpu_dma_buf_map` (drivers/gpu/drm/amd/amdgpu/amdgpu_dma_buf.c);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::scenario::{Content, Scenario, result_name};
 use super::verdict::{Judgement, Search};
 use crate::explore::{Explorer, Reduction};
-use crate::litmus::ast::{AttachMode, Op, Role, Rule, RuleValue, Variant, Verdict};
+use crate::litmus::ast::{AttachMode, Name, Op, Role, Rule, RuleValue, Variant, Verdict};
 use crate::litmus::cond::{Atom, AtomKind, Cond};
 use crate::litmus::span::{Span, line_column};
 use crate::model::{Reply, Signal};
@@ -54,6 +54,9 @@ pub fn notes(
     }
     unread(variant, |rule, text| {
         notes.push(Note { line: line(rule.span), text, vacuous: false });
+    });
+    idle(variant, |span, text| {
+        notes.push(Note { line: line(span), text, vacuous: false });
     });
     notes.sort_by(|a, b| (a.line, &a.text).cmp(&(b.line, &b.text)));
     notes.dedup();
@@ -252,9 +255,72 @@ fn unread(variant: &Variant, mut note: impl FnMut(&Rule, String)) {
     }
 }
 
+/// Statements that give back what nobody has, or flush what is not there.
+fn idle(variant: &Variant, mut note: impl FnMut(Span, String)) {
+    for process in &variant.processes {
+        let before = |at: usize, took: &dyn Fn(&Op) -> bool| {
+            process.statements[..at].iter().any(|statement| took(&statement.op))
+        };
+        let cached = |rule: &Rule| {
+            let word = if let RuleValue::Word(word) = &rule.value { word.as_str() } else { "" };
+            rule.name.as_str() == "device-tlb" && word != "none"
+        };
+        for (at, statement) in process.statements.iter().enumerate() {
+            let why = if let Op::Unlock { buffers } = &statement.op {
+                let took = |op: &Op, buffer: &str| matches!(op, Op::Lock { buffers, .. } if buffers.iter().any(|b| b.text == buffer));
+                let missing = |buffer: &&Name| !before(at, &|op| took(op, &buffer.text));
+                buffers
+                    .iter()
+                    .find(missing)
+                    .map(|buffer| format!("P{} has not locked `{}`", process.index, buffer.text))
+            } else if let Op::MmapUnlock { process: of } = &statement.op {
+                let took = |op: &Op| matches!(op, Op::MmapLock { process, .. } if process.index == of.index);
+                (!before(at, &took))
+                    .then(|| format!("P{} has not taken P{}'s mmap_lock", process.index, of.index))
+            } else if matches!(&statement.op, Op::FlushTlb { .. })
+                && !variant.importers.iter().flat_map(|importer| &importer.rules).any(cached)
+            {
+                Some("no importer's device has a TLB (`device-tlb`)".to_owned())
+            } else {
+                None
+            };
+            if let Some(why) = why {
+                note(statement.span, format!("`{}` has no effect: {why}", statement.op));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_gives_back_nothing_is_named_with_its_line() {
+        let text = "DMABUF t
+exporter heap {}
+importer gpu {}
+buffer A { exporter = heap }
+buffer B { exporter = heap }
+P0 application {
+    lock A
+    unlock B
+    unlock A
+    mmap_unlock P0
+}
+P1 device importer gpu { attach t = A dynamic; map s = t
+    flush_tlb s
+}
+exists (hazard any)
+";
+        let says = |line: u32, what: &str| (line, what.to_owned(), false);
+        let all = [
+            says(8, "`unlock B` has no effect: P0 has not locked `B`"),
+            says(10, "`mmap_unlock P0` has no effect: P0 has not taken P0's mmap_lock"),
+            says(13, "`flush_tlb s` has no effect: no importer's device has a TLB (`device-tlb`)"),
+        ];
+        assert_eq!(of(text), all);
+    }
     use crate::litmus::parse;
     use crate::litmus::rules::ModelRules;
     use crate::question::verdict::judge;
