@@ -93,3 +93,23 @@ fn the_victim_is_named() {
     assert_eq!((hit.what.as_str(), hit.frame.as_str()), ("B[0]", "system:0"));
     assert_eq!((hit.found, hit.expected), (7, Some(0)));
 }
+
+/// A test has as many frames as it says; this machine has more, and a process goes on there.
+#[test]
+fn memory_that_runs_out_in_the_model_alone_is_skipped() {
+    let text = "DMABUF runs-out
+memory { system = 1 }
+P0 application {
+    mmap v = anon private rw pages=2
+    store v[0] = 1
+    store v[1] = 2
+}
+exists (hazard any)
+";
+    let mut executor = executor();
+    let scenario = exec_common::scenarios("runs-out.litmus", text).remove(0);
+    let result =
+        replay_variant(&mut executor, &scenario, &judged(&scenario), Replays::Sample(5, 1));
+    let why = result.expect("replay").skipped.expect("it is skipped");
+    assert!(why.contains("finds no frame for anonymous memory"), "{why}");
+}

@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::report::{Disagreement, ReplayReport};
 use super::store::Arenas;
 use super::team::{ACTORS_MAX, Team};
-use crate::model::{self, Errno, Hazard, HazardKind, Reply, Signal, Step};
+use crate::model::{self, Errno, Hazard, HazardKind, Life, Placement, Reply, Signal, Step};
 use crate::question::scenario::{Action, Replay, Scenario, ScenarioState, ScheduleStep};
 use crate::sys::arena::ArenaError;
 use crate::units::FrameId;
@@ -176,6 +176,11 @@ impl<'a> Conduct<'a> {
             let reason = format!("the kernel would BUG_ON at `{text}`: that can't be tried");
             return Err(Halt::Inexpressible(reason));
         }
+        if self.ran_out(before, event, step) {
+            let reason =
+                format!("`{text}` finds no frame for anonymous memory; real memory has more");
+            return Err(Halt::Inexpressible(reason));
+        }
         self.provoke(before, event, step)?;
         for effect in &event.effects {
             self.effect(event, step, effect)?;
@@ -187,6 +192,27 @@ impl<'a> Conduct<'a> {
             self.read_back(hazard, &event.after.model)?;
         }
         Ok(())
+    }
+
+    /// Whether a step fails because a private page gets no frame, of which a test has as many as it says.
+    fn ran_out(&self, before: &ScenarioState, event: &ScheduleStep, step: &Step) -> bool {
+        let (Step::Load { vma, page }
+        | Step::Store { vma, page, .. }
+        | Step::GupSlow { vma, page, .. }) = *step
+        else {
+            return false;
+        };
+        let (model, entry) = (&before.model, &before.model.vmas[vma.index()]);
+        let served = entry.buf.is_none() || model.bufs[entry.buf.index()].life == Life::Live;
+        let failed = matches!(
+            event.reply,
+            Reply::Signal(Signal::Sigbus) | Reply::Errno(Errno::Efault | Errno::Enomem)
+        );
+        failed
+            && served
+            && !entry.shared
+            && entry.mapped & (1 << page) != 0
+            && model.free_frames(&self.scenario.world, Placement::System) == 0
     }
 
     /// What has to happen before the model's effects: a fault has to be one, a fork is one.
