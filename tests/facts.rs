@@ -187,3 +187,89 @@ exists (hazard deadlock)
 ",
     );
 }
+
+/// A zap of a part takes a huge entry of pfns as a whole (`__split_huge_pmd_locked`, mm/huge_memory.c, 6.12):
+/// a range that begins a page too late is none the worse for it.
+#[test]
+fn a_huge_entry_goes_as_a_whole() {
+    check(
+        "DMABUF zapped-in-part
+(* Result: huge Never, small Sometimes *)
+exporter ttm { mmap = pfnmap; zap = wrong-range; huge = vary(huge => plain, small => none) }
+memory { vram = 2; system = 2 }
+buffer A { exporter = ttm; pages = 2 }
+P0 application {
+    mmap v = A shared rw
+    store v[0] = 1
+    store v[1] = 1
+    store v[0] = 2
+}
+P1 exporter ttm { move A -> system }
+exists (hazard any)
+",
+    );
+}
+
+/// `copy_huge_pmd` (mm/huge_memory.c, 6.12) leaves out what the child can fault in: a driver with one VMA
+/// pointer, whose zap does not reach the child, finds no entry there.
+#[test]
+fn a_huge_entry_that_is_not_special_is_not_copied_at_fork() {
+    check(
+        "DMABUF forked-huge
+(* Result: plain Never, devmap Never, special Always, none Always *)
+exporter ttm {
+    mmap = mixedmap-insert-pfn
+    zap = vma-pointer
+    huge = vary(plain, devmap, special, none)
+}
+memory { vram = 2; system = 2 }
+buffer A { exporter = ttm; pages = 2 }
+P0 application {
+    mmap v = A shared rw
+    store v[0] = 1
+    fork P1
+    forked: load r1 = v[0]
+}
+P1 child { await moved; load r0 = v[0] }
+P2 exporter ttm { await forked; moved: move A -> system }
+exists (hazard any)
+",
+    );
+}
+
+/// An aperture is the device's way: past the CPU's cache, refused to get_user_pages, and gone with the
+/// importer's addresses.
+#[test]
+fn an_aperture_is_the_way_of_the_device() {
+    check(
+        "DMABUF through-an-aperture
+(* Result: */aperture Never, */pages Always *)
+exporter amdgpu {
+    mmap = pfnmap
+    coherency = vary what(incoherent => incoherent, pinned => coherent, still-there => coherent)
+}
+importer i915 { mmap = vary(aperture => aperture, pages => bypass) }
+buffer A { exporter = amdgpu; placement = system }
+P0 device importer i915 {
+    attach t = A dynamic
+    imported: map s = t
+    await stored
+    submit f = s read
+    dma_read r0 = s[0]
+    signal f
+    unmapped: unmap s
+}
+P1 application {
+    await imported
+    mmap v = A shared rw importer i915
+    stored: store v[0] = 5
+    vary what(incoherent => {}, pinned => { gup p = v[0] write }, still-there => { await unmapped })
+    load r1 = v[0]
+}
+exists (vary what(
+    incoherent => hazard incoherent,
+    pinned => p = ok,
+    still-there => P1:r1 = 5))
+",
+    );
+}

@@ -22,8 +22,8 @@ use super::store::{Arenas, FRAMES_MAX, PLACEMENTS};
 use super::team::{ACTORS_MAX, Abilities};
 use crate::explore::Machine;
 use crate::model::{
-    Coherency, Dir, Foll, GupAnswer, GupQuestion, Handle, Mmap, Operation, Placement, Step, World,
-    YesNo,
+    Coherency, Dir, Foll, GupAnswer, GupQuestion, Handle, ImporterMmap, Mmap, Operation, Placement,
+    Step, World, YesNo,
 };
 use crate::question::scenario::{Action, Scenario};
 use crate::units::{BufId, FrameId, PinId, VmaId};
@@ -228,7 +228,12 @@ impl<'a> Steps<'a> {
 
     fn incoherent(&self, scenario: &Scenario, vma: VmaId) -> bool {
         let (_, buf, _) = scenario.world.vma_shape(vma);
-        buf.is_some() && scenario.world.exporter_of(buf).coherency == Coherency::Incoherent
+        let aperture = |mmap: &Mmap| {
+            mmap.via.is_some() && scenario.world.importer(mmap.via).mmap == ImporterMmap::Aperture
+        };
+        buf.is_some()
+            && !self.mmaps(vma).any(aperture)
+            && scenario.world.exporter_of(buf).coherency == Coherency::Incoherent
     }
 
     /// First slot of each VMA.

@@ -20,7 +20,8 @@ pub(super) use renaming::Renaming;
 use steps::{Steps, bit, value_of};
 
 use super::rules::{
-    Blocks, Bus, ExporterRules, ExporterStep, FaultPage, Notifier, Peer2Peer, Placement, Recycle,
+    Blocks, Bus, ExporterRules, ExporterStep, FaultPage, FaultPurged, Notifier, Peer2Peer,
+    Placement, Recycle,
 };
 use super::step::Step;
 use super::world::World;
@@ -145,6 +146,7 @@ impl Contents {
         let understood = |rules: &ExporterRules| {
             !rules.fills_in_cache()
                 && rules.fault_page == FaultPage::AtOffset
+                && rules.fault_purged == FaultPurged::Sigbus
                 && rules.blocks == Blocks::Order0
                 && rules.peer2peer != Peer2Peer::Migrate
                 && !rules.copies_late()
@@ -153,6 +155,7 @@ impl Contents {
             && world.exporters.iter().all(understood)
             && !world.bounces()
             && !world.bypasses()
+            && !world.apertures()
             && steps.are_understood()
             && world.policies.iter().all(Option::is_none)
             && world.host.bus != Bus::Offset

@@ -324,6 +324,9 @@ impl View<'_> {
             // An importer's own handler knows neither the exporter's lock nor its fences.
             && !matches!(entry.reach, Reach::Shadow | Reach::SgTable)
             && !self.state.ptes[pte.index()].present();
+        if faults && entry.reach == Reach::Aperture {
+            return !self.lock_untaken(entry.buf) || self.state.bufs[entry.buf.index()].moving;
+        }
         faults && {
             let rules = self.world.exporter_of(entry.buf);
             rules.fault == FaultLock::Locked && !self.lock_untaken(entry.buf)
@@ -486,7 +489,9 @@ impl State {
     }
 }
 
-/// The pages of `vma` that the exporter's zap of `buf` reaches, a bit each.
+/// The pages of `vma` that the exporter's zap of `buf` reaches, a bit each. Of a huge entry none goes
+/// alone: one that is not anonymous is cleared, not split (`zap_pmd_range`, mm/memory.c;
+/// `__split_huge_pmd_locked`, mm/huge_memory.c, 6.12).
 pub(super) fn zapped_pages(world: &World, state: &State, buf: BufId, vma: VmaId) -> u8 {
     use super::objects::Reach;
     use super::rules::ZapReach;
@@ -494,14 +499,17 @@ pub(super) fn zapped_pages(world: &World, state: &State, buf: BufId, vma: VmaId)
     if entry.buf != buf || entry.reach != Reach::Exporter {
         return 0;
     }
-    match world.exporter_of(buf).zap {
+    let huge = |page| world.pte(vma, page).is_some_and(|pte| state.ptes[pte.index()].huge);
+    let pages = match world.exporter_of(buf).zap {
         ZapReach::AddressSpace => entry.mapped,
         ZapReach::VmaPointer if state.bufs[buf.index()].vma_pointer == vma => entry.mapped,
         ZapReach::VmaPointer | ZapReach::WrongPgoff | ZapReach::VmStart => 0,
         // Begins at page 1 of the buffer.
         ZapReach::WrongRange if entry.offset == 0 => entry.mapped & !1,
         ZapReach::WrongRange => entry.mapped,
-    }
+    };
+    let part = pages != 0 && pages != entry.mapped;
+    if part && (0..world.vma_pages(vma)).any(huge) { entry.mapped } else { pages }
 }
 
 impl<S: Sink> Core<'_, S> {

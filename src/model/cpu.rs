@@ -8,9 +8,10 @@
 //! does not copy file descriptors.
 
 use super::core::Core;
-use super::objects::{Life, Owner, Pte, Reach, Target, Vma, VmaKind};
+use super::objects::{Life, Owner, Pte, Reach, Slot, Target, Vma, VmaKind};
 use super::rules::{
-    Blocks, Coherency, FaultPage, Huge, ImporterMmap, MmapKind, PatReserve, Placement, YesNo,
+    Blocks, Coherency, FaultPage, FaultPurged, Huge, ImporterMmap, MmapKind, PatReserve, Placement,
+    YesNo,
 };
 use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Reply, Signal, Sink, Via};
 use crate::units::{ActorId, BufId, FrameId, PageId, PteId, SgId, VmaId};
@@ -40,7 +41,9 @@ impl<S: Sink> Core<'_, S> {
             let value = entry.value;
             self.emit(Effect::CacheFilled(frame, value));
         }
-        let value = self.state.frames[frame.index()].cpu_value();
+        let held = &self.state.frames[frame.index()];
+        let aperture = self.state.vmas[vma.index()].reach == Reach::Aperture;
+        let value = if aperture { held.value } else { held.cpu_value() };
         self.emit(Effect::Loaded(vma, page, frame, value));
         let target = self.target_of(vma, page, pte);
         self.check_read(frame, target, Via::Vma(vma, page), value, false);
@@ -71,8 +74,10 @@ impl<S: Sink> Core<'_, S> {
     /// Whether the CPU's accesses to `frame` through `vma` go through a cache that devices don't
     /// see.
     fn incoherent(&self, vma: VmaId, frame: FrameId) -> bool {
-        let buf = self.state.vmas[vma.index()].buf;
+        let entry = &self.state.vmas[vma.index()];
+        let buf = entry.buf;
         buf.is_some()
+            && entry.reach != Reach::Aperture
             && self.world.exporter_of(buf).coherency == Coherency::Incoherent
             && self.state.frames[frame.index()].owner != Owner::Anon
     }
@@ -167,17 +172,30 @@ impl<S: Sink> Core<'_, S> {
         if entry.reach == Reach::SgTable {
             return self.imported(entry.buf, entry.offset + page).ok_or(Signal::Sigbus);
         }
+        if entry.reach == Reach::Aperture {
+            return self.bound(entry.buf, entry.offset + page).ok_or(Signal::Sigbus);
+        }
         // A VMA without a fault handler has none to ask (`do_fault`, mm/memory.c).
-        if self.state.bufs[entry.buf.index()].life != Life::Live || self.remapped(&entry) {
+        let rules = self.world.exporter_of(entry.buf);
+        let life = self.state.bufs[entry.buf.index()].life;
+        let blind = life == Life::Purged && rules.fault_purged == FaultPurged::OldPage;
+        if life != Life::Live && !blind || self.remapped(&entry) {
             return Err(Signal::Sigbus);
         }
-        let rules = self.world.exporter_of(entry.buf);
         let shown = match rules.fault_page {
             FaultPage::AtOffset => Some(target),
             FaultPage::FromStart => self.world.page(entry.buf, page),
         };
-        let frame = shown.and_then(|shown| self.ensure_frame(entry.buf, shown));
+        let frame = if blind {
+            let kept = shown.map(|shown| self.state.pages[shown.index()].frame);
+            kept.filter(|frame| frame.is_some())
+        } else {
+            shown.and_then(|shown| self.ensure_frame(entry.buf, shown))
+        };
         let frame = frame.ok_or(Signal::Sigbus)?;
+        if blind {
+            self.frame_hazard(HazardKind::OrphanMapping, entry.buf, frame);
+        }
         let by_page = match rules.mmap {
             MmapKind::MixedmapInsertPage | MmapKind::Shmem | MmapKind::PfnmapUnmarked => true,
             MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn | MmapKind::RemapPfnRange => false,
@@ -193,12 +211,41 @@ impl<S: Sink> Core<'_, S> {
     /// What an importer's own fault handler shows: the page that its sg_table says, wherever the buffer
     /// is by now (`vgem_gem_fault`, drivers/gpu/drm/vgem/vgem_drv.c, 5.8).
     fn imported(&self, buf: BufId, page: u8) -> Option<FrameId> {
-        let sg = (0..self.state.sgs.len()).map(SgId::at).find(|&sg| {
+        self.address(self.table_of(buf, ImporterMmap::Bypass)?, page)
+    }
+
+    /// The page behind an aperture: that of the sg_table, which is mapped again if `move_notify` said so.
+    fn bound(&mut self, buf: BufId, page: u8) -> Option<FrameId> {
+        let sg = self.table_of(buf, ImporterMmap::Aperture)?;
+        if self.state.sgs[sg.index()] == Slot::Invalid && self.remap(sg, buf).is_err() {
+            return None;
+        }
+        self.address(sg, page)
+    }
+
+    /// The sg_table of an importer whose mmap does so.
+    fn table_of(&self, buf: BufId, mmap: ImporterMmap) -> Option<SgId> {
+        (0..self.state.sgs.len()).map(SgId::at).find(|&sg| {
             let id = self.world.attachment_of(sg);
             self.state.sg_mapped(sg)
                 && self.state.attachments[id.index()].buf == buf
-                && self.world.importer_of(id).mmap == ImporterMmap::Bypass
-        })?;
+                && self.world.importer_of(id).mmap == mmap
+        })
+    }
+
+    /// The entries of apertures go, which are made of addresses that do no more.
+    pub(super) fn release_apertures(&mut self, buf: BufId) {
+        for vma in self.world.vma_ids().collect::<Vec<_>>() {
+            let entry = self.state.vmas[vma.index()];
+            if entry.reach == Reach::Aperture && entry.buf == buf {
+                for page in 0..self.world.vma_pages(vma) {
+                    self.zap_pte(vma, page);
+                }
+            }
+        }
+    }
+
+    fn address(&self, sg: SgId, page: u8) -> Option<FrameId> {
         let frame = self.state.sg_frames[self.world.sgs[sg.index()].first + usize::from(page)];
         frame.is_some().then_some(frame)
     }
@@ -207,7 +254,8 @@ impl<S: Sink> Core<'_, S> {
     pub(super) fn install(&mut self, vma: VmaId, page: u8, frame: FrameId, write: bool) {
         let entry = self.state.vmas[vma.index()];
         let rules = self.world.exporter_of(entry.buf);
-        let own = !matches!(entry.reach, Reach::Shadow | Reach::SgTable);
+        let own = !matches!(entry.reach, Reach::Shadow | Reach::SgTable | Reach::Aperture);
+        let by_aperture = entry.reach == Reach::Aperture;
         let by_pfn = own && matches!(rules.mmap, MmapKind::Pfnmap | MmapKind::MixedmapInsertPfn);
         let by_remap = own && self.remapped(&entry);
         if by_pfn && rules.huge != Huge::None && entry.shared && self.makes_huge(vma) {
@@ -222,13 +270,14 @@ impl<S: Sink> Core<'_, S> {
             }
             return;
         }
-        let special = (by_pfn || by_remap) && self.world.host.pte_special.yes();
+        let special = (by_pfn || by_remap || by_aperture) && self.world.host.pte_special.yes();
         if by_pfn && rules.pat == PatReserve::PerPfn {
             self.cost(Cost::PatSteps, 1);
         }
         // Without a special bit VM_MIXEDMAP inserts a counted page (vm_insert_mixed on pfn_valid);
         // VM_PFNMAP never does.
-        let ordinary = rules.mmap == MmapKind::PfnmapUnmarked && self.world.host.pte_special.yes();
+        let ordinary =
+            own && rules.mmap == MmapKind::PfnmapUnmarked && self.world.host.pte_special.yes();
         let counted =
             !special && self.world.has_page(frame) && (entry.kind != VmaKind::Pfnmap || ordinary);
         self.set_pte(vma, page, Pte { frame, write, special, counted, ..Pte::ABSENT });
@@ -356,8 +405,12 @@ impl<S: Sink> Core<'_, S> {
             return;
         };
         let pte = self.state.ptes[old.index()];
-        // Ordinary shared file mappings are not copied: the child faults them in.
-        let faulted = entry.kind == VmaKind::Normal;
+        // What the child can fault in is not copied: ordinary shared file mappings, and huge entries but
+        // those of pmd_special (`vma_needs_copy`, mm/memory.c; `copy_huge_pmd`, mm/huge_memory.c, 6.12).
+        let refills = entry.buf.is_some()
+            && pte.huge
+            && self.world.exporter_of(entry.buf).huge != Huge::Special;
+        let faulted = entry.kind == VmaKind::Normal || refills;
         if !pte.present() || entry.shared && faulted {
             return;
         }

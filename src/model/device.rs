@@ -15,7 +15,7 @@
 
 use super::core::Core;
 use super::objects::{Attachment, Dma, Fence, Life, Owner, Slot, Target};
-use super::rules::{Bus, CpuSync, IotlbFlush, Placement, SyncForward, Usage};
+use super::rules::{Bus, CpuSync, ImporterMmap, IotlbFlush, Placement, SyncForward, Usage};
 use super::step::{
     Dir, Effect, Errno, Handle, Hazard, HazardKind, Reply, Sink, Step, SyncAccess, Via,
 };
@@ -209,6 +209,9 @@ impl<S: Sink> Core<'_, S> {
         }
         self.state.sgs[sg.index()] = Slot::Dropped;
         let id = self.world.attachment_of(sg);
+        if self.world.importer_of(id).mmap == ImporterMmap::Aperture {
+            self.release_apertures(self.state.attachments[id.index()].buf);
+        }
         if !self.state.attachments[id.index()].dynamic {
             self.dma_buf_pin(id, false);
         }
@@ -272,7 +275,7 @@ impl<S: Sink> Core<'_, S> {
     /// Map again what `move_notify` declared invalid; under the lock. The old mapping goes first
     /// ("destroyed and re-created", `struct dma_buf_attach_ops`, include/linux/dma-buf.h, 6.12), so
     /// that what can't be mapped again is not mapped any more.
-    fn remap(&mut self, sg: SgId, buf: BufId) -> Result<(), Errno> {
+    pub(super) fn remap(&mut self, sg: SgId, buf: BufId) -> Result<(), Errno> {
         if self.state.bufs[buf.index()].life != Life::Live || !self.fill_sg(sg, buf) {
             self.state.sgs[sg.index()] = Slot::Failed;
             return Err(Errno::Enodev);

@@ -451,6 +451,7 @@ const fn reach_of(byte: u8) -> Reach {
         2 => Reach::Importer,
         3 => Reach::Shadow,
         4 => Reach::SgTable,
+        5 => Reach::Aperture,
         _ => Reach::Anon,
     }
 }
@@ -497,6 +498,6 @@ const fn owner_of(kind: u8, page: u8) -> Owner {
 /// The numbers of the enums above are their declaration order.
 const _: () = {
     assert!(Life::Released as u8 == 5 && Life::Live as u8 == 1);
-    assert!(VmaKind::Normal as u8 == 2 && Reach::Anon as u8 == 5);
+    assert!(VmaKind::Normal as u8 == 2 && Reach::Anon as u8 == 6);
     assert!(Slot::Dropped as u8 == 5 && Usage::Bookkeep as u8 == 3);
 };

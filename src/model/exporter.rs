@@ -14,7 +14,9 @@ use super::core::{Core, zapped_pages};
 use super::moving::{self, Copying, FrameRole, FrameTable, PageFrames, Pinned};
 use super::objects::{EMPTY_PAGE, Life, Owner, Page, Slot};
 use super::operation::Operation;
-use super::rules::{Blocks, ExporterStep, MoveNotify, PagePool, Placement};
+use super::rules::{
+    Blocks, ExporterStep, FaultPurged, ImporterMmap, MoveNotify, PagePool, Placement,
+};
 use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Reply, Sink, Via};
 use crate::units::{ActorId, AttachmentId, BufId, FrameId, PageId, SgId, VmaId};
 
@@ -92,6 +94,9 @@ impl<S: Sink> Core<'_, S> {
             if self.world.importer_of(attachment).move_notify == MoveNotify::Ignored {
                 continue;
             }
+            if self.world.importer_of(attachment).mmap == ImporterMmap::Aperture {
+                self.release_apertures(buf);
+            }
             for sg in (0..self.state.sgs.len()).map(SgId::at) {
                 let slot = self.state.sgs[sg.index()];
                 if slot.notified() != slot && self.world.attachment_of(sg) == attachment {
@@ -130,7 +135,7 @@ impl<S: Sink> Core<'_, S> {
         Reply::Errno(Errno::Ebusy)
     }
 
-    fn frame_hazard(&mut self, kind: HazardKind, buf: BufId, frame: FrameId) {
+    pub(super) fn frame_hazard(&mut self, kind: HazardKind, buf: BufId, frame: FrameId) {
         let owner = self.state.frames[frame.index()].owner;
         self.hazard(Hazard {
             kind,
@@ -342,6 +347,10 @@ impl<S: Sink> Core<'_, S> {
     }
 
     pub(super) fn free(&mut self, buf: BufId, operation: Operation) {
+        let kept = self.world.exporter_of(buf).fault_purged == FaultPurged::OldPage;
+        if kept && operation == Operation::Purge && self.is_mapped(buf) {
+            return self.kept(buf);
+        }
         for page in self.world.pages(buf) {
             match operation {
                 Operation::Move(_) => moving::free_left(self, page),

@@ -222,7 +222,10 @@ fn device(world: &World, step: &Step) -> Objects {
             let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
             let filled = refilled(world) | bounced(world);
             let moves = if matches!(step, Step::Map(_)) { migrates(world) } else { NOTHING };
-            of(MEMORY, attachment | SGS.one(sg.0) | BUFS.all() | FREE | filled).union(moves)
+            let gone = if matches!(step, Step::Unmap(_)) { apertures(world) } else { NOTHING };
+            of(MEMORY, attachment | SGS.one(sg.0) | BUFS.all() | FREE | filled)
+                .union(moves)
+                .union(gone)
         }
         Step::Validate { fence, sg } => {
             let attachment = ATTACHMENTS.one(world.attachment_of(sg).0);
@@ -349,6 +352,10 @@ fn access(world: &World, vma: VmaId, store: bool) -> Objects {
         if world.bypasses() {
             reads |= SGS.all() | ATTACHMENTS.all();
         }
+        if world.apertures() {
+            reads |= ATTACHMENTS.all();
+            writes |= SGS.all() | BUFS.one(decl.buf.0) | FREE | MEMORY;
+        }
     }
     of(reads, writes)
 }
@@ -366,6 +373,15 @@ pub(super) fn refills(world: &World, buf: BufId) -> bool {
         })
     };
     unmarked(&rules.purge_steps) || unmarked(&rules.revoke_steps)
+}
+
+/// What goes with the addresses behind an aperture: the entries, and whose notifiers are on them.
+fn apertures(world: &World) -> Objects {
+    if world.apertures() {
+        of(PINS.all(), VMAS.all() | notified(world) | FREE | MEMORY)
+    } else {
+        NOTHING
+    }
 }
 
 /// What mapping and unmapping write where devices reach bounce pages.
@@ -433,7 +449,7 @@ fn exporter(world: &World, buf: BufId, step: ExporterStep, operation: Operation)
         ExporterStep::Lock | ExporterStep::Mark | ExporterStep::Fence => of(0, own),
         ExporterStep::Signal => of(MEMORY, own),
         ExporterStep::Unlock => of(0, own).union(unlocked(world, buf)),
-        ExporterStep::Notify => of(ATTACHMENTS.all(), SGS.all()),
+        ExporterStep::Notify => of(ATTACHMENTS.all(), SGS.all()).union(apertures(world)),
         ExporterStep::Zap => {
             let private = world.vmas.iter().any(|vma| vma.private && vma.buf == buf);
             let counted = world.exporter_of(buf).mmap != MmapKind::Pfnmap;

@@ -22,7 +22,7 @@
 use super::core::{Core, View, step};
 use super::cpu::Want;
 use super::importer_rules::ImporterRules;
-use super::objects::{EMPTY_PIN, Owner, Pin, Pte, Slot, Target, Vma, VmaKind};
+use super::objects::{EMPTY_PIN, Owner, Pin, Pte, Reach, Slot, Target, Vma, VmaKind};
 use super::rules::{
     Blocks, ExporterRules, FollowPfn, FrameVector, GupFast, HostRules, Huge, MmapKind, Notifier,
     Placement, Unshare, YesNo,
@@ -399,7 +399,10 @@ fn vma_allows(world: &World, vma: &Vma, foll: Foll) -> bool {
 
 /// Whether `follow_pfn` takes such a mapping.
 fn follows(world: &World, vma: &Vma) -> bool {
-    world.host.follow_pfn != FollowPfn::No && (vma.kind == VmaKind::Pfnmap || world.is_vm_io(vma))
+    // What an aperture's pfn is to another device is not known here.
+    world.host.follow_pfn != FollowPfn::No
+        && vma.reach != Reach::Aperture
+        && (vma.kind == VmaKind::Pfnmap || world.is_vm_io(vma))
 }
 
 /// Who is refused for what the VMA is faults nothing, and so waits for no exporter: the flags are looked

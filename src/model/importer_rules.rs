@@ -20,6 +20,13 @@ rule! {
         /// imported the buffer: ordinary, counted entries under its own file, which no zap of the exporter
         /// reaches (`vgem_gem_fault` and `vgem_mmap`, drivers/gpu/drm/vgem/vgem_drv.c, 5.8).
         Bypass = "bypass",
+        /// The importer's device has an aperture that the CPU sees, a BAR with a GART behind it: an access
+        /// goes where the importer's sg_table says, past the CPU's cache, as the device's own do. `move_notify`
+        /// takes the entries away, and a fault maps the table again with the buffer reserved (`vm_fault_gtt`
+        /// and `i915_gem_object_release_mmap_gtt`, drivers/gpu/drm/i915/gem/i915_gem_mman.c; "The one
+        /// exception is if you have some kind of fancy gart with cpu-visible pci bar", vgem thread). Shared
+        /// mappings alone.
+        Aperture = "aperture",
         /// EINVAL.
         Forbid = "forbid",
     }

@@ -4,9 +4,10 @@
 //! `drm_gem_mmap` (drivers/gpu/drm/drm_gem.c), read from 6.12.
 
 use super::core::Core;
+use super::moving;
 use super::objects::{EMPTY_VMA, Life, Owner, Pte, Reach, Slot, Target, Vma, VmaKind};
-use super::rules::{Cow, ImporterMmap, MmapCheck, MmapKind, PatReserve, Placement};
-use super::step::{Cost, Effect, Errno, Mmap, Reply, Sink};
+use super::rules::{Cow, FaultPurged, ImporterMmap, MmapCheck, MmapKind, PatReserve, Placement};
+use super::step::{Cost, Effect, Errno, HazardKind, Mmap, Reply, Sink};
 use crate::units::{BufId, PteId, VmaId};
 
 impl<S: Sink> Core<'_, S> {
@@ -46,7 +47,7 @@ impl<S: Sink> Core<'_, S> {
     /// Whether all entries are made at mmap and none by a fault.
     pub(super) fn remapped(&self, entry: &Vma) -> bool {
         match entry.reach {
-            Reach::Shadow | Reach::SgTable | Reach::Anon => false,
+            Reach::Shadow | Reach::SgTable | Reach::Aperture | Reach::Anon => false,
             Reach::Exporter | Reach::WrongPgoff | Reach::Importer => {
                 self.world.exporter_of(entry.buf).mmap == MmapKind::RemapPfnRange
             }
@@ -103,6 +104,12 @@ impl<S: Sink> Core<'_, S> {
                 ImporterMmap::Bypass => {
                     entry.reach = Reach::SgTable;
                     entry.kind = VmaKind::Normal;
+                    return if life == Life::Live { Ok(()) } else { Err(Errno::Enodev) };
+                }
+                ImporterMmap::Aperture if !mmap.shared => return Err(Errno::Einval),
+                ImporterMmap::Aperture => {
+                    entry.reach = Reach::Aperture;
+                    entry.kind = VmaKind::Pfnmap;
                     return if life == Life::Live { Ok(()) } else { Err(Errno::Enodev) };
                 }
             }
@@ -178,8 +185,45 @@ impl<S: Sink> Core<'_, S> {
             self.state.vmas[vma.index()] = EMPTY_VMA;
         }
         self.emit(Effect::VmaUnmapped(vma, gone));
+        self.unmapped(entry.buf);
         self.maybe_release(entry.buf);
         Reply::Done
+    }
+
+    /// Whether anybody maps the buffer, with entries or without.
+    pub(super) fn is_mapped(&self, buf: BufId) -> bool {
+        self.state.vmas.iter().any(|vma| vma.mapped != 0 && vma.buf == buf)
+    }
+
+    /// A purge gives nothing back: an array of pages lives as long as a mapping does. Who has an entry
+    /// goes on at once, who has none after the next fault.
+    pub(super) fn kept(&mut self, buf: BufId) {
+        for page in self.world.pages(buf) {
+            let frame = self.state.pages[page.index()].frame;
+            if frame.is_none() {
+                continue;
+            }
+            if self.state.counted_pins(frame) > 0 {
+                self.frame_hazard(HazardKind::OrphanPin, buf, frame);
+            }
+            if self.state.ptes.iter().any(|pte| pte.frame == frame) {
+                self.frame_hazard(HazardKind::OrphanMapping, buf, frame);
+            }
+        }
+    }
+
+    /// `drm_gem_shmem_vm_close`: what a purge left for the last mapping goes with it.
+    fn unmapped(&mut self, buf: BufId) {
+        let keeps = |buf| self.world.exporter_of(buf).fault_purged == FaultPurged::OldPage;
+        if buf.is_some()
+            && keeps(buf)
+            && self.state.bufs[buf.index()].life == Life::Purged
+            && !self.is_mapped(buf)
+        {
+            for page in self.world.pages(buf) {
+                moving::free_all(self, page);
+            }
+        }
     }
 
     pub(super) fn mremap(&mut self, to: VmaId, from: VmaId) -> Reply {

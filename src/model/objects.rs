@@ -160,6 +160,9 @@ pub enum Reach {
     ///
     /// **Differs from Linux**: the entries are made at mmap, which is when the buffer is imported.
     SgTable,
+    /// With the importer's device: its `move_notify` takes the entries of its aperture away, and so does
+    /// unmapping the sg_table. No zap of the exporter finds them.
+    Aperture,
     /// Nowhere: anonymous memory.
     Anon,
 }

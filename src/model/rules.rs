@@ -168,6 +168,21 @@ rule! {
 }
 
 rule! {
+    /// What the exporter's fault handler does with a buffer that was purged.
+    ///
+    /// Source: `drm_gem_shmem_fault` and `drm_gem_shmem_put_pages_locked`
+    /// (drivers/gpu/drm/drm_gem_shmem_helper.c), before and after "drm/shmem-helper: Check for purged
+    /// buffers in fault handler" (d611b4a0907c, 5.12).
+    FaultPurged {
+        /// SIGBUS: it looks for the purge.
+        Sigbus = "sigbus",
+        /// It does not look: it shows the page that its array has, which lives as long as a mapping of the
+        /// buffer. A purge gives nothing back before the last one goes.
+        OldPage = "old-page",
+    }
+}
+
+rule! {
     /// How the exporter's pages were allocated, which matters where they go back to the page allocator.
     ///
     /// Source: PFNMAP thread, comment 20; `__free_pages` (mm/page_alloc.c, 6.12): of a block without
@@ -333,6 +348,8 @@ rules! {
             fault_wait: FaultWait = Kernel, "fault-wait";
             /// Which page a fault shows.
             fault_page: FaultPage = AtOffset, "fault-page";
+            /// What a fault shows of a purged buffer.
+            fault_purged: FaultPurged = Sigbus, "fault-purged";
             /// VM_DONTCOPY: fork leaves the mapping out (`dup_mmap`, kernel/fork.c).
             vm_dontcopy: YesNo = No, "vm-dontcopy";
             /// What a zap reaches.

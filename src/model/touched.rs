@@ -237,7 +237,7 @@ impl Here<'_> {
         let entries = mmap.via.is_some()
             && matches!(
                 self.world.importer(mmap.via).mmap,
-                ImporterMmap::Shadow | ImporterMmap::Bypass
+                ImporterMmap::Shadow | ImporterMmap::Bypass | ImporterMmap::Aperture
             );
         let buf = BUFS.one(mmap.buf.0);
         let writes = Details { pointers: buf, ..Details::NONE };

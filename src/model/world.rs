@@ -455,17 +455,19 @@ impl World {
     /// Whether the exporter sets VM_IO on its mappings, beside VM_PFNMAP or without it.
     #[must_use]
     pub fn is_vm_io(&self, vma: &Vma) -> bool {
-        vma.buf.is_some() && !matches!(vma.reach, Reach::Shadow | Reach::SgTable) && {
-            let rules = self.exporter_of(vma.buf);
-            rules.vm_io.yes() || rules.mmap == MmapKind::RemapPfnRange
-        }
+        vma.buf.is_some()
+            && !matches!(vma.reach, Reach::Shadow | Reach::SgTable | Reach::Aperture)
+            && {
+                let rules = self.exporter_of(vma.buf);
+                rules.vm_io.yes() || rules.mmap == MmapKind::RemapPfnRange
+            }
     }
 
     /// Whether the exporter sets VM_DONTCOPY on its mappings.
     #[must_use]
     pub fn is_dontcopy(&self, vma: &Vma) -> bool {
         vma.buf.is_some()
-            && !matches!(vma.reach, Reach::Shadow | Reach::SgTable)
+            && !matches!(vma.reach, Reach::Shadow | Reach::SgTable | Reach::Aperture)
             && self.exporter_of(vma.buf).vm_dontcopy.yes()
     }
 
@@ -497,6 +499,11 @@ impl World {
     /// Whether some importer has a fault handler of its own, which shows what its sg_table says.
     pub(super) fn bypasses(&self) -> bool {
         self.importers.iter().any(|importer| importer.mmap == ImporterMmap::Bypass)
+    }
+
+    /// Whether some importer's device has an aperture that the CPU sees.
+    pub(crate) fn apertures(&self) -> bool {
+        self.importers.iter().any(|importer| importer.mmap == ImporterMmap::Aperture)
     }
 
     /// Whether some device reaches bounce pages.

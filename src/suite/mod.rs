@@ -76,6 +76,7 @@ pub const TESTS: &[Bundled] = bundled![
     "C10" "revoke-steps",
     "C11" "m2m1shot-bare-pfns",
     "C12" "follow-pfn-without-page",
+    "C13" "aperture-mmap",
     "C14" "bounce-buffer",
     "C14" "peer-to-peer",
     "C15" "iotlb-flush",

@@ -187,6 +187,8 @@ pub const FAULT_START: u32 = 131_072;
 pub const HUGE_DEVMAP: u32 = 524_288;
 /// EXPORT: a fault does not wait for KERNEL fences.
 pub const FAULT_GOES_ON: u32 = 262_144;
+/// EXPORT: a fault shows the pages that a purged buffer still has.
+pub const FAULT_PURGED: u32 = 1_048_576;
 
 /// RESET: huge pages are blocks that are not compound.
 pub const RESET_LOOSE: u32 = 1;
@@ -285,6 +287,7 @@ mod tests {
         assert_eq!(number("FAULT_START"), Some(FAULT_START.into()));
         assert_eq!(number("HUGE_DEVMAP"), Some(HUGE_DEVMAP.into()));
         assert_eq!(number("FAULT_GOES_ON"), Some(FAULT_GOES_ON.into()));
+        assert_eq!(number("FAULT_PURGED"), Some(FAULT_PURGED.into()));
         assert_eq!(number("IMPORT_NODE"), Some(IMPORT_NODE.into()));
         assert_eq!(number("IMPORT_BYPASS"), Some(IMPORT_BYPASS.into()));
         let entry = [

@@ -121,6 +121,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_ZAP_NODE 65536	/* zaps at a DRM node's fake offset, which mmap takes away */
 #define DRIFTHEAP_LAB_HUGE_DEVMAP 524288 /* its entry as device memory's, without a page map */
 #define DRIFTHEAP_LAB_FAULT_GOES_ON 262144 /* a fault does not wait for KERNEL fences */
+#define DRIFTHEAP_LAB_FAULT_PURGED 1048576 /* a fault shows the pages that a purged buffer still has */
 
 /* IMPORTER_FD: what mmap through the importer does. */
 #define DRIFTHEAP_LAB_IMPORT_REDIRECT 0	/* dma_buf_mmap */

@@ -126,6 +126,9 @@ static u32 lab_shown(struct lab_vma *mapping, unsigned long page)
 	/* As vgem_gem_fault() did: what the sg_table said, wherever the buffer is by now. */
 	if (mapping->via == LAB_VIA_BYPASS)
 		return READ_ONCE(buf->imported[page]);
+	/* As drm_gem_shmem_fault() did until 5.12: what its array of pages has. */
+	if (buf->life == LAB_PURGED && (buf->rules & DRIFTHEAP_LAB_FAULT_PURGED))
+		return buf->frame[page];
 	return buf->life == LAB_LIVE ? buf->frame[page] : LAB_NO_FRAME;
 }
 

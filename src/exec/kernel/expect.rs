@@ -4,8 +4,9 @@ use rustix::io::Errno;
 
 use super::super::command::CommandResult;
 use crate::model::{
-    self, Cow, ExporterRules, FaultLock, FaultPage, FaultWait, Foll, Huge, ImporterMmap, MmapCheck,
-    MmapKind, OnDmaBufPin, OnForeignPin, Reply, Signal, Usage, WaitFor, YesNo, ZapReach,
+    self, Cow, ExporterRules, FaultLock, FaultPage, FaultPurged, FaultWait, Foll, Huge,
+    ImporterMmap, MmapCheck, MmapKind, OnDmaBufPin, OnForeignPin, Reply, Signal, Usage, WaitFor,
+    YesNo, ZapReach,
 };
 use crate::uapi::lab;
 
@@ -118,6 +119,7 @@ pub(super) fn exporter_flags(rules: &ExporterRules, check: MmapCheck) -> u32 {
         | large(rules.fault_page == FaultPage::FromStart, lab::FAULT_START)
         | large(rules.huge == Huge::Devmap, lab::HUGE_DEVMAP)
         | large(rules.fault_wait == FaultWait::Nothing, lab::FAULT_GOES_ON)
+        | large(rules.fault_purged == FaultPurged::OldPage, lab::FAULT_PURGED)
 }
 
 /// IMPORTER_FD's flags, in the order of the header.
@@ -128,7 +130,8 @@ pub(super) const fn importer_flags(mmap: ImporterMmap) -> u8 {
         ImporterMmap::WrongPgoff => 2,
         ImporterMmap::Shadow => 3,
         ImporterMmap::Forbid => 4,
-        ImporterMmap::Bypass => lab::IMPORT_BYPASS,
+        // Never asked: see `skip.rs`.
+        ImporterMmap::Bypass | ImporterMmap::Aperture => lab::IMPORT_BYPASS,
     }
 }
 

@@ -5,8 +5,8 @@ use super::super::plan::Steps;
 use super::super::team::ACTORS_MAX;
 use super::huge::Layout;
 use crate::model::{
-    Bus, Coherency, CpuSync, FollowPfn, GupFast, HostRules, Huge, IotlbFlush, MmapKind, Peer2Peer,
-    Placement, Step, Unshare, YesNo, ZapReach,
+    Bus, Coherency, CpuSync, FaultPurged, FollowPfn, GupFast, HostRules, Huge, IotlbFlush,
+    MmapKind, Peer2Peer, Placement, Step, Unshare, YesNo, ZapReach,
 };
 use crate::question::scenario::{Replay, Scenario};
 use crate::units::{BufId, FrameId};
@@ -107,10 +107,20 @@ fn others(host: &HostRules, guest: &HostRules) -> String {
 
 fn exporters(scenario: &Scenario) -> Result<(), Skip> {
     let world = &scenario.world;
+    if world.apertures() {
+        return Err(Skip::new("the laboratory's importer has no aperture that the CPU sees"));
+    }
     for buf in (0..world.bufs()).map(BufId::at) {
         let rules = world.exporter_of(buf);
         if rules.peer2peer != Peer2Peer::Reachable {
             return Err(Skip::new("the laboratory's devices reach all memory: none is a peer's"));
+        }
+        let unmaps = |(_, step): &(usize, &Step)| matches!(step, Step::Munmap { .. });
+        if rules.fault_purged == FaultPurged::OldPage && Steps::of(scenario).all.iter().any(unmaps)
+        {
+            return Err(Skip::new(
+                "the laboratory's exporter keeps the pages of a purged buffer beyond its last mapping",
+            ));
         }
         if rules.coherency == Coherency::Incoherent {
             return Err(Skip::new("x86 has no incoherent caches"));

@@ -260,6 +260,9 @@ impl Teller<'_> {
             Reach::WrongPgoff => format!("the vm_pgoff of {name} lacks the fake offset"),
             Reach::Shadow => format!("{name} maps the importer's shadow pages"),
             Reach::SgTable => format!("{name} maps the pages of the importer's sg_table"),
+            Reach::Aperture => {
+                format!("{name} is the importer's aperture, which its move_notify leaves")
+            }
             Reach::Anon => return None,
             Reach::Exporter => match world.exporter_of(buf).zap {
                 ZapReach::AddressSpace => return None,

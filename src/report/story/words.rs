@@ -251,6 +251,7 @@ impl<'a> Teller<'a> {
             Reach::Importer => ", vm_file stays the importer's",
             Reach::Shadow => ", the importer's shadow pages",
             Reach::SgTable => ", the pages of the importer's sg_table",
+            Reach::Aperture => ", the importer's aperture",
             Reach::Anon => "",
         };
         let sharing = if vma.shared { "" } else { ", private" };
@@ -294,7 +295,7 @@ impl<'a> Teller<'a> {
         if entry.reach == Reach::Shadow {
             return "shmem_fault";
         }
-        if entry.reach == Reach::SgTable {
+        if matches!(entry.reach, Reach::SgTable | Reach::Aperture) {
             return "the importer's fault handler";
         }
         match self.scenario.world.exporter_of(entry.buf).mmap {
