@@ -21,7 +21,7 @@ use driftheap::report::{AnsweredVariant, Table};
 use super::formats::Formats;
 use super::input::{self, Loaded};
 use super::interrupt::Interrupt;
-use super::kernel::Question;
+use super::kernel::{Question, Version};
 use super::out::{Out, is_broken_pipe};
 use super::real::{Reality, Replay};
 use super::{BROKEN_PIPE, Exit, SearchArgs, pool, shard};
@@ -89,8 +89,8 @@ pub(crate) struct CheckArgs {
     replay: Replay,
 
     /// Ask a real kernel, too, in a virtual machine: a third column (the first time fetches it)
-    #[arg(long, conflicts_with = "verbose")]
-    kernel: bool,
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, require_equals = true, default_missing_value = "6.12", conflicts_with = "verbose")]
+    kernel: Option<Version>,
 
     /// Stop each search at the first schedule that shows what is asked: `shown`, with its length
     #[arg(long, conflicts_with = "reduce")]
@@ -119,7 +119,7 @@ const NOTED_TESTS_MAX: usize = 16;
 struct Ask {
     style: Style,
     replay: Replay,
-    kernel: bool,
+    kernel: Option<Version>,
     shard: Option<(usize, usize)>,
 }
 
@@ -153,7 +153,7 @@ pub(crate) fn suite(out: &Out) -> anyhow::Result<Exit> {
     let (loaded, bad) = input::bundled(out);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let search = Search { threads, ..Search::default() };
-    let ask = Ask { style: Style::Table, replay: Replay::default(), kernel: false, shard: None };
+    let ask = Ask { style: Style::Table, replay: Replay::default(), kernel: None, shard: None };
     let (totals, exit) = check(&loaded, &search, ask, &mut Vec::new(), out)?;
     if !out.quiet && totals.good() {
         out.text(
@@ -231,7 +231,7 @@ fn check(
     let style = ask.style;
     let (mut jobs, mut totals, mut exit) = jobs(all, out);
     if let Some(part) = ask.shard {
-        let how = (search.reduction, search.first.is_some(), ask.replay, ask.kernel);
+        let how = (search.reduction, search.first.is_some(), ask.replay, ask.kernel.is_some());
         totals.tests = choose(&mut jobs, part, &how);
     }
     let jobs = jobs;
@@ -259,7 +259,7 @@ fn check(
         // Whoever wants to see what there is waits for no more replays.
         let reality = reality.as_mut().filter(|_| !interrupt.came());
         let real = printer.replay(&jobs[index], &result, reality);
-        if ask.kernel {
+        if ask.kernel.is_some() {
             held.push((result, real));
             return anyhow::Ok(());
         }
@@ -280,7 +280,10 @@ fn check(
     let result = pool::ordered(&jobs, threads, work, done, tick, abandoned);
     out.clear_status();
     result?;
-    let third = if ask.kernel { Some(third(&jobs, &held, ask.replay, out)?) } else { None };
+    let third = match ask.kernel {
+        Some(version) => Some(third(&jobs, &held, (ask.replay, version), out)?),
+        None => None,
+    };
     for (index, (judged, real)) in held.iter().enumerate() {
         let kernel = third.as_ref().and_then(|third| third.answers[index].as_ref());
         let (mark, vacuous, states) = printer.print(&jobs[index], judged, real, kernel)?;
@@ -324,7 +327,7 @@ fn table(jobs: &[Job<'_>], ask: Ask, out: &Out) -> anyhow::Result<Table> {
     if ask.replay != Replay::Off {
         real::columns().into_iter().for_each(|column| table.push(column));
     }
-    if ask.kernel {
+    if ask.kernel.is_some() {
         table.push(kernel::column());
     }
     if ask.style == Style::Table && !out.quiet && !jobs.is_empty() {
@@ -403,7 +406,7 @@ struct Third {
 fn third(
     jobs: &[Job<'_>],
     held: &[(Judged, Second)],
-    replay: Replay,
+    (replay, version): (Replay, Version),
     out: &Out,
 ) -> anyhow::Result<Third> {
     out.status("asking a real kernel ...");
@@ -413,7 +416,7 @@ fn third(
     });
     let judged: Vec<Option<Question<'_>>> = judged.collect();
     let asked: Vec<&Question<'_>> = judged.iter().flatten().collect();
-    let (release, mut said) = super::kernel::ask(&asked)?;
+    let (release, mut said) = super::kernel::ask(&asked, version)?;
     out.clear_status();
     let mut totals = KernelTotals::default();
     for (question, kernel) in asked.iter().zip(&said) {

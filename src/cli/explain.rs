@@ -19,7 +19,7 @@ use driftheap::report::{full_name, json};
 use serde::Serialize;
 
 use super::input::{self, Loaded};
-use super::kernel::Question;
+use super::kernel::{Question, Version};
 use super::out::Out;
 use super::{Exit, SearchArgs};
 
@@ -87,8 +87,8 @@ pub(crate) struct ExplainArgs {
     perfetto: Option<PathBuf>,
 
     /// Then take the schedule in a real kernel, in a virtual machine (the first time fetches it)
-    #[arg(long, conflicts_with_all = ["svg", "perfetto"])]
-    kernel: bool,
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, require_equals = true, default_missing_value = "6.12", conflicts_with_all = ["svg", "perfetto"])]
+    kernel: Option<Version>,
 
     #[command(flatten)]
     search: SearchArgs,
@@ -142,7 +142,7 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
     };
     let search = args.search.search(false);
     // Which variant has a kernel bug is seen when all have been looked at.
-    let first = (!args.kernel).then_some(First { after: STATES_MIN, hazard: args.hazard });
+    let first = args.kernel.is_none().then_some(First { after: STATES_MIN, hazard: args.hazard });
     let chosen = choose(args, &loaded, scenarios, &Search { first, ..search }, out)?;
     let Some((schedule, about)) = schedule(args, &chosen) else {
         let stopped = chosen.judgement.and_then(|judgement| judgement.exploration.stopped);
@@ -174,10 +174,10 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
     if !args.json {
         out.prose(&story.render(out.paint, out.columns()))?;
     }
-    let kernel = if args.kernel {
+    let kernel = if let Some(version) = args.kernel {
         out.status("asking a real kernel ...");
         let question = Question::one(&loaded, &chosen.scenario, &schedule);
-        let said = super::kernel::ask(&[&question])?.1.pop();
+        let said = super::kernel::ask(&[&question], version)?.1.pop();
         out.clear_status();
         said
     } else {
@@ -244,7 +244,8 @@ fn choose<'a>(
             None => judgement.observation != Some(Verdict::Never),
         };
         // The kernel's own report is worth more than its consent.
-        let reported = !args.kernel || judgement.hazards.contains_key(&HazardKind::KernelBug);
+        let reported =
+            args.kernel.is_none() || judgement.hazards.contains_key(&HazardKind::KernelBug);
         seen.extend(judgement.hazards.keys().map(|kind| kind.word()));
         let chosen = Chosen { variant, scenario, judgement: Some(judgement) };
         match (telling, reported || args.hazard.is_some()) {

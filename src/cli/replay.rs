@@ -14,7 +14,7 @@ use driftheap::sys::page::page_bytes;
 use serde::Serialize;
 
 use super::input::Loaded;
-use super::kernel::Question;
+use super::kernel::{Question, Version};
 use super::one::{self, schedule_word};
 use super::out::Out;
 use super::{Exit, SearchArgs};
@@ -63,8 +63,8 @@ pub(crate) struct ReplayArgs {
     seed: u64,
 
     /// In a real kernel, in a virtual machine (the first time fetches it), and not on real memory
-    #[arg(long)]
-    kernel: bool,
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, require_equals = true, default_missing_value = "6.12")]
+    kernel: Option<Version>,
 
     /// One JSON object per variant and line
     #[arg(long)]
@@ -126,8 +126,8 @@ pub(crate) fn run(args: &ReplayArgs, out: &Out) -> anyhow::Result<Exit> {
         let names: Vec<&str> = scenarios.iter().map(|s| s.variant.as_str()).collect();
         return Err(anyhow!("a schedule is one of one variant: --variant {}", names.join(" or ")));
     }
-    if args.kernel {
-        return in_kernel(args, &loaded, &scenarios, out);
+    if let Some(version) = args.kernel {
+        return in_kernel(args, version, &loaded, &scenarios, out);
     }
     let program = std::env::current_exe().context("this program can't find itself")?;
     let mut executor = Executor::new(ExecOptions::new(program))?;
@@ -169,6 +169,7 @@ pub(crate) fn run(args: &ReplayArgs, out: &Out) -> anyhow::Result<Exit> {
 /// A real kernel takes the schedules.
 fn in_kernel(
     args: &ReplayArgs,
+    version: Version,
     loaded: &Loaded,
     scenarios: &[Scenario],
     out: &Out,
@@ -189,7 +190,7 @@ fn in_kernel(
     }
     out.status("asking a real kernel ...");
     let asked: Vec<&Question<'_>> = questions.iter().collect();
-    let (_, said) = super::kernel::ask(&asked)?;
+    let (_, said) = super::kernel::ask(&asked, version)?;
     out.clear_status();
     let mut exit = Exit::Good;
     for (scenario, kernel) in scenarios.iter().zip(&said) {

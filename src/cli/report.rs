@@ -16,7 +16,7 @@ use driftheap::report::{AnsweredVariant, full_name};
 
 use super::explain::PREVENTIONS_MAX;
 use super::input::{self, Loaded};
-use super::kernel::Question;
+use super::kernel::{Question, Version};
 use super::out::Out;
 use super::real::{Reality, Replay};
 use super::{Exit, SearchArgs, pool};
@@ -56,8 +56,8 @@ pub(crate) struct ReportArgs {
     replay: Replay,
 
     /// Ask a real kernel, too, in a virtual machine (the first time fetches it)
-    #[arg(long)]
-    kernel: bool,
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, require_equals = true, default_missing_value = "6.12")]
+    kernel: Option<Version>,
 
     #[command(flatten)]
     search: SearchArgs,
@@ -91,8 +91,8 @@ pub(crate) fn run(args: &ReportArgs, out: &Out) -> anyhow::Result<Exit> {
             None => exit = Exit::Input,
         }
     }
-    if args.kernel {
-        ask_kernel(&mut answered, args.replay, out)?;
+    if let Some(version) = args.kernel {
+        ask_kernel(&mut answered, args.replay, version, out)?;
     }
     let threads = args.search.threads();
     let mut articles = Vec::new();
@@ -185,7 +185,12 @@ fn answer<'a>(
 }
 
 /// Asks a real kernel about all variants at once.
-fn ask_kernel(answered: &mut [Answered<'_>], replay: Replay, out: &Out) -> anyhow::Result<()> {
+fn ask_kernel(
+    answered: &mut [Answered<'_>],
+    replay: Replay,
+    version: Version,
+    out: &Out,
+) -> anyhow::Result<()> {
     out.status("asking a real kernel ...");
     let mut asked = Vec::new();
     for test in answered.iter() {
@@ -193,7 +198,7 @@ fn ask_kernel(answered: &mut [Answered<'_>], replay: Replay, out: &Out) -> anyho
             asked.push(Question::new(test.loaded, scenario, judgement, replay.schedules()));
         }
     }
-    let (_, said) = super::kernel::ask(&asked.iter().collect::<Vec<_>>())?;
+    let (_, said) = super::kernel::ask(&asked.iter().collect::<Vec<_>>(), version)?;
     drop(asked);
     out.clear_status();
     let mut said = said.into_iter();

@@ -48,6 +48,8 @@ pub struct ReplayReport {
     pub corrupted: Vec<ReadBack>,
     /// Why some of it could not be carried out; such a schedule does not count as replayed.
     pub inexpressible: Option<String>,
+    /// Rules of the host that are this kernel's own and not the variant's: with them the model was asked.
+    pub own_rules: Option<&'static str>,
 }
 
 impl ReplayReport {

@@ -141,15 +141,19 @@ impl<S: Sink> Core<'_, S> {
     }
 
     /// `gup_fast_folio_allowed`: what might be secret memory is not taken without a look at the VMA.
-    /// A huge page never is secret; a long-term pin for writing looks at the address_space all the same.
+    /// A huge page never is secret, nor, as kernels since 7.1 know, is one without an address_space; a long-term pin for writing looks at the address_space all the same.
     /// A huge entry's pages are a large folio, unless they are a block that is not compound.
     /// **Differs from Linux**: what a driver maps as VM_MIXEDMAP is its own, though it may come from
     /// shmem.
     fn left_to_slow(&self, entry: &Vma, pte: &Pte, foll: Foll) -> bool {
         let large = pte.huge && self.block_page(pte.frame).is_none();
-        let looks = !large || foll.longterm && foll.write && !foll.get;
-        self.world.host.gup_fast == GupFast::Mapped
-            && looks
+        let file_alone = foll.longterm && foll.write && !foll.get;
+        let looks = match self.world.host.gup_fast {
+            GupFast::Mapped => !large || file_alone,
+            GupFast::ShortTerm => file_alone,
+            GupFast::Any => false,
+        };
+        looks
             && entry.kind != VmaKind::Normal
             && self.state.frames[pte.frame.index()].owner != Owner::Anon
     }
@@ -542,8 +546,11 @@ mod tests {
                 "{mmap}"
             );
         }
-        let host = HostRules { gup_fast: GupFast::Any, ..HostRules::default() };
-        let rules = ExporterRules { mmap: MmapKind::PfnmapUnmarked, ..ExporterRules::default() };
-        assert_eq!(GupQuestion::new(&host, &rules).refusal(), None);
+        for gup_fast in [GupFast::Any, GupFast::ShortTerm] {
+            let host = HostRules { gup_fast, ..HostRules::default() };
+            let rules =
+                ExporterRules { mmap: MmapKind::PfnmapUnmarked, ..ExporterRules::default() };
+            assert_eq!(GupQuestion::new(&host, &rules).refusal(), None);
+        }
     }
 }

@@ -453,10 +453,14 @@ rule! {
     /// Source: `gup_fast_folio_allowed`, mm/gup.c (6.12): with CONFIG_SECRETMEM, a small page that
     /// has no `address_space` is left to the slow path, for it might be secret memory (since "mm:
     /// merge folio_is_secretmem() and folio_fast_pin_allowed() into gup_fast_folio_allowed()", 6.10).
-    /// A driver's own pages have none.
+    /// A driver's own pages have none. Since then somebody saw that secret memory always has one ("mm/gup:
+    /// fix GUP-fast fallback for NULL-mapping order-0 folios", April 2026; read from 7.3 and measured).
     GupFast {
         /// Those of a file and anonymous ones.
         Mapped = "mapped",
+        /// Any that has an entry without a special bit, but for a long-term pin for writing: for that the
+        /// page has to be one of a file that may be written so, or anonymous.
+        ShortTerm = "short-term",
         /// Any that has an entry without a special bit.
         Any = "any",
     }

@@ -22,6 +22,9 @@ pub struct Kernel {
     pub compared: usize,
     /// Why the kernel was not asked.
     pub skipped: Option<String>,
+    /// Rules that are this kernel's own, where the variant leaves them open and they make a difference: the
+    /// model was asked with these.
+    pub own_rules: Option<String>,
     /// The first difference.
     pub difference: Option<KernelDifference>,
     /// The kernel's report of the bug that the model said it would hit.
@@ -83,6 +86,9 @@ pub fn replayed(name: &str, kernel: &Kernel, paint: Paint) -> String {
         plural(*replayed, "schedule"),
         plural(*compared, "observation")
     );
+    if let Some(rules) = &kernel.own_rules {
+        let _ = writeln!(out, "  the model was asked with a rule of this kernel's own: {rules}");
+    }
     if let Some(bug) = &kernel.bug {
         out.push_str(&indented(bug, 2));
     }
@@ -143,6 +149,8 @@ pub struct KernelTotals {
     differ: usize,
     /// Variants that each kernel answered.
     by: BTreeMap<String, usize>,
+    /// Variants that were asked with a kernel's own rules, by these.
+    own: BTreeMap<String, usize>,
     skipped: BTreeMap<String, Vec<String>>,
 }
 
@@ -160,6 +168,9 @@ impl KernelTotals {
             None => {
                 self.answered += 1;
                 *self.by.entry(kernel.release.clone()).or_default() += 1;
+                if let Some(rules) = &kernel.own_rules {
+                    *self.own.entry(rules.clone()).or_default() += 1;
+                }
             }
         }
     }
@@ -189,6 +200,13 @@ impl KernelTotals {
             let variants = plural(*answered, "variant");
             let _ =
                 writeln!(out, "{variants} of these: kernel {other}, whose rules they are about");
+        }
+        for (rules, asked) in &self.own {
+            let variants = plural(*asked, "variant");
+            let _ = writeln!(
+                out,
+                "{variants} of these: asked with a rule of this kernel's own: {rules}"
+            );
         }
         out + &skips(&self.skipped, paint)
     }

@@ -230,6 +230,8 @@ pub const PTE_SPECIAL: u8 = 4;
 pub const PTE_HUGE: u8 = 8;
 /// PTE: the zero page.
 pub const PTE_ZERO: u8 = 16;
+/// PTE: a transfer that has begun goes there.
+pub const PTE_FLIGHT: u8 = 32;
 
 #[cfg(test)]
 mod tests {
@@ -296,6 +298,7 @@ mod tests {
             ("PTE_SPECIAL", PTE_SPECIAL),
             ("PTE_HUGE", PTE_HUGE),
             ("PTE_ZERO", PTE_ZERO),
+            ("PTE_FLIGHT", PTE_FLIGHT),
         ];
         for (name, flag) in entry {
             assert_eq!(number(name), Some(flag.into()), "{name}");

@@ -148,5 +148,6 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_PTE_SPECIAL 4	/* or, of a huge entry, devmap */
 #define DRIFTHEAP_LAB_PTE_HUGE 8
 #define DRIFTHEAP_LAB_PTE_ZERO 16	/* the zero page */
+#define DRIFTHEAP_LAB_PTE_FLIGHT 32	/* a transfer goes there */
 
 #endif

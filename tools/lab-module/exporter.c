@@ -41,6 +41,18 @@
 #define lab_mapcount(page) folio_mapcount(page_folio(page))
 #endif
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 1, 0)
+#define lab_zap_vma(vma, addr, size) zap_vma_ptes(vma, addr, size)
+#else
+#define lab_zap_vma(vma, addr, size) zap_special_vma_range(vma, addr, size)
+#endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
+#define lab_invalidate(dmabuf) dma_buf_move_notify(dmabuf)
+#else
+#define lab_invalidate(dmabuf) dma_buf_invalidate_mappings(dmabuf)
+#endif
+
 /* A mapping: which page of the buffer is at which offset of the file. */
 struct lab_vma {
 	struct kref refs;
@@ -331,7 +343,7 @@ int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, enu
 		return -ENODEV;
 	if (via == LAB_VIA_BYPASS && buf->life != LAB_LIVE)
 		return -ENODEV;
-	if (own && (buf->rules & DRIFTHEAP_LAB_COW_REJECT) && is_cow_mapping(vma->vm_flags))
+	if (own && (buf->rules & DRIFTHEAP_LAB_COW_REJECT) && lab_is_cow(vma))
 		return -EINVAL;
 	if (own && remaps) {
 		int ret = lab_remap(buf, vma, page);
@@ -598,7 +610,7 @@ static long lab_zap(struct lab_buf *buf)
 			return 0;
 		if (!(vma->vm_flags & VM_PFNMAP))
 			return -EOPNOTSUPP;
-		zap_vma_ptes(vma, vma->vm_start, vma->vm_end - vma->vm_start);
+		lab_zap_vma(vma, vma->vm_start, vma->vm_end - vma->vm_start);
 		return 0;
 	}
 	unmap_mapping_range(mapping, lab_mistake == LAB_ZAP_FINDS ? 0 : lab_zap_offset(buf), size, 1);
@@ -724,7 +736,7 @@ static long lab_locked_step(struct lab_buf *buf, struct driftheap_lab_step *step
 		/* A rule may forget the lock; move_notify takes it for granted. */
 		before = buf->notified;
 		if (lab_mistake != LAB_NOTIFY_NOBODY)
-			dma_buf_move_notify(buf->dmabuf);
+			lab_invalidate(buf->dmabuf);
 		step->value = buf->notified - before;
 		return 0;
 	default:

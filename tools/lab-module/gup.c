@@ -287,6 +287,17 @@ static long lab_pin_look(struct lab *lab, struct driftheap_lab_step *step)
 #define LAB_PMD_MARKS _PAGE_SPECIAL
 #endif
 
+/* Whether a transfer that has begun goes to a page. */
+static bool lab_flown(struct lab *lab, unsigned long pfn)
+{
+	unsigned int i;
+
+	for (i = 0; i < DRIFTHEAP_LAB_FLIGHTS; i++)
+		if (lab->flights[i].busy && PHYS_PFN(lab_bus_phys(lab->flights[i].bus)) == pfn)
+			return true;
+	return false;
+}
+
 /* The entry of an address; 0 where there is none. */
 static u64 lab_entry(struct lab *lab, unsigned long addr)
 {
@@ -330,6 +341,8 @@ static u64 lab_entry(struct lab *lab, unsigned long addr)
 		value |= DRIFTHEAP_LAB_PTE_SPECIAL;
 	if (is_zero_pfn(pfn))
 		value |= DRIFTHEAP_LAB_PTE_ZERO;
+	if (lab_flown(lab, pfn))
+		value |= DRIFTHEAP_LAB_PTE_FLIGHT;
 	return value | (u64)lab_frame_of(lab, pfn) << 32;
 }
 

@@ -3,17 +3,21 @@
  * The importer: attachments, sg_tables, fences, and an importer's own file.
  *
  * Two things that dma-buf's core did otherwise before the model's kernels are
- * done here as it does them now, so that 6.12 can be asked the rest:
+ * done here as it does them now, so that an older kernel can be asked the rest:
  * - a static importer was pinned and mapped by dma_buf_attach() (until 6.15),
  *   now it is by dma_buf_map_attachment();
- * - without CONFIG_DMABUF_MOVE_NOTIFY, which Debian does not set, mapping for a
- *   dynamic importer pins the buffer for as long as it is mapped.
+ * - without CONFIG_DMABUF_MOVE_NOTIFY, which Debian did not set, mapping for a
+ *   dynamic importer pinned the buffer for as long as it was mapped.
+ * From 7.0 on there is no such option, and the core does both by itself.
  */
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
 #include <linux/version.h>
 
 #include "lab.h"
+
+/* Whether the core pins for who can't be told of moves, and for nobody else. */
+#define LAB_CORE_PINS (LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0))
 
 static DEFINE_SPINLOCK(lab_fence_lock);
 
@@ -61,6 +65,12 @@ static const struct dma_buf_attach_ops lab_attach_ops = {
 #endif
 };
 
+/* Who can't be told has none. An older core is told otherwise: lab_move_notify() looks. */
+static const struct dma_buf_attach_ops *lab_attach_ops_of(const struct lab_attachment *attachment)
+{
+	return LAB_CORE_PINS && !attachment->dynamic ? NULL : &lab_attach_ops;
+}
+
 static long lab_attach(struct lab *lab, struct driftheap_lab_step *step)
 {
 	struct lab_buf *buf = lab_buf_of(lab, step->page);
@@ -84,8 +94,8 @@ static long lab_attach(struct lab *lab, struct driftheap_lab_step *step)
 	attachment->deaf = step->flags & 2;
 	attachment->bounces = step->flags & 4;
 	attachment->tlb = step->flags & 8;
-	attachment->attach = dma_buf_dynamic_attach(buf->dmabuf, lab_dma_device(), &lab_attach_ops,
-						    attachment);
+	attachment->attach = dma_buf_dynamic_attach(buf->dmabuf, lab_dma_device(),
+						    lab_attach_ops_of(attachment), attachment);
 	if (IS_ERR(attachment->attach)) {
 		long err = PTR_ERR(attachment->attach);
 
@@ -138,11 +148,16 @@ static long lab_map_sg(struct lab_sg *sg, struct lab_attachment *attachment)
 	struct sg_table *sgt;
 	unsigned int i;
 
+	/* The core waits for these fences, and whoever signals them could not take a step meanwhile. */
+	if (!attach->importer_ops &&
+	    !dma_resv_test_signaled(buf->dmabuf->resv, DMA_RESV_USAGE_KERNEL))
+		return -ETIME;
 	sgt = dma_buf_map_attachment(attach, DMA_BIDIRECTIONAL);
 	if (IS_ERR(sgt))
 		return PTR_ERR(sgt);
 	/* See the top of this file. */
-	buf->pins = pins;
+	if (!LAB_CORE_PINS)
+		buf->pins = pins;
 	sg->attachment = attachment;
 	sg->sgt = sgt;
 	sg->invalid = false;
@@ -173,7 +188,8 @@ static void lab_unmap_sg(struct lab_sg *sg)
 			sg->tlb[i] = sg->addr[i];
 	}
 	dma_buf_unmap_attachment(sg->attachment->attach, sg->sgt, DMA_BIDIRECTIONAL);
-	buf->pins = pins;
+	if (!LAB_CORE_PINS)
+		buf->pins = pins;
 	sg->sgt = NULL;
 	sg->invalid = false;
 }
@@ -212,14 +228,14 @@ static long lab_sg_step(struct lab *lab, struct driftheap_lab_step *step)
 	switch (step->op) {
 	case DRIFTHEAP_LAB_MAP:
 		ret = lab_map_sg(sg, attachment);
-		if (!ret && !attachment->dynamic) {
+		if (!ret && !attachment->dynamic && !LAB_CORE_PINS) {
 			ret = dma_buf_pin(attachment->attach);
 			attachment->pins += !ret;
 		}
 		break;
 	case DRIFTHEAP_LAB_UNMAP:
 		lab_unmap_sg(sg);
-		if (!attachment->dynamic && attachment->pins) {
+		if (!attachment->dynamic && attachment->pins && !LAB_CORE_PINS) {
 			attachment->pins--;
 			dma_buf_unpin(attachment->attach);
 		}

@@ -21,6 +21,12 @@ static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
 }
 #endif
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 3, 0)
+#define lab_is_cow(vma) is_cow_mapping((vma)->vm_flags)
+#else
+#define lab_is_cow(vma) vma_is_cow_mapping(vma)
+#endif
+
 #define LAB_NO_FRAME U32_MAX
 #define LAB_MMS 16
 /* Where a DRM device's fake offsets begin: DRM_FILE_PAGE_OFFSET_START. */

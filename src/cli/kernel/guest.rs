@@ -98,6 +98,7 @@ fn answer(
                     reason = Some(why);
                     continue;
                 }
+                answered.own_rules = answered.own_rules.or(report.own_rules.map(str::to_owned));
                 answered.replayed += 1;
                 if let Some(found) = report.disagreement {
                     let step = found.event + 1;

@@ -1,6 +1,44 @@
 //! The machines that a guest may be: which kernel, on what hardware.
 
+use clap::ValueEnum;
 use driftheap::model::{Bus, GupFast, HostRules, Unshare};
+
+/// Which kernel is asked first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Version {
+    /// Debian's 6.12, and 6.1 for what was otherwise before it
+    #[value(name = "6.12")]
+    Stable,
+    /// The newest of Debian's backports
+    Newest,
+}
+
+impl Version {
+    /// The machines, the first of which is asked everything, the others what those before them could
+    /// not answer.
+    pub(super) const fn machines(self) -> &'static [Machine] {
+        match self {
+            Self::Stable => &STABLE,
+            Self::Newest => &NEWEST,
+        }
+    }
+
+    /// The option that asks this one.
+    pub(super) const fn option(self) -> &'static str {
+        match self {
+            Self::Stable => " --kernel",
+            Self::Newest => " --kernel=newest",
+        }
+    }
+}
+
+/// All that a device maps bounces.
+const BOUNCING: &str = "swiotlb=1024,force";
+/// A device that does DMA by itself; what is at an address is the IOMMU's affair.
+const WITH_IOMMU: &str = "intel_iommu=on iommu.strict=1";
+const IOMMU: [&str; 6] =
+    ["-M", "q35", "-device", "intel-iommu", "-device", "edu,dma_mask=0xffffffff"];
+const IOMMU_WHAT: &str = " with a device behind an IOMMU";
 
 /// A kernel, and how it is booted.
 #[derive(Debug, Clone, Copy)]
@@ -17,29 +55,31 @@ pub(super) struct Machine {
     pub(super) may_have: fn(&HostRules) -> bool,
 }
 
-/// The first is asked everything, the others what those before them could not answer.
-pub(super) const MACHINES: [Machine; 3] = [
-    // All that a device maps bounces; the module alone maps anything.
-    Machine {
-        flavour: "cloud",
-        append: "swiotlb=1024,force",
-        qemu: &[],
-        what: "",
-        may_have: |_| true,
-    },
+const STABLE: [Machine; 3] = [
+    Machine { flavour: "cloud", append: BOUNCING, qemu: &[], what: "", may_have: |_| true },
     Machine {
         flavour: "6.1",
-        append: "swiotlb=1024,force",
+        append: BOUNCING,
         qemu: &[],
         what: "",
         may_have: |host| host.longterm_unshare != Unshare::Yes || host.gup_fast == GupFast::Any,
     },
-    // A device that does DMA by itself; what is at an address is the IOMMU's affair.
     Machine {
         flavour: "cloud",
-        append: "intel_iommu=on iommu.strict=1",
-        qemu: &["-M", "q35", "-device", "intel-iommu", "-device", "edu,dma_mask=0xffffffff"],
-        what: " with a device behind an IOMMU",
+        append: WITH_IOMMU,
+        qemu: &IOMMU,
+        what: IOMMU_WHAT,
+        may_have: |host| host.bus == Bus::Iommu,
+    },
+];
+
+const NEWEST: [Machine; 2] = [
+    Machine { flavour: "backports", append: BOUNCING, qemu: &[], what: "", may_have: |_| true },
+    Machine {
+        flavour: "backports",
+        append: WITH_IOMMU,
+        qemu: &IOMMU,
+        what: IOMMU_WHAT,
         may_have: |host| host.bus == Bus::Iommu,
     },
 ];

@@ -1,6 +1,6 @@
 //! The kernel's own answer: `check --kernel`. The host judges and chooses the schedules; one boot of
 //! a guest takes them all, and each schedule that should end in a kernel bug gets a boot of its own.
-//! What depends on a rule that this kernel has not is asked of the next of [`MACHINES`].
+//! What depends on a rule that this kernel has not is asked of the next of [`Version::machines`].
 
 mod console;
 mod guest;
@@ -25,7 +25,8 @@ use super::measure::{Ran, bounded};
 use super::one;
 use super::vm::{SKIPPED, Scripts};
 pub(crate) use guest::run as guest;
-use machine::{MACHINES, Machine};
+use machine::Machine;
+pub(crate) use machine::Version;
 use wire::{Answered, Differs, Job, Said, VariantJob};
 
 /// Longest that the one boot with all schedules may take.
@@ -101,12 +102,13 @@ impl<'a> Question<'a> {
         schedule: Option<&Vec<u8>>,
         found: Differs,
         console: String,
+        option: &str,
     ) -> KernelDifference {
         let variant = &self.scenario.variant;
         let word = &self.loaded.word;
         let again = schedule.map_or_else(
-            || format!("driftheap replay {word} --kernel --variant {variant}"),
-            |schedule| one::again(word, " --kernel", variant, schedule),
+            || format!("driftheap replay {word}{option} --variant {variant}"),
+            |schedule| one::again(word, option, variant, schedule),
         );
         let Differs { step, what, model, real } = found;
         let schedule = schedule.cloned().unwrap_or_default();
@@ -125,6 +127,8 @@ fn ends_in_bug(scenario: &Scenario, schedule: &[u8]) -> bool {
 struct Guest<'a> {
     scripts: &'a Scripts,
     machine: &'a Machine,
+    /// The option that asks it.
+    option: &'static str,
     /// Of the kernel that answered.
     release: String,
 }
@@ -137,11 +141,15 @@ impl<'a> Guest<'a> {
     /// Fetches and builds what is missing.
     ///
     /// `Ok(Err(_))`: it can't be had here.
-    fn new(scripts: &'a Scripts, machine: &'a Machine) -> anyhow::Result<Result<Self, NoGuest>> {
+    fn new(
+        scripts: &'a Scripts,
+        machine: &'a Machine,
+        option: &'static str,
+    ) -> anyhow::Result<Result<Self, NoGuest>> {
         let flavour = machine.flavour;
         let module = scripts.path(flavour);
         if module.exists() {
-            return Ok(Ok(Self { scripts, machine, release: String::new() }));
+            return Ok(Ok(Self { scripts, machine, option, release: String::new() }));
         }
         let mut boot = Command::new(scripts.path("run"));
         boot.args(["--flavour", flavour, "--timeout", "120", "--", "uname", "-r"]);
@@ -160,7 +168,7 @@ impl<'a> Guest<'a> {
             Some(SKIPPED) => return Ok(Err(NoGuest(built.stderr.trim().to_owned()))),
             _ => bail!("{}", built.stderr.trim()),
         }
-        Ok(Ok(Self { scripts, machine, release: ran.stdout.trim().to_owned() }))
+        Ok(Ok(Self { scripts, machine, option, release: ran.stdout.trim().to_owned() }))
     }
 
     /// Boots and takes the jobs.
@@ -244,7 +252,12 @@ impl<'a> Guest<'a> {
                         begun = None;
                         let id = answer.id;
                         rest.retain(|other| *other != id);
-                        drop(answers.insert(id, told(questions[id], answer, &boot.console)));
+                        drop(
+                            answers.insert(
+                                id,
+                                told(questions[id], answer, &boot.console, self.option),
+                            ),
+                        );
                     }
                 }
             }
@@ -261,7 +274,7 @@ impl<'a> Guest<'a> {
                         real: "it died".to_owned(),
                     };
                     let schedule = question.schedules.get(schedule);
-                    let difference = Some(question.difference(schedule, died, words));
+                    let difference = Some(question.difference(schedule, died, words, self.option));
                     drop(answers.insert(id, Kernel { difference, ..Kernel::default() }));
                 }
                 None if rest.is_empty() => {}
@@ -310,7 +323,8 @@ impl<'a> Guest<'a> {
                     real: splat.map_or("no BUG", |_| "a BUG elsewhere").to_owned(),
                 };
                 let words = console::last_words(&boot.console, &question.name());
-                kernel.difference = Some(question.difference(Some(schedule), found, words));
+                kernel.difference =
+                    Some(question.difference(Some(schedule), found, words, self.option));
             }
         }
         Ok(())
@@ -319,11 +333,15 @@ impl<'a> Guest<'a> {
 
 /// What the kernel says of each question, and its release; where there is no guest to be had, all
 /// are skipped with the reason.
-pub(super) fn ask(questions: &[&Question<'_>]) -> anyhow::Result<(String, Vec<Kernel>)> {
+pub(super) fn ask(
+    questions: &[&Question<'_>],
+    version: Version,
+) -> anyhow::Result<(String, Vec<Kernel>)> {
     let scripts = Scripts::unpack()?;
     shorten(&scripts)?;
-    let [first, others @ ..] = &MACHINES;
-    let mut guest = match Guest::new(&scripts, first)? {
+    let option = version.option();
+    let Some((first, others)) = version.machines().split_first() else { bail!("no machine") };
+    let mut guest = match Guest::new(&scripts, first, option)? {
         Ok(guest) => guest,
         Err(NoGuest(why)) => {
             let why = why.strip_prefix("SKIP: ").unwrap_or(&why).to_owned();
@@ -344,7 +362,7 @@ pub(super) fn ask(questions: &[&Question<'_>]) -> anyhow::Result<(String, Vec<Ke
             continue;
         }
         let some: Vec<&Question<'_>> = left.iter().map(|id| questions[*id]).collect();
-        match Guest::new(&scripts, machine)? {
+        match Guest::new(&scripts, machine, option)? {
             Ok(mut guest) => {
                 for (id, kernel) in left.iter().zip(guest.ask(&some)?) {
                     if kernel.skipped.is_none() {
@@ -402,16 +420,17 @@ fn jobs(questions: &[&Question<'_>], ids: &[usize]) -> Vec<Job> {
     jobs
 }
 
-fn told(question: &Question<'_>, answered: Answered, console: &str) -> Kernel {
+fn told(question: &Question<'_>, answered: Answered, console: &str, option: &str) -> Kernel {
     let difference = answered.difference.map(|(schedule, found)| {
         let words = console::during(console, &question.name());
-        question.difference(question.schedules.get(schedule), found, words)
+        question.difference(question.schedules.get(schedule), found, words, option)
     });
     Kernel {
         replayed: answered.replayed,
         agreed: answered.agreed,
         compared: answered.compared,
         skipped: answered.skipped,
+        own_rules: answered.own_rules,
         difference,
         ..Kernel::default()
     }

@@ -43,6 +43,8 @@ pub(super) struct Answered {
     pub(super) agreed: usize,
     pub(super) compared: usize,
     pub(super) skipped: Option<String>,
+    /// Rules of the kernel's own with which the model was asked.
+    pub(super) own_rules: Option<String>,
     /// The first difference, and in which schedule.
     pub(super) difference: Option<(usize, Differs)>,
 }

@@ -6,7 +6,8 @@ use super::{Bench, expect};
 use crate::model::{self, Life, Owner, Pte, Slot};
 use crate::question::scenario::ScheduleStep;
 use crate::uapi::lab::{
-    NO_FRAME, Op, PTE_HUGE, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_ZERO, Step as LabStep,
+    NO_FRAME, Op, PTE_FLIGHT, PTE_HUGE, PTE_PRESENT, PTE_SPECIAL, PTE_WRITE, PTE_ZERO,
+    Step as LabStep,
 };
 use crate::units::{BufId, FrameId, PinId, VmaId};
 
@@ -87,6 +88,17 @@ impl Bench<'_> {
             self.report.compared += 1;
             let Some(pte) = self.scenario.world.pte(*vma, *page) else { continue };
             let pte = model.ptes[pte.index()];
+            let flown = model.dmas.iter().any(|dma| dma.busy && dma.frame == pte.frame);
+            let own = pte.present() && model.frames[pte.frame.index()].owner == Owner::Anon;
+            if let CommandResult::Word { low, .. } = answer
+                && flown
+                && own
+                && low & PTE_PRESENT != 0
+                && low & PTE_FLIGHT == 0
+            {
+                let why = "which page a process is given that a device still has the address of, the kernel chooses";
+                return Err(Halt::Inexpressible(why.to_owned()));
+            }
             let real = if let CommandResult::Word { low, high } = answer {
                 entry_in_words(low, high)
             } else {

@@ -58,7 +58,7 @@ use super::plan::Steps;
 use super::report::{Disagreement, ReplayReport};
 use super::store::Arenas;
 use super::team::Team;
-use crate::model::{self, HostRules, Life, Owner, Reply, Signal, World};
+use crate::model::{self, GupFast, HostRules, Life, Owner, Reply, Signal, World};
 use crate::question::scenario::{
     Action, Replay, ReplayError, Scenario, ScenarioState, ScheduleStep,
 };
@@ -123,7 +123,15 @@ impl KernelExecutor {
         } else {
             None
         };
-        let right = scenario.replay(schedule)?;
+        let mut right = scenario.replay(schedule)?;
+        let own = skip::with_own_rules(scenario, schedule, &right, &self.host);
+        let own_rules = own.is_some().then_some(skip::OWN_RULES);
+        let scenario = if let Some((own, replay)) = &own {
+            right = replay.clone();
+            own
+        } else {
+            scenario
+        };
         if let Some(reason) = skip::other_host(scenario, schedule, &right, &self.host) {
             return Ok(ReplayReport { inexpressible: Some(reason), ..ReplayReport::default() });
         }
@@ -153,7 +161,8 @@ impl KernelExecutor {
             slots,
             provoke,
             sabotage: self.sabotage,
-            report: ReplayReport::default(),
+            short_term: self.host.gup_fast == GupFast::ShortTerm,
+            report: ReplayReport { own_rules, ..ReplayReport::default() },
             in_lab: vec![true; scenario.world.frames()],
             position: 0,
             statement: String::new(),
@@ -195,6 +204,8 @@ struct Bench<'a> {
     slots: Vec<u16>,
     provoke: bool,
     sabotage: Option<Sabotage>,
+    /// Whether the fast path of this kernel tells long-term pins from others ([`GupFast::ShortTerm`]).
+    short_term: bool,
     report: ReplayReport,
     /// Frames whose bytes the laboratory has: not those of anonymous memory.
     in_lab: Vec<bool>,

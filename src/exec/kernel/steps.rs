@@ -287,6 +287,10 @@ impl Bench<'_> {
         if !foll.get && !foll.write && !before.vmas[vma.index()].shared {
             return Ok(());
         }
+        // Nor has FOLL_LONGTERM one, where it is that which the fast path leaves to the slow one.
+        if self.short_term && foll.longterm && foll.write {
+            return Ok(());
+        }
         let flags = (flags | FOLL_PROBE) & !(FOLL_LONGTERM | FOLL_WATCH);
         let call = Call { slot, flags, ..Call::default() };
         self.lab(actor, Op::Gup, call, Expect::Value(0))
