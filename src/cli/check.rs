@@ -35,7 +35,8 @@ use super::{BROKEN_PIPE, Exit, SearchArgs, pool, shard};
 /// Columns:
 ///   expected   what `Result:` says of the variant, `-` if nothing
 ///   observed   Always, Sometimes or Never: in how many outcomes the condition holds
-///   states     states visited; those that no step can tell apart any more are one
+///   states     states visited; those that no step can tell apart any more are one, and so are those
+///              that differ in which of several interchangeable processes is which
 ///   schedules  complete interleavings (with --reduce: representatives)
 ///   shortest   steps of the shortest schedule that shows it (with --reduce: representative)
 ///   replayed   schedules carried out on real memory: the shortest to each outcome and hazard, and
@@ -74,7 +75,7 @@ pub(crate) struct CheckArgs {
     /// One JSON object per variant and line
     ///
     /// Keys: test, variant, row, expected, observation, as_expected, positive, negative, states,
-    /// transitions, schedules, hazards (kind: length of the shortest schedule to it), shortest
+    /// transitions, schedules, interchangeable (processes of which one order is searched), hazards (kind: length of the shortest schedule to it), shortest
     /// (the process of each step), outcomes, costs, complete, stopped, replayed, agreed, skipped
     /// (null or the reason), difference (null or both sides), kernel (null, or release, replayed,
     /// agreed, compared, skipped, difference (null, or schedule, step, what, model, real, again,

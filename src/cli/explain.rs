@@ -15,6 +15,7 @@ use driftheap::report::picture::Graph;
 use driftheap::report::story::{Prevented, Story};
 use driftheap::report::svg::{self, Titles};
 use driftheap::report::trace;
+use driftheap::report::verdicts::names;
 use driftheap::report::{full_name, json};
 use serde::Serialize;
 
@@ -276,14 +277,17 @@ fn schedule(args: &ExplainArgs, chosen: &Chosen<'_>) -> Option<(Vec<u8>, String)
     let observation = judgement.observation.map_or("unknown", Verdict::word);
     let expected = chosen.scenario.expected;
     let expected = expected.map_or_else(String::new, |v| format!(" (expected {v})"));
-    let states = judgement.exploration.states;
-    let verdict = match judgement.exploration.stopped {
+    let exploration = &judgement.exploration;
+    let classes = exploration.interchangeable().map(|class| names(&class));
+    let alike: String = classes.map(|class| format!(" ({class} are interchangeable)")).collect();
+    let states = format!("{} states{alike}", exploration.states);
+    let verdict = match exploration.stopped {
         Some(Stop::Found) => format!(
-            "Answer: it can happen{expected}; {states} states were looked at, `driftheap check` goes on."
+            "Answer: it can happen{expected}; {states} were looked at, `driftheap check` goes on."
         ),
         _ => format!(
-            "Answer: {observation}{expected}: it holds after {} of {} schedules, {states} states.",
-            judgement.positive, judgement.exploration.schedules
+            "Answer: {observation}{expected}: it holds after {} of {} schedules, {states}.",
+            judgement.positive, exploration.schedules
         ),
     };
     if let Some(kind) = args.hazard {

@@ -15,6 +15,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use super::machine::{Machine, actors_in};
+use super::naming::{Naming, SAME_NAMES, after, inverse, outcomes};
 use super::parallel::{Crew, Exchange};
 use super::reduce::Reduction;
 use super::result::{Limits, Progress, Stop, Until};
@@ -34,6 +35,8 @@ pub(super) struct Space<'m, M: Machine> {
     pub(super) watch: &'m (dyn Fn(&M::State) -> u32 + Sync),
     /// Whether states with one way on are passed through, see [`Self::pass`].
     passes: bool,
+    /// Interchangeable actors whose states are one: see [`super::naming`].
+    pub(super) classes: &'m [u16],
     pub(super) shard_bits: u32,
     pub(super) shards: Vec<RwLock<Shard>>,
 }
@@ -50,12 +53,22 @@ pub(super) struct Successor<'s, S> {
 pub(super) struct Scratch<S> {
     base: S,
     next: S,
+    naming: Naming<S>,
+}
+
+/// A terminal state, and an outcome that it stands for.
+pub(super) struct Terminal<O> {
+    pub(super) at: StateId,
+    pub(super) is_deadlock: bool,
+    pub(super) outcome: O,
+    /// How many outcomes it stands for, and which of them this is.
+    pub(super) of: u32,
+    pub(super) nth: u32,
 }
 
 /// What expanding states brought to light, in the order of expansion.
 pub(super) struct Findings<O> {
-    /// Terminal states, whether they are deadlocks, and their outcomes.
-    terminals: Vec<(StateId, bool, O)>,
+    terminals: Vec<Terminal<O>>,
     /// States that showed watched bits which no state before them in these findings had.
     watched: Vec<(StateId, u32)>,
     bits: u32,
@@ -78,16 +91,33 @@ impl<O> Findings<O> {
 impl<'m, M: Machine> Space<'m, M> {
     pub(super) fn new(
         machine: &'m M,
-        (reduction, passes): (Reduction, bool),
+        reduction: Reduction,
+        is_plain: bool,
         watch: &'m (dyn Fn(&M::State) -> u32 + Sync),
         shard_bits: u32,
     ) -> Self {
         let shards = (0..1u32 << shard_bits).map(|_| RwLock::default()).collect();
-        Self { machine, reduction, watch, passes, shard_bits, shards }
+        let passes = reduction == Reduction::Persistent && !is_plain;
+        let merges = reduction != Reduction::Full && !is_plain;
+        let classes = if merges { machine.interchangeable() } else { &[] };
+        Self { machine, reduction, watch, passes, classes, shard_bits, shards }
     }
 
     pub(super) fn scratch(&self) -> Scratch<M::State> {
-        Scratch { base: self.machine.initial(), next: self.machine.initial() }
+        let [base, next, named] = [(); 3].map(|()| self.machine.initial());
+        Scratch { base, next, naming: Naming::new(named) }
+    }
+
+    /// Whether it is not the search of every state and every edge.
+    pub(super) const fn is_plain(&self) -> bool {
+        !self.passes && self.classes.is_empty()
+    }
+
+    /// The state in which every schedule begins, as it is kept.
+    fn first(&self) -> M::State {
+        let mut initial = self.machine.initial();
+        self.reduction.forget(self.machine, &mut initial);
+        initial
     }
 
     /// Looks at one state, which was first reached by `way`, and calls `step` for each actor that the
@@ -100,7 +130,7 @@ impl<'m, M: Machine> Space<'m, M> {
         findings: &mut Findings<M::Outcome>,
         mut step: impl FnMut(u8, Option<Successor<'_, M::State>>) -> ControlFlow<()>,
     ) -> u16 {
-        let Scratch { base, next } = scratch;
+        let Scratch { base, next, naming } = scratch;
         self.machine.decode(bytes, base);
         let bits = (self.watch)(base);
         let new_bits = bits & !findings.bits;
@@ -111,11 +141,21 @@ impl<'m, M: Machine> Space<'m, M> {
         let enabled = self.machine.enabled(base);
         if enabled == 0 {
             let is_deadlock = self.machine.unfinished(base) != 0;
-            findings.terminals.push((id, is_deadlock, self.machine.classify(base)));
+            let found = outcomes(self.machine, self.classes, self.machine.classify(base));
+            let of = to_u32(found.len());
+            findings.terminals.extend((0..).zip(found).map(|(nth, (outcome, _))| Terminal {
+                at: id,
+                is_deadlock,
+                outcome,
+                of,
+                nth,
+            }));
             return 0;
         }
         let chosen = self.reduction.choose(self.machine, base, enabled);
-        let commuting = self.reduction.commuting(self.machine, base, chosen);
+        // Where the graph says what an action leads to, it does so by other names.
+        let followed_alike = if self.classes.is_empty() { chosen } else { 0 };
+        let commuting = self.reduction.commuting(self.machine, base, followed_alike);
         let mut followed = 0;
         for actor in actors_in(chosen) {
             let unseen = chosen & !way.known & !followed;
@@ -131,6 +171,7 @@ impl<'m, M: Machine> Space<'m, M> {
                 self.take(successor, actor);
                 let mut steps = 1;
                 self.pass(successor, bits, |_| steps += 1);
+                naming.settle(self.machine, self.classes, successor);
                 let known = commuting[usize::from(actor)];
                 let way = Way { parent: id, actor, known };
                 step(actor, Some(Successor { state: successor, way, steps }))
@@ -168,21 +209,38 @@ impl<'m, M: Machine> Space<'m, M> {
         }
     }
 
-    /// The schedule of which `actors` are those that were followed from states that were kept.
-    pub(super) fn with_passed(&self, actors: Vec<u8>) -> Vec<u8> {
-        if !self.passes {
+    /// The schedule of which `actors` are those that were followed from states that were kept, in the
+    /// names that those states have: told in one name for each, throughout.
+    pub(super) fn told(&self, actors: Vec<u8>) -> Vec<u8> {
+        if self.is_plain() {
             return actors;
         }
-        let mut state = self.machine.initial();
-        self.reduction.forget(self.machine, &mut state);
+        let mut state = self.first();
+        let mut naming = Naming::new(self.machine.initial());
+        // By name in the state at hand, the name in the beginning.
+        let mut names = SAME_NAMES;
         let mut schedule = Vec::new();
         for actor in actors {
             let bits = (self.watch)(&state);
-            schedule.push(actor);
+            schedule.push(names[usize::from(actor)]);
             self.take(&mut state, actor);
-            self.pass(&mut state, bits, |actor| schedule.push(actor));
+            self.pass(&mut state, bits, |actor| schedule.push(names[usize::from(actor)]));
+            let new = naming.settle(self.machine, self.classes, &mut state);
+            names = after(&inverse(&new), &names);
         }
         schedule
+    }
+
+    /// A complete schedule with such names that it ends in `outcome`, of which it ends in a renaming.
+    pub(super) fn ending_in(&self, outcome: &M::Outcome, schedule: Vec<u8>) -> Vec<u8> {
+        if self.classes.is_empty() {
+            return schedule;
+        }
+        let mut state = self.machine.initial();
+        schedule.iter().for_each(|actor| self.machine.apply(&mut state, *actor));
+        let found = outcomes(self.machine, self.classes, self.machine.classify(&state));
+        let names = found.get(outcome).unwrap_or(&SAME_NAMES);
+        schedule.into_iter().map(|actor| names[usize::from(actor)]).collect()
     }
 
     /// Locks every shard for one thread.
@@ -200,7 +258,7 @@ impl<'m, M: Machine> Space<'m, M> {
             let way = shard.way(id.local(self.shard_bits));
             if way.parent == StateId::NONE {
                 actors.reverse();
-                return self.with_passed(actors);
+                return self.told(actors);
             }
             actors.push(way.actor);
             id = way.parent;
@@ -225,8 +283,9 @@ pub(super) struct Graph<O> {
     pub(super) is_levelled: bool,
     /// Largest distance of a state from the initial state.
     pub(super) depth_max: u32,
-    /// Terminal states in canonical order, with the numbers of their outcomes.
-    pub(super) terminals: Vec<(StateId, u32)>,
+    /// Terminal states in canonical order, with the number of an outcome each, and of how many.
+    pub(super) terminals: Vec<(StateId, u32, u32)>,
+    pub(super) terminal_states: u64,
     /// Outcomes, numbered in order of first appearance.
     pub(super) outcomes: BTreeMap<O, u32>,
     pub(super) deadlocks: u64,
@@ -254,6 +313,7 @@ impl<O: Ord> Graph<O> {
             is_levelled: true,
             depth_max: 0,
             terminals: Vec::new(),
+            terminal_states: 0,
             outcomes: BTreeMap::new(),
             deadlocks: 0,
             watched: BTreeMap::new(),
@@ -330,11 +390,12 @@ impl<O: Ord> Graph<O> {
 
     /// Takes over what was found in states that follow, in canonical order, all those before.
     pub(super) fn absorb(&mut self, findings: &mut Findings<O>) {
-        for (id, is_deadlock, outcome) in findings.terminals.drain(..) {
-            self.deadlocks += u64::from(is_deadlock);
+        for Terminal { at, is_deadlock, outcome, of, nth } in findings.terminals.drain(..) {
+            self.terminal_states += u64::from(nth == 0);
+            self.deadlocks += u64::from(nth == 0 && is_deadlock);
             let next = to_u32(self.outcomes.len());
             let number = *self.outcomes.entry(outcome).or_insert(next);
-            self.terminals.push((id, number));
+            self.terminals.push((at, number, of));
         }
         for (id, bits) in findings.watched.drain(..) {
             for bit in (0..u32::BITS).filter(|bit| bits >> bit & 1 != 0) {
@@ -433,8 +494,7 @@ fn occupied_bytes<M: Machine>(space: &Space<'_, M>, graph: &Graph<M::Outcome>) -
 
 fn add_initial<M: Machine>(space: &Space<'_, M>, graph: &mut Graph<M::Outcome>) {
     let mut mail = Mail::default();
-    let mut initial = space.machine.initial();
-    space.reduction.forget(space.machine, &mut initial);
+    let initial = space.first();
     let pick = mail.push(Way::NONE, |out, ends| space.machine.encode(&initial, out, ends));
     let shard = pick & ((1 << space.shard_bits) - 1);
     for (key, way) in mail.iter() {

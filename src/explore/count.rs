@@ -70,6 +70,15 @@ impl Ways {
         self.by_index[id.index()]
     }
 
+    /// The ways to one of the `of` outcomes that a terminal state stands for: as many to each.
+    pub(super) fn share(&self, id: StateId, of: u32) -> u128 {
+        match self.to(id) {
+            u128::MAX => u128::MAX,
+            // Of representatives, not always an equal share.
+            ways => ways.div_ceil(of.into()),
+        }
+    }
+
     /// Adds to a sum of ways.
     pub(super) fn add(&mut self, sum: &mut u128, ways: u128) {
         *sum = sum.checked_add(ways).unwrap_or_else(|| {

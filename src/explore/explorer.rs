@@ -84,9 +84,9 @@ impl<'m, M: Machine> Explorer<'m, M> {
     ) -> Result<Exploration<M::Outcome>, ExploreError> {
         self.check_actors()?;
         let watch = |state: &M::State| self.machine.watch(state);
-        let mut look = |passes| {
-            let kind = (self.reduction, passes);
-            let space = Space::new(self.machine, kind, &watch, shard_bits(self.threads));
+        let mut look = |is_plain| {
+            let shard_bits = shard_bits(self.threads);
+            let space = Space::new(self.machine, self.reduction, is_plain, &watch, shard_bits);
             let orders = Orders {
                 limits: self.limits,
                 threads: self.threads,
@@ -97,10 +97,9 @@ impl<'m, M: Machine> Explorer<'m, M> {
             let graph = search(&space, orders);
             self.answer(&space, graph)
         };
-        let passes = self.reduction == Reduction::Persistent;
-        match look(passes) {
+        match look(false) {
             // The whole circle, from where it is entered.
-            Err(ExploreError::Cycle { .. }) if passes => look(false),
+            Err(ExploreError::Cycle { .. }) => look(true),
             answer => answer,
         }
     }
@@ -118,8 +117,8 @@ impl<'m, M: Machine> Explorer<'m, M> {
     ) -> Result<Reached, ExploreError> {
         self.check_actors()?;
         let watch = |state: &M::State| u32::from(is_it(state));
-        let kind = (Reduction::Full, false);
-        let space = Space::new(self.machine, kind, &watch, shard_bits(self.threads));
+        let shard_bits = shard_bits(self.threads);
+        let space = Space::new(self.machine, Reduction::Full, true, &watch, shard_bits);
         let orders = Orders {
             limits: self.limits,
             threads: self.threads,
@@ -151,29 +150,32 @@ impl<'m, M: Machine> Explorer<'m, M> {
         })?;
         let mut schedules = 0;
         let mut tallies = vec![(0u128, 0u64, StateId::NONE); graph.outcomes.len()];
-        for &(id, number) in &graph.terminals {
+        for &(id, number, of) in &graph.terminals {
             let (outcome_schedules, states, nearest) = &mut tallies[number as usize];
-            ways.add(outcome_schedules, ways.to(id));
-            ways.add(&mut schedules, ways.to(id));
+            let share = ways.share(id, of);
+            ways.add(outcome_schedules, share);
+            ways.add(&mut schedules, share);
             *states += 1;
             if *nearest == StateId::NONE || ways.distance(id) < ways.distance(*nearest) {
                 *nearest = id;
             }
         }
-        let stats = |number: u32| {
+        let stats = |(outcome, number): (M::Outcome, u32)| {
             let (schedules, states, nearest) = tallies[number as usize];
-            let shortest = match ways.shortest(nearest) {
-                Some(actors) => space.with_passed(actors),
+            let told = match ways.shortest(nearest) {
+                Some(actors) => space.told(actors),
                 None => space.schedule_to(nearest),
             };
-            OutcomeStats { schedules, states, shortest }
+            let shortest = space.ending_in(&outcome, told);
+            (outcome, OutcomeStats { schedules, states, shortest })
         };
-        let outcomes: BTreeMap<_, _> =
-            graph.outcomes.into_iter().map(|(outcome, number)| (outcome, stats(number))).collect();
+        let terminal_states = graph.terminal_states;
+        let outcomes: BTreeMap<_, _> = graph.outcomes.into_iter().map(stats).collect();
         Ok(Exploration {
             states: graph.order.len() as u64,
             transitions: graph.edges.len() as u64,
-            terminal_states: graph.terminals.len() as u64,
+            terminal_states,
+            interchangeable: space.classes.to_vec(),
             deadlock_states: graph.deadlocks,
             depth_max: ways.farthest().unwrap_or(graph.depth_max),
             outcomes,

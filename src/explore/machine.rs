@@ -12,6 +12,8 @@
 
 use std::fmt;
 
+use super::naming::ActorNames;
+
 /// The most actors a machine may have: one bit each in a `u16`.
 pub const ACTORS_MAX: usize = 16;
 
@@ -24,7 +26,7 @@ pub trait Machine: Sync {
     ///
     /// The search reuses a few scratch states through `clone_from`, which should therefore not
     /// allocate once its destination is warm.
-    type State: Clone + Send + Sync;
+    type State: Clone + PartialEq + Send + Sync;
 
     /// What a complete run is judged by: final registers, memory, hazards seen.
     type Outcome: Ord + Clone + Send;
@@ -52,7 +54,7 @@ pub trait Machine: Sync {
     /// What follows the last end is a part too. Every state of a machine has as many parts; without
     /// any end it is one.
     ///
-    /// Symmetry must not rename actors, or a schedule would not lead where it says.
+    /// Symmetry must not rename actors here; see [`interchangeable`](Self::interchangeable) for that.
     fn encode(&self, state: &Self::State, out: &mut Vec<u8>, ends: &mut Vec<usize>);
 
     /// Makes `state` the same as all states from which the same schedules lead to the same
@@ -89,8 +91,30 @@ pub trait Machine: Sync {
     /// A terminal state with [`unfinished`](Self::unfinished) actors is a deadlock.
     fn classify(&self, state: &Self::State) -> Self::Outcome;
 
+    /// Classes of *interchangeable* actors, a bit each: the machine is the same when two of a class
+    /// change places with all that is their own, and so is its initial state. See
+    /// [`super::naming`] for what has to hold. None without a better answer.
+    fn interchangeable(&self) -> &[u16] {
+        &[]
+    }
+
+    /// Makes `to` what `from` is when interchangeable actors have other `names`.
+    fn rename(&self, _from: &Self::State, _names: &ActorNames, _to: &mut Self::State) {}
+
+    /// The outcome when interchangeable actors have other `names`.
+    fn rename_outcome(&self, outcome: &Self::Outcome, _names: &ActorNames) -> Self::Outcome {
+        outcome.clone()
+    }
+
+    /// Something of an interchangeable actor and what is its own that does not depend on names. The
+    /// more it tells apart, the fewer orders have to be tried.
+    fn rank(&self, _state: &Self::State, _actor: u8) -> u64 {
+        0
+    }
+
     /// Facts about a state that are worth the shortest way to them, such as "a hazard has just
-    /// happened"; up to 32, one bit each. They must be the same for symmetric states.
+    /// happened"; up to 32, one bit each. They must be the same for symmetric states, also when
+    /// interchangeable actors have other names.
     ///
     /// The search records the first state, in order of distance, that shows each bit.
     fn watch(&self, _state: &Self::State) -> u32 {

@@ -22,6 +22,7 @@
 //! | `parallel` | the same search on several threads, with the same answer |
 //! | `store`, `parts`, `table` | visited states: each part kept once, a hash table |
 //! | `reduce` | states that are one, persistent sets: fewer states, the same outcomes |
+//! | `naming` | interchangeable actors: states that are one but for who is who |
 //! | `count` | how many schedules lead where; cycles |
 //! | `sample` | running and drawing single schedules |
 //!
@@ -39,6 +40,7 @@ mod bfs;
 mod count;
 mod explorer;
 mod machine;
+mod naming;
 mod parallel;
 mod parts;
 mod reduce;
@@ -49,6 +51,7 @@ mod table;
 
 pub use explorer::Explorer;
 pub use machine::{ACTORS_MAX, Footprint, Machine, actors_in, commuting_pairs};
+pub use naming::{ActorNames, SAME_NAMES};
 pub use reduce::Reduction;
 pub use result::{Exploration, ExploreError, Limits, OutcomeStats, Progress, Reached, Stop, Until};
 pub use sample::{Run, Sample, ScheduleError};

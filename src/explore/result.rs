@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::machine::actors_in;
 use super::reduce::Reduction;
 use super::store::{MEMORY_BYTES_MAX, STATES_MAX};
 
@@ -138,6 +139,10 @@ pub struct Exploration<O> {
     pub watched: BTreeMap<u32, Vec<u8>>,
     /// Which interleavings were followed.
     pub reduction: Reduction,
+    /// Classes of actors, a bit each, of whose orders one stands for all: see
+    /// [`Machine::interchangeable`](super::Machine::interchangeable). Every number but those of states
+    /// and transitions counts them all.
+    pub interchangeable: Vec<u16>,
     /// Everything was visited: outcomes that are not listed do not exist.
     pub complete: bool,
     /// If not, why.
@@ -145,6 +150,11 @@ pub struct Exploration<O> {
 }
 
 impl<O> Exploration<O> {
+    /// The classes of [`interchangeable`](Self::interchangeable), as numbers of actors.
+    pub fn interchangeable(&self) -> impl Iterator<Item = Vec<u8>> + use<'_, O> {
+        self.interchangeable.iter().map(|class| actors_in(*class).collect())
+    }
+
     /// Why it ended early, and what it has seen by then: nothing of a complete search.
     #[must_use]
     pub fn stopped_text(&self) -> Option<String> {

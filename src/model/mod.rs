@@ -58,6 +58,7 @@ mod migrate;
 mod mmap;
 mod mmap_lock;
 pub mod moving;
+mod naming;
 mod objects;
 mod operation;
 mod oracle;
@@ -82,6 +83,7 @@ pub use footprint::{Objects, memory, objects};
 pub use forget::forget;
 pub use gup::{GupAnswer, GupQuestion};
 pub use landing::{Landing, Meant};
+pub use naming::{Named, Naming, each_name};
 pub use objects::{
     Attachment, Dma, DmaBuf, Fence, Frame, Life, MmapLock, Owner, Page, Pin, Pte, Reach,
     Reservations, Slot, Target, Ticket, Vma, VmaKind,

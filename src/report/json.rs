@@ -25,6 +25,8 @@ pub struct VariantJson<'a> {
     states: u64,
     transitions: u64,
     schedules: u128,
+    /// Processes that are interchangeable, by class: of states that differ in who is who one is kept.
+    interchangeable: Vec<Vec<u8>>,
     /// Length of the shortest schedule to each hazard.
     hazards: BTreeMap<&'static str, usize>,
     /// The process of each step.
@@ -99,6 +101,7 @@ impl<'a> VariantJson<'a> {
             states: exploration.states,
             transitions: exploration.transitions,
             schedules: exploration.schedules,
+            interchangeable: exploration.interchangeable().collect(),
             hazards: judgement
                 .hazards
                 .iter()

@@ -182,6 +182,16 @@ pub fn failed_cells(test: &str, variant: &str, expected: Option<Verdict>) -> Vec
     ]
 }
 
+/// `P0, P1 and P3`.
+#[must_use]
+pub fn names(processes: &[u8]) -> String {
+    let names: Vec<String> = processes.iter().map(|process| format!("P{process}")).collect();
+    match names.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => names.concat(),
+    }
+}
+
 /// What herd7 prints of a test: states, outcomes, condition, observation.
 ///
 /// `Positive` and `Negative` count complete schedules whose outcome satisfies the condition's body
@@ -203,6 +213,12 @@ pub fn block(answer: &AnsweredVariant<'_>, file: &str, paint: Paint) -> String {
         exploration.transitions,
         exploration.outcomes.len()
     ));
+    for class in exploration.interchangeable() {
+        line(format!(
+            "Symmetry {} are interchangeable: one of their orders is searched",
+            names(&class)
+        ));
+    }
     let counts: Vec<String> =
         exploration.outcomes.values().map(|stats| compact(stats.schedules)).collect();
     let columns = counts.iter().map(String::len).max().unwrap_or(0);

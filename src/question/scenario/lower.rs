@@ -7,6 +7,7 @@ use held::Held;
 
 use super::names::Names;
 use super::program::{Action, Content, Device, Instruction, Program, SlotId, Slots, Statement};
+use super::symmetry::Symmetry;
 use super::{Scenario, ScenarioState, fork_bit, slot_bit};
 use crate::litmus::ast::{self, Op, PageRef, Role, Variant};
 use crate::litmus::cond::{AtomKind, Cond};
@@ -283,6 +284,7 @@ impl<'a> Lowering<'a> {
         let counts = self.variant.counts.iter().map(|count| count.counter).collect();
         let expected = |count: &ast::Count| Some((count.counter, count.expected?.into()));
         let expected_costs = self.variant.counts.iter().filter_map(expected).collect();
+        let symmetry = Symmetry::of(&self.world, &programs, self.slots.len());
         let steps = steps(&programs);
         let contents = Contents::new(&self.world, &steps);
         let uses = |program| content_uses(&self.world, &contents, &steps, program);
@@ -305,6 +307,7 @@ impl<'a> Lowering<'a> {
             contents,
             content_uses,
             shown,
+            symmetry,
             initial: Arc::new(initial),
         })
     }

@@ -8,6 +8,7 @@ mod names;
 mod outcome;
 mod program;
 mod replay;
+mod symmetry;
 
 use std::sync::Arc;
 
@@ -17,10 +18,11 @@ pub use outcome::Outcome;
 pub use program::{Action, Content, Device, Instruction, Program, SlotId, Slots, Statement};
 pub use replay::{Replay, ReplayError, ScheduleStep};
 
-use crate::explore::{ACTORS_MAX, Footprint, Machine, commuting_pairs};
+use crate::explore::{ACTORS_MAX, ActorNames, Footprint, Machine, commuting_pairs};
 use crate::litmus::ast;
 use crate::litmus::cond::{Cond, Condition};
 use crate::model::{self, Cost, HazardKind, Objects, Reply, Sink, State, Step, Touched, World};
+use symmetry::Symmetry;
 
 /// A variant of a litmus test, ready to run.
 #[derive(Debug, Clone)]
@@ -52,6 +54,7 @@ pub struct Scenario {
     pub(super) content_uses: Vec<Vec<model::ContentUse>>,
     /// What the condition asks of contents in the end.
     pub(super) shown: model::ContentUse,
+    symmetry: Symmetry,
     pub(super) initial: Arc<ScenarioState>,
 }
 
@@ -375,6 +378,22 @@ impl Machine for Scenario {
             slots: state.slots.clone(),
             contents: self.looked_at.iter().map(content).collect(),
         }
+    }
+
+    fn interchangeable(&self) -> &[u16] {
+        &self.symmetry.classes
+    }
+
+    fn rename(&self, from: &ScenarioState, names: &ActorNames, to: &mut ScenarioState) {
+        self.name_state(from, names, to);
+    }
+
+    fn rename_outcome(&self, outcome: &Outcome, names: &ActorNames) -> Outcome {
+        self.name_outcome(outcome, names)
+    }
+
+    fn rank(&self, state: &ScenarioState, actor: u8) -> u64 {
+        self.rank_of(state, actor)
     }
 
     fn watch(&self, state: &ScenarioState) -> u32 {
