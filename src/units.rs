@@ -11,7 +11,19 @@ use std::fmt;
 pub const MAX_OBJECTS: usize = 250;
 
 /// Upper bound on the number of pages of one buffer in a scenario.
-pub const MAX_PAGES: usize = 8;
+pub const MAX_PAGES: usize = 16;
+
+/// Pages of one buffer or VMA, a bit each.
+pub type PageSet = u16;
+
+/// A set of pages has room for all of them.
+const _: () = assert!(MAX_PAGES <= PageSet::BITS as usize);
+
+/// The first pages, so many.
+#[must_use]
+pub const fn first_pages(pages: u8) -> PageSet {
+    if pages as u32 >= PageSet::BITS { PageSet::MAX } else { (1 << pages) - 1 }
+}
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $letter:literal) => {

@@ -6,7 +6,7 @@ use super::executor::Sabotage;
 use super::store::{HOLE_PAGE, is_secret};
 use crate::model::{self, Bus, Dir, Effect, Handle, Owner, Pte, Reach, Signal, Slot, State, Step};
 use crate::question::scenario::{Action, ScheduleStep};
-use crate::units::{FrameId, SgId, VmaId};
+use crate::units::{FrameId, PageSet, SgId, VmaId};
 
 impl Conduct<'_> {
     /// Do one effect.
@@ -79,7 +79,7 @@ impl Conduct<'_> {
     fn each(
         &mut self,
         vma: VmaId,
-        pages: u8,
+        pages: PageSet,
         command: impl Fn(u16) -> Command,
     ) -> Result<(), Halt> {
         let actor = self.scenario.world.mm_of(vma).index();

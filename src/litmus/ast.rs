@@ -189,7 +189,7 @@ pub struct Buffer {
     pub name: Name,
     /// The exporter that owns it.
     pub exporter: Name,
-    /// Its size, 1 to 8.
+    /// Its size, 1 to 16.
     pub pages: u8,
     /// Where its frames are at the start, or will be when it is allocated.
     pub placement: Placement,

@@ -58,7 +58,7 @@
 //!           | "memory" "{" { PLACEMENT "=" N } "}"                 at most one; frames
 //!           | "buffer" NAME "{" { field } "}"
 //! rules     = { RULE "=" ( WORD | N | "[" { STEP [ "," ] } "]" ) }
-//! field     = "exporter" "=" NAME | "pages" "=" 1..8 | "placement" "=" PLACEMENT
+//! field     = "exporter" "=" NAME | "pages" "=" 1..16 | "placement" "=" PLACEMENT
 //!           | "state" "=" ( "allocated" | "unallocated" ) | "fill" "=" 0..255
 //! PLACEMENT = "vram" | "system" | "cma"
 //!
@@ -160,7 +160,7 @@ pub const PROCESSES_MAX: usize = 6;
 /// A process has at most so many statements.
 pub const STATEMENTS_MAX: usize = 64;
 /// A buffer has at most so many pages.
-pub const BUFFER_PAGES_MAX: u8 = 8;
+pub const BUFFER_PAGES_MAX: u8 = 16;
 /// A test has at most so many buffers.
 pub const BUFFERS_MAX: usize = 16;
 /// A test has at most so many exporters, and so many importers.

@@ -32,7 +32,7 @@ const BITS: usize = 64;
 /// The place of a value that no step writes.
 const NO_BIT: u8 = 64;
 /// The most values in a state that can be named; with those that are written they fit a byte.
-const NAMES_MAX: usize = 64;
+const NAMES_MAX: usize = 128;
 
 /// How pages may meet, in one scenario.
 #[derive(Debug, Clone)]

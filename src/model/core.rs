@@ -10,7 +10,9 @@ use super::rules::{
 use super::state::State;
 use super::step::{Dir, Effect, Errno, Handle, Hazard, Reply, Sink, Step, SyncAccess};
 use super::world::World;
-use crate::units::{ActorId, BufId, FrameId, ImporterId, PageId, PinId, PteId, SgId, VmaId};
+use crate::units::{
+    ActorId, BufId, FrameId, ImporterId, PageId, PageSet, PinId, PteId, SgId, VmaId,
+};
 
 /// One step under way: everything it needs, so that the rules read as methods.
 pub(super) struct Core<'a, S: Sink> {
@@ -58,7 +60,7 @@ fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
                 || !view.fault_blocked(vma, page)
         }
         Step::Munmap { vma, pages } => !view.notifier_waits(vma, pages),
-        Step::Mremap { from, .. } => !view.notifier_waits(from, u8::MAX),
+        Step::Mremap { from, .. } => !view.notifier_waits(from, PageSet::MAX),
         Step::Unpin(pin) => !matches!(state.pins[pin.index()].slot, Slot::None | Slot::Taking),
         // Both take the lock for the list of attachments (dma_buf_dynamic_attach, dma_buf_detach,
         // drivers/dma-buf/dma-buf.c, 6.12).
@@ -96,7 +98,7 @@ fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
         Step::Fork { parent_first, count, .. } => {
             let parents = (parent_first.0..parent_first.0.saturating_add(count)).map(VmaId);
             let private = |vma: &VmaId| !state.vmas[vma.index()].shared;
-            !parents.filter(private).any(|vma| view.notifier_waits(vma, u8::MAX))
+            !parents.filter(private).any(|vma| view.notifier_waits(vma, PageSet::MAX))
         }
         Step::Alloc(buf) => world.buf(buf).placement != Placement::Cma || !view.migration_waits(),
         Step::ResvLock(buf) => view.lock_untaken(buf),
@@ -336,7 +338,7 @@ impl View<'_> {
     }
 
     /// Whether a notifier that waits for its device holds up the zapping of these pages.
-    fn notifier_waits(&self, vma: VmaId, pages: u8) -> bool {
+    fn notifier_waits(&self, vma: VmaId, pages: PageSet) -> bool {
         // A DMA through a pin that has a notifier declares the pin as changed when it begins and ends.
         self.state.dmas.unnoted().iter().any(|dma| {
             let waits = dma.busy
@@ -414,7 +416,7 @@ impl View<'_> {
             && pte.present()
             && !pte.write
             && !pte.exclusive
-            && self.notifier_waits(vma, 1u8.checked_shl(page.into()).unwrap_or(0))
+            && self.notifier_waits(vma, PageSet::checked_shl(1, page.into()).unwrap_or(0))
     }
 
     /// Whether mapping moves the buffer first, which waits as a move does.
@@ -492,7 +494,7 @@ impl State {
 /// The pages of `vma` that the exporter's zap of `buf` reaches, a bit each. Of a huge entry none goes
 /// alone: one that is not anonymous is cleared, not split (`zap_pmd_range`, mm/memory.c;
 /// `__split_huge_pmd_locked`, mm/huge_memory.c, 6.12).
-pub(super) fn zapped_pages(world: &World, state: &State, buf: BufId, vma: VmaId) -> u8 {
+pub(super) fn zapped_pages(world: &World, state: &State, buf: BufId, vma: VmaId) -> PageSet {
     use super::objects::Reach;
     use super::rules::ZapReach;
     let entry = &state.vmas[vma.index()];

@@ -14,7 +14,7 @@ use super::rules::{
     YesNo,
 };
 use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Reply, Signal, Sink, Via};
-use crate::units::{ActorId, BufId, FrameId, PageId, PteId, SgId, VmaId};
+use crate::units::{ActorId, BufId, FrameId, PageId, PteId, SgId, VmaId, first_pages};
 
 /// What a fault is to make possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,7 +299,7 @@ impl<S: Sink> Core<'_, S> {
             .filter(|index| self.world.frames[*index] == self.world.placement(first))
             .count();
         let aligned = |number: usize| number.is_multiple_of(usize::from(pages));
-        let whole = entry.mapped == u8::try_from((1u16 << pages) - 1).unwrap_or(u8::MAX);
+        let whole = entry.mapped == first_pages(pages);
         whole
             && aligned(start)
             && aligned(entry.offset.into())

@@ -90,7 +90,7 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>, ends: &mut Vec<us
     }
     ends.push(out.len());
     for vma in &state.vmas {
-        out.push(vma.mapped);
+        out.extend_from_slice(&vma.mapped.to_le_bytes());
         if vma.mapped != 0 {
             let flags = u8::from(vma.shared) | u8::from(vma.read) << 1 | u8::from(vma.write) << 2;
             let kind = vma.kind as u8 | (vma.reach as u8) << 4;
@@ -133,15 +133,17 @@ fn encode_devices(world: &World, state: &State, names: &mut Names<'_>, out: &mut
         out.push(*slot as u8);
         if !matches!(slot, Slot::None | Slot::Failed) {
             let first = world.sgs[index].first;
-            for frame in &state.sg_frames[first..first + crate::units::MAX_PAGES] {
+            for frame in &state.sg_frames[first..first + usize::from(world.pages_max())] {
                 let name = names.of(*frame);
                 out.push(name);
             }
         }
     }
-    for frame in &state.tlb {
-        let name = names.of(*frame);
-        out.push(name);
+    for addresses in state.tlb.unnoted().chunks(crate::units::MAX_PAGES) {
+        for frame in &addresses[..usize::from(world.pages_max())] {
+            let name = names.of(*frame);
+            out.push(name);
+        }
     }
     for fence in &state.fences {
         out.push(fence.slot as u8);
@@ -327,7 +329,7 @@ pub fn decode<'a>(world: &World, bytes: &'a [u8], state: &mut State) -> &'a [u8]
 fn decode_cpu(reader: &mut Reader<'_>, state: &mut State) {
     for vma in &mut state.vmas {
         *vma = super::objects::EMPTY_VMA;
-        vma.mapped = reader.byte();
+        vma.mapped = u16::from_le_bytes(reader.bytes());
         if vma.mapped != 0 {
             let [buf, offset, flags, kind] = reader.bytes();
             vma.buf = BufId(buf);
@@ -380,12 +382,14 @@ fn decode_devices(world: &World, reader: &mut Reader<'_>, state: &mut State) {
         let empty = matches!(slot, Slot::None | Slot::Failed);
         let first = world.sgs[index].first;
         let frames = state.sg_frames.unnoted_mut();
-        for frame in &mut frames[first..first + crate::units::MAX_PAGES] {
+        for frame in &mut frames[first..first + usize::from(world.pages_max())] {
             *frame = if empty { FrameId::NONE } else { FrameId(reader.byte()) };
         }
     }
-    for frame in &mut state.tlb {
-        *frame = FrameId(reader.byte());
+    for addresses in state.tlb.unnoted_mut().chunks_mut(crate::units::MAX_PAGES) {
+        for frame in &mut addresses[..usize::from(world.pages_max())] {
+            *frame = FrameId(reader.byte());
+        }
     }
     for fence in &mut state.fences {
         *fence = super::objects::EMPTY_FENCE;

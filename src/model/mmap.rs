@@ -8,12 +8,12 @@ use super::moving;
 use super::objects::{EMPTY_VMA, Life, Owner, Pte, Reach, Slot, Target, Vma, VmaKind};
 use super::rules::{Cow, FaultPurged, ImporterMmap, MmapCheck, MmapKind, PatReserve, Placement};
 use super::step::{Cost, Effect, Errno, HazardKind, Mmap, Reply, Sink};
-use crate::units::{BufId, PteId, VmaId};
+use crate::units::{BufId, PageSet, PteId, VmaId, first_pages};
 
 impl<S: Sink> Core<'_, S> {
     pub(super) fn mmap(&mut self, mmap: &Mmap) -> Reply {
         let pages = self.world.vma_pages(mmap.vma);
-        let mapped = u8::try_from((1u16 << pages) - 1).unwrap_or(u8::MAX);
+        let mapped = first_pages(pages);
         let mut entry = Vma {
             mapped,
             buf: mmap.buf,
@@ -162,7 +162,7 @@ impl<S: Sink> Core<'_, S> {
         Ok(())
     }
 
-    pub(super) fn munmap(&mut self, vma: VmaId, pages: u8) -> Reply {
+    pub(super) fn munmap(&mut self, vma: VmaId, pages: PageSet) -> Reply {
         let entry = self.state.vmas[vma.index()];
         let gone = entry.mapped & pages;
         if gone == 0 {

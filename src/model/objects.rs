@@ -3,7 +3,7 @@
 //! Plain data. [`super::State`] has a table of each.
 
 use super::rules::{Placement, Usage};
-use crate::units::{ActorId, BufId, FrameId, PageId, PinId, PteId, VmaId};
+use crate::units::{ActorId, BufId, FrameId, PageId, PageSet, PinId, PteId, VmaId};
 
 /// Whose memory a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -171,7 +171,7 @@ pub enum Reach {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Vma {
     /// Bit per page that is mapped; 0 when the VMA does not exist.
-    pub mapped: u8,
+    pub mapped: PageSet,
     /// The buffer; none for anonymous memory.
     pub buf: BufId,
     /// Page of the buffer at the VMA's first page.

@@ -7,7 +7,7 @@ use super::operation::Operation;
 use super::rule::rule;
 use super::rules::{ExporterStep, Usage};
 use crate::units::{
-    ActorId, AttachmentId, BufId, FenceId, FrameId, ImporterId, PageId, PinId, SgId, VmaId,
+    ActorId, AttachmentId, BufId, FenceId, FrameId, ImporterId, PageId, PageSet, PinId, SgId, VmaId,
 };
 
 /// FOLL_* flags of a `get_user_pages` call.
@@ -86,7 +86,7 @@ pub enum Step {
         /// Of which VMA.
         vma: VmaId,
         /// Bit per page.
-        pages: u8,
+        pages: PageSet,
     },
     /// mremap(2): `to` takes over the entries of `from`. EFAULT when there is nothing to move.
     Mremap {
@@ -487,7 +487,7 @@ pub enum Effect {
     /// A VMA came into being; its description is in the state.
     VmaMapped(VmaId),
     /// These pages of it are gone.
-    VmaUnmapped(VmaId, u8),
+    VmaUnmapped(VmaId, PageSet),
     /// All of the second VMA is now the first.
     VmaMoved {
         /// New place.

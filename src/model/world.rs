@@ -96,6 +96,7 @@ pub struct World {
     pub(super) policies: Vec<Option<Arc<dyn ExporterPolicy>>>,
     pub(super) importers: Vec<ImporterRules>,
     pub(super) bufs: Vec<BufDecl>,
+    pages_max: u8,
     pub(super) page_bufs: Vec<BufId>,
     pub(super) frames: Vec<Placement>,
     /// The zero page, where there is anonymous memory that may map it.
@@ -133,6 +134,7 @@ impl World {
             policies: Vec::new(),
             importers: Vec::new(),
             bufs: Vec::new(),
+            pages_max: 0,
             page_bufs: Vec::new(),
             frames: Vec::new(),
             zero: FrameId::NONE,
@@ -241,6 +243,7 @@ impl World {
         let closed = true;
         let decl = BufDecl { exporter, first_page, pages, placement, allocated, fill, closed };
         self.bufs.push(decl);
+        self.pages_max = self.pages_max.max(pages);
         Ok(buf)
     }
 
@@ -332,6 +335,11 @@ impl World {
     #[must_use]
     pub fn buf(&self, buf: BufId) -> &BufDecl {
         &self.bufs[buf.index()]
+    }
+
+    /// The size of the largest buffer, in pages.
+    pub(super) const fn pages_max(&self) -> u8 {
+        self.pages_max
     }
 
     /// Number of buffers.

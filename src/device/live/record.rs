@@ -15,7 +15,7 @@
 //! fence is pending and nothing moves. What has no place is counted, and the last window says so: a
 //! question of it (`what-came-later`) has another answer than expected, so that `check` exits 1.
 //!
-//! **Differs from the run**: a buffer has at most 8 pages in the language, so several pages may
+//! **Differs from the run**: a buffer has at most 16 pages in the language, so several pages may
 //! stand as one; the CPU's accesses of a program under `driftheap run` are not known; a window's
 //! first state has the same addresses in use, and not the same bytes in them.
 

@@ -104,9 +104,9 @@ fn per_block(scenario: &Scenario) -> Result<Option<u8>, Skip> {
     }
     let pages = pages.unwrap_or(2);
     let other = |vma| world.vma_pages(vma) != pages;
-    if !matches!(pages, 1 | 2 | 4 | 8) || (0..steps.vmas).map(VmaId::at).any(other) {
+    if !matches!(pages, 1 | 2 | 4 | 8 | 16) || (0..steps.vmas).map(VmaId::at).any(other) {
         return Err(Skip::new(
-            "a huge entry covers what a mapping has: here 1, 2, 4 or 8 pages, the same for all",
+            "a huge entry covers what a mapping has: here 1, 2, 4, 8 or 16 pages, the same for all",
         ));
     }
     Ok(Some(pages))

@@ -14,7 +14,7 @@ use crate::uapi::lab::{
     FOLL_FAST, FOLL_LONGTERM, FOLL_NOFAULT, FOLL_PROBE, FOLL_WATCH, IMPORT_NODE, Op,
     Step as LabStep,
 };
-use crate::units::{BufId, FrameId, PinId, VmaId};
+use crate::units::{BufId, FrameId, PageSet, PinId, VmaId};
 
 /// The arguments of a step of the module.
 #[derive(Debug, Clone, Copy, Default)]
@@ -194,7 +194,7 @@ impl Bench<'_> {
         self.ask(event.actor, command, expect, "mmap")
     }
 
-    fn munmap(&mut self, before: &State, vma: VmaId, pages: u8) -> Result<(), Halt> {
+    fn munmap(&mut self, before: &State, vma: VmaId, pages: PageSet) -> Result<(), Halt> {
         let world = &self.scenario.world;
         let gone = before.vmas[vma.index()].mapped & pages;
         let actor = world.mm_of(vma).index();

@@ -278,12 +278,12 @@ fn rules_and_their_values() {
 #[test]
 fn buffers_and_memory() {
     check_headers(
-        "exporter e {}\nbuffer A { exporter = e; pages = 9; placement = varm; stat = x; fill = 256 }\nbuffer B {}",
+        "exporter e {}\nbuffer A { exporter = e; pages = 17; placement = varm; stat = x; fill = 256 }\nbuffer B {}",
         &[
-            "3:34 9 is out of range: the size in pages is 1 to 8",
-            "3:49 expected a placement, found `varm` -> vram",
-            "3:55 unknown field `stat` of a buffer -> state",
-            "3:72 256 is out of range: a byte is 0 to 255",
+            "3:34 17 is out of range: the size in pages is 1 to 16",
+            "3:50 expected a placement, found `varm` -> vram",
+            "3:56 unknown field `stat` of a buffer -> state",
+            "3:73 256 is out of range: a byte is 0 to 255",
             "4:8 buffer `B` has no exporter",
         ],
     );

@@ -30,7 +30,7 @@ const GLOBALS: &[(&str, &str)] = &[
     ("s", "table"),
     ("j", "fence"),
 ];
-const PAGES: u8 = 8;
+const PAGES: u8 = 16;
 
 fn name(text: &str) -> Name {
     Name::new(text)

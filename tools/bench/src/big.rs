@@ -10,9 +10,21 @@ use driftheap::question::scenario::{Outcome, Scenario};
 use crate::litmus::scenario;
 use crate::spin::{Pan, pan};
 
-/// `writers` processes and a device write each of `pages` pages, while one moves them; where the move
-/// is `late` it waits for the device after it has copied.
-fn pages(pages: usize, writers: usize, late: bool) -> String {
+/// `writers` processes and a device write each of `pages` pages, while one moves them.
+struct Pages {
+    pages: usize,
+    writers: usize,
+    /// The move waits for the device after it has copied.
+    late: bool,
+    /// All writers write the same.
+    alike: bool,
+}
+
+const fn pages_of(pages: usize, writers: usize, late: bool) -> Pages {
+    Pages { pages, writers, late, alike: false }
+}
+
+fn pages(&Pages { pages, writers, late, alike }: &Pages) -> String {
     let order = if late {
         "; move = [lock notify zap check-pins reserve copy rebind wait free unlock]"
     } else {
@@ -25,7 +37,11 @@ fn pages(pages: usize, writers: usize, late: bool) -> String {
     for writer in 0..writers {
         let _ = writeln!(text, "P{writer} application {{\n    mmap v = A shared rw");
         for page in 0..pages {
-            let _ = writeln!(text, "    store v[{page}] = {}", 1 + 10 * writer + page);
+            let _ = writeln!(
+                text,
+                "    store v[{page}] = {}",
+                1 + page + if alike { 0 } else { 20 * writer }
+            );
         }
         text.push_str("}\n");
     }
@@ -94,9 +110,9 @@ pub(crate) fn against_pan() -> Result<(), String> {
     let questions = [
         ("move-2", "move", vec!["-DN=2"], move_2.to_owned()),
         ("move-3", "move", vec!["-DN=3"], move_3.to_owned()),
-        ("pages-4", "pages", vec!["-DN=4"], pages(4, 2, false)),
-        ("pages-4 late", "pages", vec!["-DN=4", "-DLATE=1"], pages(4, 2, true)),
-        ("pages-5", "pages", vec!["-DN=5"], pages(5, 2, false)),
+        ("pages-4", "pages", vec!["-DN=4"], pages(&pages_of(4, 2, false))),
+        ("pages-4 late", "pages", vec!["-DN=4", "-DLATE=1"], pages(&pages_of(4, 2, true))),
+        ("pages-5", "pages", vec!["-DN=5"], pages(&pages_of(5, 2, false))),
     ];
     for (name, model, defines, text) in questions {
         let scenario = scenario(name, &text)?;
@@ -120,17 +136,21 @@ pub(crate) fn against_pan() -> Result<(), String> {
     Ok(())
 }
 
-/// How questions grow, by pages and by processes, with a bar a line: a character for each doubling.
+/// How questions grow, by pages and by processes, those that differ and those that are interchangeable,
+/// with a bar a line: a character for each doubling.
 pub(crate) fn growth() -> Result<(), String> {
     println!(
         "\n{:<26} {:>12} {:>10} {:>10} {:>8} {:>8}",
         "growth", "full", "live", "reduced", "seconds", "MiB"
     );
-    let by_pages = [1, 2, 4, 8].map(|size| (size, 2, false));
-    let late = [1, 2, 4, 8].map(|size| (size, 2, true));
-    let by_writers = [1, 2, 3, 4].map(|writers| (2, writers, false));
-    for (size, writers, late) in by_pages.into_iter().chain(late).chain(by_writers) {
-        let scenario = scenario("pages", &pages(size, writers, late))?;
+    let sizes = [1, 2, 4, 8, 16];
+    let by_pages = sizes.map(|pages| pages_of(pages, 2, false));
+    let late = sizes.map(|pages| pages_of(pages, 2, true));
+    let by_writers = [0, 1, 2, 3, 4].map(|writers| pages_of(2, writers, false));
+    let alike = [0, 1, 2, 3, 4].map(|writers| Pages { alike: true, ..pages_of(2, writers, false) });
+    for question in by_pages.into_iter().chain(late).chain(by_writers).chain(alike) {
+        let Pages { pages: size, writers, late, alike } = question;
+        let scenario = scenario("pages", &pages(&question))?;
         let live = answer(&scenario, Reduction::Live, 1);
         let reduced = answer(&scenario, Reduction::Persistent, 1);
         // What is not kept apart takes minutes to be kept apart.
@@ -139,8 +159,17 @@ pub(crate) fn growth() -> Result<(), String> {
             if small { states(&answer(&scenario, Reduction::Full, 1)) } else { "-".to_owned() };
         let (seconds, bytes, count) =
             live.as_ref().map_or((0.0, 0, 0), |live| (live.seconds, live.bytes, live.found.states));
-        let name =
-            format!("{size} pages, {} processes{}", writers + 2, if late { ", late" } else { "" });
+        let name = format!(
+            "{size} pages, {} processes{}",
+            writers + 2,
+            if late {
+                ", late"
+            } else if alike {
+                ", alike"
+            } else {
+                ""
+            }
+        );
         println!(
             "{name:<26} {full:>12} {:>10} {:>10} {seconds:>8.3} {:>8.1}  {}",
             states(&live),

@@ -5,7 +5,7 @@ use super::{LowerError, Lowering};
 use crate::litmus::ast::{self, GupFlags, Op, PageRef, SyncPhase};
 use crate::model::{Dir, Foll, Handle, Mmap, Operation, Placement, Reservations, Step, SyncAccess};
 use crate::question::scenario::program::{Action, Device};
-use crate::units::{ActorId, BufId, FenceId, ImporterId, PinId, SgId, VmaId};
+use crate::units::{ActorId, BufId, FenceId, ImporterId, PageSet, PinId, SgId, VmaId};
 
 /// Actions, and whether an errno of each is only taken note of.
 pub(super) type Actions = Vec<(Action, bool)>;
@@ -51,7 +51,7 @@ impl Lowering<'_> {
                 node: false,
             })),
             Op::Munmap { mapping } => {
-                one(Step::Munmap { vma: self.vma(of, mapping)?, pages: u8::MAX })
+                one(Step::Munmap { vma: self.vma(of, mapping)?, pages: PageSet::MAX })
             }
             Op::MunmapPage { at } => {
                 one(Step::Munmap { vma: self.vma(of, &at.name)?, pages: 1 << at.page })
