@@ -24,17 +24,19 @@ fn doubled(choices: &mut Choices<'_>, shape: Shape) -> String {
     let (number, body) = last[1..].split_once(' ').expect("a role");
     let number: usize = number.parse().expect("a number");
     let copies = 1 + usize::from(choices.one_in(3));
-    let mut out = head.to_owned();
-    let mut registers = own_names(others, body);
-    registers.retain(|name| name.starts_with('r'));
+    let other_values = choices.one_in(2);
+    let own = own_names(others, body);
+    let register = own.iter().find(|name| name.starts_with('r'));
+    let mut out = others.to_owned();
     let mut asked = String::from("hazard any \\/ A[0] = 1");
     for copy in 0..=copies {
-        let own = own_names(others, body);
-        let named = renamed(body, &own, copy);
-        if copy > 0 {
-            let _infallible = write!(out, "P{} {named}", number + copy);
+        let mut named = renamed(body, &own, copy);
+        for value in (1..8).filter(|_| other_values) {
+            let (old, new) = (format!("= {value}\n"), format!("= {}\n", 10 * (copy + 1) + value));
+            named = named.replace(&old, &new);
         }
-        if let Some(register) = registers.first() {
+        let _infallible = write!(out, "P{} {named}", number + copy);
+        if let Some(register) = register {
             let register = renamed(register, &own, copy);
             let _infallible = write!(asked, " \\/ P{}:{register} = 1", number + copy);
         }
@@ -83,7 +85,12 @@ fn each_doubled(
         let mut choices = Choices::new(&list);
         let broken = *choices.of(&[3, 6, 12, 1000]);
         let text = doubled(&mut choices, Shape { broken, statements });
-        visit(&lab::variant(&text, "-"), &text);
+        let scenario = lab::variant(&text, "-");
+        let bounces = text.contains("bounce = yes");
+        assert_eq!(scenario.interchangeable().is_empty(), bounces, "found\n{text}");
+        if !bounces {
+            visit(&scenario, &text);
+        }
     }
 }
 
@@ -119,7 +126,6 @@ fn check(scenario: &Scenario, text: &str) -> [u64; 3] {
 fn doubled_processes_are_merged_and_nothing_is_lost() {
     let mut states = [0; 3];
     each_doubled(300, 20_261_127, 2, |scenario, text| {
-        assert!(!scenario.interchangeable().is_empty(), "not found\n{text}");
         let found = check(scenario, text);
         states = std::array::from_fn(|at| states[at] + found[at]);
     });
@@ -181,6 +187,7 @@ fn is_kept(
             scenario.forget(&mut one);
             scenario.forget(&mut two);
             rename(&one, &names, &mut expected);
+            scenario.forget(&mut expected);
             if encoded(scenario, &expected) != encoded(scenario, &two) {
                 return false;
             }
@@ -206,12 +213,13 @@ fn a_renamed_state_takes_the_renamed_steps() {
 #[test]
 fn whatever_keeps_its_name_is_noticed() {
     type Mutation = (&'static str, fn(&ScenarioState, &mut ScenarioState));
-    let mutations: [Mutation; 6] = [
+    let mutations: [Mutation; 7] = [
         ("VMAs", |from, to| to.model.vmas.clone_from(&from.model.vmas)),
         ("entries", |from, to| to.model.ptes.clone_from(&from.model.ptes)),
         ("pins", |from, to| to.model.pins.clone_from(&from.model.pins)),
         ("sg_tables", |from, to| to.model.sgs.clone_from(&from.model.sgs)),
         ("DMAs", |from, to| to.model.dmas.clone_from(&from.model.dmas)),
+        ("values", |from, to| to.model.frames.clone_from(&from.model.frames)),
         ("results", |from, to| to.slots.clone_from(&from.slots)),
     ];
     let mut unseen = mutations.to_vec();
@@ -232,7 +240,7 @@ fn whatever_keeps_its_name_is_noticed() {
 fn what_is_not_alike_is_not_merged() {
     let test = |one: &str, other: &str, asked: &str| {
         let text = format!(
-            "DMABUF alike\nexporter e {{}}\nimporter i {{ }}\nimporter j {{ bounce = yes }}\n\
+            "DMABUF alike\nexporter e {{}}\nimporter i {{ }}\nimporter j {{ mmap = bypass }}\n\
              buffer A {{ exporter = e }}\nP0 {one}\nP1 {other}\nP2 exporter e {{ move A -> system }}\n\
              exists ({asked})\n"
         );
@@ -241,7 +249,8 @@ fn what_is_not_alike_is_not_merged() {
     let writer =
         |value: u8| format!("application {{ mmap v = A shared rw\nstore v[0] = {value} }}");
     assert_eq!(test(&writer(1), &writer(1), "hazard any"), [0b011]);
-    assert!(test(&writer(1), &writer(2), "hazard any").is_empty(), "another value");
+    assert_eq!(test(&writer(1), &writer(2), "A[0] = 1"), [0b011], "values have no names");
+    assert!(test(&writer(0), &writer(2), "hazard any").is_empty(), "but what a buffer begins with");
     assert!(test(&writer(1), "application { mmap v = A shared rw }", "hazard any").is_empty());
     let reader = "application { mmap v = A shared rw\nload r = v[0] }";
     assert_eq!(test(reader, reader, "P0:r = 0 /\\ P1:r = 1"), [0b011]);

@@ -83,10 +83,16 @@ impl<S: PartialEq> Naming<S> {
             names = self.least(machine, state, names, &mut equal);
         }
         if names != SAME_NAMES {
-            machine.rename(state, &names, &mut self.named);
+            self.rename(machine, state, &names);
             std::mem::swap(state, &mut self.named);
         }
         names
+    }
+
+    /// The state by other names, without what no action looks at: that has other names, too.
+    fn rename<M: Machine<State = S>>(&mut self, machine: &M, state: &S, names: &ActorNames) {
+        machine.rename(state, names, &mut self.named);
+        machine.forget(&mut self.named);
     }
 
     /// A row of actors of one rank in the next places, those that are alike in groups.
@@ -102,7 +108,7 @@ impl<S: PartialEq> Naming<S> {
             let alike = |group: &Vec<u8>| {
                 let mut swapped = SAME_NAMES;
                 swapped.swap(usize::from(actor), usize::from(group[0]));
-                machine.rename(state, &swapped, &mut self.named);
+                self.rename(machine, state, &swapped);
                 self.named == *state
             };
             let group = row.groups.iter().position(alike).unwrap_or(row.groups.len());
@@ -132,7 +138,7 @@ impl<S: PartialEq> Naming<S> {
             if names == SAME_NAMES {
                 machine.encode(state, &mut self.bytes, &mut self.ends);
             } else {
-                machine.rename(state, &names, &mut self.named);
+                self.rename(machine, state, &names);
                 machine.encode(&self.named, &mut self.bytes, &mut self.ends);
             }
             if tried == 0 || self.bytes < self.least {

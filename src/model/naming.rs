@@ -1,12 +1,14 @@
 //! Other names for actors and what is theirs: a state or a step as it would be had they been named so.
 //!
-//! Buffers, pages and frames keep their names. Pages of a buffer can't be renamed: the allocator
+//! Buffers, pages and frames keep their names; so do the values that are there without anybody's step,
+//! which are zero and what a buffer is filled with. Pages of a buffer can't be renamed: the allocator
 //! tells them apart, since a move gives page 0 the frame that was given back last, and some other
 //! process may still look at that frame.
 
-use super::objects::{Dma, Fence, MmapLock, Pin, Target};
+use super::objects::{Dma, Fence, MmapLock, Pin, Pte, Target, Vma};
 use super::state::State;
-use super::step::{Handle, Mmap, Step};
+use super::step::{Dir, Handle, Mmap, Step};
+use super::table::Table;
 use super::world::World;
 use crate::units::{
     ActorId, AttachmentId, FenceId, ImporterId, MAX_PAGES, PinId, PteId, SgId, VmaId,
@@ -29,9 +31,11 @@ pub enum Named {
     Fence,
     /// [`ImporterId`].
     Importer,
+    /// What a page holds. Nothing but whether two are equal depends on it.
+    Value,
 }
 
-const KINDS: usize = 7;
+const KINDS: usize = 8;
 
 /// New names by old ones. What is nothing stays nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,54 +107,95 @@ impl Naming {
     /// [`Self::suits`].
     pub fn state(&self, world: &World, from: &State, to: &mut State) {
         to.clone_from(from);
+        // What is not named here has no names in it: buffers, pages and frames alone.
+        let State {
+            frames: _,
+            pages: _,
+            bufs: _,
+            vmas,
+            ptes,
+            pins,
+            attachments,
+            sgs,
+            sg_frames,
+            tlb,
+            fences,
+            dmas,
+            mms,
+            tickets,
+            hazards: _,
+            warned: _,
+            lists: _,
+        } = from;
+        let value = |old: &mut u8| *old = self.of(Named::Value, *old);
+        for frame in to.frames.unnoted_mut() {
+            [&mut frame.value, &mut frame.cache_value].into_iter().for_each(value);
+        }
+        to.pages.unnoted_mut().iter_mut().for_each(|page| value(&mut page.ghost));
         for buf in to.bufs.unnoted_mut() {
             (buf.lock, buf.vma_pointer) = (self.actor(buf.lock), self.vma(buf.vma_pointer));
         }
+        self.mappings(world, (vmas, ptes), to);
+        self.moved(Named::Pin, pins, &mut to.pins, |pin| {
+            let (pte, target) = (self.pte(world, pin.pte), self.target(world, pin.target));
+            Pin { pte, target, ..pin }
+        });
+        self.moved(Named::Attachment, attachments, &mut to.attachments, |attachment| attachment);
+        self.moved(Named::Sg, sgs, &mut to.sgs, |slot| slot);
+        for (old, decl) in (0u8..).zip(&world.sgs) {
+            let new = world.sgs[usize::from(self.of(Named::Sg, old))].first;
+            for (to, from) in [(&mut to.sg_frames, sg_frames), (&mut to.tlb, tlb)] {
+                if let Some(from) = from.unnoted().get(decl.first..decl.first + MAX_PAGES) {
+                    to.unnoted_mut()[new..new + MAX_PAGES].copy_from_slice(from);
+                }
+            }
+        }
+        self.moved(Named::Fence, fences, &mut to.fences, |fence| Fence {
+            actor: self.actor(fence.actor),
+            ..fence
+        });
+        self.moved(Named::Actor, dmas, &mut to.dmas, |dma| {
+            let pin = PinId(self.of(Named::Pin, dma.pin.0));
+            Dma { target: self.target(world, dma.target), pin, ..dma }
+        });
+        self.moved(Named::Actor, tickets, &mut to.tickets, |ticket| ticket);
+        self.moved(
+            Named::Actor,
+            mms,
+            &mut to.mms,
+            |MmapLock { readers, faults, writer, queued }| {
+                let [readers, faults, queued] =
+                    [readers, faults, queued].map(|set| self.actors(set));
+                MmapLock { readers, faults, writer: self.actor(writer), queued }
+            },
+        );
+    }
+
+    /// VMAs and their entries.
+    fn mappings(&self, world: &World, (vmas, ptes): (&Table<Vma>, &Table<Pte>), to: &mut State) {
         for vma in world.vma_ids() {
             let new = self.vma(vma);
-            to.vmas.unnoted_mut()[new.index()] = from.vmas.unnoted()[vma.index()];
+            to.vmas.unnoted_mut()[new.index()] = vmas.unnoted()[vma.index()];
             for page in 0..world.vma_pages(vma) {
                 if let (Some(old), Some(new)) = (world.pte(vma, page), world.pte(new, page)) {
-                    to.ptes.unnoted_mut()[new.index()] = from.ptes.unnoted()[old.index()];
+                    let pte = ptes.unnoted()[old.index()];
+                    let ghost = self.of(Named::Value, pte.ghost);
+                    to.ptes.unnoted_mut()[new.index()] = Pte { ghost, ..pte };
                 }
             }
         }
-        for (old, pin) in (0u8..).zip(from.pins.unnoted()) {
-            let (pte, target) = (self.pte(world, pin.pte), self.target(world, pin.target));
-            let new = usize::from(self.of(Named::Pin, old));
-            to.pins.unnoted_mut()[new] = Pin { pte, target, ..*pin };
-        }
-        for (old, attachment) in (0u8..).zip(from.attachments.unnoted()) {
-            let new = usize::from(self.of(Named::Attachment, old));
-            to.attachments.unnoted_mut()[new] = *attachment;
-        }
-        for (old, slot) in (0u8..).zip(from.sgs.unnoted()) {
-            let new = usize::from(self.of(Named::Sg, old));
-            to.sgs.unnoted_mut()[new] = *slot;
-            let [old, new] = [usize::from(old), new].map(|sg| world.sgs[sg].first);
-            let addresses = |first| first..first + MAX_PAGES;
-            for (to, from) in [(&mut to.sg_frames, &from.sg_frames), (&mut to.tlb, &from.tlb)] {
-                if let Some(from) = from.unnoted().get(addresses(old)) {
-                    to.unnoted_mut()[addresses(new)].copy_from_slice(from);
-                }
-            }
-        }
-        for (old, fence) in (0u8..).zip(from.fences.unnoted()) {
-            let new = usize::from(self.of(Named::Fence, old));
-            to.fences.unnoted_mut()[new] = Fence { actor: self.actor(fence.actor), ..*fence };
-        }
-        for (old, dma) in (0u8..).zip(from.dmas.unnoted()) {
-            let new = usize::from(self.of(Named::Actor, old));
-            let (target, pin) =
-                (self.target(world, dma.target), PinId(self.of(Named::Pin, dma.pin.0)));
-            to.dmas.unnoted_mut()[new] = Dma { target, pin, ..*dma };
-        }
-        for (old, mm) in (0u8..).zip(from.mms.unnoted()) {
-            let new = usize::from(self.of(Named::Actor, old));
-            let MmapLock { readers, faults, writer, queued } = *mm;
-            let [readers, faults, queued] = [readers, faults, queued].map(|set| self.actors(set));
-            let writer = self.actor(writer);
-            to.mms.unnoted_mut()[new] = MmapLock { readers, faults, writer, queued };
+    }
+
+    /// The rows of a table in their new places, with new names in them.
+    fn moved<T: Copy>(
+        &self,
+        kind: Named,
+        from: &Table<T>,
+        to: &mut Table<T>,
+        named: impl Fn(T) -> T,
+    ) {
+        for (old, row) in (0u8..).zip(from.unnoted()) {
+            to.unnoted_mut()[usize::from(self.of(kind, old))] = named(*row);
         }
     }
 
@@ -181,7 +226,9 @@ impl Naming {
             new.is_some_and(|new| new.attachment.0 == named)
         });
         let rules = importers.into_iter().all(|old| importer(old) == Some(world.importer(old)));
-        vmas && pins && attachments && sgs && rules
+        let fills = world.bufs.iter().map(|buf| buf.fill).chain([0]);
+        let values = fills.into_iter().all(|fill| self.of(Named::Value, fill) == fill);
+        vmas && pins && attachments && sgs && rules && values
     }
 }
 
@@ -193,8 +240,10 @@ pub fn each_name(step: &mut Step, visit: &mut dyn FnMut(Named, &mut u8)) {
             vma(to);
             visit(Named::Importer, &mut via.0);
         }
-        Step::Munmap { vma: of, .. } | Step::Load { vma: of, .. } | Step::Store { vma: of, .. } => {
+        Step::Munmap { vma: of, .. } | Step::Load { vma: of, .. } => vma(of),
+        Step::Store { vma: of, value, .. } => {
             vma(of);
+            visit(Named::Value, value);
         }
         Step::Mremap { to, from } => [to, from].into_iter().for_each(vma),
         Step::GupFast { pin, vma: of, .. }
@@ -223,10 +272,15 @@ pub fn each_name(step: &mut Step, visit: &mut dyn FnMut(Named, &mut u8)) {
             visit(Named::Sg, &mut sg.0);
         }
         Step::Signal(FenceId(fence)) => visit(Named::Fence, fence),
-        Step::DmaStart { via, .. } | Step::DmaFinish { via, .. } => match via {
-            Handle::Pin(PinId(pin)) => visit(Named::Pin, pin),
-            Handle::Sg(SgId(sg)) => visit(Named::Sg, sg),
-        },
+        Step::DmaStart { via, dir, .. } | Step::DmaFinish { via, dir, .. } => {
+            match via {
+                Handle::Pin(PinId(pin)) => visit(Named::Pin, pin),
+                Handle::Sg(SgId(sg)) => visit(Named::Sg, sg),
+            }
+            if let Dir::Write(value) = dir {
+                visit(Named::Value, value);
+            }
+        }
         Step::SyncStart { via, .. } | Step::SyncEnd { via, .. } => {
             visit(Named::Importer, &mut via.0);
         }
@@ -240,6 +294,8 @@ pub fn each_name(step: &mut Step, visit: &mut dyn FnMut(Named, &mut u8)) {
         | Step::Close(_)
         | Step::EvictCache(_)
         | Step::ResvLock(_)
-        | Step::ResvUnlock(_) => {}
+        | Step::ResvUnlock(_)
+        | Step::DrawTicket
+        | Step::LockAll(_) => {}
     }
 }

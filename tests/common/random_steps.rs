@@ -129,7 +129,7 @@ fn cpu(choices: &mut Choices<'_>, world: &World) -> Step {
                 node: choices.one_in(4),
             })
         }
-        3 => Step::Munmap { vma, pages: *choices.of(&[u8::MAX, 1, 2]) },
+        3 => Step::Munmap { vma, pages: *choices.of(&[u16::MAX, 1, 2]) },
         4 => Step::Mremap { to: vma, from: VmaId::at(choices.below(VMAS)) },
         5 => Step::Load { vma, page },
         6 | 7 => Step::Store { vma, page, value: 2 },

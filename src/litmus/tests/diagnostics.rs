@@ -140,10 +140,10 @@ fn options_and_numbers() {
         &["7:23 `longterm` is for a pin: `get` takes a reference alone"],
     );
     check_statements(
-        "mmap v = A shared rw\nstore v[0] = 256\nstore v[8] = 0\nload r = v",
+        "mmap v = A shared rw\nstore v[0] = 256\nstore v[16] = 0\nload r = v",
         &[
             "7:14 256 is out of range: a byte is 0 to 255",
-            "8:9 8 is out of range: a page is 0 to 7",
+            "8:9 16 is out of range: a page is 0 to 15",
             "9:11 expected `[` and a page, found the end of the line",
         ],
     );

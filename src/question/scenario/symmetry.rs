@@ -154,7 +154,9 @@ impl Symmetry {
     /// Finds the interchangeable processes.
     pub(super) fn of(world: &World, programs: &[Program], slots: usize) -> Self {
         let mut found = Self { classes: Vec::new(), own: vec![Own::default(); programs.len()] };
-        for (actor, program) in programs.iter().enumerate() {
+        // Of several bounce pages of one page the last that is copied back stays: their order matters.
+        let candidates = if world.bounces() { &[] } else { programs };
+        for (actor, program) in candidates.iter().enumerate() {
             let joined = (0..found.classes.len()).find_map(|class| {
                 let first = found.classes[class].trailing_zeros() as usize;
                 let of = swapped(world, programs, (first, actor), slots)?;
@@ -218,6 +220,12 @@ fn moved<T: Clone>(places: &[u8], from: &[T], to: &mut [T]) {
     }
 }
 
+fn rename(content: &mut Content, naming: &Naming) {
+    if let Content::Value(value) = content {
+        *value = naming.of(Named::Value, *value);
+    }
+}
+
 impl Scenario {
     /// Makes `to` what `from` is when processes have other names.
     pub(super) fn name_state(
@@ -231,13 +239,18 @@ impl Scenario {
         naming.state(&self.world, &from.model, &mut to.model);
         moved(names, &from.pcs, &mut to.pcs);
         moved(&slots, &from.slots, &mut to.slots);
+        to.slots.iter_mut().for_each(|content| rename(content, &naming));
     }
 
     /// The outcome when processes have other names.
     pub(super) fn name_outcome(&self, outcome: &Outcome, names: &ActorNames) -> Outcome {
-        let (_, slots) = self.symmetry.naming(names, outcome.slots.len());
+        let (naming, slots) = self.symmetry.naming(names, outcome.slots.len());
         let mut named = outcome.clone();
         moved(&slots, &outcome.slots, &mut named.slots);
+        named.slots.iter_mut().for_each(|content| rename(content, &naming));
+        for value in named.contents.iter_mut().flatten() {
+            *value = naming.of(Named::Value, *value);
+        }
         named
     }
 
@@ -247,7 +260,9 @@ impl Scenario {
         let mut rank = Rank(state.pcs[usize::from(actor)].into());
         for slot in &own.slots {
             let content: Content = state.slots[usize::from(*slot)];
-            content.bytes().into_iter().for_each(|byte| rank.add(byte));
+            let [kind, detail] = content.bytes();
+            rank.add(kind);
+            rank.add(if matches!(content, Content::Value(_)) { 0 } else { detail });
         }
         let model = &state.model;
         for (kind, name) in &own.names {
@@ -261,7 +276,6 @@ impl Scenario {
                     for pte in ptes.map(PteId::index) {
                         let pte = &model.ptes.unnoted()[pte];
                         rank.add(u8::from(pte.write));
-                        rank.add(pte.ghost);
                         rank.frame(model, pte.frame);
                     }
                 }
@@ -276,7 +290,7 @@ impl Scenario {
                     let fence = &model.fences.unnoted()[at];
                     rank.add(if fence.slot == Slot::Held { fence.usage as u8 } else { 9 });
                 }
-                Named::Actor | Named::Importer => {}
+                Named::Actor | Named::Importer | Named::Value => {}
             }
         }
         rank.0

@@ -50,7 +50,7 @@ fn pages(&Pages { pages, writers, late, alike }: &Pages) -> String {
         "P{writers} device importer gpu {{\n    attach t = A dynamic\n    map s = t\n    submit f = s write"
     );
     for page in 0..pages {
-        let _ = writeln!(text, "    dma_write s[{page}] = 7");
+        let _ = writeln!(text, "    dma_write s[{page}] = 99");
     }
     let _ = writeln!(
         text,
