@@ -15,7 +15,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use super::machine::{Machine, actors_in};
-use super::naming::{Naming, SAME_NAMES, after, inverse, outcomes};
+use super::naming::{ActorNames, Naming, SAME_NAMES, after, inverse, named, outcomes};
 use super::parallel::{Crew, Exchange};
 use super::reduce::Reduction;
 use super::result::{Limits, Progress, Stop, Until};
@@ -47,6 +47,8 @@ pub(super) struct Successor<'s, S> {
     pub(super) way: Way,
     /// Actions on the way to it, from 1: see [`Space::pass`].
     pub(super) steps: u8,
+    /// The names that actors have in it, by those before.
+    pub(super) names: ActorNames,
 }
 
 /// Reusable memory of one thread.
@@ -122,7 +124,7 @@ impl<'m, M: Machine> Space<'m, M> {
 
     /// Looks at one state, which was first reached by `way`, and calls `step` for each actor that the
     /// reduction lets through: with the successor and the way to it, or without where the graph
-    /// knows the successor ([`Graph::known`]). Returns the actors that were followed.
+    /// knows the successor ([`Graph::lead_as_known`]). Returns the actors that were followed.
     pub(super) fn expand(
         &self,
         (id, bytes, way): (StateId, &[u8], Way),
@@ -153,9 +155,7 @@ impl<'m, M: Machine> Space<'m, M> {
             return 0;
         }
         let chosen = self.reduction.choose(self.machine, base, enabled);
-        // Where the graph says what an action leads to, it does so by other names.
-        let followed_alike = if self.classes.is_empty() { chosen } else { 0 };
-        let commuting = self.reduction.commuting(self.machine, base, followed_alike);
+        let commuting = self.reduction.commuting(self.machine, base, chosen);
         let mut followed = 0;
         for actor in actors_in(chosen) {
             let unseen = chosen & !way.known & !followed;
@@ -171,10 +171,10 @@ impl<'m, M: Machine> Space<'m, M> {
                 self.take(successor, actor);
                 let mut steps = 1;
                 self.pass(successor, bits, |_| steps += 1);
-                naming.settle(self.machine, self.classes, successor);
-                let known = commuting[usize::from(actor)];
+                let names = naming.settle(self.machine, self.classes, successor);
+                let known = named(commuting[usize::from(actor)], &names);
                 let way = Way { parent: id, actor, known };
-                step(actor, Some(Successor { state: successor, way, steps }))
+                step(actor, Some(Successor { state: successor, way, steps, names }))
             };
             if flow.is_break() {
                 return followed & !(1 << actor);
@@ -279,6 +279,12 @@ pub(super) struct Graph<O> {
     /// By edge, the actions that it stands for; empty where that is one everywhere.
     spans: Vec<u8>,
     pub(super) passes: bool,
+    /// By edge, which of `orders` are the names behind it; empty where nobody has another.
+    names: Vec<u32>,
+    orders: Vec<ActorNames>,
+    /// Where each is.
+    places: BTreeMap<ActorNames, u32>,
+    pub(super) renames: bool,
     /// Whether every edge leads one level on, so that the canonical order is topological.
     pub(super) is_levelled: bool,
     /// Largest distance of a state from the initial state.
@@ -300,7 +306,7 @@ pub(super) struct Graph<O> {
 }
 
 impl<O: Ord> Graph<O> {
-    fn new(shard_bits: u32, passes: bool) -> Self {
+    fn new(shard_bits: u32, passes: bool, renames: bool) -> Self {
         let by_shard = vec![0; 1 << shard_bits];
         Self {
             shard_bits,
@@ -310,6 +316,10 @@ impl<O: Ord> Graph<O> {
             edges: Vec::new(),
             spans: Vec::new(),
             passes,
+            names: Vec::new(),
+            orders: Vec::new(),
+            places: BTreeMap::new(),
+            renames,
             is_levelled: true,
             depth_max: 0,
             terminals: Vec::new(),
@@ -348,17 +358,28 @@ impl<O: Ord> Graph<O> {
         id
     }
 
-    /// Where `actor` leads from a state that was first reached by `way`, on which it is known: of two
-    /// actions that commute the one that is first in canonical order was followed there, and then
-    /// the other.
-    pub(super) fn known(&mut self, way: Way, actor: u8) -> StateId {
-        let to = self.edge(self.edge(way.parent, actor), way.actor);
+    /// Notes where `actor` leads from the state that is being expanded, which was first reached by `way`
+    /// and on which that is known: of two actions that commute the one that is first in canonical
+    /// order was followed there, and then the other.
+    pub(super) fn lead_as_known(&mut self, way: Way, actor: u8) {
+        let own = self.order(self.edge(way.parent, way.actor));
+        let first = self.edge(way.parent, inverse(&own)[usize::from(actor)]);
+        let names = self.order(first);
+        let second = self.edge(self.edges[first], names[usize::from(way.actor)]);
+        let names = after(&after(&inverse(&own), &names), &self.order(second));
+        let to = self.edges[second];
         let shard = to.shard(self.shard_bits);
-        self.reach(shard, to.local(self.shard_bits))
+        let to = self.reach(shard, to.local(self.shard_bits));
+        self.lead(to, 1, &names);
     }
 
-    /// Where `actor` leads from a state that has been expanded.
-    fn edge(&self, from: StateId, actor: u8) -> StateId {
+    /// The names that actors have behind an edge, by those before.
+    fn order(&self, edge: usize) -> ActorNames {
+        self.names.get(edge).map_or(SAME_NAMES, |order| self.orders[*order as usize])
+    }
+
+    /// The edge of `actor` from a state that has been expanded.
+    fn edge(&self, from: StateId, actor: u8) -> usize {
         let position = match self.shard_bits {
             0 => from.index(),
             _ => self.positions[from.index()] as usize,
@@ -366,12 +387,19 @@ impl<O: Ord> Graph<O> {
         let followed = self.followed[position];
         assert!(followed >> actor & 1 != 0, "Machine::commuting: an action was disabled");
         let before = followed & ((1 << actor) - 1);
-        self.edges[(self.first_edges[position] + before.count_ones()) as usize]
+        (self.first_edges[position] + before.count_ones()) as usize
     }
 
     /// Notes an edge of the state that is being expanded.
-    pub(super) fn lead(&mut self, to: StateId, steps: u8) {
+    pub(super) fn lead(&mut self, to: StateId, steps: u8, names: &ActorNames) {
         self.edges.push(to);
+        if self.renames {
+            let place = *self.places.entry(*names).or_insert_with(|| {
+                self.orders.push(*names);
+                to_u32(self.orders.len() - 1)
+            });
+            self.names.push(place);
+        }
         if self.passes {
             self.spans.push(steps);
         }
@@ -420,7 +448,7 @@ pub(super) fn search<M: Machine>(
     space: &Space<'_, M>,
     orders: Orders<'_, M::Outcome>,
 ) -> Graph<M::Outcome> {
-    let mut graph = Graph::new(space.shard_bits, space.passes);
+    let mut graph = Graph::new(space.shard_bits, space.passes, !space.classes.is_empty());
     add_initial(space, &mut graph);
     let mut scratch = space.scratch();
     let mut findings = Findings::default();
@@ -523,8 +551,7 @@ fn expand_block<M: Machine>(
         let first_edge = graph.edges.len();
         let followed = space.expand((id, &source, way), scratch, findings, |actor, successor| {
             let Some(successor) = successor else {
-                let to = graph.known(way, actor);
-                graph.lead(to, 1);
+                graph.lead_as_known(way, actor);
                 return ControlFlow::Continue(());
             };
             mail.clear();
@@ -536,7 +563,7 @@ fn expand_block<M: Machine>(
             match shards[shard as usize].intern(key, to, room) {
                 Interned::Is(local) => {
                     let to = graph.reach(shard, local);
-                    graph.lead(to, successor.steps);
+                    graph.lead(to, successor.steps, &successor.names);
                     ControlFlow::Continue(())
                 }
                 Interned::NoRoom => {

@@ -216,6 +216,14 @@ pub(super) fn outcomes<M: Machine>(
     found
 }
 
+/// A set of actors by new names.
+pub(super) fn named(actors: u16, names: &ActorNames) -> u16 {
+    if *names == SAME_NAMES {
+        return actors;
+    }
+    actors_in(actors).fold(0, |set, actor| set | 1 << names[usize::from(actor)])
+}
+
 /// New names, and then others.
 pub(super) fn after(first: &ActorNames, second: &ActorNames) -> ActorNames {
     first.map(|name| second[usize::from(name)])

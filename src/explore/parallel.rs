@@ -21,6 +21,7 @@ use std::thread::{self, Scope, Thread};
 
 use super::bfs::{Findings, Graph, Scratch, Space};
 use super::machine::{Machine, actors_in};
+use super::naming::{ActorNames, SAME_NAMES};
 use super::store::{Mail, SHARDS_MAX, StateId, Way};
 
 /// Pieces of a block for each thread, so that a thread that is held up holds up little.
@@ -55,6 +56,8 @@ struct Outbox {
     mail_by_shard: Vec<Mail>,
     /// The shard of each successor that is not known, in canonical order, and the actions on the way.
     shards: Vec<(u8, u8)>,
+    /// The names that actors have there; empty where nobody has another.
+    names: Vec<ActorNames>,
     /// By state of the chunk, the actors that were followed, and how it was reached itself.
     followed: Vec<(u16, Way)>,
 }
@@ -124,9 +127,10 @@ impl<O> Exchange<O> {
         let block = read(&self.block);
         let shards: Vec<_> = space.shards.iter().map(read).collect();
         let mut outbox = write(&self.outboxes[chunk]);
-        let Outbox { mail_by_shard, shards: picks, followed } = &mut *outbox;
+        let Outbox { mail_by_shard, shards: picks, names, followed } = &mut *outbox;
         mail_by_shard.iter_mut().for_each(Mail::clear);
         picks.clear();
+        names.clear();
         followed.clear();
         let mut findings = lock(&self.findings[chunk]);
         findings.clear();
@@ -154,6 +158,9 @@ impl<O> Exchange<O> {
                     mail_by_shard[usize::from(pick)].append(&single);
                 }
                 picks.push((pick, successor.steps));
+                if !space.classes.is_empty() {
+                    names.push(successor.names);
+                }
                 ControlFlow::Continue(())
             });
             followed.push((actors, way));
@@ -183,18 +190,18 @@ impl<O> Exchange<O> {
         for (outbox, findings) in self.outboxes.iter().zip(&self.findings) {
             let outbox = read(outbox);
             let mut shards = outbox.shards.iter();
+            let mut names = outbox.names.iter();
             for &(followed, way) in &outbox.followed {
                 let first_edge = graph.edges.len();
                 for actor in actors_in(followed) {
                     if way.known >> actor & 1 != 0 {
-                        let to = graph.known(way, actor);
-                        graph.lead(to, 1);
+                        graph.lead_as_known(way, actor);
                     } else {
                         let (shard, steps) = *shards.next().expect("a shard for every successor");
                         let local = incoming[usize::from(shard)].next();
                         let local = *local.expect("every successor sent to a shard was looked up");
                         let to = graph.reach(u32::from(shard), local);
-                        graph.lead(to, steps);
+                        graph.lead(to, steps, names.next().unwrap_or(&SAME_NAMES));
                     }
                 }
                 graph.follow(first_edge, followed);
