@@ -120,6 +120,20 @@ fn the_memory_limit_is_said() {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
 }
 
+/// A schedule that was found before a limit is enough for Sometimes, and too much for Never.
+#[test]
+fn what_a_limit_leaves_is_an_answer_where_a_schedule_was_found() {
+    let late = question(LATE, "hazard lost-write");
+    for (expected, code, mark) in [("Sometimes", 0, "shown"), ("Never", 1, "DIFFERS")] {
+        let headed = format!("DMABUF big\n(* Result: {expected} *)\n");
+        let asked = late.replacen("DMABUF big\n", &headed, 1);
+        let output = check(&asked, &["--memory", "16M"]).wait_with_output().expect("it ends");
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains("over the limit of 16 MiB") && said.contains(mark), "{said}");
+    }
+}
+
 #[test]
 fn an_interrupt_prints_what_was_seen() {
     let child = check(&too_big(), &["-v"]);

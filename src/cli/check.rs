@@ -50,8 +50,8 @@ use super::{BROKEN_PIPE, Exit, SearchArgs, pool, shard};
 /// answer does not say stands below it: other hazards that can happen, statements that always
 /// fail, rules and registers without effect.
 ///
-/// Ctrl-C ends the searches under way and prints what they have seen: enough for `Sometimes`. A
-/// second Ctrl-C ends driftheap.
+/// Ctrl-C ends the searches under way and prints what they have seen: `shown` where a schedule shows
+/// what is asked, which is enough for `Sometimes`. A limit does the same. A second Ctrl-C ends driftheap.
 ///
 /// Examples:
 ///   driftheap check my.litmus
@@ -60,7 +60,7 @@ use super::{BROKEN_PIPE, Exit, SearchArgs, pool, shard};
 ///
 /// Exit status:
 ///   0  every variant is as expected
-///   1  a variant differs, or reached a limit before its answer was known
+///   1  a variant differs, or its search ended before the answer was known
 ///   2  a file can't be read or has mistakes
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -80,7 +80,7 @@ pub(crate) struct CheckArgs {
     /// (null or the reason), difference (null or both sides), kernel (null, or release, replayed,
     /// agreed, compared, skipped, difference (null, or schedule, step, what, model, real, again,
     /// console), bug (null or its report)), notes (line, note), vacuous (a Never that rests on what
-    /// did not happen), shown (with --first: a schedule shows it), shard (null, or number, of, job,
+    /// did not happen), shown (the search ended early, and a schedule shows it), shard (null, or number, of, job,
     /// jobs, asked). All of it: driftheap schema check.
     #[arg(long)]
     json: bool,

@@ -65,9 +65,13 @@ impl Judgement {
     /// to.
     #[must_use]
     pub const fn is_shown(&self) -> bool {
-        self.observation.is_none()
-            && self.shortest.is_some()
-            && matches!(self.exploration.stopped, Some(Stop::Found))
+        self.observation.is_none() && self.shortest.is_some()
+    }
+
+    /// Whether the search ended there because it was to.
+    #[must_use]
+    pub const fn is_found(&self) -> bool {
+        self.is_shown() && matches!(self.exploration.stopped, Some(Stop::Found))
     }
 
     /// Whether it can happen, though the file says Never: that is known however little was searched.

@@ -18,7 +18,7 @@ pub struct VariantJson<'a> {
     expected: Option<&'static str>,
     observation: Option<&'static str>,
     as_expected: Option<bool>,
-    /// Whether the search was to stop at the first schedule that shows what is asked, and did.
+    /// Whether the search ended early, and a schedule shows what is asked.
     shown: bool,
     positive: u128,
     negative: u128,

@@ -18,8 +18,7 @@ pub enum Mark {
     Differs,
     /// The search stopped before the answer was known.
     Unknown,
-    /// It was to stop at the first schedule that shows what is asked, and the file expects that there
-    /// is one.
+    /// It stopped early, and a schedule shows what is asked: the file expects that there is one.
     Shown,
     /// The file expects nothing.
     Unjudged,
@@ -34,6 +33,7 @@ impl Mark {
         match (answer.judgement.observation, answer.scenario.expected) {
             (None, expected) if answer.judgement.is_shown() => match expected {
                 Some(Verdict::Never) => Self::Differs,
+                Some(Verdict::Always) if !answer.judgement.is_found() => Self::Unknown,
                 Some(Verdict::Sometimes | Verdict::Always) => Self::Shown,
                 None => Self::Unjudged,
             },
