@@ -62,13 +62,12 @@ impl fmt::Display for Stop {
             Self::States { states_max } => write!(
                 f,
                 "stopped at the limit of {states_max} states with more to visit: outcomes may be \
-                 missing; raise the state limit, use the reduced search, or ask a smaller question"
+                 missing; raise the state limit, or ask a smaller question"
             ),
             Self::Memory { bytes, bytes_max } => write!(
                 f,
                 "stopped with {} MiB of states, over the limit of {} MiB, and more to visit: \
-                 outcomes may be missing; raise the memory limit, use the reduced search, or ask \
-                 a smaller question",
+                 outcomes may be missing; raise the memory limit, or ask a smaller question",
                 bytes >> 20,
                 bytes_max >> 20
             ),
@@ -163,7 +162,13 @@ impl<O> Exploration<O> {
             (Reduction::Persistent, _) | (_, 0) => String::new(),
             (_, steps) => format!("; every schedule of up to {steps} steps was followed"),
         };
-        Some(format!("{stop}{seen}"))
+        let is_full = matches!(stop, Stop::States { .. } | Stop::Memory { .. });
+        let less = if is_full && self.reduction != Reduction::Persistent {
+            "; the reduced search needs less"
+        } else {
+            ""
+        };
+        Some(format!("{stop}{seen}{less}"))
     }
 
     /// Whether [`schedules`](Self::schedules) are the exact numbers of all interleavings.
