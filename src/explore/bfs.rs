@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
-use super::machine::{Machine, actors_in};
-use super::naming::{ActorNames, Naming, SAME_NAMES, after, inverse, named, outcomes};
+use super::machine::{ActorNames, Machine, SAME_NAMES, actors_in};
+use super::naming::{Naming, after, inverse, named, outcomes};
 use super::parallel::{Crew, Exchange};
 use super::reduce::Reduction;
 use super::result::{Limits, Progress, Stop, Until};

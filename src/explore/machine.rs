@@ -12,10 +12,14 @@
 
 use std::fmt;
 
-use super::naming::ActorNames;
-
 /// The most actors a machine may have: one bit each in a `u16`.
 pub const ACTORS_MAX: usize = 16;
+
+/// By actor, its new name. Only interchangeable actors get each other's.
+pub type ActorNames = [u8; ACTORS_MAX];
+
+/// Nobody has another name.
+pub const SAME_NAMES: ActorNames = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 /// What an explorer needs of a state machine: actors, each with at most one next action.
 ///

@@ -50,8 +50,9 @@ mod store;
 mod table;
 
 pub use explorer::Explorer;
-pub use machine::{ACTORS_MAX, Footprint, Machine, actors_in, commuting_pairs};
-pub use naming::{ActorNames, SAME_NAMES};
+pub use machine::{
+    ACTORS_MAX, ActorNames, Footprint, Machine, SAME_NAMES, actors_in, commuting_pairs,
+};
 pub use reduce::Reduction;
 pub use result::{Exploration, ExploreError, Limits, OutcomeStats, Progress, Reached, Stop, Until};
 pub use sample::{Run, Sample, ScheduleError};

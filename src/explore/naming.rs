@@ -23,13 +23,7 @@
 
 use std::collections::BTreeMap;
 
-use super::machine::{ACTORS_MAX, Machine, actors_in};
-
-/// By actor, its new name. Only interchangeable actors get each other's.
-pub type ActorNames = [u8; ACTORS_MAX];
-
-/// Nobody has another name.
-pub const SAME_NAMES: ActorNames = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+use super::machine::{ACTORS_MAX, ActorNames, Machine, SAME_NAMES, actors_in};
 
 /// The most orders of actors of equal rank that are tried for a state. Where there are more, some
 /// renamings of a state are kept beside it: the answers stay as they are.

@@ -20,8 +20,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 use std::thread::{self, Scope, Thread};
 
 use super::bfs::{Findings, Graph, Scratch, Space};
-use super::machine::{Machine, actors_in};
-use super::naming::{ActorNames, SAME_NAMES};
+use super::machine::{ActorNames, Machine, SAME_NAMES, actors_in};
 use super::store::{Mail, SHARDS_MAX, StateId, Way};
 
 /// Pieces of a block for each thread, so that a thread that is held up holds up little.
