@@ -134,9 +134,8 @@ fn what_a_limit_leaves_is_an_answer_where_a_schedule_was_found() {
     }
 }
 
-#[test]
-fn an_interrupt_prints_what_was_seen() {
-    let child = check(&too_big(), &["-v"]);
+/// What a command prints that is interrupted as soon as it holds SIGINT back.
+fn interrupted(child: Child) -> Output {
     let since = Instant::now();
     while !holds_interrupts_back(child.id()) {
         assert!(since.elapsed() < Duration::from_secs(60), "it never held SIGINT back");
@@ -144,10 +143,23 @@ fn an_interrupt_prints_what_was_seen() {
     }
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
-    let output = child.wait_with_output().expect("it ends");
+    child.wait_with_output().expect("it ends")
+}
+
+#[test]
+fn an_interrupt_prints_what_was_seen() {
+    let output = interrupted(check(&too_big(), &["-v"]));
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("interrupted with more to visit"), "{said}");
+}
+
+#[test]
+fn an_interrupted_story_says_why_there_is_none() {
+    let output = interrupted(ask(&too_big(), &["explain", "-"]));
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no schedule was found: interrupted with more to visit"), "{said}");
 }
 
 #[test]

@@ -241,7 +241,7 @@ fn check(
     // Variants in parallel while there are enough of them; else threads within a variant.
     let threads = search.threads.max(1);
     let inner = Search { threads: (threads / jobs.len().max(1)).max(1), ..*search };
-    let so_far = SoFar::new();
+    let so_far = SoFar::new(search.limits.memory_bytes_max);
     let interrupt = Interrupt::hold_back()?;
     let work = |job: &Job<'_>| answer(job, &inner, &so_far, &interrupt);
     let notes = all.len() <= NOTED_TESTS_MAX;
@@ -342,13 +342,15 @@ struct SoFar {
     since: Instant,
     states: AtomicU64,
     bytes: AtomicU64,
+    /// What one search may take.
+    bytes_max: u64,
     depth: AtomicU64,
 }
 
 impl SoFar {
-    fn new() -> Self {
+    fn new(bytes_max: u64) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { since: Instant::now(), states: zero(), bytes: zero(), depth: zero() }
+        Self { since: Instant::now(), states: zero(), bytes: zero(), bytes_max, depth: zero() }
     }
 
     fn add(&self, before: Option<Progress>, now: Progress) {
@@ -372,7 +374,11 @@ impl SoFar {
         let rate = states as f64 / self.since.elapsed().as_secs_f64().max(0.001) / 1e3;
         let depth = self.depth.load(Ordering::Relaxed);
         let mib = self.bytes.load(Ordering::Relaxed) >> 20;
-        format!(", {states} states, {rate:.0} thousand a second, {depth} steps deep, {mib} MiB")
+        let limit = self.bytes_max >> 20;
+        format!(
+            ", {states} states, {rate:.0} thousand a second, {depth} steps deep, {mib} MiB (a search \
+             may take {limit})"
+        )
     }
 }
 

@@ -1,5 +1,6 @@
 //! `driftheap explain`.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -9,7 +10,7 @@ use driftheap::litmus::ast::{Variant, Verdict};
 use driftheap::model::HazardKind;
 use driftheap::question::prevent::preventions;
 use driftheap::question::scenario::Scenario;
-use driftheap::question::verdict::{First, Judgement, Search, judge};
+use driftheap::question::verdict::{First, Judgement, Search, judge_until};
 use driftheap::report::kernel::{self, Kernel};
 use driftheap::report::picture::Graph;
 use driftheap::report::story::{Prevented, Story};
@@ -20,6 +21,7 @@ use driftheap::report::{full_name, json};
 use serde::Serialize;
 
 use super::input::{self, Loaded};
+use super::interrupt::Interrupt;
 use super::kernel::{Question, Version};
 use super::out::Out;
 use super::{Exit, SearchArgs};
@@ -33,7 +35,8 @@ use super::{Exit, SearchArgs};
 /// which one rule, set otherwise, would have prevented it (found by trying: with it no hazard of
 /// any kind is left). A rule with which an operation merely fails is listed as `Refused by`.
 ///
-/// A question of more than 100000 states is explored as far as the schedule that is told.
+/// A question of more than 100000 states is explored as far as the schedule that is told. Ctrl-C ends
+/// the search, and what was found until then is told.
 ///
 /// Examples:
 ///   driftheap explain ttm-direct-io
@@ -45,7 +48,7 @@ use super::{Exit, SearchArgs};
 ///
 /// Exit status:
 ///   0  a schedule was told
-///   1  the limit of states was reached before one was found, or the kernel disagrees
+///   1  the search ended before one was found, or the kernel disagrees
 ///   2  no such test, variant, hazard or schedule, or a file with mistakes
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -162,7 +165,8 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
         return Ok(Exit::Good);
     }
     let mut story = Story::new(&loaded.test, chosen.variant, &chosen.scenario, &replay, about);
-    if !story.splats.is_empty() {
+    let stopped = chosen.judgement.as_ref().and_then(|judgement| judgement.exploration.stopped);
+    if !story.splats.is_empty() && stopped != Some(Stop::Asked) {
         out.status("looking for what would prevent it");
         let found =
             preventions(&loaded.test, chosen.variant, &loaded.text, &search, PREVENTIONS_MAX);
@@ -228,6 +232,7 @@ fn choose<'a>(
         })?),
         None => None,
     };
+    let interrupt = Interrupt::hold_back()?;
     let mut first = None;
     let mut telling_first = None;
     let mut seen: Vec<&str> = Vec::new();
@@ -239,7 +244,12 @@ fn choose<'a>(
             return Ok(Chosen { variant, scenario, judgement: None });
         }
         out.status(&format!("exploring {}", variant.name));
-        let judgement = judge(&scenario, search, &mut |_| ())?;
+        let judgement = judge_until(&scenario, search, &mut |progress| {
+            let (states, depth) = (progress.states, progress.depth);
+            out.status(&format!("exploring {}: {states} states, {depth} steps deep", variant.name));
+            if interrupt.came() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        let is_asked = judgement.exploration.stopped == Some(Stop::Asked);
         let telling = match args.hazard {
             Some(kind) => judgement.hazards.contains_key(&kind),
             None => judgement.observation != Some(Verdict::Never),
@@ -249,6 +259,9 @@ fn choose<'a>(
             args.kernel.is_none() || judgement.hazards.contains_key(&HazardKind::KernelBug);
         seen.extend(judgement.hazards.keys().map(|kind| kind.word()));
         let chosen = Chosen { variant, scenario, judgement: Some(judgement) };
+        if is_asked {
+            return Ok(chosen);
+        }
         match (telling, reported || args.hazard.is_some()) {
             (true, true) => return Ok(chosen),
             (true, false) => _ = telling_first.get_or_insert(chosen),
