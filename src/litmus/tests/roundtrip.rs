@@ -471,7 +471,7 @@ proptest! {
             match kind {
                 0 => text.insert_str(at, word),
                 1 => drop(text.remove(at)),
-                2 => text.truncate(at + 1),
+                2 => text.truncate(at + text[at..].chars().next().map_or(0, char::len_utf8)),
                 _ => {
                     let tail = text.split_off(at);
                     let line = tail.lines().next().unwrap_or_default().to_owned();
