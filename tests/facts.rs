@@ -273,3 +273,25 @@ exists (vary what(
 ",
     );
 }
+
+/// An aperture follows a move because its importer's `move_notify` does.
+#[test]
+fn an_aperture_whose_importer_ignores_move_notify_is_left_behind() {
+    check(
+        "DMABUF aperture-left-behind
+(* Result: handled Never, ignored Sometimes *)
+exporter amdgpu { mmap = pfnmap }
+importer i915 { mmap = aperture; move-notify = vary(handled, ignored) }
+buffer A { exporter = amdgpu }
+P0 device importer i915 { attach t = A dynamic; imported: map s = t }
+P1 application {
+    await imported
+    mmap gtt = A shared rw importer i915
+    store gtt[0] = 5
+    load r0 = gtt[0]
+}
+P2 exporter amdgpu { await imported; move A -> system }
+exists (hazard any)
+",
+    );
+}

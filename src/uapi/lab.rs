@@ -139,6 +139,8 @@ ops! {
     MmapLock = 44, "MMAP_LOCK";
     /// `mmap_read_unlock`, `up_write`.
     MmapUnlock = 45, "MMAP_UNLOCK";
+    /// `ww_acquire_init`, `ww_acquire_fini`.
+    Ticket = 46, "TICKET";
 }
 
 /// EXPORT: VM_PFNMAP, `vmf_insert_pfn`.
@@ -189,6 +191,11 @@ pub const HUGE_DEVMAP: u32 = 524_288;
 pub const FAULT_GOES_ON: u32 = 262_144;
 /// EXPORT: a fault shows the pages that a purged buffer still has.
 pub const FAULT_PURGED: u32 = 1_048_576;
+
+/// LOCK: under the caller's ticket.
+pub const UNDER_TICKET: u16 = 1;
+/// TICKET: `ww_acquire_fini`.
+pub const TICKET_FINI: u16 = 1;
 
 /// RESET: huge pages are blocks that are not compound.
 pub const RESET_LOOSE: u32 = 1;

@@ -58,7 +58,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_FD 6		/* value := a new fd of the dma-buf */
 #define DRIFTHEAP_LAB_IMPORTER_FD 7	/* value := a new fd of an importer; flags: how it maps */
 #define DRIFTHEAP_LAB_CLOSE 8		/* dma_buf_put of the exporter's reference */
-#define DRIFTHEAP_LAB_LOCK 9		/* dma_resv_trylock; EDEADLK: it is held */
+#define DRIFTHEAP_LAB_LOCK 9		/* dma_resv_trylock; EDEADLK: it is held; flags: 1 under the ticket, EBUSY: it would wait */
 #define DRIFTHEAP_LAB_UNLOCK 10		/* dma_resv_unlock */
 #define DRIFTHEAP_LAB_NOTIFY 11		/* dma_buf_move_notify; value := importers that heard */
 #define DRIFTHEAP_LAB_ZAP 12		/* unmap_mapping_range */
@@ -94,6 +94,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_FLUSH_TLB 43	/* the device forgets what it had of sg_table obj */
 #define DRIFTHEAP_LAB_MMAP_LOCK 44	/* the caller's mmap_lock; flags: 1 write; EDEADLK: it would wait */
 #define DRIFTHEAP_LAB_MMAP_UNLOCK 45	/* flags: 1 write, 2 all that the laboratory has locked */
+#define DRIFTHEAP_LAB_TICKET 46		/* ww_acquire_init for the caller; flags: 1 ww_acquire_fini */
 #define DRIFTHEAP_LAB_PINNED 42		/* value := pin obj: 1 held, 2 declared invalid */
 
 /* EXPORT: how the exporter maps, and its other rules. */

@@ -714,6 +714,62 @@ static long lab_sync(struct lab_buf *buf, struct driftheap_lab_step *step)
 	return dma_buf_end_cpu_access(buf->dmabuf, dir);
 }
 
+static struct lab_ticket *lab_ticket_of(struct lab *lab, struct task_struct *task)
+{
+	unsigned int i;
+
+	for (i = 0; i < LAB_MMS; i++)
+		if (lab->tickets[i].task == task)
+			return &lab->tickets[i];
+	return NULL;
+}
+
+/* The caller draws a ticket, or is done with it. */
+long lab_ticket_step(struct lab *lab, struct driftheap_lab_step *step)
+{
+	struct lab_ticket *ticket = lab_ticket_of(lab, current);
+
+	if (step->obj || step->flags > 1)
+		return -EINVAL;
+	if (step->flags) {
+		if (!ticket)
+			return -EPERM;
+		if (ticket->ctx.acquired)
+			return -EBUSY;
+		ww_acquire_fini(&ticket->ctx);
+		ticket->task = NULL;
+		return 0;
+	}
+	if (ticket)
+		return -EALREADY;
+	ticket = lab_ticket_of(lab, NULL);
+	if (!ticket)
+		return -ENOMEM;
+	ww_acquire_init(&ticket->ctx, &reservation_ww_class);
+	ticket->task = current;
+	return 0;
+}
+
+/*
+ * The kernel is asked for a lock that an older ticket has: it has to refuse at
+ * once. What it would wait for is not asked for, with the laboratory's lock held.
+ */
+static long lab_lock_under_ticket(struct lab_buf *buf)
+{
+	struct lab_ticket *ticket = lab_ticket_of(buf->lab, current);
+	struct dma_resv *resv = buf->dmabuf->resv;
+	struct ww_acquire_ctx *holder;
+
+	if (!ticket)
+		return -EPERM;
+	if (ww_mutex_trylock(&resv->lock, &ticket->ctx))
+		return 0;
+	holder = READ_ONCE(resv->lock.ctx);
+	if (!ticket->ctx.acquired || !holder || (long)(ticket->ctx.stamp - holder->stamp) <= 0)
+		return -EBUSY;
+	return dma_resv_lock_interruptible(resv, &ticket->ctx);
+}
+
 static long lab_locked_step(struct lab_buf *buf, struct driftheap_lab_step *step)
 {
 	unsigned int before;
@@ -723,8 +779,13 @@ static long lab_locked_step(struct lab_buf *buf, struct driftheap_lab_step *step
 	case DRIFTHEAP_LAB_LOCK:
 		if (buf->locker == current)
 			return -EALREADY;
-		if (!dma_resv_trylock(buf->dmabuf->resv))
-			return -EDEADLK;
+		left = 0;
+		if (step->flags & 1)
+			left = lab_lock_under_ticket(buf);
+		else if (!dma_resv_trylock(buf->dmabuf->resv))
+			left = -EDEADLK;
+		if (left)
+			return left;
 		WRITE_ONCE(buf->locker, current);
 		return 0;
 	case DRIFTHEAP_LAB_UNLOCK:

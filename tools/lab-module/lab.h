@@ -11,6 +11,7 @@
 #include <linux/mutex.h>
 #include <linux/scatterlist.h>
 #include <linux/version.h>
+#include <linux/ww_mutex.h>
 
 #include "driftheap_lab.h"
 
@@ -63,6 +64,12 @@ enum lab_life { LAB_LIVE, LAB_PURGED, LAB_REVOKED };
 
 /* Through what a buffer is mapped: whose pages, and who looks at the VMA. */
 enum lab_via { LAB_VIA_FD, LAB_VIA_NODE, LAB_VIA_SHADOW, LAB_VIA_BYPASS };
+
+/* A process's ticket to take several dma_resv under. */
+struct lab_ticket {
+	struct task_struct *task;
+	struct ww_acquire_ctx ctx;
+};
 
 struct lab;
 
@@ -205,6 +212,7 @@ struct lab {
 	struct dma_fence *fences[DRIFTHEAP_LAB_FENCES];
 	struct lab_flight flights[DRIFTHEAP_LAB_FLIGHTS];
 	struct lab_mm mms[LAB_MMS];
+	struct lab_ticket tickets[LAB_MMS];
 	u64 fence_context;
 	u32 per_block;
 	u32 stride;
@@ -227,6 +235,7 @@ extern struct device *lab_device;
 /* exporter.c */
 long lab_export(struct lab *lab, struct driftheap_lab_step *step);
 long lab_exporter_step(struct lab *lab, struct driftheap_lab_step *step);
+long lab_ticket_step(struct lab *lab, struct driftheap_lab_step *step);
 void lab_buf_put(struct lab_buf *buf);
 void lab_buf_forget(struct lab_buf *buf);
 int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, enum lab_via via);

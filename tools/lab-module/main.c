@@ -217,6 +217,7 @@ static void lab_reset(struct lab *lab)
 	for (i = 0; i < DRIFTHEAP_LAB_BUFS; i++)
 		if (lab->bufs[i] && lab->bufs[i]->locker)
 			lab_unlock(lab->bufs[i]);
+	memset(lab->tickets, 0, sizeof(lab->tickets));
 	lab_gup_reset(lab);
 	lab_importer_reset(lab);
 	lab->warned = false;
@@ -279,6 +280,9 @@ static long lab_do(struct lab *lab, struct driftheap_lab_step *step)
 	case DRIFTHEAP_LAB_MMAP_LOCK:
 	case DRIFTHEAP_LAB_MMAP_UNLOCK:
 		ret = lab_mmap_lock_step(lab, step);
+		break;
+	case DRIFTHEAP_LAB_TICKET:
+		ret = lab_ticket_step(lab, step);
 		break;
 	default:
 		ret = lab_exporter_step(lab, step);

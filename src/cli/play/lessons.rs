@@ -198,6 +198,10 @@ pub(super) const CHAPTERS: &[Chapter] = &[
                 "amdkfd-svm-evict",
                 "Who signals an eviction fence needs a lock that somebody holds who needs the buffer.",
             ),
+            (
+                "two-reservations",
+                "Two buffers in two orders: with tickets the younger backs off, and nobody waits for ever.",
+            ),
             ("reuse-under-read-fence", "Memory is used again while a reader's fence is pending."),
             (
                 "move-behind-fence",

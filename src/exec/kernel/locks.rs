@@ -7,9 +7,9 @@ use super::super::conduct::Halt;
 use super::Bench;
 use super::expect::Expect;
 use super::steps::{Call, KERNEL};
-use crate::model::{Reply, State, Step};
+use crate::model::{Effect, Reply, State, Step};
 use crate::question::scenario::ScheduleStep;
-use crate::uapi::lab::{MMAP_WRITE, Op};
+use crate::uapi::lab::{MMAP_WRITE, Op, TICKET_FINI, UNDER_TICKET};
 
 impl Bench<'_> {
     /// A driver takes a lock that it has from one step to the next, or gives it back.
@@ -30,9 +30,43 @@ impl Bench<'_> {
             let write = before.mms[mm.index()].writer.index() == actor;
             return self.mmap_lock(mm.index(), Op::MmapUnlock, write, Expect::Done);
         }
+        if *step == Step::DrawTicket {
+            return self.lab(actor, Op::Ticket, Call::default(), Expect::Done);
+        }
         let (Step::ResvLock(buf) | Step::ResvUnlock(buf)) = *step else { return Ok(()) };
         let op = if matches!(step, Step::ResvLock(_)) { Op::Lock } else { Op::Unlock };
-        self.lab(actor, op, Call { obj: buf.0, ..Call::default() }, Expect::Done)
+        self.lab(actor, op, Call { obj: buf.0, ..Call::default() }, Expect::Done)?;
+        self.ticket_ends(before, &event.after.model, actor)
+    }
+
+    /// With the last reservation under it.
+    fn ticket_ends(&mut self, before: &State, after: &State, actor: usize) -> Result<(), Halt> {
+        let drawn = |state: &State| state.tickets.get(actor).is_some_and(|ticket| ticket.age > 0);
+        if drawn(before) && !drawn(after) {
+            let call = Call { flags: TICKET_FINI, ..Call::default() };
+            return self.lab(actor, Op::Ticket, call, Expect::Done);
+        }
+        Ok(())
+    }
+
+    /// The next of several reservations under a ticket. In the hands of an older one the kernel has to
+    /// refuse it at once, and all that is held is given back.
+    pub(super) fn locks_all(&mut self, before: &State, event: &ScheduleStep) -> Result<(), Halt> {
+        let (actor, after) = (event.actor, &event.after.model);
+        let contended = |state: &State| state.tickets.get(actor).map(|ticket| ticket.contended);
+        let wanted = contended(after).filter(|buf| buf.is_some());
+        if let Some(buf) = wanted.filter(|_| contended(before) != contended(after)) {
+            let call = Call { obj: buf.0, flags: UNDER_TICKET, ..Call::default() };
+            self.lab(actor, Op::Lock, call, Expect::Held)?;
+        }
+        for effect in &event.effects {
+            if let Effect::Locked(buf, takes) = *effect {
+                let (op, flags) = if takes { (Op::Lock, UNDER_TICKET) } else { (Op::Unlock, 0) };
+                let call = Call { obj: buf.0, flags, ..Call::default() };
+                self.lab(actor, op, call, Expect::Done)?;
+            }
+        }
+        self.ticket_ends(before, after, actor)
     }
 
     /// The `mmap_lock` of a process, which itself is asked: threads are processes here.

@@ -66,11 +66,11 @@ impl Bench<'_> {
             Step::Exporter { buf, step, page, operation } => {
                 self.exporter(before, event, buf, (step, page, operation))
             }
+            Step::LockAll(_) => self.locks_all(before, event),
             Step::FlushTlb(sg) => self.on_object(event, Op::FlushTlb, sg.0),
             Step::ResvLock(_)
             | Step::ResvUnlock(_)
             | Step::DrawTicket
-            | Step::LockAll(_)
             | Step::MmapLock { .. }
             | Step::MmapUnlock(_) => self.takes_lock(before, event, step),
             Step::Alloc(_) | Step::EvictCache(_) => Ok(()),
