@@ -107,12 +107,8 @@ fn check(scenario: &Scenario, limit: usize, found: &mut Seen) -> usize {
     seen.len()
 }
 
-fn asked(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 fn random_tests(worlds: u64, found: &mut Seen) -> usize {
-    let seed = asked("DRIFTHEAP_SEED", 9);
+    let seed = lab::asked("DRIFTHEAP_SEED", 9);
     println!("{worlds} random tests, seed {seed}");
     let mut random = SplitMix64::new(seed);
     let mut states = 0;
@@ -134,7 +130,7 @@ fn steps_stay_within_their_declarations_and_every_declared_object_counts() {
     let fails = lab::variant(lab::A_MOVE_THAT_FAILS, "-");
     let suite = lab::bundled().chain([flush, fails]);
     let suite: usize = suite.map(|test| check(&test, SUITE_STATES, &mut found)).sum();
-    let random = random_tests(asked("DRIFTHEAP_WORLDS", 900), &mut found);
+    let random = random_tests(lab::asked("DRIFTHEAP_WORLDS", 900), &mut found);
     println!(
         "{suite} states of the suite, {random} of random tests, {} mutations",
         found.caught.len()

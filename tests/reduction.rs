@@ -135,10 +135,6 @@ fn an_mmap_lock_matters_to_those_alone_who_take_locks() {
     assert!(more > 0);
 }
 
-fn asked(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 fn random_text(random: &mut SplitMix64) -> String {
     let choices: Vec<u16> =
         (0..300).map(|_| u16::try_from(random.below(1 << 16)).unwrap_or(0)).collect();
@@ -149,7 +145,7 @@ fn random_text(random: &mut SplitMix64) -> String {
 
 #[test]
 fn random_tests_have_the_same_outcomes() {
-    let (worlds, seed) = (asked("DRIFTHEAP_WORLDS", 1000), asked("DRIFTHEAP_SEED", 2));
+    let (worlds, seed) = (lab::asked("DRIFTHEAP_WORLDS", 1000), lab::asked("DRIFTHEAP_SEED", 2));
     println!("{worlds} random tests, seed {seed}");
     let mut random = SplitMix64::new(seed);
     let mut counts = [0; 3];

@@ -72,12 +72,7 @@ fn renamed(text: &str, own: &[String], copy: usize) -> String {
 }
 
 /// Calls `visit` for so many random tests with interchangeable processes.
-fn each_doubled(
-    count: usize,
-    seed: u64,
-    statements: usize,
-    mut visit: impl FnMut(&Scenario, &str),
-) {
+fn each_doubled(count: u64, seed: u64, statements: usize, mut visit: impl FnMut(&Scenario, &str)) {
     let mut random = SplitMix64::new(seed);
     for _ in 0..count {
         let list: Vec<u16> =
@@ -125,7 +120,8 @@ fn check(scenario: &Scenario, text: &str) -> [u64; 3] {
 #[test]
 fn doubled_processes_are_merged_and_nothing_is_lost() {
     let mut states = [0; 3];
-    each_doubled(300, 20_261_127, 2, |scenario, text| {
+    let worlds = lab::asked("DRIFTHEAP_WORLDS", 300);
+    each_doubled(worlds, lab::asked("DRIFTHEAP_SEED", 20_261_127), 2, |scenario, text| {
         let found = check(scenario, text);
         states = std::array::from_fn(|at| states[at] + found[at]);
     });

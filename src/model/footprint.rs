@@ -96,7 +96,9 @@ fn beside_locks(world: &World, step: &Step) -> Objects {
             of(release_reads(), zap_writes(world, vma) | FREE | MEMORY | buf_of(world, vma))
         }
         Step::Mremap { to, from } => {
-            of(0, VMAS.one(to.0) | zap_writes(world, from) | MEMORY | PINS.all())
+            let moved = VMAS.one(to.0) | zap_writes(world, from) | MEMORY | PINS.all();
+            // Whoever is notified may drop the last reference to a page.
+            if notified(world) == 0 { of(0, moved) } else { of(release_reads(), moved | FREE) }
         }
         Step::Load { vma, .. } => access(world, vma, false),
         Step::Store { vma, .. } => access(world, vma, true),

@@ -105,3 +105,8 @@ P3 device importer cam {
 P4 exporter heap { made: alloc B }
 exists (hazard incoherent)
 ";
+
+/// What a variable of the environment asks for.
+pub(crate) fn asked(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
