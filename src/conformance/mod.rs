@@ -22,6 +22,7 @@
 mod buffer;
 mod descriptor;
 mod differences;
+mod drivers;
 mod exporters;
 mod fences;
 mod gup;
@@ -34,6 +35,7 @@ mod table;
 mod udmabuf;
 
 pub use differences::{Reasons, reasons, why};
+pub use drivers::{close_buffer, exporter_buffer};
 pub use table::{Agreement, Answers, ComparedRow, Reference, Transport, answers, parse, print};
 
 use std::io::Write as _;

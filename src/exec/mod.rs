@@ -65,7 +65,7 @@ pub use actor::main as actor_main;
 pub use error::{ExecError, Skip};
 pub use executor::{ExecOptions, Executor, Hidden, Sabotage};
 pub use hunt::{Histogram, HuntOptions, Tally, hunt, supports as hunt_supports};
-pub use kernel::{KernelExecutor, WrongRule, askable as kernel_supports};
+pub use kernel::{Driver, KernelExecutor, WrongRule, askable as kernel_supports};
 pub use report::{Disagreement, ReadBack, ReplayReport};
 pub use team::Abilities;
 pub use variant::{Replays, VariantReplay, replay_variant, replay_variant_until, schedules};

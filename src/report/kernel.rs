@@ -25,10 +25,30 @@ pub struct Kernel {
     /// Rules that are this kernel's own, where the variant leaves them open and they make a difference: the
     /// model was asked with these.
     pub own_rules: Option<String>,
+    /// What each of the kernel's own drivers said, where these were asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub drivers: Vec<KernelDriver>,
     /// The first difference.
     pub difference: Option<KernelDifference>,
     /// The kernel's report of the bug that the model said it would hit.
     pub bug: Option<String>,
+}
+
+/// Schedules of a variant on buffers of a driver, as far as they go there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct KernelDriver {
+    /// The driver.
+    pub name: String,
+    /// Schedules that were carried out.
+    pub replayed: usize,
+    /// Of these, those in which every observation was what the model said.
+    pub agreed: usize,
+    /// Single observations that were compared.
+    pub compared: usize,
+    /// Steps that were taken: a driver does not move its buffers because a test wants it to.
+    pub steps: usize,
+    /// Steps that these schedules have.
+    pub of: usize,
 }
 
 /// Both sides of a difference, and how to see it again.
@@ -88,6 +108,11 @@ pub fn replayed(name: &str, kernel: &Kernel, paint: Paint) -> String {
     );
     if let Some(rules) = &kernel.own_rules {
         let _ = writeln!(out, "  the model was asked with a rule of this kernel's own: {rules}");
+    }
+    for driver in &kernel.drivers {
+        let KernelDriver { name, agreed, replayed, steps, of, .. } = driver;
+        let _ =
+            writeln!(out, "  driver {name}: {agreed} of {replayed} agreed, {steps} of {of} steps");
     }
     if let Some(bug) = &kernel.bug {
         out.push_str(&indented(bug, 2));
@@ -151,6 +176,8 @@ pub struct KernelTotals {
     by: BTreeMap<String, usize>,
     /// Variants that were asked with a kernel's own rules, by these.
     own: BTreeMap<String, usize>,
+    /// Variants that each driver answered, and its sums.
+    drivers: BTreeMap<String, (usize, KernelDriver)>,
     skipped: BTreeMap<String, Vec<String>>,
 }
 
@@ -168,6 +195,15 @@ impl KernelTotals {
             None => {
                 self.answered += 1;
                 *self.by.entry(kernel.release.clone()).or_default() += 1;
+                for driver in &kernel.drivers {
+                    let (variants, sums) = self.drivers.entry(driver.name.clone()).or_default();
+                    *variants += 1;
+                    sums.replayed += driver.replayed;
+                    sums.agreed += driver.agreed;
+                    sums.compared += driver.compared;
+                    sums.steps += driver.steps;
+                    sums.of += driver.of;
+                }
                 if let Some(rules) = &kernel.own_rules {
                     *self.own.entry(rules.clone()).or_default() += 1;
                 }
@@ -206,6 +242,16 @@ impl KernelTotals {
             let _ = writeln!(
                 out,
                 "{variants} of these: asked with a rule of this kernel's own: {rules}"
+            );
+        }
+        for (name, (variants, sums)) in &self.drivers {
+            let KernelDriver { replayed, agreed, compared, steps, of, .. } = sums;
+            let variants = plural(*variants, "variant");
+            let _ = writeln!(
+                out,
+                "driver {name}: {variants}, {agreed} of {replayed} schedules agreed, as far as it \
+                 goes without an exporter's steps ({steps} of {of} steps), {compared} observations \
+                 compared"
             );
         }
         out + &skips(&self.skipped, paint)

@@ -141,6 +141,8 @@ ops! {
     MmapUnlock = 45, "MMAP_UNLOCK";
     /// `ww_acquire_init`, `ww_acquire_fini`.
     Ticket = 46, "TICKET";
+    /// Another driver's dma-buf.
+    Adopt = 47, "ADOPT";
 }
 
 /// EXPORT: VM_PFNMAP, `vmf_insert_pfn`.

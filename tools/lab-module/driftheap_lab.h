@@ -95,6 +95,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_MMAP_LOCK 44	/* the caller's mmap_lock; flags: 1 write; EDEADLK: it would wait */
 #define DRIFTHEAP_LAB_MMAP_UNLOCK 45	/* flags: 1 write, 2 all that the laboratory has locked */
 #define DRIFTHEAP_LAB_TICKET 46		/* ww_acquire_init for the caller; flags: 1 ww_acquire_fini */
+#define DRIFTHEAP_LAB_ADOPT 47		/* buffer obj := the dma-buf behind descriptor value, another driver's; page: size */
 #define DRIFTHEAP_LAB_PINNED 42		/* value := pin obj: 1 held, 2 declared invalid */
 
 /* EXPORT: how the exporter maps, and its other rules. */

@@ -574,6 +574,77 @@ long lab_export(struct lab *lab, struct driftheap_lab_step *step)
 	return 0;
 }
 
+/* Which pages another driver's buffer is, in their order. */
+static long lab_learn(struct lab_buf *buf)
+{
+	struct dma_buf_attachment *attach = dma_buf_attach(buf->dmabuf, lab_dma_device());
+	struct sg_page_iter at;
+	struct sg_table *sgt;
+	u32 i = 0;
+
+	if (IS_ERR(attach))
+		return PTR_ERR(attach);
+	sgt = dma_buf_map_attachment_unlocked(attach, DMA_BIDIRECTIONAL);
+	if (!IS_ERR(sgt)) {
+		for_each_sgtable_page(sgt, &at, 0)
+			if (i < buf->pages)
+				buf->theirs[i++] = sg_page_iter_page(&at);
+		dma_buf_unmap_attachment_unlocked(attach, sgt, DMA_BIDIRECTIONAL);
+	}
+	dma_buf_detach(buf->dmabuf, attach);
+	if (IS_ERR(sgt))
+		return PTR_ERR(sgt);
+	return i == buf->pages ? 0 : -EINVAL;
+}
+
+/*
+ * ADOPT: a dma-buf that another driver exports. What maps it, faults it in and
+ * maps it for a device is that driver; it is mapped, attached and looked at as
+ * any other, and none of our exporter's steps is taken on it.
+ */
+long lab_adopt(struct lab *lab, struct driftheap_lab_step *step)
+{
+	struct lab_buf *buf;
+	unsigned int i;
+	long err;
+
+	if (step->obj >= DRIFTHEAP_LAB_BUFS || !step->page || step->page > DRIFTHEAP_LAB_PAGES ||
+	    step->value > INT_MAX || lab->per_block)
+		return -EINVAL;
+	if (lab->bufs[step->obj])
+		return -EEXIST;
+	buf = lab_alloc(sizeof(*buf));
+	if (!buf)
+		return -ENOMEM;
+	kref_init(&buf->refs);
+	buf->lab = lab_get(lab);
+	buf->pages = step->page;
+	for (i = 0; i < DRIFTHEAP_LAB_PAGES; i++) {
+		buf->frame[i] = buf->next[i] = buf->old[i] = LAB_NO_FRAME;
+		buf->shadow[i] = buf->imported[i] = LAB_NO_FRAME;
+	}
+	buf->dmabuf = dma_buf_get(step->value);
+	if (IS_ERR(buf->dmabuf)) {
+		err = PTR_ERR(buf->dmabuf);
+		goto no_buf;
+	}
+	err = -EINVAL;
+	if (buf->dmabuf->ops == &lab_dmabuf_ops || buf->dmabuf->size != (size_t)buf->pages << PAGE_SHIFT)
+		goto not_this;
+	err = lab_learn(buf);
+	if (err)
+		goto not_this;
+	buf->ours = true;
+	lab->bufs[step->obj] = buf;
+	return 0;
+
+not_this:
+	dma_buf_put(buf->dmabuf);
+no_buf:
+	lab_buf_put(buf);
+	return err;
+}
+
 /* Where a zap begins, as an offset of the file: 0, but for exporters that get it wrong. */
 static loff_t lab_zap_offset(struct lab_buf *buf)
 {
@@ -643,6 +714,13 @@ static long lab_bind(struct lab *lab, struct lab_buf *buf, struct driftheap_lab_
 
 	if (step->page >= buf->pages)
 		return -EINVAL;
+	if (buf->theirs[0]) {
+		/* It is where it is: the frame is a name for it. */
+		if (step->op != DRIFTHEAP_LAB_BIND || frame >= DRIFTHEAP_LAB_FRAMES)
+			return -EINVAL;
+		lab->foreign[frame] = buf->theirs[step->page];
+		return 0;
+	}
 	if (frame != LAB_NO_FRAME && !lab_page(lab, frame))
 		return -EINVAL;
 	if (step->op == DRIFTHEAP_LAB_BIND)
@@ -836,6 +914,11 @@ long lab_exporter_step(struct lab *lab, struct driftheap_lab_step *step)
 	}
 	if (buf->released)
 		return -ENODEV;
+	/* What only an exporter may do, another does; and its end would not be seen. */
+	if (buf->theirs[0] && step->op != DRIFTHEAP_LAB_BIND && step->op != DRIFTHEAP_LAB_LOCK &&
+	    step->op != DRIFTHEAP_LAB_UNLOCK && step->op != DRIFTHEAP_LAB_WAIT &&
+	    step->op != DRIFTHEAP_LAB_SYNC_START && step->op != DRIFTHEAP_LAB_SYNC_END)
+		return -EINVAL;
 	switch (step->op) {
 	case DRIFTHEAP_LAB_BIND:
 	case DRIFTHEAP_LAB_SHADOW:

@@ -435,7 +435,8 @@ long lab_importer_fd(struct lab *lab, struct driftheap_lab_step *step)
 
 	mutex_lock(&lab->lock);
 	buf = lab_buf_of(lab, step->obj);
-	if (buf && !buf->released) {
+	/* An importer's file wants an exporter of ours. */
+	if (buf && !buf->released && (step->op == DRIFTHEAP_LAB_FD || !buf->theirs[0])) {
 		dmabuf = buf->dmabuf;
 		get_dma_buf(dmabuf);
 	}

@@ -93,6 +93,7 @@ struct lab;
  * @notified: how many importers move_notify has reached
  * @ours: whether the laboratory still has the reference that "the one fd" stands for
  * @released: whether the last reference to the dma-buf is gone
+ * @theirs: the pages of a dma-buf that another driver exports; NULL: it is ours
  */
 struct lab_buf {
 	struct kref refs;
@@ -113,6 +114,7 @@ struct lab_buf {
 	unsigned int notified;
 	bool ours;
 	bool released;
+	struct page *theirs[DRIFTHEAP_LAB_PAGES];
 };
 
 /* An importer's attachment. */
@@ -197,6 +199,7 @@ struct lab_pin {
  * @loose: whether @blocks[1] are meant, which are not compound
  * @blocks: huge pages, allocated when a frame of theirs is first named
  * @warned: whether an mmap was warned about
+ * @foreign: the frames that are pages of another driver's buffer, instead of @frames
  */
 struct lab {
 	struct kref refs;
@@ -219,6 +222,7 @@ struct lab {
 	bool loose;
 	struct page *blocks[2][DRIFTHEAP_LAB_BLOCKS];
 	bool warned;
+	struct page *foreign[DRIFTHEAP_LAB_FRAMES];
 };
 
 /* main.c */
@@ -236,6 +240,7 @@ extern struct device *lab_device;
 long lab_export(struct lab *lab, struct driftheap_lab_step *step);
 long lab_exporter_step(struct lab *lab, struct driftheap_lab_step *step);
 long lab_ticket_step(struct lab *lab, struct driftheap_lab_step *step);
+long lab_adopt(struct lab *lab, struct driftheap_lab_step *step);
 void lab_buf_put(struct lab_buf *buf);
 void lab_buf_forget(struct lab_buf *buf);
 int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, enum lab_via via);

@@ -126,6 +126,8 @@ struct page *lab_page(struct lab *lab, u32 frame)
 {
 	struct page **block;
 
+	if (frame < DRIFTHEAP_LAB_FRAMES && lab->foreign[frame])
+		return lab->foreign[frame];
 	if (!lab->per_block)
 		return frame < DRIFTHEAP_LAB_FRAMES ? lab->frames[frame] : NULL;
 	if (frame / lab->per_block >= DRIFTHEAP_LAB_BLOCKS)
@@ -147,6 +149,9 @@ u32 lab_frame_of(struct lab *lab, unsigned long pfn)
 	unsigned long frame = pfn - page_to_pfn(lab->frames[0]);
 	u32 i;
 
+	for (i = 0; i < DRIFTHEAP_LAB_FRAMES; i++)
+		if (lab->foreign[i] && page_to_pfn(lab->foreign[i]) == pfn)
+			return i;
 	if (!lab->per_block)
 		return frame < DRIFTHEAP_LAB_FRAMES ? frame : LAB_NO_FRAME;
 	for (i = 0; i < DRIFTHEAP_LAB_BLOCKS; i++) {
@@ -221,6 +226,7 @@ static void lab_reset(struct lab *lab)
 	lab_gup_reset(lab);
 	lab_importer_reset(lab);
 	lab->warned = false;
+	memset(lab->foreign, 0, sizeof(lab->foreign));
 	for (i = 0; i < DRIFTHEAP_LAB_BUFS; i++) {
 		struct lab_buf *buf = lab->bufs[i];
 
@@ -267,6 +273,9 @@ static long lab_do(struct lab *lab, struct driftheap_lab_step *step)
 		break;
 	case DRIFTHEAP_LAB_EXPORT:
 		ret = lab_export(lab, step);
+		break;
+	case DRIFTHEAP_LAB_ADOPT:
+		ret = lab_adopt(lab, step);
 		break;
 	case DRIFTHEAP_LAB_ATTACH ... DRIFTHEAP_LAB_SIGNAL:
 	case DRIFTHEAP_LAB_FLUSH_TLB:

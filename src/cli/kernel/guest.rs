@@ -9,8 +9,8 @@ use driftheap::litmus::parse;
 use driftheap::litmus::rules::ModelRules;
 use driftheap::question::scenario::Scenario;
 
-use super::console;
 use super::wire::{Answered, Differs, Job, Said, VariantJob};
+use super::{console, drivers};
 
 /// A wrong model, for tests of the comparison.
 pub(super) const SABOTAGES: [(&str, Sabotage); 6] = [
@@ -48,7 +48,12 @@ pub(crate) fn run(jobs: &Path, sabotage: Option<&str>) -> anyhow::Result<()> {
             let of = test.variants.get(variant.index).context("a variant that is not there")?;
             let scenario = Scenario::new(of, &job.text).map_err(|error| anyhow!(error.message))?;
             note(&variant.name);
-            say(&Said::Answer(answer(&mut executor, &scenario, variant, job.provoke)?))?;
+            let answered = if job.drivers {
+                of_drivers(&mut executor, &scenario, variant)?
+            } else {
+                answer(&mut executor, &scenario, variant, job.provoke)?
+            };
+            say(&Said::Answer(answered))?;
         }
     }
     Ok(())
@@ -67,6 +72,34 @@ fn note(name: &str) {
     let line = format!("<3>{}\n", console::mark(name));
     let log = std::fs::OpenOptions::new().write(true).open("/dev/kmsg");
     let _unlogged = log.and_then(|mut log| log.write_all(line.as_bytes()));
+}
+
+/// What the kernel's drivers say.
+fn of_drivers(
+    executor: &mut KernelExecutor,
+    scenario: &Scenario,
+    job: &VariantJob,
+) -> anyhow::Result<Answered> {
+    let mut answered = Answered { id: job.id, ..Answered::default() };
+    if let Err(skip) = executor.supports(scenario) {
+        answered.skipped = Some(skip.to_string());
+        return Ok(answered);
+    }
+    let begin = &mut |schedule| say(&Said::Begin { id: job.id, schedule });
+    match drivers::answer(executor, scenario, &job.schedules, begin)? {
+        Err(why) => answered.skipped = Some(why),
+        Ok(said) => {
+            for driver in &said {
+                answered.replayed += driver.replayed;
+                answered.agreed += driver.agreed;
+                answered.compared += driver.compared;
+                answered.difference =
+                    answered.difference.take().or_else(|| driver.difference.clone());
+            }
+            answered.drivers = said;
+        }
+    }
+    Ok(answered)
 }
 
 fn answer(

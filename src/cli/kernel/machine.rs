@@ -11,6 +11,8 @@ pub(crate) enum Version {
     Stable,
     /// The newest of Debian's backports
     Newest,
+    /// The drivers of 6.12 that export buffers, instead of the laboratory's own exporter
+    Drivers,
 }
 
 impl Version {
@@ -20,6 +22,7 @@ impl Version {
         match self {
             Self::Stable => &STABLE,
             Self::Newest => &NEWEST,
+            Self::Drivers => &DRIVERS,
         }
     }
 
@@ -28,6 +31,7 @@ impl Version {
         match self {
             Self::Stable => " --kernel",
             Self::Newest => " --kernel=newest",
+            Self::Drivers => " --kernel=drivers",
         }
     }
 }
@@ -49,6 +53,8 @@ pub(super) struct Machine {
     pub(super) append: &'static str,
     /// What qemu is told.
     pub(super) qemu: &'static [&'static str],
+    /// Which of its modules are loaded.
+    pub(super) modules: &'static [&'static str],
     /// What it is called beside its release.
     pub(super) what: &'static str,
     /// Whether it may have a rule of a host that the first machine has not.
@@ -56,11 +62,19 @@ pub(super) struct Machine {
 }
 
 const STABLE: [Machine; 3] = [
-    Machine { flavour: "cloud", append: BOUNCING, qemu: &[], what: "", may_have: |_| true },
+    Machine {
+        flavour: "cloud",
+        append: BOUNCING,
+        qemu: &[],
+        modules: &[],
+        what: "",
+        may_have: |_| true,
+    },
     Machine {
         flavour: "6.1",
         append: BOUNCING,
         qemu: &[],
+        modules: &[],
         what: "",
         may_have: |host| host.longterm_unshare != Unshare::Yes || host.gup_fast == GupFast::Any,
     },
@@ -68,17 +82,36 @@ const STABLE: [Machine; 3] = [
         flavour: "cloud",
         append: WITH_IOMMU,
         qemu: &IOMMU,
+        modules: &[],
         what: IOMMU_WHAT,
         may_have: |host| host.bus == Bus::Iommu,
     },
 ];
 
+/// Where nothing bounces, and the usual kernel, which has vgem.
+const DRIVERS: [Machine; 1] = [Machine {
+    flavour: "full",
+    append: "",
+    qemu: &[],
+    modules: &["vgem"],
+    what: "",
+    may_have: |_| true,
+}];
+
 const NEWEST: [Machine; 2] = [
-    Machine { flavour: "backports", append: BOUNCING, qemu: &[], what: "", may_have: |_| true },
+    Machine {
+        flavour: "backports",
+        append: BOUNCING,
+        qemu: &[],
+        modules: &[],
+        what: "",
+        may_have: |_| true,
+    },
     Machine {
         flavour: "backports",
         append: WITH_IOMMU,
         qemu: &IOMMU,
+        modules: &[],
         what: IOMMU_WHAT,
         may_have: |host| host.bus == Bus::Iommu,
     },

@@ -3,6 +3,7 @@
 //! What depends on a rule that this kernel has not is asked of the next of [`Version::machines`].
 
 mod console;
+mod drivers;
 mod guest;
 mod machine;
 pub(super) mod trial;
@@ -18,7 +19,7 @@ use driftheap::model::{HazardKind, Reply, Signal};
 use driftheap::question::scenario::Scenario;
 use driftheap::question::verdict::Judgement;
 use driftheap::report::full_name;
-use driftheap::report::kernel::{Kernel, KernelDifference};
+use driftheap::report::kernel::{Kernel, KernelDifference, KernelDriver};
 
 use super::input::Loaded;
 use super::measure::{Ran, bounded};
@@ -94,6 +95,7 @@ impl<'a> Question<'a> {
             text: self.loaded.text.clone(),
             variants: vec![variant],
             provoke,
+            drivers: false,
         }
     }
 
@@ -151,13 +153,13 @@ impl<'a> Guest<'a> {
         if module.exists() {
             return Ok(Ok(Self { scripts, machine, option, release: String::new() }));
         }
-        let mut boot = Command::new(scripts.path("run"));
-        boot.args(["--flavour", flavour, "--timeout", "120", "--", "uname", "-r"]);
-        let ran = bounded(&mut boot, FETCH_SECONDS_MAX)?;
+        let mut fetch = Command::new(scripts.path("run"));
+        fetch.args(["--flavour", flavour, "--fetch"]);
+        let ran = bounded(&mut fetch, FETCH_SECONDS_MAX)?;
         match ran.status.code() {
             Some(0) => {}
             Some(SKIPPED) => return Ok(Err(NoGuest(ran.stderr.trim().to_owned()))),
-            _ => bail!("the guest does not boot: {}\n{}", ran.status, ran.stderr.trim()),
+            _ => bail!("the kernel can't be fetched: {}\n{}", ran.status, ran.stderr.trim()),
         }
         let mut build = Command::new(scripts.path("lab-module/build"));
         fs::create_dir_all(&module).context("can't make a directory")?;
@@ -168,7 +170,7 @@ impl<'a> Guest<'a> {
             Some(SKIPPED) => return Ok(Err(NoGuest(built.stderr.trim().to_owned()))),
             _ => bail!("{}", built.stderr.trim()),
         }
-        Ok(Ok(Self { scripts, machine, option, release: ran.stdout.trim().to_owned() }))
+        Ok(Ok(Self { scripts, machine, option, release: built.stdout.trim().to_owned() }))
     }
 
     /// Boots and takes the jobs.
@@ -191,6 +193,9 @@ impl<'a> Guest<'a> {
         let mut run = Command::new(self.scripts.path("run"));
         run.args(["--timeout", &seconds_max.to_string(), "--console"]).arg(&console);
         run.args(["--flavour", self.machine.flavour, "--append", self.machine.append]);
+        for module in self.machine.modules {
+            run.args(["--module", module]);
+        }
         for word in self.machine.qemu {
             run.args(["--qemu", word]);
         }
@@ -211,17 +216,35 @@ impl<'a> Guest<'a> {
     fn ask(&mut self, questions: &[&Question<'_>]) -> anyhow::Result<Vec<Kernel>> {
         let mut said = self.ask_together(questions)?;
         let mut all = Vec::with_capacity(questions.len());
+        // Variants that differ in what they ask alone end in the same bug.
+        let mut provoked: BTreeMap<String, String> = BTreeMap::new();
         for (id, question) in questions.iter().enumerate() {
             let mut kernel = said.remove(&id).unwrap_or_default();
             if let Err(skip) = kernel_supports(question.scenario) {
                 kernel.skipped = Some(skip.to_string());
-            } else if let Some(schedule) = &question.bug {
-                self.provoke(question, schedule, &mut kernel)?;
+            } else if let Some(schedule) = &question.bug
+                && !self.asks_drivers()
+            {
+                let Scenario { world, programs, .. } = question.scenario;
+                let same = format!("{world:?} {programs:?} {schedule:?}");
+                if let Some(splat) = provoked.get(&same) {
+                    kernel.replayed += 1;
+                    kernel.agreed += 1;
+                    (kernel.skipped, kernel.bug) = (None, Some(splat.clone()));
+                } else {
+                    self.provoke(question, schedule, &mut kernel)?;
+                    drop(kernel.bug.clone().map(|splat| provoked.insert(same, splat)));
+                }
             }
             kernel.release.clone_from(&self.release);
             all.push(kernel);
         }
         Ok(all)
+    }
+
+    /// Whether the kernel's drivers are asked, not the laboratory's exporter.
+    fn asks_drivers(&self) -> bool {
+        self.option == Version::Drivers.option()
     }
 
     /// All that should end well, in one boot.
@@ -242,7 +265,8 @@ impl<'a> Guest<'a> {
             if rest.is_empty() {
                 return Ok(answers);
             }
-            let boot = self.boot(&jobs(questions, &rest), SUITE_SECONDS_MAX)?;
+            let boot =
+                self.boot(&jobs(questions, &rest, self.asks_drivers()), SUITE_SECONDS_MAX)?;
             let mut begun = None;
             for line in boot.said {
                 match line {
@@ -408,16 +432,22 @@ const BOOTS_MAX: usize = 6;
 const BUG_IN: &str = "vmf_insert_pfn_prot";
 
 /// A job a test.
-fn jobs(questions: &[&Question<'_>], ids: &[usize]) -> Vec<Job> {
+fn jobs(questions: &[&Question<'_>], ids: &[usize], drivers: bool) -> Vec<Job> {
     let mut jobs: Vec<Job> = Vec::new();
     for &id in ids {
         let mut job = questions[id].job(id, questions[id].schedules.clone(), false);
+        job.drivers = drivers;
         match jobs.last_mut() {
             Some(last) if last.file == job.file => last.variants.append(&mut job.variants),
             _ => jobs.push(job),
         }
     }
     jobs
+}
+
+fn driver_told(said: wire::DriverSaid) -> KernelDriver {
+    let wire::DriverSaid { name, replayed, agreed, compared, steps, of, difference: _ } = said;
+    KernelDriver { name, replayed, agreed, compared, steps, of }
 }
 
 fn told(question: &Question<'_>, answered: Answered, console: &str, option: &str) -> Kernel {
@@ -431,6 +461,7 @@ fn told(question: &Question<'_>, answered: Answered, console: &str, option: &str
         compared: answered.compared,
         skipped: answered.skipped,
         own_rules: answered.own_rules,
+        drivers: answered.drivers.into_iter().map(driver_told).collect(),
         difference,
         ..Kernel::default()
     }

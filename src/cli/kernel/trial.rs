@@ -229,7 +229,7 @@ fn given_back() -> anyhow::Result<()> {
 /// Steps that are refused, and with what.
 fn misuse() -> anyhow::Result<()> {
     let lab = Lab::open().context("the laboratory")?;
-    for op in [0, 47, u32::MAX] {
+    for op in [0, 48, u32::MAX] {
         let answer = lab.step_numbered(op, Step::default());
         ensure!(answer == Err(Errno::INVAL), "step {op}: {answer:?}");
     }

@@ -10,6 +10,8 @@ pub(super) struct Job {
     pub(super) variants: Vec<VariantJob>,
     /// Take a step that the model calls a kernel bug.
     pub(super) provoke: bool,
+    /// Ask the kernel's own drivers, not the laboratory's exporter.
+    pub(super) drivers: bool,
 }
 
 /// The schedules of a variant.
@@ -46,6 +48,21 @@ pub(super) struct Answered {
     /// Rules of the kernel's own with which the model was asked.
     pub(super) own_rules: Option<String>,
     /// The first difference, and in which schedule.
+    pub(super) difference: Option<(usize, Differs)>,
+    /// What each of the kernel's drivers said, if these were asked.
+    pub(super) drivers: Vec<DriverSaid>,
+}
+
+/// What a driver said of a variant.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct DriverSaid {
+    pub(super) name: String,
+    pub(super) replayed: usize,
+    pub(super) agreed: usize,
+    pub(super) compared: usize,
+    /// Steps that were taken, of all of these schedules.
+    pub(super) steps: usize,
+    pub(super) of: usize,
     pub(super) difference: Option<(usize, Differs)>,
 }
 

@@ -35,6 +35,7 @@
 //! `get_user_pages` are told apart with FOLL_NOFAULT and `get_user_pages_fast_only`.
 
 mod device;
+mod drivers;
 mod expect;
 mod huge;
 mod locks;
@@ -43,6 +44,7 @@ mod skip;
 mod steps;
 mod wrong;
 
+pub use drivers::Driver;
 pub use skip::askable;
 pub use wrong::WrongRule;
 
@@ -105,6 +107,21 @@ impl KernelExecutor {
         askable(scenario)
     }
 
+    /// Takes one schedule on a buffer of a real driver, as far as that goes. Its references are its own
+    /// affair, and are not compared; nor is a schedule taken of which nothing can be.
+    ///
+    /// # Errors
+    /// As [`Self::replay`].
+    pub fn replay_on(
+        &mut self,
+        driver: &Driver,
+        scenario: &Scenario,
+        schedule: &[u8],
+    ) -> Result<ReplayReport, ExecError> {
+        driver.maps_as(scenario).map_err(ExecError::Unsupported)?;
+        self.take(scenario, schedule, false, Some(driver))
+    }
+
     /// Takes one schedule. A step that the model calls a kernel bug is taken only if `provoke`: it
     /// should not return.
     ///
@@ -115,6 +132,16 @@ impl KernelExecutor {
         scenario: &Scenario,
         schedule: &[u8],
         provoke: bool,
+    ) -> Result<ReplayReport, ExecError> {
+        self.take(scenario, schedule, provoke, None)
+    }
+
+    fn take(
+        &mut self,
+        scenario: &Scenario,
+        schedule: &[u8],
+        provoke: bool,
+        driver: Option<&Driver>,
     ) -> Result<ReplayReport, ExecError> {
         self.supports(scenario).map_err(ExecError::Unsupported)?;
         let truth = &scenario.world;
@@ -149,6 +176,10 @@ impl KernelExecutor {
         if let Some(reason) = skip::no_huge_entries(scenario, &self.release) {
             return Ok(ReplayReport { inexpressible: Some(reason), ..ReplayReport::default() });
         }
+        if driver.is_some() && drivers::reach(scenario, &replay) == 0 {
+            let reason = "its first step is an exporter's".to_owned();
+            return Ok(ReplayReport { inexpressible: Some(reason), ..ReplayReport::default() });
+        }
         let slots = Steps::of(scenario).slots(scenario).map_err(ExecError::Unsupported)?;
         let layout = Layout::of(scenario).map_err(ExecError::Unsupported)?;
         let bench = Bench {
@@ -160,6 +191,7 @@ impl KernelExecutor {
             truth,
             slots,
             provoke,
+            driver,
             sabotage: self.sabotage,
             short_term: self.host.gup_fast == GupFast::ShortTerm,
             report: ReplayReport { own_rules, ..ReplayReport::default() },
@@ -203,6 +235,8 @@ struct Bench<'a> {
     /// First slot of each VMA.
     slots: Vec<u16>,
     provoke: bool,
+    /// The real driver whose buffers are used.
+    driver: Option<&'a Driver>,
     sabotage: Option<Sabotage>,
     /// Whether the fast path of this kernel tells long-term pins from others ([`GupFast::ShortTerm`]).
     short_term: bool,
@@ -225,6 +259,12 @@ impl Bench<'_> {
         let mut before = &replay.before;
         for (position, event) in replay.events.iter().enumerate() {
             self.position = position;
+            let instruction = &self.scenario.programs[event.actor].instructions[event.pc];
+            if let Action::Step(step) = &instruction.action
+                && self.beyond(step)
+            {
+                break;
+            }
             self.event(before, event)?;
             self.report.events = position + 1;
             before = &event.after;
@@ -251,6 +291,9 @@ impl Bench<'_> {
                 continue;
             }
             self.fill(frame, entry.value)?;
+        }
+        if let Some(driver) = self.driver {
+            return self.adopt(model, driver);
         }
         for buf in (0..model.bufs.len()).map(BufId::at) {
             if model.bufs[buf.index()].life == Life::Live {
