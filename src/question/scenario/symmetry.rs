@@ -154,9 +154,7 @@ impl Symmetry {
     /// Finds the interchangeable processes.
     pub(super) fn of(world: &World, programs: &[Program], slots: usize) -> Self {
         let mut found = Self { classes: Vec::new(), own: vec![Own::default(); programs.len()] };
-        // Of several bounce pages of one page the last that is copied back stays: their order matters.
-        let candidates = if world.bounces() { &[] } else { programs };
-        for (actor, program) in candidates.iter().enumerate() {
+        for (actor, program) in programs.iter().enumerate() {
             let joined = (0..found.classes.len()).find_map(|class| {
                 let first = found.classes[class].trailing_zeros() as usize;
                 let of = swapped(world, programs, (first, actor), slots)?;
