@@ -97,9 +97,15 @@ impl<'m, M: Machine> Explorer<'m, M> {
             let graph = search(&space, orders);
             self.answer(&space, graph)
         };
+        let merges =
+            self.reduction != Reduction::Full && !self.machine.interchangeable().is_empty();
         match look(false) {
             // The whole circle, from where it is entered.
-            Err(ExploreError::Cycle { .. }) => look(true),
+            Err(ExploreError::Cycle { .. })
+                if merges || self.reduction == Reduction::Persistent =>
+            {
+                look(true)
+            }
             answer => answer,
         }
     }
