@@ -339,18 +339,20 @@ fn a_runaway_question_is_cut_off_and_says_so() {
     assert!(stopped.contains("limit of 200000 states") || stopped.contains("seconds"), "{stopped}");
 }
 
-/// A question with more interleavings than can be looked at.
+/// A question with more states than can be looked at: no two processes are interchangeable, and it asks
+/// what every page holds.
 fn runaway() -> String {
     let mut text =
         String::from("DMABUF runaway\nexporter heap {}\nbuffer A { exporter = heap; pages = 8 }\n");
     for process in 0..5 {
         text.push_str(&format!("P{process} application {{\n    mmap v = A shared rw\n"));
         for page in 0..8 {
-            text.push_str(&format!("    store v[{page}] = {}\n", process + 1));
+            text.push_str(&format!("    store v[{}] = {}\n", (page + process) % 8, process + 1));
         }
         text.push_str("}\n");
     }
-    text + "exists (hazard any)\n"
+    let asked: Vec<String> = (0..8).map(|page| format!("A[{page}] = 1")).collect();
+    text + &format!("exists ({})\n", asked.join(" /\\ "))
 }
 
 /// A race goes on until it is cancelled: by its client, or by its client's next question, or by

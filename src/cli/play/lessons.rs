@@ -93,6 +93,7 @@ pub(super) const CHAPTERS: &[Chapter] = &[
     Chapter {
         title: "mmap through somebody else",
         lessons: &[
+            ("aperture-mmap", "The exception: an importer's aperture, which move_notify empties."),
             (
                 "importer-mmap-address-space",
                 "Entries under another address_space are out of the zap's reach.",
