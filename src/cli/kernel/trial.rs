@@ -247,7 +247,7 @@ fn misuse() -> anyhow::Result<()> {
         (Op::GupPut, Step::default(), Err(Errno::INVAL)),
         (Op::DmaWrite, Step::default(), Err(Errno::INVAL)),
         (Op::Lock, Step::default(), Err(Errno::INVAL)),
-        (Op::Export, Step { page: 9, ..Step::default() }, Err(Errno::INVAL)),
+        (Op::Export, Step { page: 17, ..Step::default() }, Err(Errno::INVAL)),
         (Op::Export, Step { page: 1, ..Step::default() }, Ok(())),
         (Op::Export, Step { page: 1, ..Step::default() }, Err(Errno::EXIST)),
         (Op::Unlock, Step::default(), Err(Errno::PERM)),
