@@ -120,6 +120,17 @@ fn the_memory_limit_is_said() {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
 }
 
+/// A hazard that makes the condition hold whatever comes after it needs no whole schedule.
+#[test]
+fn a_hazard_that_is_enough_is_shown_without_the_end() {
+    let late = question(LATE, "A[0] = 7 \\/ hazard lost-write");
+    for args in [&["--memory", "40M"][..], &["--first"]] {
+        let output = check(&late, args).wait_with_output().expect("it ends");
+        let said = text(&output);
+        assert!(said.contains("shown"), "{said}");
+    }
+}
+
 /// A schedule that was found before a limit is enough for Sometimes, and too much for Never.
 #[test]
 fn what_a_limit_leaves_is_an_answer_where_a_schedule_was_found() {

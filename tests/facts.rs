@@ -295,3 +295,23 @@ exists (hazard any)
 ",
     );
 }
+
+/// What of several buffers is not held is left out of an unlock, not all that come after it.
+#[test]
+fn an_unlock_gives_back_what_is_held_in_any_order() {
+    check(
+        "DMABUF unlock-in-any-order
+(* Result: * Never *)
+exporter heap {}
+buffer A { exporter = heap }
+buffer B { exporter = heap; state = unallocated }
+P0 application {
+    lock A, B
+    vary(as-taken => { unlock A, B }, other-way => { unlock B, A })
+    lock A
+    unlock A
+}
+exists (hazard deadlock)
+",
+    );
+}

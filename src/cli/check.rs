@@ -37,7 +37,7 @@ use super::{BROKEN_PIPE, Exit, SearchArgs, pool, shard};
 ///   observed   Always, Sometimes or Never: in how many outcomes the condition holds
 ///   states     states visited; those that no step can tell apart any more are one, and so are those
 ///              that differ in which of several interchangeable processes is which
-///   schedules  complete interleavings (with --reduce: representatives)
+///   schedules  complete interleavings (with --reduce: representatives); `>3.4e38`: too many to count
 ///   shortest   steps of the shortest schedule that shows it (with --reduce: representative)
 ///   replayed   schedules carried out on real memory: the shortest to each outcome and hazard, and
 ///              a seeded sample; `-` where this kernel can't, with the reason below the table

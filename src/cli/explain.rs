@@ -147,7 +147,9 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
     let search = args.search.search(false);
     // Which variant has a kernel bug is seen when all have been looked at.
     let first = args.kernel.is_none().then_some(First { after: STATES_MIN, hazard: args.hazard });
-    let chosen = choose(args, &loaded, scenarios, &Search { first, ..search }, out)?;
+    let interrupt = Interrupt::hold_back()?;
+    let asked = Search { first, ..search };
+    let chosen = choose(args, &loaded, scenarios, &asked, &interrupt, out)?;
     let Some((schedule, about)) = schedule(args, &chosen) else {
         let stopped = chosen.judgement.and_then(|judgement| judgement.exploration.stopped);
         let why = stopped.map_or_else(String::new, |stop| format!(": {stop}"));
@@ -168,11 +170,14 @@ pub(crate) fn run(args: &ExplainArgs, out: &Out) -> anyhow::Result<Exit> {
     let stopped = chosen.judgement.as_ref().and_then(|judgement| judgement.exploration.stopped);
     if !story.splats.is_empty() && stopped != Some(Stop::Asked) {
         out.status("looking for what would prevent it");
-        let found =
-            preventions(&loaded.test, chosen.variant, &loaded.text, &search, PREVENTIONS_MAX);
+        let (test, text) = (&loaded.test, &loaded.text);
+        let goes_on = || !interrupt.came();
+        let found = preventions(test, chosen.variant, text, &search, PREVENTIONS_MAX, &goes_on);
         let lines: Vec<Prevented> = found.iter().map(Prevented::new).collect();
+        // Of a search that was ended, what was found is not all.
+        let lines = Some(lines).filter(|_| goes_on());
         for splat in &mut story.splats {
-            splat.prevented_by = Some(lines.clone());
+            splat.prevented_by.clone_from(&lines);
         }
     }
     out.clear_status();
@@ -221,6 +226,7 @@ fn choose<'a>(
     loaded: &'a Loaded,
     scenarios: Vec<Scenario>,
     search: &Search,
+    interrupt: &Interrupt,
     out: &Out,
 ) -> anyhow::Result<Chosen<'a>> {
     let variants = &loaded.test.variants;
@@ -232,7 +238,6 @@ fn choose<'a>(
         })?),
         None => None,
     };
-    let interrupt = Interrupt::hold_back()?;
     let mut first = None;
     let mut telling_first = None;
     let mut seen: Vec<&str> = Vec::new();

@@ -226,7 +226,8 @@ fn draw(answered: &Answered<'_>, search: &Search) -> (String, Entry) {
     for (shown, scenario) in shown.iter_mut().zip(&answered.scenarios) {
         let variant = test.variants.iter().find(|variant| variant.name == scenario.variant);
         if let Some(variant) = variant.filter(|_| shown.has_hazard()) {
-            let found = preventions(test, variant, &loaded.text, &search, PREVENTIONS_MAX);
+            let found =
+                preventions(test, variant, &loaded.text, &search, PREVENTIONS_MAX, &|| true);
             let lines: Vec<Prevented> = found.iter().map(Prevented::new).collect();
             shown.prevented_by(&lines);
         }

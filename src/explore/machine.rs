@@ -96,8 +96,8 @@ pub trait Machine: Sync {
     fn classify(&self, state: &Self::State) -> Self::Outcome;
 
     /// Classes of *interchangeable* actors, a bit each: the machine is the same when two of a class
-    /// change places with all that is their own, and so is its initial state. See
-    /// [`super::naming`] for what has to hold. None without a better answer.
+    /// change places with all that is their own, and so is its initial state. A renamed state takes the
+    /// renamed steps to the renamed states. None without a better answer.
     fn interchangeable(&self) -> &[u16] {
         &[]
     }

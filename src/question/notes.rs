@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::scenario::{Content, Scenario, result_name};
 use super::verdict::{Judgement, Search};
 use crate::explore::{Explorer, Reduction};
-use crate::litmus::ast::{AttachMode, Name, Op, Role, Rule, RuleValue, Variant, Verdict};
+use crate::litmus::ast::{AttachMode, Name, Op, Role, Rule, RuleValue, Use, Variant, Verdict};
 use crate::litmus::cond::{Atom, AtomKind, Cond};
 use crate::litmus::span::{Span, line_column};
 use crate::model::{Reply, Signal};
@@ -86,7 +86,7 @@ fn endings(scenario: &Scenario, judgement: &Judgement) -> Endings {
             let last = event.pc + 1 == program.statements[instruction.statement].end;
             let content = match event.reply {
                 Reply::Again => continue,
-                Reply::Errno(_) if instruction.soft && !last => continue,
+                Reply::Errno(_) | Reply::Skipped if instruction.soft && !last => continue,
                 Reply::Errno(_) if instruction.soft => Content::Ok,
                 Reply::Errno(errno) => Content::Errno(errno),
                 Reply::Signal(signal) => Content::Signal(signal),
@@ -145,19 +145,42 @@ fn failures(
     // The schedules at hand are one an outcome; whether it is so in every schedule is explored.
     let names: Vec<String> = candidates.iter().map(name).collect();
     let Some(seen) = contents(variant, text, &names, search) else { return };
-    let idle = endings.values().filter(|c| c.iter().all(|c| *c == Content::Skipped)).count();
+    let idle = endings.iter().filter(|(_, c)| c.iter().all(|c| *c == Content::Skipped));
+    let idle: Vec<&Op> = idle.map(|(at, _)| &variant.processes[at.0].statements[at.1].op).collect();
     for (at, seen) in candidates.iter().zip(seen) {
         if seen.is_empty() || !seen.iter().all(refused) {
             continue;
         }
         let statement = &scenario.programs[at.0].statements[at.1];
         let answers: Vec<String> = seen.iter().map(|content| content.word()).collect();
-        let rest = if idle > 0 { ", and what needs it does nothing" } else { "" };
+        let is_needed = is_needed(&variant.processes[at.0].statements[at.1].op, &idle);
+        let rest = if is_needed { ", and what needs it does nothing" } else { "" };
         let text =
             format!("`{}` is {} in every schedule{rest}", statement.text, answers.join(" or "));
         let never = judgement.observation == Some(Verdict::Never);
-        notes.push(Note { line: statement.line, text, vacuous: never && idle > 0 });
+        notes.push(Note { line: statement.line, text, vacuous: never && is_needed });
     }
+}
+
+/// Whether a statement that did nothing needs what `failed` would have made, or the lock that it would
+/// have taken, itself or through others that did nothing.
+fn is_needed(failed: &Op, idle: &[&Op]) -> bool {
+    if let Op::Lock { buffers, .. } = failed {
+        let taken = |given: &Name| buffers.iter().any(|taken| taken.text == given.text);
+        let gives = |op: &&Op| matches!(op, Op::Unlock { buffers } if buffers.iter().any(taken));
+        return idle.iter().any(gives);
+    }
+    let Some((made, _)) = failed.defined() else { return false };
+    let is_it = |needed: &Use<'_>| match needed {
+        Use::Mapping(name) | Use::Global(name, _) => name.text == made.text,
+        Use::MappingPage(at) | Use::Target(at) => at.name.text == made.text,
+        Use::Buffer(_)
+        | Use::BufferPage(_)
+        | Use::Importer(_)
+        | Use::Child(_)
+        | Use::Process(_) => false,
+    };
+    idle.iter().any(|op| op.uses().iter().any(is_it))
 }
 
 /// Every content that each of these results has in some outcome; none when that can't be told.
@@ -354,6 +377,27 @@ exists (hazard any)
         assert_eq!(of(&text.replace("hazard any", "q = ok")), []);
         // And what happens is not vacuous.
         assert_eq!(of(&text.replace("follow_pfn q = v[0]", "gup q = v[0] write")), []);
+    }
+
+    #[test]
+    fn what_did_nothing_for_another_reason_makes_nothing_vacuous() {
+        let text = "DMABUF t
+exporter heap { mmap = mixedmap-insert-page }
+buffer A { exporter = heap }
+buffer B { exporter = heap; state = unallocated }
+P0 application { purge B }
+P1 application {
+    mmap v = A shared rw
+    gup p = v[0]
+    unpin p
+}
+P2 exporter heap { revoke A }
+exists (hazard cross-buffer-write)
+";
+        let notes = of(text);
+        let refused = notes.iter().find(|note| note.0 == 5).expect("purge is refused");
+        assert_eq!(refused.1, "`purge B` is EINVAL in every schedule");
+        assert!(notes.iter().all(|note| !note.2), "{notes:?}");
     }
 
     #[test]

@@ -241,15 +241,17 @@ pub fn preventions(
     text: &str,
     search: &Search,
     max: usize,
+    goes_on: &(dyn Fn() -> bool + Sync),
 ) -> Vec<Prevention> {
     let changes = changes(test, variant);
     let next = AtomicUsize::new(0);
     let work = || {
         let mut found = Vec::new();
-        while let Some((index, change)) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, changes.get(at)?)))
+        while goes_on()
+            && let Some((index, change)) = Some(next.fetch_add(1, Ordering::Relaxed))
+                .and_then(|at| Some((at, changes.get(at)?)))
         {
-            if is_safe_after(change, variant, text, search) {
+            if is_safe_after(change, variant, text, search, goes_on) {
                 found.push(index);
             }
         }
@@ -294,14 +296,20 @@ fn bounded(search: &Search) -> Search {
 
 /// Whether no hazard of any kind can happen after a change; no where that can't be told. The first
 /// hazard ends the search.
-fn is_safe_after(change: &Change, variant: &Variant, text: &str, search: &Search) -> bool {
+fn is_safe_after(
+    change: &Change,
+    variant: &Variant,
+    text: &str,
+    search: &Search,
+    goes_on: &dyn Fn() -> bool,
+) -> bool {
     let Ok(scenario) = Scenario::new(&change.apply(variant), text) else { return false };
     let search = bounded(search);
     let explorer = Explorer::new(&scenario, search.limits, search.reduction, 1);
     let any = |outcome: &Outcome| outcome.hazards != 0;
     let until = Until { bits: u16::MAX.into(), wanted: &any, after: 0 };
-    let go_on = &mut |_| ControlFlow::Continue(());
-    explorer.explore_until(until, u64::MAX, go_on).is_ok_and(|exploration| {
+    let go_on = &mut |_| if goes_on() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+    explorer.explore_until(until, 1 << 14, go_on).is_ok_and(|exploration| {
         // A search that has seen everything may have seen a hazard last.
         exploration.complete && !exploration.outcomes.keys().any(any)
     })
@@ -406,7 +414,7 @@ exists (hazard any)
     fn found(text: &str, variant: usize, max: usize) -> Vec<(String, Option<FailingStatement>)> {
         let test = parse("t.litmus", text, &ModelRules).unwrap_or_else(|e| panic!("{}", e[0]));
         let search = Search { threads: 2, ..Search::default() };
-        let found = preventions(&test, &test.variants[variant], text, &search, max);
+        let found = preventions(&test, &test.variants[variant], text, &search, max, &|| true);
         found.into_iter().map(|p| (p.change.describe(), p.refused)).collect()
     }
 

@@ -131,10 +131,10 @@ pub fn judge_until(
     let explorer = Explorer::new(scenario, search.limits, search.reduction, search.threads);
     let mut asked = 0;
     let hazards_only = hazards_only(&scenario.condition.body, &mut asked);
+    let enough = if hazards_only { asked } else { enough(&scenario.condition.body) };
     let (bits, after) = match search.first {
         Some(First { hazard: Some(kind), after }) => (kind.bit().into(), after),
-        Some(First { hazard: None, after }) if hazards_only => (asked.into(), after),
-        Some(First { hazard: None, after }) => (0, after),
+        Some(First { hazard: None, after }) => (enough.into(), after),
         None => (0, 0),
     };
     let wanted = |outcome: &Outcome| match search.first {
@@ -190,7 +190,24 @@ fn shortest(
             return Some(shortest.clone());
         }
     }
-    shortest_of(exploration, |outcome| scenario.holds(outcome)).cloned()
+    let whole = shortest_of(exploration, |outcome| scenario.holds(outcome));
+    // Where the search ended before any schedule did, a hazard may be enough.
+    let enough = enough(&scenario.condition.body);
+    let prefixes = hazards.iter().filter(|(kind, _)| kind.bit() & enough != 0);
+    let prefix = || prefixes.map(|(_, schedule)| schedule).min_by_key(|schedule| schedule.len());
+    whole.or_else(prefix).cloned()
+}
+
+/// The hazards of which each alone makes a condition hold, whatever happens afterwards.
+fn enough(cond: &Cond) -> u16 {
+    match cond {
+        Cond::Or(any) => any.iter().fold(0, |set, cond| set | enough(cond)),
+        Cond::Atom(_) => {
+            let mut asked = 0;
+            if hazards_only(cond, &mut asked) { asked } else { 0 }
+        }
+        Cond::True | Cond::False | Cond::Not(_) | Cond::And(_) => 0,
+    }
 }
 
 /// The shortest complete schedule to an outcome of this kind.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::paint::{Paint, Tone, compact, plural};
 use super::table::{Align, Cell, Column, Table};
 use super::{AnsweredVariant, full_name};
+use crate::explore::Exploration;
 use crate::litmus::ast::{Test, Verdict};
 use crate::model::Cost;
 use crate::question::notes::Note;
@@ -129,7 +130,7 @@ pub fn cells(answer: &AnsweredVariant<'_>) -> Vec<Cell> {
         Cell::new(verdict(scenario.expected)),
         observed,
         Cell::new(compact(u128::from(judgement.exploration.states))),
-        Cell::new(compact(judgement.exploration.schedules)),
+        Cell::new(schedules(&judgement.exploration, judgement.exploration.schedules)),
         shortest.map_or_else(|| Cell::toned("-", Tone::Dim), |s| Cell::new(s.len().to_string())),
         mark.cell(),
     ]
@@ -182,6 +183,12 @@ pub fn failed_cells(test: &str, variant: &str, expected: Option<Verdict>) -> Vec
     ]
 }
 
+/// A number of schedules; `>` where there are more than 128 bits can count.
+fn schedules<O>(exploration: &Exploration<O>, count: u128) -> String {
+    let more = if exploration.is_saturated && count == u128::MAX { ">" } else { "" };
+    format!("{more}{}", compact(count))
+}
+
 /// `P0, P1 and P3`.
 #[must_use]
 pub fn names(processes: &[u8]) -> String {
@@ -219,8 +226,11 @@ pub fn block(answer: &AnsweredVariant<'_>, file: &str, paint: Paint) -> String {
             names(&class)
         ));
     }
-    let counts: Vec<String> =
-        exploration.outcomes.values().map(|stats| compact(stats.schedules)).collect();
+    let counts: Vec<String> = exploration
+        .outcomes
+        .values()
+        .map(|stats| schedules(exploration, stats.schedules))
+        .collect();
     let columns = counts.iter().map(String::len).max().unwrap_or(0);
     for ((outcome, stats), count) in exploration.outcomes.iter().zip(&counts) {
         let holds = scenario.holds(outcome);
@@ -232,7 +242,9 @@ pub fn block(answer: &AnsweredVariant<'_>, file: &str, paint: Paint) -> String {
         );
         line(if holds { paint.paint(Tone::Strong, &text) } else { text });
     }
-    line(format!("Positive: {} Negative: {}", judgement.positive, judgement.negative));
+    let least = if exploration.is_saturated { "at least " } else { "" };
+    let (positive, negative) = (judgement.positive, judgement.negative);
+    line(format!("Positive: {least}{positive} Negative: {least}{negative}"));
     line(format!("Condition {}", scenario.condition));
     let unknown = if judgement.is_shown() { "Shown" } else { "Unknown" };
     let observation = judgement.observation.map_or(unknown, Verdict::word);

@@ -150,6 +150,9 @@ impl Scenario {
         let next = usize::from(state.pcs[actor]) + 1;
         let (result, next) = match reply {
             Reply::Again => return,
+            Reply::Errno(_) | Reply::Skipped if instruction.soft && next < statement.end => {
+                (None, next)
+            }
             Reply::Errno(_) if instruction.soft => (None, next),
             Reply::Errno(errno) => (Some(Content::Errno(errno)), statement.end),
             Reply::Signal(signal @ model::Signal::Oops) => {

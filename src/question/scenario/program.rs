@@ -23,7 +23,7 @@ pub struct Instruction {
     pub action: Action,
     /// The statement that it is part of.
     pub statement: usize,
-    /// Whether an errno is taken note of and the statement goes on.
+    /// Whether the statement goes on after an errno, or where there was nothing to do.
     pub soft: bool,
 }
 

@@ -157,7 +157,11 @@ impl Lowering<'_> {
                 Ok(hard(self.bufs(buffers)?.into_iter().map(Step::ResvLock)))
             }
             Op::Unlock { buffers } => {
-                Ok(hard(self.bufs(buffers)?.into_iter().map(Step::ResvUnlock)))
+                // Whoever does not have one of them gives the others back.
+                let mut actions = hard(self.bufs(buffers)?.into_iter().map(Step::ResvUnlock));
+                let others = actions.len().saturating_sub(1);
+                actions[..others].iter_mut().for_each(|(_, soft)| *soft = true);
+                Ok(actions)
             }
             Op::MmapLock { process, access } => one(Step::MmapLock {
                 mm: ActorId::at(process.index),
