@@ -113,3 +113,28 @@ exists (hazard any)
     let why = result.expect("replay").skipped.expect("it is skipped");
     assert!(why.contains("finds no frame for anonymous memory"), "{why}");
 }
+
+/// What a move gave back while an entry stayed is a private page next, in the model: no process gets a
+/// page from this test's pool.
+#[test]
+fn a_private_page_in_a_stale_frame_is_skipped() {
+    let text = "DMABUF private-in-stale
+exporter heap { move = [lock reserve copy rebind free unlock] }
+buffer A { exporter = heap; placement = system }
+P0 application {
+    mmap k = A shared rw
+    load r0 = k[0]
+    move A -> cma
+    mmap v = anon private rw
+    store v[0] = 2
+    load r1 = k[0]
+}
+exists (P0:r1 = 2)
+";
+    let mut executor = executor();
+    let scenario = exec_common::scenarios("private-in-stale.litmus", text).remove(0);
+    let result =
+        replay_variant(&mut executor, &scenario, &judged(&scenario), Replays::Sample(5, 1));
+    let why = result.expect("replay").skipped.expect("it is skipped");
+    assert!(why.contains("something stale still reaches"), "{why}");
+}

@@ -164,6 +164,10 @@ impl Conduct<'_> {
         from: FrameId,
         to: FrameId,
     ) -> Result<(), Halt> {
+        if is_reached(after, to) {
+            let reason = "a private page gets a frame that something stale still reaches; real memory has others";
+            return Err(Halt::Inexpressible(reason.to_owned()));
+        }
         let anonymous = from.is_none() || !self.in_arena[from.index()];
         self.in_arena[to.index()] = false;
         if matches!(step, Step::Fork { .. }) {
@@ -411,6 +415,20 @@ impl Conduct<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether anything reaches a frame that has just become a private page, beside the page's own entry.
+fn is_reached(model: &State, frame: FrameId) -> bool {
+    let pinned = |pin: &model::Pin| {
+        pin.frame == frame
+            && matches!(pin.slot, Slot::Held | Slot::Taking | Slot::Invalid)
+            && matches!(pin.target, model::Target::Page(_))
+    };
+    model.ptes.iter().any(|pte| pte.frame == frame && !pte.own)
+        || model.pins.iter().any(pinned)
+        || model.sg_frames.contains(&frame)
+        || model.tlb.contains(&frame)
+        || model.dmas.iter().any(|dma| dma.busy && dma.frame == frame)
 }
 
 /// Whether an orphan is out of everybody's reach but that of kernel pins: then its page can leave
