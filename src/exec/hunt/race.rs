@@ -222,7 +222,8 @@ impl<'a> Race<'a> {
                     (runner, Command::BusLoad { place })
                 }
             },
-            Step::Exporter { step: ExporterStep::Zap, .. }
+            // Both take entries away: an importer's aperture is emptied by move_notify.
+            Step::Exporter { step: ExporterStep::Zap | ExporterStep::Notify, .. }
             | Step::Alloc(_)
             | Step::GupSlow { .. }
             | Step::Munmap { .. }
@@ -322,8 +323,11 @@ impl<'a> Race<'a> {
             }
         }
         self.conduct.flights[runner] = None;
-        self.model_step(runner)?;
-        Ok(())
+        if self.model_step(runner)? {
+            Ok(())
+        } else {
+            Err(Halt::Anomaly(format!("{step:?} went through, and has to wait in the model")))
+        }
     }
 
     /// The buffer page that an access is meant for.
