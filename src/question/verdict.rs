@@ -129,12 +129,9 @@ pub fn judge_until(
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Judgement, JudgeError> {
     let explorer = Explorer::new(scenario, search.limits, search.reduction, search.threads);
-    let mut asked = 0;
-    let hazards_only = hazards_only(&scenario.condition.body, &mut asked);
-    let enough = if hazards_only { asked } else { enough(&scenario.condition.body) };
     let (bits, after) = match search.first {
         Some(First { hazard: Some(kind), after }) => (kind.bit().into(), after),
-        Some(First { hazard: None, after }) => (enough.into(), after),
+        Some(First { hazard: None, after }) => (enough(&scenario.condition.body).into(), after),
         None => (0, 0),
     };
     let wanted = |outcome: &Outcome| match search.first {
@@ -183,29 +180,31 @@ fn shortest(
     exploration: &Exploration<Outcome>,
     hazards: &BTreeMap<HazardKind, Vec<u8>>,
 ) -> Option<Vec<u8>> {
-    let mut asked = 0;
-    if hazards_only(&scenario.condition.body, &mut asked) {
-        let prefixes = hazards.iter().filter(|(kind, _)| kind.bit() & asked != 0);
-        if let Some(shortest) = prefixes.map(|(_, schedule)| schedule).min_by_key(|s| s.len()) {
-            return Some(shortest.clone());
-        }
-    }
-    let whole = shortest_of(exploration, |outcome| scenario.holds(outcome));
-    // Where the search ended before any schedule did, a hazard may be enough.
-    let enough = enough(&scenario.condition.body);
+    let body = &scenario.condition.body;
+    let enough = enough(body);
     let prefixes = hazards.iter().filter(|(kind, _)| kind.bit() & enough != 0);
-    let prefix = || prefixes.map(|(_, schedule)| schedule).min_by_key(|schedule| schedule.len());
-    whole.or_else(prefix).cloned()
+    let prefix = prefixes.map(|(_, schedule)| schedule).min_by_key(|schedule| schedule.len());
+    let whole = || shortest_of(exploration, |outcome| scenario.holds(outcome));
+    if hazards_only(body) {
+        prefix.or_else(whole).cloned()
+    } else {
+        // Where the search ended before any schedule did, a hazard may be enough.
+        whole().or(prefix).cloned()
+    }
 }
 
 /// The hazards of which each alone makes a condition hold, whatever happens afterwards.
 fn enough(cond: &Cond) -> u16 {
     match cond {
         Cond::Or(any) => any.iter().fold(0, |set, cond| set | enough(cond)),
-        Cond::Atom(_) => {
-            let mut asked = 0;
-            if hazards_only(cond, &mut asked) { asked } else { 0 }
-        }
+        Cond::Atom(atom) => match &atom.kind {
+            AtomKind::AnyHazard => u16::MAX,
+            AtomKind::Hazard(kind) => kind.bit(),
+            AtomKind::Warning
+            | AtomKind::Register { .. }
+            | AtomKind::Result { .. }
+            | AtomKind::Content { .. } => 0,
+        },
         Cond::True | Cond::False | Cond::Not(_) | Cond::And(_) => 0,
     }
 }
@@ -220,23 +219,10 @@ fn shortest_of(
 }
 
 /// Whether a condition asks for one of several hazards and nothing else.
-fn hazards_only(cond: &Cond, asked: &mut u16) -> bool {
+fn hazards_only(cond: &Cond) -> bool {
     match cond {
-        Cond::Or(any) => any.iter().all(|cond| hazards_only(cond, asked)),
-        Cond::Atom(atom) => match &atom.kind {
-            AtomKind::AnyHazard => {
-                *asked = u16::MAX;
-                true
-            }
-            AtomKind::Hazard(kind) => {
-                *asked |= kind.bit();
-                true
-            }
-            AtomKind::Warning
-            | AtomKind::Register { .. }
-            | AtomKind::Result { .. }
-            | AtomKind::Content { .. } => false,
-        },
+        Cond::Or(any) => any.iter().all(hazards_only),
+        Cond::Atom(atom) => matches!(atom.kind, AtomKind::AnyHazard | AtomKind::Hazard(_)),
         Cond::True | Cond::False | Cond::Not(_) | Cond::And(_) => false,
     }
 }

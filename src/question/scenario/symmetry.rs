@@ -8,7 +8,7 @@
 
 use super::program::{Action, Content, Instruction, Program, SlotId, Slots};
 use super::{Outcome, Scenario, ScenarioState};
-use crate::explore::{ACTORS_MAX, ActorNames, actors_in};
+use crate::explore::{ActorNames, actors_in};
 use crate::model::{Named, Naming, Owner, Slot, State, Step, World, each_name};
 use crate::units::{FrameId, PteId, VmaId};
 
@@ -320,5 +320,3 @@ impl Rank {
         });
     }
 }
-
-const _: () = assert!(ACTORS_MAX == 16);
