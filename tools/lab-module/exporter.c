@@ -530,29 +530,39 @@ static const struct dma_buf_ops lab_dmabuf_ops = {
 	.mmap = lab_mmap,
 };
 
+/* A buffer without frames and without a dma-buf. */
+static struct lab_buf *lab_new_buf(struct lab *lab, u32 pages)
+{
+	struct lab_buf *buf = lab_alloc(sizeof(*buf));
+	unsigned int i;
+
+	if (!buf)
+		return NULL;
+	kref_init(&buf->refs);
+	buf->lab = lab_get(lab);
+	buf->pages = pages;
+	for (i = 0; i < DRIFTHEAP_LAB_PAGES; i++) {
+		buf->frame[i] = buf->next[i] = buf->old[i] = LAB_NO_FRAME;
+		buf->shadow[i] = buf->imported[i] = LAB_NO_FRAME;
+	}
+	return buf;
+}
+
 /* EXPORT: a new dma-buf without pages; BIND gives it some. */
 long lab_export(struct lab *lab, struct driftheap_lab_step *step)
 {
 	DEFINE_DMA_BUF_EXPORT_INFO(info);
 	struct lab_buf *old = lab_buf_of(lab, step->obj);
 	struct lab_buf *buf;
-	unsigned int i;
 
 	if (step->obj >= DRIFTHEAP_LAB_BUFS || !step->page || step->page > DRIFTHEAP_LAB_PAGES)
 		return -EINVAL;
 	if (old && !old->released)
 		return -EEXIST;
-	buf = lab_alloc(sizeof(*buf));
+	buf = lab_new_buf(lab, step->page);
 	if (!buf)
 		return -ENOMEM;
-	kref_init(&buf->refs);
-	buf->lab = lab_get(lab);
 	buf->rules = step->flags;
-	buf->pages = step->page;
-	for (i = 0; i < DRIFTHEAP_LAB_PAGES; i++) {
-		buf->frame[i] = buf->next[i] = buf->old[i] = LAB_NO_FRAME;
-		buf->shadow[i] = buf->imported[i] = LAB_NO_FRAME;
-	}
 	info.exp_name = "driftheap_lab";
 	info.ops = &lab_dmabuf_ops;
 	info.size = (size_t)step->page * lab->stride << PAGE_SHIFT;
@@ -605,7 +615,6 @@ static long lab_learn(struct lab_buf *buf)
 long lab_adopt(struct lab *lab, struct driftheap_lab_step *step)
 {
 	struct lab_buf *buf;
-	unsigned int i;
 	long err;
 
 	if (step->obj >= DRIFTHEAP_LAB_BUFS || !step->page || step->page > DRIFTHEAP_LAB_PAGES ||
@@ -613,16 +622,9 @@ long lab_adopt(struct lab *lab, struct driftheap_lab_step *step)
 		return -EINVAL;
 	if (lab->bufs[step->obj])
 		return -EEXIST;
-	buf = lab_alloc(sizeof(*buf));
+	buf = lab_new_buf(lab, step->page);
 	if (!buf)
 		return -ENOMEM;
-	kref_init(&buf->refs);
-	buf->lab = lab_get(lab);
-	buf->pages = step->page;
-	for (i = 0; i < DRIFTHEAP_LAB_PAGES; i++) {
-		buf->frame[i] = buf->next[i] = buf->old[i] = LAB_NO_FRAME;
-		buf->shadow[i] = buf->imported[i] = LAB_NO_FRAME;
-	}
 	buf->dmabuf = dma_buf_get(step->value);
 	if (IS_ERR(buf->dmabuf)) {
 		err = PTR_ERR(buf->dmabuf);
