@@ -315,3 +315,129 @@ exists (hazard deadlock)
 ",
     );
 }
+
+/// `unmap_mapping_range` flushes the whole address space where another gather is under way in it, if it
+/// finds any VMA there: `mm_tlb_flush_nested` (`tlb_finish_mmu`, mm/mmu_gather.c).
+#[test]
+fn a_zap_flushes_what_a_munmap_of_the_same_process_has_not() {
+    check(
+        "DMABUF nested-flush
+(* Result: unlinked Sometimes, another-mapping Never, another-process Sometimes *)
+host { munmap-flush = after-unlink }
+exporter drm {}
+buffer A { exporter = drm }
+P0 application {
+    mmap v = A shared rw
+    vary on(unlinked => {}, another-mapping => { mmap w = A shared rw }, another-process => {})
+    mapped: store v[0] = 1
+    munmap v
+}
+P1 thread of P0 { await mapped; store v[0] = 7; store v[0] = 8 }
+P2 exporter drm { await mapped; purge A }
+P3 application {
+    vary on(unlinked => {}, another-mapping => {}, another-process => { mmap u = A shared rw })
+}
+exists (hazard use-after-free)
+",
+    );
+}
+
+/// A zap, a copy on write and fork change entries and flush under one lock: no CPU goes by what was.
+#[test]
+fn what_is_zapped_or_copied_is_flushed_at_once() {
+    check(
+        "DMABUF zap-and-copy
+(* Result: Never *)
+exporter drm {}
+buffer A { exporter = drm; fill = 1 }
+P0 application {
+    mmap v = A shared rw
+    mmap w = anon private rw
+    store w[0] = 1
+    begun: load a = w[0]
+    await there
+    fork P3
+    copied: store w[0] = 2
+}
+P1 thread of P0 {
+    await begun
+    load b = v[0]
+    there: load c = w[0]
+    await copied
+    load d = w[0]
+    await gone
+    purged: load e = v[0]
+}
+P2 exporter drm { await there; gone: purge A }
+P3 child { load f = w[0] }
+exists (hazard use-after-free \\/ ~(P1:d = 2) \\/ ~(purged = SIGBUS) \\/ ~(P3:f = 1))
+",
+    );
+}
+
+/// Threads share what any of them maps; who comes when it is gone gets SIGSEGV, though its buffer is there.
+#[test]
+fn threads_share_mappings_and_what_becomes_of_them() {
+    check(
+        "DMABUF shared-mappings
+(* Result: before-unlink/value Sometimes, after-unlink/value Sometimes, */segv Sometimes, */else Never *)
+host { munmap-flush = vary(before-unlink, after-unlink) }
+exporter drm {}
+buffer A { exporter = drm; fill = 3 }
+P0 application {
+    mapped: mmap v = A shared rw
+    await touched
+    munmap w
+}
+P1 thread of P0 {
+    await mapped
+    touched: mmap w = A shared rw
+    load a = v[0]
+    last: load b = w[0]
+}
+exists (vary(value => P1:a = 3 /\\ P1:b = 3, segv => P1:b = SIGSEGV, else => ~(P1:a = 3) \\/ hazard any))
+",
+    );
+}
+
+/// All threads of a process stand before one `mmap_lock`.
+#[test]
+fn threads_have_one_mmap_lock() {
+    check(
+        "DMABUF one-mmap-lock
+(* Result: thread Always, process Never *)
+exporter drm {}
+buffer A { exporter = drm }
+P0 application { held: mmap_lock P0 write; await mapped; mmap_unlock P0 }
+P1 vary(thread => { thread of P0 }, process => application) { await held; mapped: mmap v = A shared rw }
+exists (hazard deadlock)
+",
+    );
+}
+
+/// What `mmu_gather` holds is no page that a purge gave back under somebody, and is freed by the flush.
+#[test]
+fn gathered_pages_are_freed_by_the_flush() {
+    check(
+        "DMABUF gathered
+(* Result: early Never, in-time Always *)
+memory { system = 1 }
+exporter drm { mmap = mixedmap-insert-page; recycle = allocator }
+buffer A { exporter = drm; placement = system }
+buffer B { exporter = drm; placement = system; state = unallocated }
+P0 application {
+    mmap v = A shared rw
+    mapped: store v[0] = 1
+    flushed: munmap v
+}
+P1 thread of P0 { await mapped; store v[0] = 2 }
+P2 exporter drm {
+    await mapped
+    purge A
+    vary when(early => {}, in-time => { await flushed })
+    b: alloc B
+}
+exists (vary when(early => hazard orphan-mapping /\\ hazard use-after-free, in-time => b = ok))
+",
+    );
+}

@@ -108,7 +108,7 @@ fn check(scenario: &Scenario, limit: usize, found: &mut Seen) -> usize {
 }
 
 fn random_tests(worlds: u64, found: &mut Seen) -> usize {
-    let seed = lab::asked("DRIFTHEAP_SEED", 9);
+    let seed = lab::asked("DRIFTHEAP_SEED", 1);
     println!("{worlds} random tests, seed {seed}");
     let mut random = SplitMix64::new(seed);
     let mut states = 0;
@@ -167,12 +167,14 @@ const MUTATIONS: &[(&str, &str)] = &[
     ("DmaStart", "attachment buf fence memory pin sg vma"),
     ("EvictCache", "buf memory"),
     ("Fence", "buf"),
+    ("FinishMmu", "attachment buf free memory mmap_lock pin vma"),
     ("Flush", "buf memory"),
     ("FlushTlb", "attachment sg"),
     ("FollowPfn", "buf memory mmap_lock pin vma"),
     ("Fork", "free memory mmap_lock pin vma"),
     ("FrameVectorCheck", "memory pin vma"),
     ("Free", "buf free memory pin vma"),
+    ("FreePgtables", "vma"),
     ("GupFast", "memory pin vma"),
     ("GupSlow", "buf free memory mmap_lock pin vma"),
     ("Load", "buf memory mmap_lock pin vma"),

@@ -85,6 +85,7 @@ const CIRCLES: &[(&[&str], &str)] = &[
             "src/model/mmap_lock",
             "src/model/operation.rs",
             "src/model/policy.rs",
+            "src/model/reach.rs",
             "src/model/state.rs",
             "src/model/world.rs",
         ],

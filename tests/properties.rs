@@ -127,6 +127,14 @@ fn without_a_hazard_the_ghost_equals_memory() {
 }
 
 #[test]
+fn a_tlb_holds_what_the_page_table_says_but_while_a_munmap_is_under_way() {
+    check_tests(4000, |scenario, state, _| {
+        prop_assert!(state.model.tlbs_match(&scenario.world), "{:?}", state.model);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_decoded_state_is_the_state() {
     check_tests(1000, |scenario, state, enabled| {
         let bytes = encoded(scenario, state);
@@ -175,6 +183,7 @@ fn renamed(world: &World, state: &State, choices: &mut Choices<'_>) -> State {
     out.sg_frames.iter_mut().for_each(rename);
     out.tlb.iter_mut().for_each(rename);
     out.dmas.iter_mut().for_each(|dma| rename(&mut dma.frame));
+    out.translations.iter_mut().for_each(|entry| rename(&mut entry.frame));
     out
 }
 

@@ -14,7 +14,7 @@ use super::team::{ACTORS_MAX, Team};
 use crate::model::{self, Errno, Hazard, HazardKind, Life, Placement, Reply, Signal, Step};
 use crate::question::scenario::{Action, Replay, Scenario, ScenarioState, ScheduleStep};
 use crate::sys::arena::ArenaError;
-use crate::units::FrameId;
+use crate::units::{ActorId, FrameId};
 
 /// What an answer has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,7 +248,8 @@ impl<'a> Conduct<'a> {
                 let trap = self.trap(event.actor, slot);
                 self.ask(event.actor, touch, trap)?;
                 self.ask(event.actor, Command::NoBacking { slot }, Expect::Done)?;
-                self.traps[event.actor][usize::from(slot)] = Signal::Sigbus;
+                let home = self.home(event.actor);
+                self.traps[home][usize::from(slot)] = Signal::Sigbus;
                 self.ask(event.actor, touch, Expect::Signal(Signal::Sigbus))
             }
             Reply::Signal(signal) => self.ask(event.actor, touch, Expect::Signal(signal)),
@@ -262,7 +263,7 @@ impl<'a> Conduct<'a> {
     pub(super) fn trap(&self, actor: usize, slot: u16) -> Expect {
         match self.sabotage {
             Some(Sabotage::NoFaults) => Expect::Done,
-            _ => Expect::Signal(self.traps[actor][usize::from(slot)]),
+            _ => Expect::Signal(self.traps[self.home(actor)][usize::from(slot)]),
         }
     }
 
@@ -302,6 +303,11 @@ impl<'a> Conduct<'a> {
         }
     }
 
+    /// The actor that has the address space of a process, all of whose threads it is.
+    pub(super) fn home(&self, actor: usize) -> usize {
+        self.scenario.world.mm(ActorId::at(actor)).index()
+    }
+
     /// Queue a command for an actor.
     pub(super) fn ask(
         &mut self,
@@ -309,6 +315,7 @@ impl<'a> Conduct<'a> {
         command: Command,
         expect: Expect,
     ) -> Result<(), Halt> {
+        let actor = self.home(actor);
         if self.addressee != actor || self.queue.len() == BATCH_MAX {
             self.flush()?;
             self.addressee = actor;

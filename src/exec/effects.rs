@@ -61,9 +61,17 @@ impl Conduct<'_> {
             | Effect::DmaStarted(..)
             | Effect::DmaFinished(..) => self.device_effect(event, effect),
             Effect::PinInvalidated(pin) => self.invalidated(pin),
+            Effect::TlbHit(vma, page, _) => {
+                let name = self.scenario.names.vma(vma);
+                Err(Halt::Inexpressible(format!(
+                    "an access to `{name}[{page}]` goes by what a CPU's TLB still holds: here the \
+                     kernel has flushed it"
+                )))
+            }
             // Nothing that memory shows: bookkeeping of the exporter, or told elsewhere.
             Effect::Rebound(..)
             | Effect::FrameFreed(_)
+            | Effect::CpuTlbFlushed(_)
             | Effect::Notified(..)
             | Effect::CacheDropped(_)
             | Effect::Locked(..)
@@ -241,6 +249,8 @@ impl Conduct<'_> {
             | Effect::SgMapped(_)
             | Effect::SgUnmapped(_)
             | Effect::TlbFlushed(_)
+            | Effect::TlbHit(..)
+            | Effect::CpuTlbFlushed(_)
             | Effect::Notified(..)
             | Effect::DmaStarted(..)
             | Effect::DmaFinished(..)
@@ -283,6 +293,8 @@ impl Conduct<'_> {
             | Effect::FrameFreed(_)
             | Effect::FrameOrphaned(_)
             | Effect::PinInvalidated(_)
+            | Effect::TlbHit(..)
+            | Effect::CpuTlbFlushed(_)
             | Effect::Notified(..)
             | Effect::CacheWrittenBack(..)
             | Effect::CacheDropped(_)
@@ -389,9 +401,10 @@ impl Conduct<'_> {
     ) -> Result<(), Halt> {
         self.pins_at_fork(event)?;
         self.flush()?;
-        self.team.start(event.actor, self.arenas)?;
-        self.team.fork(event.actor, child)?;
-        self.traps[child] = self.traps[event.actor].clone();
+        let parent = self.home(event.actor);
+        self.team.start(parent, self.arenas)?;
+        self.team.fork(parent, child)?;
+        self.traps[child] = self.traps[parent].clone();
         let after = &event.after.model;
         for index in 0..count {
             let vma = VmaId(child_first.0 + index);
@@ -425,6 +438,7 @@ fn is_reached(model: &State, frame: FrameId) -> bool {
             && matches!(pin.target, model::Target::Page(_))
     };
     model.ptes.iter().any(|pte| pte.frame == frame && !pte.own)
+        || model.translations.iter().any(|entry| entry.frame == frame)
         || model.pins.iter().any(pinned)
         || model.sg_frames.contains(&frame)
         || model.tlb.contains(&frame)
@@ -434,7 +448,8 @@ fn is_reached(model: &State, frame: FrameId) -> bool {
 /// Whether an orphan is out of everybody's reach but that of kernel pins: then its page can leave
 /// the arena, and the pins really keep it.
 fn only_pins_keep(model: &State, frame: FrameId) -> bool {
-    let mapped = model.ptes.iter().any(|pte| pte.frame == frame);
+    let mapped = model.ptes.iter().any(|pte| pte.frame == frame)
+        || model.translations.iter().any(|entry| entry.frame == frame);
     let cached = model.pins.iter().any(|pin| {
         pin.frame == frame && !pin.counted && !matches!(pin.slot, Slot::None | Slot::Dropped)
     });

@@ -235,6 +235,9 @@ pub enum Role {
     Device(Option<Name>),
     /// A user process that starts at some `fork`, with a copy of the forker's address space.
     Child,
+    /// Another thread of a user process: the address space, its mappings and its `mmap_lock` are shared,
+    /// registers are not, and each thread runs on a CPU of its own, with a TLB of its own.
+    Thread(ProcessRef),
     /// Hardware that acts on its own: signals fences, evicts cache lines.
     Hardware,
 }

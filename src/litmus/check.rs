@@ -120,7 +120,10 @@ impl<'a> Checker<'a, '_> {
             let same = |first: &&Definition<'_>| {
                 first.name == later.name
                     && first.kind.is_global() == later.kind.is_global()
-                    && (first.kind.is_global() || first.process == later.process)
+                    && (first.kind.is_global()
+                        || first.process == later.process
+                        || self.symbols.are_threads(first.process, later.process)
+                            && later.kind == NameKind::Mapping)
                     && first.kind != NameKind::Register
             };
             if later.kind == NameKind::Register {
@@ -204,7 +207,19 @@ impl<'a> Checker<'a, '_> {
         match &process.role {
             Role::Exporter(name) => self.exporter(name),
             Role::Device(Some(name)) => self.importer(name),
+            Role::Thread(of) => self.thread(of),
             Role::Device(None) | Role::Application | Role::Child | Role::Hardware => {}
+        }
+    }
+
+    /// A thread is one of an application.
+    fn thread(&mut self, of: &ProcessRef) {
+        let Some(at) = self.process(of.index, of.span) else { return };
+        let role = &self.variant.processes[at].role;
+        if *role != Role::Application {
+            let message = format!("`{of}` is not an application but `{role}`");
+            let help = "a thread shares the address space of an application";
+            self.sink.report(Problem::new(of.span, message).help(help));
         }
     }
 
@@ -282,10 +297,11 @@ impl<'a> Checker<'a, '_> {
         let found = self.symbols.mapping(here.process, name.as_str()).copied();
         if let Some(mapping) = found {
             let mut user = (here.process, here.statement);
-            while user.0 != mapping.process {
+            // What another thread maps may be there at any time.
+            while !self.symbols.are_threads(user.0, mapping.process) {
                 user = self.symbols.forker(user.0)?;
             }
-            if mapping.statement >= user.1 {
+            if mapping.process == user.0 && mapping.statement >= user.1 {
                 let problem = Problem::new(name.span, format!("`{name}` is not mapped yet"));
                 self.sink.report(problem.related(mapping.span(), "it is mapped only here"));
             }

@@ -64,7 +64,7 @@
 //!
 //! process   = "P"n role "{" { [ LABEL ":" ] statement } "}"        n = 0, 1, 2, ... 5
 //! role      = "application" | "exporter" NAME | "device" [ "importer" NAME ]
-//!           | "child" | "hardware"
+//!           | "child" | "thread" "of" "P"n | "hardware"
 //!
 //! condition = ( "exists" | "~exists" | "forall" ) "(" cond ")"
 //! cond      = and { "\/" and }
@@ -94,7 +94,8 @@
 //! # Names
 //!
 //! Mappings belong to their process, and a child also sees those that its forker had made before the
-//! `fork`; registers belong to their process and may be loaded again. Exporters, importers and
+//! `fork`; threads of a process share its mappings, whichever of them made one; registers belong to
+//! their process or thread and may be loaded again. Exporters, importers and
 //! buffers, each for themselves, and labels, pins, pfn caches, frame vectors, attachments,
 //! sg_tables and fences, all together, are defined once and seen by every process. Within a process
 //! a name is used only behind its definition. `anon`, `dmabuf_of`, `vary`, `hazard`, `warning`,

@@ -68,6 +68,7 @@ impl fmt::Display for Role {
                 write!(f, "device{}", option("importer ", importer.as_ref()))
             }
             Self::Child => f.write_str("child"),
+            Self::Thread(of) => write!(f, "thread of {of}"),
             Self::Hardware => f.write_str("hardware"),
         }
     }

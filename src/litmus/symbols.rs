@@ -157,10 +157,27 @@ impl<'a> Symbols<'a> {
         self.forks.get(process).copied().flatten().filter(|_| is_child)
     }
 
+    /// The process whose thread this is, or the process itself.
+    #[must_use]
+    pub fn leader(&self, process: usize) -> usize {
+        let Some(Role::Thread(of)) = self.variant.processes.get(process).map(|p| &p.role) else {
+            return process;
+        };
+        position(&self.variant.processes, of.index).unwrap_or(process)
+    }
+
+    /// Whether both are in one address space.
+    #[must_use]
+    pub fn are_threads(&self, one: usize, other: usize) -> bool {
+        self.leader(one) == self.leader(other)
+    }
+
     fn local(&self, process: usize, kind: NameKind, name: &str) -> Option<&Definition<'a>> {
-        self.definitions
-            .iter()
-            .find(|d| d.kind == kind && d.process == process && d.name.as_str() == name)
+        let is_own = |d: &&Definition<'_>| {
+            let shared = kind == NameKind::Mapping && self.are_threads(d.process, process);
+            d.process == process || shared
+        };
+        self.definitions.iter().filter(|d| d.kind == kind && d.name.as_str() == name).find(is_own)
     }
 
     /// The buffer behind a mapping, attachment or sg_table; none for anonymous memory.

@@ -156,6 +156,7 @@ impl Contents {
             && !world.bounces()
             && !world.bypasses()
             && !world.apertures()
+            && !world.threads()
             && steps.are_understood()
             && world.policies.iter().all(Option::is_none)
             && world.host.bus != Bus::Offset

@@ -4,15 +4,14 @@ use super::mmap_lock::InLine;
 use super::objects::{Life, Reach, Slot, Target};
 use super::operation::Operation;
 use super::policy::{Admission, Request};
+use super::reach::zapped_pages;
 use super::rules::{
     ExporterStep, FaultLock, FaultWait, KernelFence, Notifier, Placement, SyncForward, Usage,
 };
 use super::state::State;
 use super::step::{Dir, Effect, Errno, Handle, Hazard, Reply, Sink, Step, SyncAccess};
 use super::world::World;
-use crate::units::{
-    ActorId, BufId, FrameId, ImporterId, PageId, PageSet, PinId, PteId, SgId, VmaId,
-};
+use crate::units::{ActorId, BufId, FrameId, ImporterId, PageId, PageSet, SgId, VmaId};
 
 /// One step under way: everything it needs, so that the rules read as methods.
 pub(super) struct Core<'a, S: Sink> {
@@ -42,9 +41,12 @@ pub fn ready(world: &World, state: &State, actor: ActorId, step: &Step) -> bool 
 fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
     let View { world, state, .. } = *view;
     match *step {
-        Step::Load { vma, page } => !view.fault_blocked(vma, page),
+        Step::Load { vma, page } => {
+            view.is_translated(vma, page, false) || !view.fault_blocked(vma, page)
+        }
         Step::Store { vma, page, .. } => {
-            !view.fault_blocked(vma, page) && !view.copy_waits(vma, page)
+            view.is_translated(vma, page, true)
+                || !view.fault_blocked(vma, page) && !view.copy_waits(vma, page)
         }
         Step::GupSlow { pin, vma, page, foll } => {
             let slot = state.pins[pin.index()].slot;
@@ -59,8 +61,13 @@ fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
                 || !view.followed(vma)
                 || !view.fault_blocked(vma, page)
         }
-        Step::Munmap { vma, pages } => !view.notifier_waits(vma, pages),
-        Step::Mremap { from, .. } => !view.notifier_waits(from, PageSet::MAX),
+        Step::Mmap(mmap) => !view.unmap_under_way(world.mm_of(mmap.vma)),
+        Step::Munmap { vma, pages } => {
+            !view.unmap_under_way(world.mm_of(vma)) && !view.notifier_waits(vma, pages)
+        }
+        Step::Mremap { from, .. } => {
+            !view.unmap_under_way(world.mm_of(from)) && !view.notifier_waits(from, PageSet::MAX)
+        }
         Step::Unpin(pin) => !matches!(state.pins[pin.index()].slot, Slot::None | Slot::Taking),
         // Both take the lock for the list of attachments (dma_buf_dynamic_attach, dma_buf_detach,
         // drivers/dma-buf/dma-buf.c, 6.12).
@@ -98,14 +105,14 @@ fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
         Step::Fork { parent_first, count, .. } => {
             let parents = (parent_first.0..parent_first.0.saturating_add(count)).map(VmaId);
             let private = |vma: &VmaId| !state.vmas[vma.index()].shared;
-            !parents.filter(private).any(|vma| view.notifier_waits(vma, PageSet::MAX))
+            !view.unmap_under_way(world.mm(view.actor))
+                && !parents.filter(private).any(|vma| view.notifier_waits(vma, PageSet::MAX))
         }
         Step::Alloc(buf) => world.buf(buf).placement != Placement::Cma || !view.migration_waits(),
         Step::ResvLock(buf) => view.lock_untaken(buf),
         Step::LockAll(bufs) => view.reserves(bufs),
         Step::FlushTlb(sg) => state.sgs[sg.index()] != Slot::None && !view.translated(sg),
-        Step::Mmap(_)
-        | Step::GupFast { .. }
+        Step::GupFast { .. }
         | Step::FrameVectorCheck { .. }
         | Step::Submit { .. }
         | Step::DmaFinish { .. }
@@ -116,7 +123,9 @@ fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
         | Step::ResvUnlock(_)
         | Step::DrawTicket
         | Step::MmapLock { .. }
-        | Step::MmapUnlock(_) => true,
+        | Step::MmapUnlock(_)
+        | Step::FreePgtables(_)
+        | Step::FinishMmu(_) => true,
     }
 }
 
@@ -189,6 +198,8 @@ pub fn step<S: Sink>(
         Step::MmapLock { mm, write } => core.lock_mm(mm, write),
         Step::MmapUnlock(mm) => core.unlock_mm(mm),
         Step::FlushTlb(sg) => core.flush_tlb(sg),
+        Step::FreePgtables(vma) => core.free_pgtables(vma),
+        Step::FinishMmu(vma) => core.finish_mmu(vma),
     }
 }
 
@@ -237,7 +248,9 @@ impl State {
             | Step::LockAll(_)
             | Step::MmapLock { .. }
             | Step::MmapUnlock(_)
-            | Step::FlushTlb(_) => {}
+            | Step::FlushTlb(_)
+            | Step::FreePgtables(_)
+            | Step::FinishMmu(_) => {}
         }
     }
 }
@@ -295,7 +308,9 @@ fn buf_of(world: &World, state: &State, step: &Step) -> Option<BufId> {
         | Step::DrawTicket
         | Step::LockAll(_)
         | Step::MmapLock { .. }
-        | Step::MmapUnlock(_) => BufId::NONE,
+        | Step::MmapUnlock(_)
+        | Step::FreePgtables(_)
+        | Step::FinishMmu(_) => BufId::NONE,
     };
     buf.is_some().then_some(buf)
 }
@@ -491,29 +506,6 @@ impl State {
     }
 }
 
-/// The pages of `vma` that the exporter's zap of `buf` reaches, a bit each. Of a huge entry none goes
-/// alone: one that is not anonymous is cleared, not split (`zap_pmd_range`, mm/memory.c;
-/// `__split_huge_pmd_locked`, mm/huge_memory.c, 6.12).
-pub(super) fn zapped_pages(world: &World, state: &State, buf: BufId, vma: VmaId) -> PageSet {
-    use super::objects::Reach;
-    use super::rules::ZapReach;
-    let entry = &state.vmas[vma.index()];
-    if entry.buf != buf || entry.reach != Reach::Exporter {
-        return 0;
-    }
-    let huge = |page| world.pte(vma, page).is_some_and(|pte| state.ptes[pte.index()].huge);
-    let pages = match world.exporter_of(buf).zap {
-        ZapReach::AddressSpace => entry.mapped,
-        ZapReach::VmaPointer if state.bufs[buf.index()].vma_pointer == vma => entry.mapped,
-        ZapReach::VmaPointer | ZapReach::WrongPgoff | ZapReach::VmStart => 0,
-        // Begins at page 1 of the buffer.
-        ZapReach::WrongRange if entry.offset == 0 => entry.mapped & !1,
-        ZapReach::WrongRange => entry.mapped,
-    };
-    let part = pages != 0 && pages != entry.mapped;
-    if part && (0..world.vma_pages(vma)).any(huge) { entry.mapped } else { pages }
-}
-
 impl<S: Sink> Core<'_, S> {
     pub(super) fn emit(&mut self, effect: Effect) {
         self.sink.effect(effect);
@@ -531,46 +523,6 @@ impl<S: Sink> Core<'_, S> {
         if matches!(owner, Owner::Orphan | Owner::Anon) && self.state.references(frame) == 0 {
             self.state.push_free(self.world, frame);
             self.emit(Effect::FrameFreed(frame));
-        }
-    }
-
-    /// Remove an entry, telling notifiers on it.
-    pub(super) fn zap_pte(&mut self, vma: VmaId, page: u8) {
-        let Some(id) = self.world.pte(vma, page) else { return };
-        let pte = self.state.ptes[id.index()];
-        if !pte.present() {
-            return;
-        }
-        self.state.ptes[id.index()] = super::objects::Pte::ABSENT;
-        self.emit(Effect::Zapped(vma, page, pte));
-        self.emit(Effect::Cost(super::step::Cost::ZappedPtes, 1));
-        self.notify_mmu(id);
-        if pte.counted {
-            self.reference_dropped(pte.frame);
-        }
-    }
-
-    /// `mmu_notifier_invalidate_range_start`: the entry goes, or is another from here on. Who has a
-    /// notifier on it lets go of the page.
-    ///
-    /// Called wherever Linux 6.12 does for an entry that changes: munmap (`unmap_vmas`), a zap
-    /// (`zap_page_range_single`, for `unmap_mapping_range` too), a copy on write (`wp_page_copy`),
-    /// fork's write protection of private mappings (`copy_page_range`; all in mm/memory.c), mremap
-    /// (`move_page_tables`, mm/mremap.c), migration (`try_to_migrate_one`, mm/rmap.c).
-    pub(super) fn notify_mmu(&mut self, id: PteId) {
-        for index in 0..self.state.pins.len() {
-            if self.world.pins[index].notifier == Notifier::None {
-                continue;
-            }
-            let pin = &self.state.pins[index];
-            if pin.slot == Slot::Held && pin.pte == id {
-                let (counted, frame) = (pin.counted, pin.frame);
-                self.state.pins[index].slot = Slot::Invalid;
-                self.emit(Effect::PinInvalidated(PinId::at(index)));
-                if counted {
-                    self.reference_dropped(frame);
-                }
-            }
         }
     }
 

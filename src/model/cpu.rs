@@ -4,8 +4,7 @@
 //! `vmf_insert_pfn` and `vm_insert_page`, read from 6.12.
 //!
 //! **Differs from Linux**: loads and stores are sequentially consistent and a whole page holds one
-//! value; the CPU has no TLB apart from the page table; a zap of a buffer is one atomic step; fork
-//! does not copy file descriptors.
+//! value; a zap of a buffer is one atomic step; fork does not copy file descriptors.
 
 use super::core::Core;
 use super::objects::{Life, Owner, Pte, Reach, Slot, Target, Vma, VmaKind};
@@ -29,12 +28,12 @@ pub(super) enum Want {
 
 impl<S: Sink> Core<'_, S> {
     pub(super) fn load(&mut self, vma: VmaId, page: u8) -> Reply {
-        let pte = match self.access(vma, page, false) {
-            Ok(pte) => pte,
+        let (pte, frame) = match self.access(vma, page, false) {
+            Ok(found) => found,
             Err(reply) => return reply,
         };
-        let frame = self.state.ptes[pte.index()].frame;
-        if self.incoherent(vma, frame) && !self.state.frames[frame.index()].cached {
+        let area = self.state.area(vma, page);
+        if self.incoherent(&area, frame) && !self.state.frames[frame.index()].cached {
             let entry = &mut self.state.frames[frame.index()];
             entry.cached = true;
             entry.cache_value = entry.value;
@@ -42,7 +41,7 @@ impl<S: Sink> Core<'_, S> {
             self.emit(Effect::CacheFilled(frame, value));
         }
         let held = &self.state.frames[frame.index()];
-        let aperture = self.state.vmas[vma.index()].reach == Reach::Aperture;
+        let aperture = area.reach == Reach::Aperture;
         let value = if aperture { held.value } else { held.cpu_value() };
         self.emit(Effect::Loaded(vma, page, frame, value));
         let target = self.target_of(vma, page, pte);
@@ -51,12 +50,11 @@ impl<S: Sink> Core<'_, S> {
     }
 
     pub(super) fn store(&mut self, vma: VmaId, page: u8, value: u8) -> Reply {
-        let pte = match self.access(vma, page, true) {
-            Ok(pte) => pte,
+        let (pte, frame) = match self.access(vma, page, true) {
+            Ok(found) => found,
             Err(reply) => return reply,
         };
-        let frame = self.state.ptes[pte.index()].frame;
-        let cached = self.incoherent(vma, frame);
+        let cached = self.incoherent(&self.state.area(vma, page), frame);
         let entry = &mut self.state.frames[frame.index()];
         if cached {
             entry.cached = true;
@@ -71,10 +69,9 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
-    /// Whether the CPU's accesses to `frame` through `vma` go through a cache that devices don't
+    /// Whether the CPU's accesses to `frame` through a VMA go through a cache that devices don't
     /// see.
-    fn incoherent(&self, vma: VmaId, frame: FrameId) -> bool {
-        let entry = &self.state.vmas[vma.index()];
+    fn incoherent(&self, entry: &Vma, frame: FrameId) -> bool {
         let buf = entry.buf;
         buf.is_some()
             && entry.reach != Reach::Aperture
@@ -84,7 +81,7 @@ impl<S: Sink> Core<'_, S> {
 
     /// What an access through a VMA is meant for.
     pub(super) fn target_of(&self, vma: VmaId, page: u8, pte: PteId) -> Target {
-        let entry = &self.state.vmas[vma.index()];
+        let entry = self.state.area(vma, page);
         if entry.buf.is_none() || !entry.shared {
             return Target::Va(pte);
         }
@@ -93,25 +90,30 @@ impl<S: Sink> Core<'_, S> {
 
     /// The buffer page behind page `page` of a VMA.
     pub(super) fn buffer_page(&self, vma: VmaId, page: u8) -> Option<PageId> {
-        let entry = &self.state.vmas[vma.index()];
+        let entry = self.state.area(vma, page);
         if entry.buf.is_none() {
             return None;
         }
         self.world.page(entry.buf, entry.offset + page)
     }
 
-    /// The entry to access through, after a fault if need be.
-    fn access(&mut self, vma: VmaId, page: u8, write: bool) -> Result<PteId, Reply> {
-        let entry = self.state.vmas[vma.index()];
+    /// The entry to access through and the frame that it leads to, or that the CPU's TLB says; after a
+    /// fault if need be.
+    fn access(&mut self, vma: VmaId, page: u8, write: bool) -> Result<(PteId, FrameId), Reply> {
         let segv = Err(Reply::Signal(Signal::Sigsegv));
         let Some(id) = self.world.pte(vma, page) else { return segv };
+        if let Some(frame) = self.by_tlb((vma, page), id, write) {
+            return Ok((id, frame));
+        }
+        let entry = self.state.vmas[vma.index()];
         let allowed = if write { entry.write } else { entry.read };
         if entry.mapped & (1 << page) == 0 || !allowed {
             return segv;
         }
         let pte = self.state.ptes[id.index()];
         if pte.present() && (!write || pte.write) {
-            return Ok(id);
+            self.translate(vma, id, &pte);
+            return Ok((id, pte.frame));
         }
         let want = if write { Want::Write } else { Want::Read };
         match self.fault(vma, page, want) {
@@ -315,7 +317,11 @@ impl<S: Sink> Core<'_, S> {
 
     fn set_pte(&mut self, vma: VmaId, page: u8, pte: Pte) {
         if let Some(id) = self.world.pte(vma, page) {
+            let old = self.state.ptes[id.index()];
             self.state.ptes[id.index()] = pte;
+            if old.present() && (old.frame != pte.frame || old.write && !pte.write) {
+                self.flush_cpus(id);
+            }
             self.emit(Effect::Faulted(vma, page, pte));
         }
     }
@@ -437,6 +443,7 @@ impl<S: Sink> Core<'_, S> {
         }
         let shared = Pte { write: false, exclusive: false, ..pte };
         self.state.ptes[old.index()] = shared;
+        self.flush_cpus(old);
         self.state.ptes[new.index()] = shared;
         self.emit(Effect::Faulted(to, page, shared));
     }

@@ -6,8 +6,8 @@
 //! that class whose frames have those numbers.
 
 use super::objects::{
-    Attachment, Dma, DmaBuf, Frame, Life, MmapLock, Owner, Page, Pte, Reach, Slot, Target, Ticket,
-    VmaKind,
+    Attachment, Detached, Dma, DmaBuf, Frame, Life, MmapLock, Owner, Page, Pte, Reach, Slot,
+    Target, Ticket, Translation, Vma, VmaKind,
 };
 use super::rules::{Bus, Placement, Usage};
 use super::state::State;
@@ -90,11 +90,12 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>, ends: &mut Vec<us
     }
     ends.push(out.len());
     for vma in &state.vmas {
-        out.extend_from_slice(&vma.mapped.to_le_bytes());
-        if vma.mapped != 0 {
-            let flags = u8::from(vma.shared) | u8::from(vma.read) << 1 | u8::from(vma.write) << 2;
-            let kind = vma.kind as u8 | (vma.reach as u8) << 4;
-            out.extend_from_slice(&[vma.buf.0, vma.offset, flags, kind]);
+        encode_vma(vma, out);
+    }
+    for detached in &state.detached {
+        encode_vma(&detached.area, out);
+        if detached.area.mapped != 0 {
+            out.push(detached.linked.into());
         }
     }
     ends.push(out.len());
@@ -103,6 +104,15 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>, ends: &mut Vec<us
         out.push(frame);
         if pte.present() {
             out.extend_from_slice(&[pte_flags(pte), pte.ghost]);
+        }
+    }
+    for entry in &state.translations {
+        let frame = names.of(entry.frame);
+        out.push(frame);
+        if entry.frame.is_some() {
+            out.extend_from_slice(&entry.cpus.to_le_bytes());
+            out.extend_from_slice(&entry.writers.to_le_bytes());
+            out.push(entry.gathered.into());
         }
     }
     ends.push(out.len());
@@ -122,6 +132,15 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>, ends: &mut Vec<us
     ends.push(out.len());
     out.extend_from_slice(&state.hazards.to_le_bytes());
     out.push(state.warned.into());
+}
+
+fn encode_vma(vma: &Vma, out: &mut Vec<u8>) {
+    out.extend_from_slice(&vma.mapped.to_le_bytes());
+    if vma.mapped != 0 {
+        let flags = u8::from(vma.shared) | u8::from(vma.read) << 1 | u8::from(vma.write) << 2;
+        let kind = vma.kind as u8 | (vma.reach as u8) << 4;
+        out.extend_from_slice(&[vma.buf.0, vma.offset, flags, kind]);
+    }
 }
 
 fn encode_devices(world: &World, state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
@@ -326,17 +345,27 @@ pub fn decode<'a>(world: &World, bytes: &'a [u8], state: &mut State) -> &'a [u8]
     reader.bytes
 }
 
+fn decode_vma(reader: &mut Reader<'_>) -> Vma {
+    let mut vma = super::objects::EMPTY_VMA;
+    vma.mapped = u16::from_le_bytes(reader.bytes());
+    if vma.mapped != 0 {
+        let [buf, offset, flags, kind] = reader.bytes();
+        vma.buf = BufId(buf);
+        vma.offset = offset;
+        (vma.shared, vma.read, vma.write) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+        (vma.kind, vma.reach) = (kind_of(kind & 15), reach_of(kind >> 4));
+    }
+    vma
+}
+
 fn decode_cpu(reader: &mut Reader<'_>, state: &mut State) {
     for vma in &mut state.vmas {
-        *vma = super::objects::EMPTY_VMA;
-        vma.mapped = u16::from_le_bytes(reader.bytes());
-        if vma.mapped != 0 {
-            let [buf, offset, flags, kind] = reader.bytes();
-            vma.buf = BufId(buf);
-            vma.offset = offset;
-            (vma.shared, vma.read, vma.write) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-            (vma.kind, vma.reach) = (kind_of(kind & 15), reach_of(kind >> 4));
-        }
+        *vma = decode_vma(reader);
+    }
+    for detached in &mut state.detached {
+        let area = decode_vma(reader);
+        let linked = area.mapped != 0 && reader.byte() != 0;
+        *detached = Detached { area, linked };
     }
     for pte in &mut state.ptes {
         *pte = Pte::ABSENT;
@@ -355,6 +384,15 @@ fn decode_cpu(reader: &mut Reader<'_>, state: &mut State) {
                 ghost,
                 buffer_newer: bit(6),
             };
+        }
+    }
+    for entry in &mut state.translations {
+        *entry = Translation::NONE;
+        entry.frame = FrameId(reader.byte());
+        if entry.frame.is_some() {
+            entry.cpus = u16::from_le_bytes(reader.bytes());
+            entry.writers = u16::from_le_bytes(reader.bytes());
+            entry.gathered = reader.byte() != 0;
         }
     }
     for pin in &mut state.pins {

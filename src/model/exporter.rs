@@ -10,7 +10,7 @@
 //! **Locking**: `dma_resv` of the buffer, taken by `lock` and released by `unlock`. An operation
 //! that fails gives back its frames and the lock.
 
-use super::core::{Core, zapped_pages};
+use super::core::Core;
 use super::moving::{self, Copying, FrameRole, FrameTable, PageFrames, Pinned};
 use super::objects::{EMPTY_PAGE, Life, Owner, Page, Slot};
 use super::operation::Operation;
@@ -18,7 +18,7 @@ use super::rules::{
     Blocks, ExporterStep, FaultPurged, ImporterMmap, MoveNotify, PagePool, Placement,
 };
 use super::step::{Cost, Effect, Errno, Hazard, HazardKind, Reply, Sink, Via};
-use crate::units::{ActorId, AttachmentId, BufId, FrameId, PageId, SgId, VmaId};
+use crate::units::{ActorId, AttachmentId, BufId, FrameId, PageId, SgId};
 
 impl<S: Sink> Core<'_, S> {
     pub(super) fn exporter_step(
@@ -101,18 +101,6 @@ impl<S: Sink> Core<'_, S> {
                 let slot = self.state.sgs[sg.index()];
                 if slot.notified() != slot && self.world.attachment_of(sg) == attachment {
                     self.state.sgs[sg.index()] = slot.notified();
-                }
-            }
-        }
-    }
-
-    pub(super) fn zap(&mut self, buf: BufId) {
-        let vmas: Vec<VmaId> = self.world.vma_ids().collect();
-        for vma in vmas {
-            let pages = zapped_pages(self.world, self.state, buf, vma);
-            for page in 0..self.world.vma_pages(vma) {
-                if pages & (1 << page) != 0 {
-                    self.zap_pte(vma, page);
                 }
             }
         }
@@ -553,7 +541,8 @@ impl<S: Sink> FrameTable for Core<'_, S> {
         if pins > 0 {
             self.frame_hazard(HazardKind::OrphanPin, buf, frame);
         }
-        if self.state.references(frame) > pins {
+        // What mmu_gather holds is on its way out.
+        if self.state.references(frame) > pins + self.state.gathered(frame) {
             self.frame_hazard(HazardKind::OrphanMapping, buf, frame);
         }
     }

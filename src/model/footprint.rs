@@ -90,15 +90,20 @@ fn beside_locks(world: &World, step: &Step) -> Objects {
             let fills =
                 mmap.buf.is_some() && world.exporter_of(mmap.buf).mmap == MmapKind::RemapPfnRange;
             let shadow = if mmap.via.is_none() && !fills { 0 } else { FREE | MEMORY };
-            of(0, VMAS.one(mmap.vma.0) | buf | shadow)
+            of(0, VMAS.one(mmap.vma.0) | buf | shadow).union(others(world))
         }
-        Step::Munmap { vma, .. } => {
+        Step::Munmap { vma, .. } | Step::FinishMmu(vma) => {
             of(release_reads(), zap_writes(world, vma) | FREE | MEMORY | buf_of(world, vma))
         }
+        Step::FreePgtables(vma) => of(0, VMAS.one(vma.0)),
         Step::Mremap { to, from } => {
             let moved = VMAS.one(to.0) | zap_writes(world, from) | MEMORY | PINS.all();
             // Whoever is notified may drop the last reference to a page.
-            if notified(world) == 0 { of(0, moved) } else { of(release_reads(), moved | FREE) }
+            if notified(world) == 0 {
+                of(0, moved).union(others(world))
+            } else {
+                of(release_reads(), moved | FREE)
+            }
         }
         Step::Load { vma, .. } => access(world, vma, false),
         Step::Store { vma, .. } => access(world, vma, true),
@@ -197,6 +202,8 @@ mod noting {
         add(&state.lists, &|_| FREE);
         add(&state.mms.notes, &|_| MMS);
         add(&state.tickets.notes, &|_| MMS);
+        add(&state.translations.notes, &|index| VMAS.one(world.vma_of(PteId::at(index)).0.0));
+        add(&state.detached.notes, &|index| VMAS.one(VmaId::at(index).0));
         // Nobody else looks at an engine, but where it is bound to a pin: then the pin is noted.
         add(&state.dmas.notes, &|index| if index == actor.index() { 0 } else { u128::MAX });
         found
@@ -276,7 +283,9 @@ fn device(world: &World, step: &Step) -> Objects {
         | Step::LockAll(_)
         | Step::MmapLock { .. }
         | Step::MmapUnlock(_)
-        | Step::FlushTlb(_) => Objects::ALL,
+        | Step::FlushTlb(_)
+        | Step::FreePgtables(_)
+        | Step::FinishMmu(_) => Objects::ALL,
     }
 }
 
@@ -296,6 +305,11 @@ fn release_reads() -> u128 {
 fn unlocked(world: &World, buf: BufId) -> Objects {
     let decl = world.buf(buf);
     if decl.closed || !decl.allocated { of(release_reads(), FREE | MEMORY) } else { NOTHING }
+}
+
+/// The other VMAs, where a munmap may be under way that is waited for.
+fn others(world: &World) -> Objects {
+    if world.threads() { of(VMAS.all(), 0) } else { NOTHING }
 }
 
 /// The tickets, where anybody draws one.

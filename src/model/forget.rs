@@ -18,8 +18,8 @@
 use super::contents::{ContentUse, Contents, Looks, Renaming};
 use super::footprint::{ATTACHMENTS, BUFS, FENCES, FREE, MEMORY, MMS, Objects, PINS, SGS, VMAS};
 use super::objects::{
-    EMPTY_ATTACHMENT, EMPTY_FENCE, EMPTY_PAGE, EMPTY_PIN, EMPTY_VMA, MmapLock, Owner, Pte, Slot,
-    Target, Ticket, unallocated,
+    Detached, EMPTY_ATTACHMENT, EMPTY_FENCE, EMPTY_PAGE, EMPTY_PIN, EMPTY_VMA, MmapLock, Owner,
+    Pte, Slot, Target, Ticket, Translation, unallocated,
 };
 use super::rules::ZapReach;
 use super::state::State;
@@ -89,7 +89,14 @@ fn rows(world: &World, objects: u128, state: &mut State) {
         if objects & VMAS.one(VmaId::at(index).0) == 0 && !(private && objects & MEMORY != 0) {
             state.vmas.unnoted_mut()[index] = EMPTY_VMA;
             let first = decl.first_pte.index();
-            state.ptes.unnoted_mut()[first..first + usize::from(decl.pages)].fill(Pte::ABSENT);
+            let slots = first..first + usize::from(decl.pages);
+            state.ptes.unnoted_mut()[slots.clone()].fill(Pte::ABSENT);
+            if let Some(cached) = state.translations.unnoted_mut().get_mut(slots) {
+                cached.fill(Translation::NONE);
+            }
+            if let Some(detached) = state.detached.unnoted_mut().get_mut(index) {
+                *detached = Detached::NONE;
+            }
         }
     }
     for (index, pin) in state.pins.unnoted_mut().iter_mut().enumerate() {

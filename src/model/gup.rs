@@ -212,7 +212,7 @@ impl<S: Sink> Core<'_, S> {
                 self.notify_mmu(PteId::at(index));
             }
         }
-        if self.state.counted_pins(from) > 0 {
+        if self.state.counted_pins(from) > 0 || self.state.gathered(from) > 0 {
             return Err(Errno::Ebusy);
         }
         let owner = self.state.frames[from.index()].owner;
@@ -229,6 +229,7 @@ impl<S: Sink> Core<'_, S> {
                 let old = self.state.ptes[index];
                 self.emit(Effect::Zapped(vma, page, old));
                 self.state.ptes[index].frame = to;
+                self.flush_cpus(PteId::at(index));
                 let new = self.state.ptes[index];
                 self.emit(Effect::Faulted(vma, page, new));
             }

@@ -168,31 +168,47 @@ impl<S: Sink> Core<'_, S> {
         if gone == 0 {
             return Reply::Skipped;
         }
-        for page in 0..self.world.vma_pages(vma) {
-            // A huge entry of pfns does not split: all of it goes, and the rest faults again
-            // (__split_huge_pmd_locked, mm/huge_memory.c, 6.12).
-            let pte = self.world.pte(vma, page).map(|id| self.state.ptes[id.index()]);
-            if gone & (1 << page) != 0 || pte.is_some_and(|pte| pte.huge) {
+        // A huge entry of pfns does not split: all of it goes, and the rest faults again
+        // (__split_huge_pmd_locked, mm/huge_memory.c, 6.12).
+        let huge = |page: &u8| {
+            let pte = self.world.pte(vma, *page).map(|id| self.state.ptes[id.index()]);
+            gone & (1 << page) != 0 || pte.is_some_and(|pte| pte.huge)
+        };
+        let cleared = (0..self.world.vma_pages(vma)).filter(huge);
+        let cleared = cleared.fold(0, |set: PageSet, page| set | 1 << page);
+        let in_parts = self.world.has_threads(self.world.mm_of(vma));
+        if in_parts {
+            self.detach_pages(vma, gone, cleared);
+        } else {
+            for page in (0..self.world.vma_pages(vma)).filter(|page| cleared & (1 << page) != 0) {
                 self.zap_pte(vma, page);
             }
-        }
-        if entry.buf.is_some() && self.state.bufs[entry.buf.index()].vma_pointer == vma {
-            // A driver with one pointer forgets it in vm_ops->close, which a part's end calls too.
-            self.state.bufs[entry.buf.index()].vma_pointer = VmaId::NONE;
         }
         self.state.vmas[vma.index()].mapped &= !gone;
         if self.state.vmas[vma.index()].mapped == 0 {
             self.state.vmas[vma.index()] = EMPTY_VMA;
         }
         self.emit(Effect::VmaUnmapped(vma, gone));
-        self.unmapped(entry.buf);
-        self.maybe_release(entry.buf);
+        if !in_parts {
+            self.close_vma(vma, entry.buf);
+        }
         Reply::Done
+    }
+
+    /// `remove_vma`: what was unmapped is closed, and its reference to the buffer goes.
+    pub(super) fn close_vma(&mut self, vma: VmaId, buf: BufId) {
+        if buf.is_some() && self.state.bufs[buf.index()].vma_pointer == vma {
+            // A driver with one pointer forgets it in vm_ops->close, which a part's end calls too.
+            self.state.bufs[buf.index()].vma_pointer = VmaId::NONE;
+        }
+        self.unmapped(buf);
+        self.maybe_release(buf);
     }
 
     /// Whether anybody maps the buffer, with entries or without.
     pub(super) fn is_mapped(&self, buf: BufId) -> bool {
-        self.state.vmas.iter().any(|vma| vma.mapped != 0 && vma.buf == buf)
+        let maps = |vma: &Vma| vma.mapped != 0 && vma.buf == buf;
+        self.state.vmas.iter().any(maps) || self.state.detached.iter().any(|vma| maps(&vma.area))
     }
 
     /// A purge gives nothing back: an array of pages lives as long as a mapping does. Who has an entry
@@ -240,6 +256,7 @@ impl<S: Sink> Core<'_, S> {
                 self.notify_mmu(old);
                 self.state.ptes[new.index()] = self.state.ptes[old.index()];
                 self.state.ptes[old.index()] = Pte::ABSENT;
+                self.flush_cpus(old);
                 self.follow_mremap(old, new);
             }
         }

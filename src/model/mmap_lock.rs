@@ -49,7 +49,9 @@ impl View<'_> {
         match need(self.world, self.actor, step) {
             Need::Access(vma, page, write) => {
                 let pte = self.world.pte(vma, page).map(|id| self.state.ptes[id.index()]);
-                if pte.is_some_and(|pte| pte.present() && (!write || pte.write)) {
+                if self.is_translated(vma, page, write)
+                    || pte.is_some_and(|pte| pte.present() && (!write || pte.write))
+                {
                     return Need::Nothing;
                 }
                 Need::Read(self.world.mm_of(vma), Some((vma, page)))
@@ -192,5 +194,23 @@ impl<S: Sink> Core<'_, S> {
             return Reply::Skipped;
         }
         Reply::Done
+    }
+
+    /// A munmap in parts gives other readers way (`mmap_write_downgrade`), unless its caller has the lock.
+    pub(super) fn downgrade_mm(&mut self, mm: ActorId) {
+        if self.state.mms.is_empty() {
+            return;
+        }
+        let lock = &mut self.state.mms[mm.index()];
+        if lock.writer != self.actor {
+            lock.readers |= bit(self.actor);
+        }
+    }
+
+    /// It is over.
+    pub(super) fn release_mm(&mut self, mm: ActorId) {
+        if !self.state.mms.is_empty() {
+            self.state.mms[mm.index()].readers &= !bit(self.actor);
+        }
     }
 }

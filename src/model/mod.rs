@@ -28,8 +28,9 @@
 //!   ready is asserted in debug builds only.
 //!
 //! # Differs from Linux
-//! Loads and stores are sequentially consistent, a page holds one value, a zap is atomic, and
-//! the CPU has no TLB beside the page table: what depends on these can't be shown.
+//! Loads and stores are sequentially consistent, a page holds one value, and a zap is atomic: what
+//! depends on these can't be shown. A CPU has a TLB where its process has threads ([`Translation`]);
+//! it loses nothing by itself, and the flush of a zap is a part of the zap.
 //!
 //! ```
 //! use driftheap::model::{ExporterRules, HostRules, Placement, Reply, State, Step, World, step};
@@ -43,6 +44,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod answer;
 mod contents;
 mod core;
 mod cpu;
@@ -63,6 +65,7 @@ mod objects;
 mod operation;
 mod oracle;
 mod policy;
+mod reach;
 mod reservation;
 mod rule;
 mod rules;
@@ -70,8 +73,10 @@ mod state;
 mod step;
 mod table;
 mod terms;
+mod tlb;
 mod touched;
 mod world;
+mod zap;
 
 pub use self::core::{ready, step};
 pub use contents::{ContentUse, Contents};
@@ -85,8 +90,8 @@ pub use gup::{GupAnswer, GupQuestion};
 pub use landing::{Landing, Meant};
 pub use naming::{Named, Naming, each_name};
 pub use objects::{
-    Attachment, Dma, DmaBuf, Fence, Frame, Life, MmapLock, Owner, Page, Pin, Pte, Reach,
-    Reservations, Slot, Target, Ticket, Vma, VmaKind,
+    Attachment, Detached, Dma, DmaBuf, Fence, Frame, Life, MmapLock, Owner, Page, Pin, Pte, Reach,
+    Reservations, Slot, Target, Ticket, Translation, Vma, VmaKind,
 };
 pub use operation::Operation;
 pub use policy::{Admission, ExporterPolicy, Request};

@@ -5,7 +5,7 @@
 //! tells them apart, since a move gives page 0 the frame that was given back last, and some other
 //! process may still look at that frame.
 
-use super::objects::{Dma, Fence, MmapLock, Pin, Pte, Target, Vma};
+use super::objects::{Detached, Dma, Fence, MmapLock, Pin, Pte, Target, Translation, Vma};
 use super::state::State;
 use super::step::{Dir, Handle, Mmap, Step};
 use super::table::Table;
@@ -123,6 +123,8 @@ impl Naming {
             dmas,
             mms,
             tickets,
+            translations,
+            detached,
             hazards: _,
             warned: _,
             lists: _,
@@ -136,6 +138,7 @@ impl Naming {
             (buf.lock, buf.vma_pointer) = (self.actor(buf.lock), self.vma(buf.vma_pointer));
         }
         self.mappings(world, (vmas, ptes), to);
+        self.unmaps(world, (translations, detached), to);
         self.moved(Named::Pin, pins, &mut to.pins, |pin| {
             let (pte, target) = (self.pte(world, pin.pte), self.target(world, pin.target));
             Pin { pte, target, ..pin }
@@ -186,6 +189,21 @@ impl Naming {
         }
     }
 
+    /// What TLBs have, and what munmaps under way have detached.
+    fn unmaps(
+        &self,
+        world: &World,
+        (translations, detached): (&Table<Translation>, &Table<Detached>),
+        to: &mut State,
+    ) {
+        for (index, entry) in translations.unnoted().iter().enumerate() {
+            let [cpus, writers] = [entry.cpus, entry.writers].map(|set| self.actors(set));
+            let new = self.pte(world, PteId::at(index));
+            to.translations.unnoted_mut()[new.index()] = Translation { cpus, writers, ..*entry };
+        }
+        self.moved(Named::Vma, detached, &mut to.detached, |detached| detached);
+    }
+
     /// The rows of a table in their new places, with new names in them.
     fn moved<T: Copy>(
         &self,
@@ -230,9 +248,13 @@ impl Naming {
         let values = fills.into_iter().all(|fill| self.of(Named::Value, fill) == fill);
         // Of several bounce pages of one page the last that is copied back stays, and an importer's own
         // fault handler shows the first sg_table: their order matters there.
+        let actors = (0..world.actors()).map(ActorId::at).collect::<Vec<_>>();
+        let threads = actors
+            .into_iter()
+            .all(|actor| self.actor(world.mm(actor)) == world.mm(self.actor(actor)));
         let are_ordered = world.bounces() || world.bypasses() || world.apertures();
         let same = (0u8..).take(world.sgs.len()).all(|sg| self.of(Named::Sg, sg) == sg);
-        vmas && pins && attachments && sgs && rules && values && (same || !are_ordered)
+        vmas && threads && pins && attachments && sgs && rules && values && (same || !are_ordered)
     }
 }
 
@@ -244,7 +266,10 @@ pub fn each_name(step: &mut Step, visit: &mut dyn FnMut(Named, &mut u8)) {
             vma(to);
             visit(Named::Importer, &mut via.0);
         }
-        Step::Munmap { vma: of, .. } | Step::Load { vma: of, .. } => vma(of),
+        Step::Munmap { vma: of, .. }
+        | Step::Load { vma: of, .. }
+        | Step::FreePgtables(of)
+        | Step::FinishMmu(of) => vma(of),
         Step::Store { vma: of, value, .. } => {
             vma(of);
             visit(Named::Value, value);

@@ -231,6 +231,53 @@ impl Pte {
     }
 }
 
+/// What the CPUs of a process with threads have in their TLBs of one page table slot, and what
+/// `mmu_gather` holds until they have it no more.
+///
+/// ```text
+/// nobody --access--> cpus --entry cleared--> cpus, stale --flush--> nobody
+///                                             gathered -- tlb_finish_mmu --> nobody
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Translation {
+    /// Whose CPUs have it, a bit each.
+    pub cpus: u16,
+    /// Which of these may write through it.
+    pub writers: u16,
+    /// Where it leads, and what is gathered; none while nobody has it and nothing is.
+    pub frame: FrameId,
+    /// `mmu_gather` holds a reference to the page that the entry held, until the flush is over.
+    pub gathered: bool,
+}
+
+impl Translation {
+    pub(super) const NONE: Self =
+        Self { cpus: 0, writers: 0, frame: FrameId::NONE, gathered: false };
+
+    /// All CPUs forget it.
+    pub const fn forget(&mut self) {
+        (self.cpus, self.writers) = (0, 0);
+        if !self.gathered {
+            self.frame = FrameId::NONE;
+        }
+    }
+}
+
+/// Pages that a munmap under way has taken out of an address space: no fault finds them, a zap does while
+/// they are linked, and they are a reference to the buffer until they are closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Detached {
+    /// The VMA that they were, or were a part of; `mapped` says which pages. None while no munmap is
+    /// under way.
+    pub area: Vma,
+    /// Whether they are in the exporter's `address_space`: `unlink_file_vma` has not been.
+    pub linked: bool,
+}
+
+impl Detached {
+    pub(super) const NONE: Self = Self { area: EMPTY_VMA, linked: false };
+}
+
 /// What a request for something answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Slot {

@@ -508,6 +508,22 @@ rule! {
     }
 }
 
+rule! {
+    /// When munmap flushes the CPUs' TLBs of a VM_PFNMAP or VM_MIXEDMAP mapping: before or after the VMA
+    /// leaves the file's `address_space`. An `unmap_mapping_range` in between finds no VMA and flushes
+    /// nothing, and no page reference holds the memory. Only a test with threads shows it. Of other mappings
+    /// the flush is always the later one: `mmu_gather` holds their pages until then.
+    ///
+    /// Source: CVE-2022-39188; b67fbebd4cf9 "mmu_gather: Force tlb-flush VM_PFNMAP vmas" (5.19); `unmap_region`,
+    /// mm/mmap.c, and `tlb_end_vma`, include/asm-generic/tlb.h.
+    MunmapFlush {
+        /// `tlb_end_vma`, before `free_pgtables` (since 5.19).
+        BeforeUnlink = "before-unlink",
+        /// `tlb_finish_mmu`, behind it (to 5.18, on x86).
+        AfterUnlink = "after-unlink",
+    }
+}
+
 rules! {
     /// The rules of the host: architecture and core kernel.
     HostRules, HOST_RULES {
@@ -523,6 +539,8 @@ rules! {
             vram_pages: YesNo = Yes, "vram-pages";
             /// When an IOMMU (rule `bus`) forgets what was unmapped.
             iotlb_flush: IotlbFlush = Strict, "iotlb-flush";
+            /// When munmap flushes the TLBs of a mapping without page references.
+            munmap_flush: MunmapFlush = BeforeUnlink, "munmap-flush";
             /// What a bare pfn means on the bus.
             bus: Bus = Identity, "bus";
             /// Read-only FOLL_PIN pins unshare first what a later write would copy away.

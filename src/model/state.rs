@@ -4,8 +4,9 @@
 //! world copies a few hundred bytes and allocates nothing.
 
 use super::objects::{
-    Attachment, Dma, DmaBuf, EMPTY_ATTACHMENT, EMPTY_FENCE, EMPTY_PAGE, EMPTY_PIN, EMPTY_VMA,
-    Fence, Frame, Life, MmapLock, Owner, Page, Pin, Pte, Slot, Ticket, Vma, ZERO_PAGE, unallocated,
+    Attachment, Detached, Dma, DmaBuf, EMPTY_ATTACHMENT, EMPTY_FENCE, EMPTY_PAGE, EMPTY_PIN,
+    EMPTY_VMA, Fence, Frame, Life, MmapLock, Owner, Page, Pin, Pte, Slot, Ticket, Translation, Vma,
+    ZERO_PAGE, unallocated,
 };
 use super::rules::{Placement, Usage};
 use super::table::{Notes, Table};
@@ -84,6 +85,10 @@ state! {
     mms: MmapLock,
     /// The ticket of every actor; none where nobody draws one ([`World::draw_tickets`]).
     tickets: Ticket,
+    /// What CPUs have in their TLBs, by page table slot; none where no process has a thread.
+    translations: Translation,
+    /// What a munmap under way has taken out, by VMA; none where no process has a thread.
+    detached: Detached,
 }
 
 impl State {
@@ -111,6 +116,13 @@ impl State {
             dmas: vec![Dma::IDLE; world.actors].into(),
             mms: vec![MmapLock::FREE; if world.mmap_locks { world.actors } else { 0 }].into(),
             tickets: vec![Ticket::NONE; if world.tickets { world.actors } else { 0 }].into(),
+            translations: vec![
+                Translation::NONE;
+                if world.threads() { world.pte_vmas.len() } else { 0 }
+            ]
+            .into(),
+            detached: vec![Detached::NONE; if world.threads() { world.vmas.len() } else { 0 }]
+                .into(),
             hazards: 0,
             warned: false,
             lists: Notes::default(),
@@ -186,11 +198,17 @@ impl State {
         entry.rank = u8::try_from(rank).unwrap_or(u8::MAX);
     }
 
-    /// Page references to `frame`: counted entries and counted pins.
+    /// Page references to `frame`: counted entries, those that `mmu_gather` holds, and counted pins.
     #[must_use]
     pub fn references(&self, frame: FrameId) -> usize {
         let entries = self.ptes.iter().filter(|pte| pte.frame == frame && pte.counted).count();
-        entries + self.counted_pins(frame)
+        entries + self.gathered(frame) + self.counted_pins(frame)
+    }
+
+    /// Those that `mmu_gather` holds.
+    #[must_use]
+    pub fn gathered(&self, frame: FrameId) -> usize {
+        self.translations.iter().filter(|entry| entry.gathered && entry.frame == frame).count()
     }
 
     /// `get_user_pages` pins of `frame`.
@@ -223,11 +241,13 @@ impl State {
     /// lock (an eviction takes one first, `ttm_bo_get_unless_zero`).
     #[must_use]
     pub fn buf_references(&self, buf: BufId) -> usize {
-        let vmas = self.vmas.iter().filter(|vma| vma.mapped != 0 && vma.buf == buf).count();
+        let maps = |vma: &Vma| vma.mapped != 0 && vma.buf == buf;
+        let vmas = self.vmas.iter().filter(|vma| maps(vma)).count();
+        let detached = self.detached.iter().filter(|vma| maps(&vma.area)).count();
         let attached = |entry: &&Attachment| entry.slot == Slot::Held && entry.buf == buf;
         let attachments = self.attachments.iter().filter(attached).count();
         let entry = &self.bufs[buf.index()];
-        usize::from(entry.fds) + usize::from(entry.lock.is_some()) + vmas + attachments
+        usize::from(entry.fds) + usize::from(entry.lock.is_some()) + vmas + detached + attachments
     }
 
     /// A property of every state: the ghost equals memory, or the CPU's cache line of it, for every

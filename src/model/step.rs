@@ -1,7 +1,6 @@
 //! What an actor can do in one go, and what comes of it.
 
-use std::fmt;
-
+pub use super::answer::{Errno, Signal};
 use super::objects::{Owner, Pte, Reservations, Target};
 use super::operation::Operation;
 use super::rule::rule;
@@ -284,87 +283,12 @@ pub enum Step {
     MmapUnlock(ActorId),
     /// The importer's driver invalidates what its device has cached of the table's addresses.
     FlushTlb(SgId),
-}
-
-/// An errno that the kernel answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Errno {
-    /// Bad address.
-    Efault,
-    /// Device or resource busy.
-    Ebusy,
-    /// Invalid argument.
-    Einval,
-    /// Out of memory.
-    Enomem,
-    /// No such device.
-    Enodev,
-    /// Permission denied.
-    Eacces,
-    /// Operation not permitted.
-    Eperm,
-}
-
-impl Errno {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Efault,
-        Self::Ebusy,
-        Self::Einval,
-        Self::Enomem,
-        Self::Enodev,
-        Self::Eacces,
-        Self::Eperm,
-    ];
-
-    /// Its name in errno(3).
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Efault => "EFAULT",
-            Self::Ebusy => "EBUSY",
-            Self::Einval => "EINVAL",
-            Self::Enomem => "ENOMEM",
-            Self::Enodev => "ENODEV",
-            Self::Eacces => "EACCES",
-            Self::Eperm => "EPERM",
-        }
-    }
-}
-
-impl fmt::Display for Errno {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// What ends a CPU access that can't be served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Signal {
-    /// Nothing behind the mapping.
-    Sigbus,
-    /// No mapping, or not with this protection.
-    Sigsegv,
-    /// The kernel oopsed in this process's fault.
-    Oops,
-}
-
-impl Signal {
-    /// Its name in signal(7); `OOPS` for a kernel bug.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sigbus => "SIGBUS",
-            Self::Sigsegv => "SIGSEGV",
-            Self::Oops => "OOPS",
-        }
-    }
-}
-
-impl fmt::Display for Signal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
+    /// The second part of a munmap in a process with threads, `free_pgtables`: `unlink_file_vma` takes what
+    /// [`Step::Munmap`] has detached out of its file's `address_space`.
+    FreePgtables(VmaId),
+    /// The last part: `tlb_finish_mmu` flushes the TLBs and gives up the pages that were gathered, then the
+    /// VMA is closed.
+    FinishMmu(VmaId),
 }
 
 /// What a step answered.
@@ -547,6 +471,10 @@ pub enum Effect {
     SgUnmapped(SgId),
     /// The device has forgotten what it had cached of the table.
     TlbFlushed(SgId),
+    /// The actor's CPU used what its TLB held of the page: the entry was cleared, or is another by now.
+    TlbHit(VmaId, u8, FrameId),
+    /// The CPUs of the process have forgotten what they had of the VMA.
+    CpuTlbFlushed(VmaId),
     /// `move_notify` reached the attachment.
     Notified(AttachmentId, BufId),
     /// A device translated an address.

@@ -193,7 +193,9 @@ pub fn touched(
         | Step::LockAll(_)
         | Step::MmapLock { .. }
         | Step::MmapUnlock(_)
-        | Step::FlushTlb(_) => None,
+        | Step::FlushTlb(_)
+        | Step::FreePgtables(_)
+        | Step::FinishMmu(_) => None,
     };
     finer.map_or(coarse, |finer| {
         let others = |bits: u128| bits >> CALLERS_FIRST << CALLERS_FIRST | bits & MMS;

@@ -108,6 +108,10 @@ pub struct World {
     pub(super) sgs: Vec<SgDecl>,
     pub(super) fences: usize,
     pub(super) actors: usize,
+    /// Whose address space each actor is in: its own, or that of the process whose thread it is.
+    mms: Vec<ActorId>,
+    /// The address spaces that several actors are in, a bit each.
+    threaded: u16,
     /// Whether each address space has an `mmap_lock`.
     pub(super) mmap_locks: bool,
     /// Whether anybody reserves several buffers under a ticket.
@@ -145,6 +149,8 @@ impl World {
             sgs: Vec::new(),
             fences: 0,
             actors: 0,
+            mms: Vec::new(),
+            threaded: 0,
             mmap_locks: false,
             tickets: false,
         }
@@ -328,7 +334,41 @@ impl World {
     pub fn add_actor(&mut self) -> Result<ActorId, TooMany> {
         bounded("actors", self.actors + 1, 16)?;
         self.actors += 1;
-        Ok(ActorId::at(self.actors - 1))
+        let actor = ActorId::at(self.actors - 1);
+        self.mms.push(actor);
+        Ok(actor)
+    }
+
+    /// Add an actor that is a thread of `process`: it has a CPU and a TLB of its own, and all else that a
+    /// process has is shared.
+    ///
+    /// # Errors
+    /// [`TooMany`] above 16 actors.
+    pub fn add_thread(&mut self, process: ActorId) -> Result<ActorId, TooMany> {
+        let actor = self.add_actor()?;
+        let mm = self.mm(process);
+        self.mms[actor.index()] = mm;
+        self.threaded |= 1 << mm.0;
+        Ok(actor)
+    }
+
+    /// In whose address space `actor` is.
+    #[must_use]
+    pub fn mm(&self, actor: ActorId) -> ActorId {
+        self.mms.get(actor.index()).copied().unwrap_or(actor)
+    }
+
+    /// Whether several actors are in the address space of `mm`: its CPUs have TLBs then, whose flush takes
+    /// time.
+    #[must_use]
+    pub const fn has_threads(&self, mm: ActorId) -> bool {
+        self.threaded != 0 && self.threaded & 1 << mm.0 != 0
+    }
+
+    /// Whether any address space has several actors.
+    #[must_use]
+    pub const fn threads(&self) -> bool {
+        self.threaded != 0
     }
 
     /// How `buf` was declared.

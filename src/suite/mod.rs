@@ -110,6 +110,7 @@ pub const TESTS: &[Bundled] = bundled![
     "G8" "reference-then-fork",
     "G9" "reuse-under-read-fence",
     "G9" "freed-while-mapped",
+    "G12" "munmap-late-flush",
 ];
 
 /// The test of this name, or the first of this row.

@@ -160,12 +160,14 @@ pub(crate) fn text(choices: &mut Choices<'_>, shape: Shape) -> String {
             "application",
             "device importer i",
             "hardware",
+            "thread of P0",
         ]);
         roles.push(role);
         bodies.push(match role {
             "exporter e" => exporter(choices, &mut names),
             "device importer i" => device(choices, shape, &mut names),
             "hardware" => vec!["evict_cache A[0]".to_owned()],
+            "thread of P0" => thread(choices, shape, pages, &mut names, &mappings),
             _ => application(choices, shape, pages, &mut names, &mut Vec::new()),
         });
     }
@@ -272,6 +274,28 @@ fn application(
             }
         };
         body.push(statement);
+    }
+    body
+}
+
+/// Another thread of the first process: what that maps is its own, too.
+fn thread(
+    choices: &mut Choices<'_>,
+    shape: Shape,
+    pages: usize,
+    names: &mut Names,
+    mappings: &[String],
+) -> Vec<String> {
+    let mut body = Vec::new();
+    for _ in 0..1 + choices.below(shape.statements) {
+        let v = choices.of(mappings).clone();
+        let at = format!("{v}[{}]", choices.below(pages));
+        body.push(match choices.below(7) {
+            0 | 1 => format!("store {at} = {}", 1 + choices.below(4)),
+            2..=4 => format!("load {} = {at}", names.fresh('r')),
+            5 => format!("munmap {v}"),
+            _ => format!("munmap {at}"),
+        });
     }
     body
 }

@@ -38,8 +38,13 @@ pub(crate) fn world(choices: &mut Choices<'_>) -> World {
     let mut host = HostRules::default();
     words(choices, HOST_RULES, |name, value| host.set(name, value).unwrap());
     let mut world = World::new(host);
-    for _ in 0..ACTORS {
-        world.add_actor().unwrap();
+    let threads = choices.one_in(3);
+    for index in 0..ACTORS {
+        if threads && index > 0 && choices.one_in(2) {
+            world.add_thread(ActorId::at(0)).unwrap();
+        } else {
+            world.add_actor().unwrap();
+        }
     }
     for placement in [Placement::Vram, Placement::System, Placement::Cma] {
         world.add_frames(placement, 1 + choices.below(4)).unwrap();
@@ -67,7 +72,7 @@ pub(crate) fn world(choices: &mut Choices<'_>) -> World {
     for actor in (0..ACTORS).map(ActorId::at) {
         for buf in [bufs[0], *choices.of(&bufs), BufId::NONE] {
             let pages = 1 + u8::from(choices.one_in(2));
-            world.add_vma(actor, pages, buf, choices.one_in(2)).unwrap();
+            world.add_vma(world.mm(actor), pages, buf, choices.one_in(2)).unwrap();
         }
     }
     for _ in 0..PINS {
@@ -115,7 +120,8 @@ fn importer(choices: &mut Choices<'_>) -> ImporterId {
 
 fn cpu(choices: &mut Choices<'_>, world: &World) -> Step {
     let (vma, page) = (vma(choices), page(choices));
-    match choices.below(9) {
+    match choices.below(10) {
+        9 => *choices.of(&[Step::FreePgtables(vma), Step::FinishMmu(vma)]),
         0..=2 => {
             let (_, buf, private) = world.vma_shape(vma);
             Step::Mmap(Mmap {

@@ -28,6 +28,10 @@ pub(super) const CHAPTERS: &[Chapter] = &[
             ("sigbus-inherited", "A child that is forked after that gets the SIGBUS, too."),
             ("freed-while-mapped", "Memory that is given back while a process is in it."),
             (
+                "munmap-late-flush",
+                "A thread goes on by its CPU's TLB: munmap has cleared the entry, and not flushed it yet.",
+            ),
+            (
                 "panfrost-purge",
                 "What the order of a purge rests on: without the zap the CPU is in somebody else's memory.",
             ),

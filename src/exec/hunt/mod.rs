@@ -160,6 +160,9 @@ pub fn supports(executor: &Executor, scenario: &Scenario) -> Result<(), Skip> {
     executor.supports(scenario)?;
     let not =
         |what: &str| Err(Skip::with_remedy(format!("not supported by hunt: {what}"), "use replay"));
+    if scenario.world.threads() {
+        return not("threads, whose accesses one process makes, one after the other");
+    }
     if scenario.world.bounces() {
         return not("bounce pages, which SYNC copies step by step");
     }

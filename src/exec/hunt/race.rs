@@ -227,6 +227,8 @@ impl<'a> Race<'a> {
             | Step::Alloc(_)
             | Step::GupSlow { .. }
             | Step::Munmap { .. }
+            | Step::FreePgtables(_)
+            | Step::FinishMmu(_)
             | Step::Mremap { .. } => {
                 self.settle()?;
                 return self.model_step(runner);
@@ -436,6 +438,8 @@ impl<'a> Race<'a> {
             | Effect::SgMapped(_)
             | Effect::SgUnmapped(_)
             | Effect::TlbFlushed(_)
+            | Effect::TlbHit(..)
+            | Effect::CpuTlbFlushed(_)
             | Effect::Notified(..)
             | Effect::DmaStarted(..)
             | Effect::CacheWrittenBack(..)

@@ -94,6 +94,8 @@ fn expressible(step: &Step) -> bool {
     match step {
         Step::Mmap(mmap) => mmap.via.is_none() && !mmap.node,
         Step::Munmap { .. }
+        | Step::FreePgtables(_)
+        | Step::FinishMmu(_)
         | Step::Mremap { .. }
         | Step::Load { .. }
         | Step::Store { .. }

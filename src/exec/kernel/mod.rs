@@ -42,6 +42,7 @@ mod locks;
 mod look;
 mod skip;
 mod steps;
+mod threads;
 mod wrong;
 
 pub use drivers::Driver;
@@ -314,8 +315,11 @@ impl Bench<'_> {
                 "`{text}` is a kernel bug: it gets a boot of its own"
             )));
         }
-        self.team.start(event.actor, self.arenas)?;
+        self.team.start(self.home(event.actor), self.arenas)?;
         self.take(&before.model, event, step)?;
+        if threads::holds_on(&event.after.model) {
+            return Ok(());
+        }
         self.look(event)
     }
 
@@ -378,6 +382,7 @@ impl Bench<'_> {
         command: Command,
     ) -> Result<super::command::CommandResult, Halt> {
         let mut answers = Vec::with_capacity(1);
+        let actor = self.home(actor);
         self.team.start(actor, self.arenas)?;
         self.team.call(actor, &[command], &mut answers)?;
         self.report.compared += 1;

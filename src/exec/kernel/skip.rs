@@ -6,9 +6,9 @@ use super::super::team::ACTORS_MAX;
 use super::huge::Layout;
 use crate::model::{
     Bus, Coherency, CpuSync, FaultPurged, FollowPfn, GupFast, HostRules, Huge, IotlbFlush,
-    MmapKind, Peer2Peer, Placement, Step, Unshare, YesNo, ZapReach,
+    MmapKind, MunmapFlush, Peer2Peer, Placement, Step, Unshare, YesNo, ZapReach,
 };
-use crate::question::scenario::{Replay, ReplayError, Scenario};
+use crate::question::scenario::{Replay, ReplayError, Scenario, ScheduleStep};
 use crate::units::{BufId, FrameId};
 
 /// Whether the laboratory's kernel can be asked a scenario at all.
@@ -68,6 +68,9 @@ pub(super) fn host_of(release: &str, iommu: bool) -> HostRules {
     if version < (6, 2) {
         host.longterm_unshare = Unshare::Anonymous;
     }
+    if version < (5, 19) {
+        host.munmap_flush = MunmapFlush::AfterUnlink;
+    }
     host
 }
 
@@ -100,11 +103,19 @@ pub(super) fn with_own_rules(
     (!same(replay, &replayed)).then_some((own, replayed))
 }
 
-/// Whether two replays went the same way.
+/// Whether two replays went the same way, as far as anything here can tell: what a TLB holds is seen by
+/// the access that goes by it, and no such one is taken.
 fn same(one: &Replay, other: &Replay) -> bool {
+    let seen = |event: &ScheduleStep| {
+        let mut after = event.after.clone();
+        for entry in &mut after.model.translations {
+            entry.forget();
+        }
+        after
+    };
     let pairs = || one.events.iter().zip(&other.events);
     one.events.len() == other.events.len()
-        && pairs().all(|(a, b)| a.reply == b.reply && a.after == b.after)
+        && pairs().all(|(a, b)| a.reply == b.reply && seen(a) == seen(b))
 }
 
 /// Why this kernel does not answer a schedule of a host with other rules; none where the rules make
@@ -146,6 +157,7 @@ fn others(host: &HostRules, guest: &HostRules) -> String {
         (host.longterm_migrate == YesNo::No, "longterm-migrate = no"),
         (host.fork_copies_pinned == YesNo::No, "fork-copies-pinned = no"),
         (host.gup_fast != guest.gup_fast, "gup-fast"),
+        (host.munmap_flush != guest.munmap_flush, "munmap-flush"),
     ];
     let named: Vec<&str> =
         rules.iter().filter(|(differs, _)| *differs).map(|(_, name)| *name).collect();

@@ -14,7 +14,7 @@ use crate::uapi::lab::{
     FOLL_FAST, FOLL_LONGTERM, FOLL_NOFAULT, FOLL_PROBE, FOLL_WATCH, IMPORT_NODE, Op,
     Step as LabStep,
 };
-use crate::units::{BufId, FrameId, PageSet, PinId, VmaId};
+use crate::units::{ActorId, BufId, FrameId, PageSet, PinId, VmaId};
 
 /// The arguments of a step of the module.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,6 +35,7 @@ impl Bench<'_> {
         step: &Step,
     ) -> Result<(), Halt> {
         let actor = event.actor;
+        self.is_one_call(before, event, step)?;
         self.hand_out(event, step)?;
         self.faults_go_on(before, &event.after.model)?;
         let me = 1_u16.checked_shl(u32::try_from(actor).unwrap_or(u32::MAX)).unwrap_or(0);
@@ -60,7 +61,8 @@ impl Bench<'_> {
             }
             Step::FrameVectorCheck { .. } | Step::Unpin(_) => self.unpinned(event),
             Step::Fork { child, .. } => {
-                self.team.fork(actor, child.index())?;
+                let parent = self.scenario.world.mm(ActorId::at(actor));
+                self.team.fork(parent.index(), child.index())?;
                 Ok(())
             }
             Step::Exporter { buf, step, page, operation } => {
@@ -73,6 +75,8 @@ impl Bench<'_> {
             | Step::DrawTicket
             | Step::MmapLock { .. }
             | Step::MmapUnlock(_) => self.takes_lock(before, event, step),
+            // munmap(2) was one call.
+            Step::FreePgtables(_) | Step::FinishMmu(_) => Ok(()),
             Step::Alloc(_) | Step::EvictCache(_) => Ok(()),
             Step::Close(buf) if event.reply == Reply::Done => {
                 self.lab(actor, Op::Close, Call { obj: buf.0, ..Call::default() }, Expect::Done)

@@ -1,8 +1,8 @@
 //! Header blocks, processes, and the order of a file.
 
 use super::super::ast::{
-    Buffer, BufferState, Exporter, Frames, Importer, Name, Placement, Process, Role, Rule,
-    RuleValue, Statement, Variant,
+    Buffer, BufferState, Exporter, Frames, Importer, Name, Placement, Process, ProcessRef, Role,
+    Rule, RuleValue, Statement, Variant,
 };
 use super::super::cond::{Cond, Condition, Quantifier};
 use super::super::diag::{Problem, Sink};
@@ -14,7 +14,7 @@ use super::{Parser, Result};
 
 const BLOCKS: &[&str] =
     &["host", "exporter", "importer", "memory", "buffer", "P0", "exists", "forall", "count"];
-const ROLES: &[&str] = &["application", "exporter", "device", "child", "hardware"];
+const ROLES: &[&str] = &["application", "exporter", "device", "child", "thread", "hardware"];
 const BUFFER_FIELDS: &[&str] = &["exporter", "pages", "placement", "state", "fill"];
 
 /// A variant as far as it could be read.
@@ -383,8 +383,17 @@ impl Parser<'_> {
                 }
                 2 => Role::Device(None),
                 3 => Role::Child,
+                4 => Role::Thread(self.thread_of()?),
                 _ => Role::Hardware,
             };
         Ok(role)
+    }
+
+    /// `of Pn`, behind `thread`
+    fn thread_of(&mut self) -> Result<ProcessRef> {
+        if !self.eat_word("of") {
+            return self.expected("`of` and the process whose thread it is");
+        }
+        self.process_ref()
     }
 }

@@ -144,7 +144,7 @@ impl Parser<'_> {
     }
 
     /// `Pn`
-    fn process_ref(&mut self) -> Result<ProcessRef> {
+    pub(super) fn process_ref(&mut self) -> Result<ProcessRef> {
         let (index, span) = self.process_number()?;
         Ok(ProcessRef { index, span })
     }

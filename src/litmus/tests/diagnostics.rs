@@ -48,6 +48,33 @@ fn check_condition(condition: &str, expected: &[&str]) {
 }
 
 #[test]
+fn a_thread_is_one_of_an_application_and_shares_its_mappings() {
+    let text = "DMABUF t
+exporter e {}
+buffer A { exporter = e }
+P0 application { mmap v = A shared rw; store w[0] = 1 }
+P1 thread of P0 { store v[0] = 1; mmap w = A shared rw; mmap v = A shared r }
+P2 thread { load r = v[0] }
+P3 thread of P1 {}
+P4 thread of P9 {}
+P5 application { load r = v[0] }
+exists (P1:r = 1)";
+    check(
+        text,
+        &[
+            "5:62 mapping `v` is defined twice",
+            "6:11 expected `of` and the process whose thread it is, found `{`",
+            "7:1 `P3` stands where `P2` is expected",
+            "7:14 `P1` is not an application but `thread of P0`",
+            "8:14 `P9`: a test has at most 6 processes",
+            "9:1 `P5` stands where `P4` is expected",
+            "9:27 `v` is a mapping of `P0`, not a mapping here",
+            "10:12 `P1` has no register `r`",
+        ],
+    );
+}
+
+#[test]
 fn three_mistakes_are_three_diagnostics_that_show_their_lines() {
     let text = FULL
         .replace("move-notify = handled", "move-notfy = handled")

@@ -338,6 +338,7 @@ fn variant() -> impl Strategy<Value = Variant> {
         Role::Exporter(name("heap")),
         Role::Device(Some(name("cam"))),
         Role::Device(None),
+        Role::Thread(ProcessRef { index: 0, span: Span::default() }),
         Role::Hardware,
     ]);
     let processes = (vec(statement(), 0..20), roles, vec(device_op(), 0..4));

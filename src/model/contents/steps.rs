@@ -71,7 +71,9 @@ const fn understood(step: &Step) -> bool {
         | Step::LockAll(_)
         | Step::MmapLock { .. }
         | Step::MmapUnlock(_)
-        | Step::FlushTlb(_) => true,
+        | Step::FlushTlb(_)
+        | Step::FreePgtables(_)
+        | Step::FinishMmu(_) => true,
     }
 }
 
@@ -178,7 +180,9 @@ impl Steps<'_> {
                 | Step::LockAll(_)
                 | Step::MmapLock { .. }
                 | Step::MmapUnlock(_)
-                | Step::FlushTlb(_) => {}
+                | Step::FlushTlb(_)
+                | Step::FreePgtables(_)
+                | Step::FinishMmu(_) => {}
             }
             // Whoever drops a reference may drop the last; whoever looks at a page may fill it again.
             freed |= dropped;
@@ -272,7 +276,9 @@ impl Steps<'_> {
                 }
             }
             Step::Mmap(mmap) => looks.vmas.add(mmap.vma.index()),
-            Step::Munmap { vma, .. } => looks.vmas.add(vma.index()),
+            Step::Munmap { vma, .. } | Step::FreePgtables(vma) | Step::FinishMmu(vma) => {
+                looks.vmas.add(vma.index());
+            }
             Step::Attach { attachment, via, .. } => {
                 if via.is_some() {
                     looks.vmas.add(via.index());
@@ -439,7 +445,9 @@ impl Steps<'_> {
             | Step::LockAll(_)
             | Step::MmapLock { .. }
             | Step::MmapUnlock(_)
-            | Step::FlushTlb(_) => (none.clone(), none),
+            | Step::FlushTlb(_)
+            | Step::FreePgtables(_)
+            | Step::FinishMmu(_) => (none.clone(), none),
         }
     }
 }

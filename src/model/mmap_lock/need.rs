@@ -32,10 +32,10 @@ pub(super) fn need(world: &World, actor: ActorId, step: &Step) -> Need {
         Step::Mmap(mmap) => Need::Write(world.mm_of(mmap.vma)),
         Step::Munmap { vma, .. } => Need::Write(world.mm_of(vma)),
         Step::Mremap { from, .. } => Need::Write(world.mm_of(from)),
-        Step::Fork { .. } => Need::Write(actor),
+        Step::Fork { .. } => Need::Write(world.mm(actor)),
         Step::MmapLock { mm, write } if write => Need::Write(mm),
         Step::MmapLock { mm, .. } => Need::Read(mm, None),
-        Step::MmapUnlock(_) => Need::Release,
+        Step::MmapUnlock(_) | Step::FinishMmu(_) => Need::Release,
         Step::GupFast { .. }
         | Step::FrameVectorCheck { .. }
         | Step::Unpin(_)
@@ -60,7 +60,8 @@ pub(super) fn need(world: &World, actor: ActorId, step: &Step) -> Need {
         | Step::ResvUnlock(_)
         | Step::DrawTicket
         | Step::LockAll(_)
-        | Step::FlushTlb(_) => Need::Nothing,
+        | Step::FlushTlb(_)
+        | Step::FreePgtables(_) => Need::Nothing,
     }
 }
 

@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use held::Held;
+use uses::{content_uses, footprints, steps};
 
 use super::names::Names;
-use super::program::{Action, Content, Device, Instruction, Program, SlotId, Slots, Statement};
+use super::program::{Content, Device, Instruction, Program, SlotId, Slots, Statement};
 use super::symmetry::Symmetry;
-use super::{Scenario, ScenarioState, fork_bit, slot_bit};
+use super::{Scenario, ScenarioState};
 use crate::litmus::ast::{self, Op, PageRef, Role, Variant};
 use crate::litmus::cond::{AtomKind, Cond};
 use crate::litmus::span::{Span, line_column};
 use crate::litmus::symbols::NameKind;
 use crate::model::{
-    self, Coherency, ContentUse, Contents, Cow, ExporterPolicy, ExporterRules, ExporterStep,
-    HostRules, ImporterRules, MmapKind, Objects, Operation, Placement, RuleError, State, Step,
-    TooMany, World,
+    self, Coherency, Contents, ExporterPolicy, ExporterRules, ExporterStep, HostRules,
+    ImporterRules, Operation, Placement, RuleError, State, Step, TooMany, World,
 };
 use crate::units::{ActorId, BufId, ExporterId, ImporterId, VmaId};
 
@@ -24,6 +24,7 @@ mod areas;
 mod devices;
 mod held;
 mod statement;
+mod uses;
 
 /// Experimental rules by exporter name.
 pub type Policies<'a> = &'a [(&'a str, Arc<dyn ExporterPolicy>)];
@@ -125,7 +126,15 @@ impl<'a> Lowering<'a> {
         }
         let mut world = World::new(host);
         for process in &variant.processes {
-            world.add_actor().map_err(|error| LowerError::too_many(&error, process.span))?;
+            let added = match &process.role {
+                Role::Thread(of) => world.add_thread(ActorId::at(of.index)),
+                Role::Application
+                | Role::Exporter(_)
+                | Role::Device(_)
+                | Role::Child
+                | Role::Hardware => world.add_actor(),
+            };
+            added.map_err(|error| LowerError::too_many(&error, process.span))?;
         }
         let locks = |op: &Op| {
             let of_mm = matches!(op, Op::MmapLock { .. } | Op::MmapUnlock { .. });
@@ -407,6 +416,7 @@ impl<'a> Lowering<'a> {
             | Role::Exporter(_)
             | Role::Device(None)
             | Role::Child
+            | Role::Thread(_)
             | Role::Hardware => Ok(self.default_importer),
         }
     }
@@ -415,8 +425,13 @@ impl<'a> Lowering<'a> {
         self.bufs.get(name.as_str()).copied().ok_or_else(|| Self::unknown("buffer", name))
     }
 
+    /// The process in whose address space a process is: its own, or that of which it is a thread.
+    fn leader(&self, process: usize) -> usize {
+        self.world.mm(ActorId::at(process)).index()
+    }
+
     fn vma(&self, process: usize, name: &ast::Name) -> Result<VmaId, LowerError> {
-        let id = self.vmas.get(&(process, name.as_str())).copied();
+        let id = self.vmas.get(&(self.leader(process), name.as_str())).copied();
         id.ok_or_else(|| Self::unknown("mapping", name))
     }
 
@@ -487,6 +502,7 @@ fn role(role: &Role) -> String {
         Role::Device(Some(name)) => format!("device {}", name.text),
         Role::Device(None) => "device".to_owned(),
         Role::Child => "child".to_owned(),
+        Role::Thread(of) => format!("thread of P{}", of.index),
         Role::Hardware => "hardware".to_owned(),
     }
 }
@@ -527,67 +543,4 @@ fn each_atom<'c>(cond: &'c Cond, visit: &mut dyn FnMut(&'c AtomKind)) {
         }
         Cond::Atom(atom) => visit(&atom.kind),
     }
-}
-
-/// What each instruction touches, and what it and all after it touch.
-fn footprints(world: &World, program: &Program) -> Vec<(Objects, Objects)> {
-    let oops = (0..world.bufs()).map(BufId::at).any(|buf| {
-        let rules = world.exporter_of(buf);
-        rules.mmap == MmapKind::Pfnmap && rules.cow == Cow::Allow
-    });
-    let mut rest = Objects::default();
-    let mut out = Vec::new();
-    for instruction in program.instructions.iter().rev() {
-        let slots = program.statements[instruction.statement].slots;
-        let bit = |slot: Option<SlotId>| slot.map_or(0, slot_bit);
-        let noted = Objects { reads: 0, writes: bit(slots.register) | bit(slots.result) };
-        let own = match &instruction.action {
-            Action::Await(slot) => Objects { reads: slot_bit(*slot), writes: 0 },
-            Action::Step(step) => {
-                let fork =
-                    if let Step::Fork { child, .. } = step { fork_bit(child.index()) } else { 0 };
-                let objects = model::objects(world, step);
-                Objects { writes: objects.writes | fork, ..objects }
-            }
-        };
-        let own = own.union(noted);
-        rest = rest.union(own);
-        // A process that the kernel kills gives up everything it would have done.
-        out.push((if oops { rest } else { own }, rest));
-    }
-    out.reverse();
-    out
-}
-
-/// All steps with their process and their place in it.
-fn steps(programs: &[Program]) -> Vec<(usize, usize, Step)> {
-    let mut steps = Vec::new();
-    for (actor, program) in programs.iter().enumerate() {
-        for (place, instruction) in program.instructions.iter().enumerate() {
-            if let Action::Step(step) = &instruction.action {
-                steps.push((actor, place, *step));
-            }
-        }
-    }
-    steps
-}
-
-/// What each instruction and all after it do with contents, and what the end does: nothing.
-fn content_uses(
-    world: &World,
-    contents: &Contents,
-    steps: &[(usize, usize, Step)],
-    program: &Program,
-) -> Vec<ContentUse> {
-    let mut rest = ContentUse::default();
-    let mut uses = vec![rest.clone()];
-    for instruction in program.instructions.iter().rev() {
-        if let Action::Step(step) = &instruction.action {
-            let observed = program.statements[instruction.statement].slots.register.is_some();
-            rest = rest.union(&contents.of(world, steps, step, observed));
-        }
-        uses.push(rest.clone());
-    }
-    uses.reverse();
-    uses
 }

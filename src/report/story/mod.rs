@@ -157,6 +157,7 @@ fn role(index: usize, role: &Role) -> String {
         Role::Device(Some(name)) => format!("P{index} device {}", name.text),
         Role::Device(None) => format!("P{index} device"),
         Role::Child => format!("P{index} child"),
+        Role::Thread(of) => format!("P{index} thread of P{}", of.index),
         Role::Hardware => format!("P{index} hardware"),
     }
 }

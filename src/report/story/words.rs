@@ -67,8 +67,18 @@ impl<'a> Teller<'a> {
             Step::Mmap(mmap) => self.mmap(&after.vmas[mmap.vma.index()], mmap.via),
             Step::Munmap { .. } => {
                 let gone = self.zapped(event);
-                if gone.is_empty() { "munmap".to_owned() } else { format!("munmap: zap {gone}") }
+                let flushed = self.flushed(event);
+                if gone.is_empty() {
+                    "munmap".to_owned()
+                } else {
+                    format!("munmap: zap {gone}{flushed}")
+                }
             }
+            Step::FreePgtables(vma) => {
+                let vma = self.scenario.names.vma(vma);
+                format!("munmap: unlink_file_vma: a zap finds {vma} no more")
+            }
+            Step::FinishMmu(_) => format!("munmap: tlb_finish_mmu{}", self.flushed(event)),
             Step::Mremap { .. } => "mremap: move_page_tables".to_owned(),
             Step::Load { .. } | Step::Store { .. } => self.access(after, event),
             Step::GupFast { vma, page, .. } => self.gup_fast(before, event, vma, page),
@@ -309,6 +319,15 @@ impl<'a> Teller<'a> {
         }
     }
 
+    /// `; the TLBs forget v`.
+    fn flushed(self, event: &ScheduleStep) -> String {
+        let vmas = event.effects.iter().filter_map(|effect| {
+            let Effect::CpuTlbFlushed(vma) = effect else { return None };
+            Some(format!("; the TLBs forget {}", self.scenario.names.vma(*vma)))
+        });
+        vmas.collect()
+    }
+
     fn access(self, after: &State, event: &ScheduleStep) -> String {
         if let Reply::Signal(signal) = event.reply {
             return match signal {
@@ -318,13 +337,15 @@ impl<'a> Teller<'a> {
                 }
             };
         }
+        let stale = event.effects.iter().any(|effect| matches!(effect, Effect::TlbHit(..)));
+        let by = if stale { ", by a TLB entry that was not flushed" } else { "" };
         for effect in &event.effects {
             if let Effect::Loaded(_, _, frame, value) = *effect {
-                return format!("reads {value} from {}", self.frame(frame));
+                return format!("reads {value} from {}{by}", self.frame(frame));
             } else if let Effect::Stored(_, _, frame, value) = *effect {
                 let cached = after.frames[frame.index()].dirty;
                 let where_to = if cached { "the cache line of " } else { "" };
-                return format!("{value} -> {where_to}{}", self.frame(frame));
+                return format!("{value} -> {where_to}{}{by}", self.frame(frame));
             }
         }
         let fault = self.fault(after, event).unwrap_or_else(|| "refill".to_owned());
@@ -505,7 +526,7 @@ pub(super) const fn operation_word(operation: Operation) -> &'static str {
 fn operation(step: &Step) -> &'static str {
     match step {
         Step::Mmap(_) => "mmap",
-        Step::Munmap { .. } => "munmap",
+        Step::Munmap { .. } | Step::FreePgtables(_) | Step::FinishMmu(_) => "munmap",
         Step::Mremap { .. } => "mremap",
         Step::Load { .. } => "load",
         Step::Store { .. } => "store",

@@ -24,7 +24,12 @@ impl<'a> Lowering<'a> {
                 }
             }
         }
-        let mut done = BTreeSet::new();
+        for parent in parents.values_mut() {
+            *parent = self.leader(*parent);
+        }
+        let mut done: BTreeSet<usize> = (0..self.variant.processes.len())
+            .filter(|index| self.leader(*index) != *index)
+            .collect();
         while done.len() < self.variant.processes.len() {
             let ready = (0..self.variant.processes.len()).find(|index| {
                 !done.contains(index)
@@ -36,6 +41,9 @@ impl<'a> Lowering<'a> {
             };
             self.process_areas(index, parents.get(&index).copied())?;
             done.insert(index);
+        }
+        for index in 0..self.areas.len() {
+            self.areas[index] = self.areas[self.leader(index)];
         }
         Ok(())
     }
@@ -56,7 +64,13 @@ impl<'a> Lowering<'a> {
                 self.add_vma(index, name, pages, buf, private, self.variant.processes[index].span)?;
             }
         }
-        for statement in &self.variant.processes[index].statements {
+        let variant = self.variant;
+        let threads = variant
+            .processes
+            .iter()
+            .filter(|one| self.world.mm(ActorId::at(one.index)) == ActorId::at(index));
+        let statements: Vec<&'a ast::Statement> = threads.flat_map(|one| &one.statements).collect();
+        for statement in statements {
             let Some((name, NameKind::Mapping)) = statement.op.defined() else { continue };
             let (pages, buf, private) = self.shape(index, &statement.op, name)?;
             self.add_vma(index, name.as_str(), pages, buf, private, statement.span)?;

@@ -50,12 +50,8 @@ impl Lowering<'_> {
                 via: ImporterId::NONE,
                 node: false,
             })),
-            Op::Munmap { mapping } => {
-                one(Step::Munmap { vma: self.vma(of, mapping)?, pages: PageSet::MAX })
-            }
-            Op::MunmapPage { at } => {
-                one(Step::Munmap { vma: self.vma(of, &at.name)?, pages: 1 << at.page })
-            }
+            Op::Munmap { mapping } => Ok(self.munmap(self.vma(of, mapping)?, PageSet::MAX)),
+            Op::MunmapPage { at } => Ok(self.munmap(self.vma(of, &at.name)?, 1 << at.page)),
             Op::Mremap { new, old } => {
                 one(Step::Mremap { to: self.vma(of, new)?, from: self.vma(of, old)? })
             }
@@ -164,10 +160,23 @@ impl Lowering<'_> {
                 Ok(actions)
             }
             Op::MmapLock { process, access } => one(Step::MmapLock {
-                mm: ActorId::at(process.index),
+                mm: self.world.mm(ActorId::at(process.index)),
                 write: *access == ast::LockAccess::Write,
             }),
-            Op::MmapUnlock { process } => one(Step::MmapUnlock(ActorId::at(process.index))),
+            Op::MmapUnlock { process } => {
+                one(Step::MmapUnlock(self.world.mm(ActorId::at(process.index))))
+            }
+        }
+    }
+
+    /// In one step, where nobody else is in the address space; else in the parts between which a TLB may
+    /// hold what the page table does not.
+    fn munmap(&self, vma: VmaId, pages: PageSet) -> Actions {
+        let first = Step::Munmap { vma, pages };
+        if self.world.has_threads(self.world.mm_of(vma)) {
+            hard([first, Step::FreePgtables(vma), Step::FinishMmu(vma)])
+        } else {
+            hard([first])
         }
     }
 
