@@ -191,6 +191,7 @@ pub(crate) fn lab(what: &OsStr, sabotage: Option<&OsStr>) -> ExitCode {
     let ran = match what.to_str() {
         Some("--trial") => kernel::trial::run(),
         Some("--victim") => kernel::trial::victim(),
+        Some("--holder") => kernel::trial::holder(),
         _ => kernel::guest(Path::new(what), sabotage.and_then(OsStr::to_str)),
     };
     match ran {

@@ -14,7 +14,7 @@ use super::measure::{Ran, SUITE_SECONDS_MAX, bounded};
 use super::out::Out;
 
 /// The scripts, by name.
-const SCRIPTS: [(&str, &str); 16] = [
+const SCRIPTS: [(&str, &str); 20] = [
     ("run", include_str!("../../tools/vm/run")),
     ("fetch", include_str!("../../tools/vm/fetch")),
     ("init", include_str!("../../tools/vm/init")),
@@ -25,8 +25,12 @@ const SCRIPTS: [(&str, &str); 16] = [
     ("lab-module/lab.h", include_str!("../../tools/lab-module/lab.h")),
     ("lab-module/main.c", include_str!("../../tools/lab-module/main.c")),
     ("lab-module/exporter.c", include_str!("../../tools/lab-module/exporter.c")),
+    ("lab-module/mmap.c", include_str!("../../tools/lab-module/mmap.c")),
+    ("lab-module/steps.c", include_str!("../../tools/lab-module/steps.c")),
+    ("lab-module/pool.c", include_str!("../../tools/lab-module/pool.c")),
     ("lab-module/importer.c", include_str!("../../tools/lab-module/importer.c")),
     ("lab-module/gup.c", include_str!("../../tools/lab-module/gup.c")),
+    ("lab-module/mm.c", include_str!("../../tools/lab-module/mm.c")),
     ("lab-module/edu.c", include_str!("../../tools/lab-module/edu.c")),
     ("heap-module/build", include_str!("../../tools/arm64/heap-module/build")),
     ("heap-module/Kbuild", include_str!("../../tools/arm64/heap-module/Kbuild")),

@@ -143,6 +143,16 @@ ops! {
     Ticket = 46, "TICKET";
     /// Another driver's dma-buf.
     Adopt = 47, "ADOPT";
+    /// Free frames for a move.
+    Take = 48, "TAKE";
+    /// Frames that a buffer does not need any more.
+    Give = 49, "GIVE";
+    /// A move's destinations go back.
+    Abandon = 50, "ABANDON";
+    /// Where a frame is free.
+    Pool = 51, "POOL";
+    /// The frame of a page.
+    Where = 52, "WHERE";
 }
 
 /// EXPORT: VM_PFNMAP, `vmf_insert_pfn`.
@@ -194,8 +204,22 @@ pub const FAULT_GOES_ON: u32 = 262_144;
 /// EXPORT: a fault shows the pages that a purged buffer still has.
 pub const FAULT_PURGED: u32 = 1_048_576;
 
+/// EXPORT: frames are free with the last reference to them.
+pub const COUNTED: u32 = 2_097_152;
+
+/// GIVE: all that a buffer has.
+pub const GIVE_ALL: u16 = 1;
+/// POOL: the frame is free.
+pub const POOL_FREE: u32 = 1;
+/// DMA_SG: EAGAIN where `move_notify` declared it invalid.
+pub const SG_VALID: u16 = 1;
+
 /// LOCK: under the caller's ticket.
 pub const UNDER_TICKET: u16 = 1;
+/// LOCK: waits for whoever has it.
+pub const LOCK_WAITS: u16 = 2;
+/// LOCK: EINVAL when the buffer is not live.
+pub const LOCK_LIVE: u16 = 4;
 /// TICKET: `ww_acquire_fini`.
 pub const TICKET_FINI: u16 = 1;
 
@@ -226,6 +250,8 @@ pub const FOLL_FAST: u16 = 16;
 pub const FOLL_NOFAULT: u16 = 32;
 /// GUP: `get_user_pages_fast_only`, given back at once.
 pub const FOLL_PROBE: u16 = 64;
+/// PFN: faults where there is no entry.
+pub const FOLL_FAULTS: u16 = 256;
 /// GUP, PFN: with an `mmu_interval_notifier`.
 pub const FOLL_WATCH: u16 = 128;
 
@@ -262,7 +288,7 @@ mod tests {
             assert_eq!(number(name), Some(*op as u64), "{name}");
             assert_eq!(Op::of(*op as u8), Some(*op));
         }
-        let flags: [(&str, u16); 27] = [
+        let flags: [(&str, u16); 32] = [
             ("MMAP_PFNMAP", MMAP_PFNMAP),
             ("MMAP_MIXED_PFN", MMAP_MIXED_PFN),
             ("MMAP_MIXED_PAGE", MMAP_MIXED_PAGE),
@@ -290,10 +316,16 @@ mod tests {
             ("FOLL_NOFAULT", FOLL_NOFAULT),
             ("FOLL_PROBE", FOLL_PROBE),
             ("FOLL_WATCH", FOLL_WATCH),
+            ("FOLL_FAULTS", FOLL_FAULTS),
+            ("LOCK_TICKET", UNDER_TICKET),
+            ("LOCK_WAITS", LOCK_WAITS),
+            ("LOCK_LIVE", LOCK_LIVE),
+            ("SG_VALID", SG_VALID),
         ];
         for (name, flag) in flags {
             assert_eq!(number(name), Some(flag.into()), "{name}");
         }
+        assert_eq!(number("COUNTED"), Some(COUNTED.into()));
         assert_eq!(number("ZAP_NODE"), Some(ZAP_NODE.into()));
         assert_eq!(number("FAULT_START"), Some(FAULT_START.into()));
         assert_eq!(number("HUGE_DEVMAP"), Some(HUGE_DEVMAP.into()));

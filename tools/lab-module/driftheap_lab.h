@@ -52,13 +52,13 @@ struct driftheap_lab_step {
 /* Steps. */
 #define DRIFTHEAP_LAB_RESET 1		/* give everything back; page: frames of a huge page, or 0; flags: 1 not compound */
 #define DRIFTHEAP_LAB_FILL 2		/* frame obj := value, all over */
-#define DRIFTHEAP_LAB_EXPORT 3		/* dma_buf_export; page: size, flags: rules */
+#define DRIFTHEAP_LAB_EXPORT 3		/* dma_buf_export; page: size, flags: rules; page 0: as before, flags: a pool, value: content */
 #define DRIFTHEAP_LAB_BIND 4		/* page of obj := frame value, (u32)-1: none */
 #define DRIFTHEAP_LAB_SHADOW 5		/* an importer's own page := frame value */
 #define DRIFTHEAP_LAB_FD 6		/* value := a new fd of the dma-buf */
 #define DRIFTHEAP_LAB_IMPORTER_FD 7	/* value := a new fd of an importer; flags: how it maps */
 #define DRIFTHEAP_LAB_CLOSE 8		/* dma_buf_put of the exporter's reference */
-#define DRIFTHEAP_LAB_LOCK 9		/* dma_resv_trylock; EDEADLK: it is held; flags: 1 under the ticket, EBUSY: it would wait */
+#define DRIFTHEAP_LAB_LOCK 9		/* dma_resv_trylock; EDEADLK: it is held, EBUSY: under a ticket it would wait; flags: DRIFTHEAP_LAB_LOCK_* */
 #define DRIFTHEAP_LAB_UNLOCK 10		/* dma_resv_unlock */
 #define DRIFTHEAP_LAB_NOTIFY 11		/* dma_buf_move_notify; value := importers that heard */
 #define DRIFTHEAP_LAB_ZAP 12		/* unmap_mapping_range */
@@ -85,7 +85,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_GUP_PUT 33	/* unpin_user_page, put_page */
 #define DRIFTHEAP_LAB_PFN 34		/* pin obj := follow_pfnmap_start at addr */
 #define DRIFTHEAP_LAB_DMA_PIN 35	/* flight obj := where pin page points */
-#define DRIFTHEAP_LAB_DMA_SG 36		/* flight obj := address value of sg_table page */
+#define DRIFTHEAP_LAB_DMA_SG 36		/* flight obj := address value of sg_table page; flags: DRIFTHEAP_LAB_SG_VALID */
 #define DRIFTHEAP_LAB_DMA_WRITE 37	/* flight obj writes value */
 #define DRIFTHEAP_LAB_DMA_READ 38	/* value := what flight obj reads, torn << 32 */
 #define DRIFTHEAP_LAB_PTE 39		/* value := the entry at addr: DRIFTHEAP_LAB_PTE_* */
@@ -96,6 +96,11 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_MMAP_UNLOCK 45	/* flags: 1 write, 2 all that the laboratory has locked */
 #define DRIFTHEAP_LAB_TICKET 46		/* ww_acquire_init for the caller; flags: 1 ww_acquire_fini */
 #define DRIFTHEAP_LAB_ADOPT 47		/* buffer obj := the dma-buf behind descriptor value, another driver's; page: size */
+#define DRIFTHEAP_LAB_TAKE 48		/* a move's destinations for obj, of pool page, filled with 0; ENOMEM */
+#define DRIFTHEAP_LAB_GIVE 49		/* what a move of obj has left; flags: 1 all its frames */
+#define DRIFTHEAP_LAB_ABANDON 50	/* the destinations of obj go back */
+#define DRIFTHEAP_LAB_POOL 51		/* processes run free from here on: frame obj is of pool page; flags: 1 it is free */
+#define DRIFTHEAP_LAB_WHERE 52		/* value := the frame of page of obj; (u32)-1: none */
 #define DRIFTHEAP_LAB_PINNED 42		/* value := pin obj: 1 held, 2 declared invalid */
 
 /* EXPORT: how the exporter maps, and its other rules. */
@@ -124,6 +129,15 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_HUGE_DEVMAP 524288 /* its entry as device memory's, without a page map */
 #define DRIFTHEAP_LAB_FAULT_GOES_ON 262144 /* a fault does not wait for KERNEL fences */
 #define DRIFTHEAP_LAB_FAULT_PURGED 1048576 /* a fault shows the pages that a purged buffer still has */
+#define DRIFTHEAP_LAB_COUNTED 2097152	/* frames are free with the last reference: POOL */
+
+/* LOCK. */
+#define DRIFTHEAP_LAB_LOCK_TICKET 1	/* under the caller's ticket */
+#define DRIFTHEAP_LAB_LOCK_WAITS 2	/* for whoever has it */
+#define DRIFTHEAP_LAB_LOCK_LIVE 4	/* EINVAL when the buffer is purged or revoked by then */
+
+/* DMA_SG: EAGAIN where move_notify declared the sg_table invalid. */
+#define DRIFTHEAP_LAB_SG_VALID 1
 
 /* IMPORTER_FD: what mmap through the importer does. */
 #define DRIFTHEAP_LAB_IMPORT_REDIRECT 0	/* dma_buf_mmap */
@@ -142,6 +156,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_FOLL_FAST 16	/* the fast variant */
 #define DRIFTHEAP_LAB_FOLL_NOFAULT 32	/* FOLL_NOFAULT */
 #define DRIFTHEAP_LAB_FOLL_PROBE 64	/* get_user_pages_fast_only, given back at once */
+#define DRIFTHEAP_LAB_FOLL_FAULTS 256	/* PFN: faults where there is no entry */
 #define DRIFTHEAP_LAB_FOLL_WATCH 128	/* with an mmu_interval_notifier on the page's address */
 
 /* PTE. */

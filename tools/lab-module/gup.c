@@ -237,6 +237,42 @@ static int lab_look_up(unsigned long addr, unsigned long *pfn, bool *writable)
 #endif
 }
 
+/*
+ * As vfio's follow_fault_pfn() does where there is no entry; under mmap_lock.
+ * ENXIO: nor would there be one.
+ */
+static int lab_fault_in(unsigned long addr, bool write)
+{
+	struct vm_area_struct *vma = vma_lookup(current->mm, addr);
+	vm_fault_t fault;
+
+	if (!vma || !(vma->vm_flags & (VM_IO | VM_PFNMAP)))
+		return -ENXIO;
+	fault = handle_mm_fault(vma, addr, write ? FAULT_FLAG_WRITE : 0, NULL);
+	return fault & VM_FAULT_ERROR ? -EFAULT : 0;
+}
+
+/* Looks up, and faults in between where it is to. */
+static int lab_follow(struct driftheap_lab_step *step, unsigned long *pfn, bool *writable)
+{
+	bool faults = step->flags & DRIFTHEAP_LAB_FOLL_FAULTS;
+
+	for (;;) {
+		int fault = -ENXIO, ret;
+
+		mmap_read_lock(current->mm);
+		ret = lab_look_up(step->addr, pfn, writable);
+		if (ret == -EINVAL && faults)
+			fault = lab_fault_in(step->addr,
+					     step->flags & DRIFTHEAP_LAB_FOLL_WRITE);
+		mmap_read_unlock(current->mm);
+		if (fault)
+			return fault == -EFAULT ? fault : ret;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+}
+
 static long lab_pfn(struct lab *lab, struct driftheap_lab_step *step)
 {
 	bool watches = step->flags & DRIFTHEAP_LAB_FOLL_WATCH;
@@ -255,15 +291,13 @@ static long lab_pfn(struct lab *lab, struct driftheap_lab_step *step)
 			return ret;
 		seq = mmu_interval_read_begin(&pin->notifier);
 	}
-	mmap_read_lock(current->mm);
-	ret = lab_look_up(step->addr, &pfn, &writable);
+	ret = lab_follow(step, &pfn, &writable);
 	if (!ret) {
 		found.pfn = pfn;
 		found.page = pfn_to_page(pfn);
 		found.held = true;
 		step->value = (u64)lab_frame_of(lab, pfn) << 32 | writable;
 	}
-	mmap_read_unlock(current->mm);
 	if (!lab_pin_set(lab, pin, &found, seq, watches))
 		return -EAGAIN;
 	return ret;
@@ -346,26 +380,6 @@ static u64 lab_entry(struct lab *lab, unsigned long addr)
 	return value | (u64)lab_frame_of(lab, pfn) << 32;
 }
 
-static void lab_mmap_unlock(struct lab_mm *held)
-{
-	if (!held->mm)
-		return;
-	if (held->write)
-		up_write(&held->mm->mmap_lock);
-	else
-		mmap_read_unlock(held->mm);
-	mmdrop(held->mm);
-	held->mm = NULL;
-}
-
-void lab_mmap_unlock_all(struct lab *lab)
-{
-	unsigned int i;
-
-	for (i = 0; i < LAB_MMS; i++)
-		lab_mmap_unlock(&lab->mms[i]);
-}
-
 /* Where a device's transfer goes; the address is taken as it is now. */
 static long lab_flight(struct lab *lab, struct driftheap_lab_step *step)
 {
@@ -376,7 +390,12 @@ static long lab_flight(struct lab *lab, struct driftheap_lab_step *step)
 	if (step->obj >= DRIFTHEAP_LAB_FLIGHTS || lab->flights[step->obj].mapped)
 		return -EINVAL;
 	if (step->op == DRIFTHEAP_LAB_DMA_PIN) {
-		if (step->page >= DRIFTHEAP_LAB_PINS || !lab->pins[step->page].held)
+		if (step->page >= DRIFTHEAP_LAB_PINS)
+			return -EINVAL;
+		/* A driver takes the page again first. */
+		if (lab->pooled && lab->pins[step->page].invalid)
+			return -EAGAIN;
+		if (!lab->pins[step->page].held)
 			return -EINVAL;
 		pin = &lab->pins[step->page];
 		flight.bus = PFN_PHYS(pin->pfn);
@@ -395,6 +414,9 @@ static long lab_flight(struct lab *lab, struct driftheap_lab_step *step)
 		    !lab->sgs[step->page].addr[step->value])
 			return -EINVAL;
 		sg = &lab->sgs[step->page];
+		/* A driver maps it again first. */
+		if ((step->flags & DRIFTHEAP_LAB_SG_VALID) && sg->invalid)
+			return -EAGAIN;
 		flight.bus = sg->addr[step->value];
 		if (sg->has_tlb && sg->tlb[step->value])
 			flight.bus = sg->tlb[step->value];
@@ -453,38 +475,6 @@ static long lab_transfer(struct lab *lab, struct driftheap_lab_step *step)
 		kunmap_local(at);
 	lab_land(flight);
 	return ret;
-}
-
-/* A driver's thread takes an mmap_lock and goes on with it: the caller's, whose mm it is. */
-long lab_mmap_lock_step(struct lab *lab, struct driftheap_lab_step *step)
-{
-	bool write = step->flags & 1, all = step->flags & 2;
-	bool takes = step->op == DRIFTHEAP_LAB_MMAP_LOCK;
-	struct mm_struct *mm = current->mm;
-	struct lab_mm *found = NULL;
-	unsigned int i;
-
-	if (step->obj || step->flags > 2)
-		return -EINVAL;
-	if (!takes && all) {
-		lab_mmap_unlock_all(lab);
-		return 0;
-	}
-	for (i = 0; i < LAB_MMS && !found; i++)
-		if (takes ? !lab->mms[i].mm : lab->mms[i].mm == mm && lab->mms[i].write == write)
-			found = &lab->mms[i];
-	if (!found)
-		return takes ? -ENOMEM : -EPERM;
-	if (!takes) {
-		lab_mmap_unlock(found);
-		return 0;
-	}
-	if (!(write ? down_write_trylock(&mm->mmap_lock) : mmap_read_trylock(mm)))
-		return -EDEADLK;
-	mmgrab(mm);
-	found->mm = mm;
-	found->write = write;
-	return 0;
 }
 
 /* Called with the laboratory's lock, but for FAULT, GUP, PFN and PTE. */

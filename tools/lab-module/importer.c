@@ -85,9 +85,14 @@ static long lab_attach(struct lab *lab, struct driftheap_lab_step *step)
 	/* dma_buf_dynamic_attach() would wait for it, and nobody could release it meanwhile. */
 	if (dma_resv_is_locked(buf->dmabuf->resv))
 		return -EDEADLK;
+	/* An attachment holds no reference by itself: who attached has the dma-buf. */
+	if (!lab_file_get(buf->dmabuf->file))
+		return -ENODEV;
 	attachment = lab_alloc(sizeof(*attachment));
-	if (!attachment)
+	if (!attachment) {
+		dma_buf_put(buf->dmabuf);
 		return -ENOMEM;
+	}
 	attachment->lab = lab;
 	attachment->buf = buf;
 	attachment->dynamic = step->flags & 1;
@@ -100,10 +105,9 @@ static long lab_attach(struct lab *lab, struct driftheap_lab_step *step)
 		long err = PTR_ERR(attachment->attach);
 
 		lab_dealloc(attachment);
+		dma_buf_put(buf->dmabuf);
 		return err;
 	}
-	/* An attachment holds no reference by itself: who attached has the dma-buf. */
-	get_dma_buf(buf->dmabuf);
 	lab->attachments[step->obj] = attachment;
 	return 0;
 }
@@ -249,6 +253,8 @@ static long lab_sg_step(struct lab *lab, struct driftheap_lab_step *step)
 		if (sg->invalid) {
 			lab_unmap_sg(sg);
 			ret = lab_map_sg(sg, attachment);
+			if (ret)
+				memset(sg->addr, 0, sizeof(sg->addr));
 		}
 		break;
 	}
@@ -436,10 +442,9 @@ long lab_importer_fd(struct lab *lab, struct driftheap_lab_step *step)
 	mutex_lock(&lab->lock);
 	buf = lab_buf_of(lab, step->obj);
 	/* An importer's file wants an exporter of ours. */
-	if (buf && !buf->released && (step->op == DRIFTHEAP_LAB_FD || !buf->theirs[0])) {
+	if (buf && !buf->released && (step->op == DRIFTHEAP_LAB_FD || !buf->theirs[0]) &&
+	    lab_file_get(buf->dmabuf->file))
 		dmabuf = buf->dmabuf;
-		get_dma_buf(dmabuf);
-	}
 	mutex_unlock(&lab->lock);
 	if (!dmabuf)
 		return -ENODEV;

@@ -5,12 +5,14 @@
 #include <linux/dma-buf.h>
 #include <linux/dma-fence.h>
 #include <linux/dma-resv.h>
+#include <linux/fs.h>
 #include <linux/kref.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
 #include <linux/scatterlist.h>
 #include <linux/version.h>
+#include <linux/workqueue.h>
 #include <linux/ww_mutex.h>
 
 #include "driftheap_lab.h"
@@ -62,6 +64,34 @@ extern unsigned int lab_mistake;
 
 enum lab_life { LAB_LIVE, LAB_PURGED, LAB_REVOKED };
 
+/* Where frames are, for who runs free: video memory, system memory, a contiguous area. */
+#define LAB_POOLS 3
+#define LAB_POOL_VRAM 0
+
+/* As what a page of a buffer has a frame. */
+enum lab_role { LAB_NOBODY, LAB_NOW, LAB_NEXT, LAB_OLD, LAB_FREE, LAB_ORPHAN };
+
+/* Whose a frame is: the buffer's and page's numbers, and where it is free. */
+struct lab_frame {
+	u8 role;
+	u8 obj;
+	u8 page;
+	u8 pool;
+};
+
+/* Frames that are free; the last one is taken next. */
+struct lab_pool {
+	u32 count;
+	u8 frames[DRIFTHEAP_LAB_FRAMES];
+};
+
+/* A reference to a file that may be on its way out; false: it is. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
+#define lab_file_get(file) atomic_long_inc_not_zero(&(file)->f_count)
+#else
+#define lab_file_get(file) file_ref_get(&(file)->f_ref)
+#endif
+
 /* Through what a buffer is mapped: whose pages, and who looks at the VMA. */
 enum lab_via { LAB_VIA_FD, LAB_VIA_NODE, LAB_VIA_SHADOW, LAB_VIA_BYPASS };
 
@@ -77,6 +107,7 @@ struct lab;
  * struct lab_buf - what the exporter knows of a dma-buf
  * @refs: the laboratory's and the dma-buf's
  * @lab: whose frames it uses
+ * @obj: its number there
  * @dmabuf: the dma-buf; valid while @released is false
  * @rules: DRIFTHEAP_LAB_MMAP_* and the other flags of EXPORT
  * @pages: its size
@@ -87,17 +118,20 @@ struct lab;
  * @imported: what an importer's sg_table says of each page
  * @life: live, purged or revoked
  * @locker: who holds the dma_resv by a LOCK step, across steps
+ * @locker_refers: whether it has a reference to the dma-buf for that
  * @vma: the VMA that an exporter with one pointer remembers, under @lab's vma_lock
  * @pins: dma_buf_pin
  * @maps: sg_tables that are mapped
  * @notified: how many importers move_notify has reached
  * @ours: whether the laboratory still has the reference that "the one fd" stands for
- * @released: whether the last reference to the dma-buf is gone
+ * @released: whether the last reference to the dma-buf is gone; under @lab's lock
+ * @forgotten: whether the laboratory has let go of it
  * @theirs: the pages of a dma-buf that another driver exports; NULL: it is ours
  */
 struct lab_buf {
 	struct kref refs;
 	struct lab *lab;
+	u32 obj;
 	struct dma_buf *dmabuf;
 	u32 rules;
 	u32 pages;
@@ -108,12 +142,14 @@ struct lab_buf {
 	u32 imported[DRIFTHEAP_LAB_PAGES];
 	enum lab_life life;
 	struct task_struct *locker;
+	bool locker_refers;
 	struct vm_area_struct *vma;
 	unsigned int pins;
 	unsigned int maps;
 	unsigned int notified;
 	bool ours;
 	bool released;
+	bool forgotten;
 	struct page *theirs[DRIFTHEAP_LAB_PAGES];
 };
 
@@ -143,9 +179,10 @@ struct lab_sg {
 	dma_addr_t tlb[DRIFTHEAP_LAB_PAGES];
 };
 
-/* The mmap_lock of a process, held from one step to the next. */
+/* The mmap_lock of a process, held from one step to the next, and who took it. */
 struct lab_mm {
 	struct mm_struct *mm;
+	struct task_struct *task;
 	bool write;
 };
 
@@ -198,7 +235,11 @@ struct lab_pin {
  * @stride: pages of a frame
  * @loose: whether @blocks[1] are meant, which are not compound
  * @blocks: huge pages, allocated when a frame of theirs is first named
+ * @mm_watch: looks whether who holds an mmap_lock is about to end
  * @warned: whether an mmap was warned about
+ * @pooled: whether processes run free: frames come from @pools
+ * @pools: frames that are free
+ * @known: whose each frame is
  * @foreign: the frames that are pages of another driver's buffer, instead of @frames
  */
 struct lab {
@@ -215,6 +256,7 @@ struct lab {
 	struct dma_fence *fences[DRIFTHEAP_LAB_FENCES];
 	struct lab_flight flights[DRIFTHEAP_LAB_FLIGHTS];
 	struct lab_mm mms[LAB_MMS];
+	struct delayed_work mm_watch;
 	struct lab_ticket tickets[LAB_MMS];
 	u64 fence_context;
 	u32 per_block;
@@ -222,6 +264,9 @@ struct lab {
 	bool loose;
 	struct page *blocks[2][DRIFTHEAP_LAB_BLOCKS];
 	bool warned;
+	bool pooled;
+	struct lab_pool pools[LAB_POOLS];
+	struct lab_frame known[DRIFTHEAP_LAB_FRAMES];
 	struct page *foreign[DRIFTHEAP_LAB_FRAMES];
 };
 
@@ -234,18 +279,34 @@ void lab_put(struct lab *lab);
 struct lab_buf *lab_buf_of(struct lab *lab, u32 obj);
 u32 lab_frame_of(struct lab *lab, unsigned long pfn);
 struct page *lab_page(struct lab *lab, u32 frame);
+void lab_fill_page(struct page *page, u8 value);
+u32 lab_references(struct page *page);
 extern struct device *lab_device;
 
 /* exporter.c */
 long lab_export(struct lab *lab, struct driftheap_lab_step *step);
-long lab_exporter_step(struct lab *lab, struct driftheap_lab_step *step);
-long lab_ticket_step(struct lab *lab, struct driftheap_lab_step *step);
 long lab_adopt(struct lab *lab, struct driftheap_lab_step *step);
 void lab_buf_put(struct lab_buf *buf);
 void lab_buf_forget(struct lab_buf *buf);
-int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, enum lab_via via);
 bool lab_lock(struct lab_buf *buf);
 void lab_unlock(struct lab_buf *buf);
+
+/* mmap.c */
+int lab_mmap_from(struct lab_buf *buf, struct vm_area_struct *vma, u32 page, enum lab_via via);
+
+/* steps.c */
+long lab_exporter_step(struct lab *lab, struct driftheap_lab_step *step);
+long lab_ticket_step(struct lab *lab, struct driftheap_lab_step *step);
+long lab_wait_lock(struct lab *lab, struct driftheap_lab_step *step);
+
+/* pool.c */
+bool lab_holds(struct lab_buf *buf, u32 page, u32 frame, enum lab_role role);
+void lab_hold(struct lab_buf *buf, u32 page, u32 frame, enum lab_role role);
+void lab_give_all(struct lab_buf *buf);
+long lab_take(struct lab_buf *buf, u32 number, enum lab_role role, u8 value);
+long lab_pool_step(struct lab *lab, struct driftheap_lab_step *step);
+long lab_pooled_step(struct lab_buf *buf, struct driftheap_lab_step *step);
+void lab_pools_reset(struct lab *lab);
 
 /* importer.c */
 long lab_importer_step(struct lab *lab, struct driftheap_lab_step *step);
@@ -256,8 +317,10 @@ void lab_importer_reset(struct lab *lab);
 long lab_gup_step(struct lab *lab, struct driftheap_lab_step *step);
 void lab_gup_reset(struct lab *lab);
 
+/* mm.c */
 long lab_mmap_lock_step(struct lab *lab, struct driftheap_lab_step *step);
 void lab_mmap_unlock_all(struct lab *lab);
+void lab_mmap_watch(struct work_struct *work);
 
 /* edu.c */
 int lab_edu_init(void);

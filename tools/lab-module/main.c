@@ -166,16 +166,21 @@ u32 lab_frame_of(struct lab *lab, unsigned long pfn)
 	return LAB_NO_FRAME;
 }
 
+void lab_fill_page(struct page *page, u8 value)
+{
+	void *at = kmap_local_page(page);
+
+	memset(at, value, PAGE_SIZE);
+	kunmap_local(at);
+}
+
 static long lab_fill(struct lab *lab, struct driftheap_lab_step *step)
 {
 	struct page *page = lab_page(lab, step->obj);
-	void *at;
 
 	if (!page)
 		return -EINVAL;
-	at = kmap_local_page(page);
-	memset(at, step->value, PAGE_SIZE);
-	kunmap_local(at);
+	lab_fill_page(page, step->value);
 	return 0;
 }
 
@@ -183,7 +188,7 @@ static long lab_fill(struct lab *lab, struct driftheap_lab_step *step)
  * References but the laboratory's own. FOLL_PIN counts GUP_PIN_COUNTING_BIAS
  * for each pin of a small page.
  */
-static u32 lab_references(struct page *page)
+u32 lab_references(struct page *page)
 {
 	u32 count = page_count(page);
 
@@ -227,6 +232,7 @@ static void lab_reset(struct lab *lab)
 	lab_importer_reset(lab);
 	lab->warned = false;
 	memset(lab->foreign, 0, sizeof(lab->foreign));
+	lab_pools_reset(lab);
 	for (i = 0; i < DRIFTHEAP_LAB_BUFS; i++) {
 		struct lab_buf *buf = lab->bufs[i];
 
@@ -249,6 +255,10 @@ static long lab_do(struct lab *lab, struct driftheap_lab_step *step)
 	case DRIFTHEAP_LAB_PFN:
 	case DRIFTHEAP_LAB_PTE:
 		return lab_gup_step(lab, step);
+	case DRIFTHEAP_LAB_LOCK:
+		if (step->flags & DRIFTHEAP_LAB_LOCK_WAITS)
+			return lab_wait_lock(lab, step);
+		break;
 	default:
 		break;
 	}
@@ -290,6 +300,9 @@ static long lab_do(struct lab *lab, struct driftheap_lab_step *step)
 	case DRIFTHEAP_LAB_MMAP_UNLOCK:
 		ret = lab_mmap_lock_step(lab, step);
 		break;
+	case DRIFTHEAP_LAB_POOL:
+		ret = lab_pool_step(lab, step);
+		break;
 	case DRIFTHEAP_LAB_TICKET:
 		ret = lab_ticket_step(lab, step);
 		break;
@@ -328,10 +341,12 @@ static int lab_open(struct inode *inode, struct file *file)
 	}
 	kref_init(&lab->refs);
 	lab->stride = 1;
+	lab_pools_reset(lab);
 	mutex_init(&lab->lock);
 	spin_lock_init(&lab->vma_lock);
 	mutex_init(&lab->watch_lock);
 	spin_lock_init(&lab->pin_lock);
+	INIT_DELAYED_WORK(&lab->mm_watch, lab_mmap_watch);
 	lab->fence_context = dma_fence_context_alloc(1);
 	/* Buffers outlive the file while somebody maps them. */
 	__module_get(THIS_MODULE);
@@ -347,6 +362,7 @@ static int lab_release(struct inode *inode, struct file *file)
 	mutex_lock(&lab->lock);
 	lab_reset(lab);
 	mutex_unlock(&lab->lock);
+	cancel_delayed_work_sync(&lab->mm_watch);
 	lab_put(lab);
 	return 0;
 }

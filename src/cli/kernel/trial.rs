@@ -17,7 +17,7 @@ use driftheap::random::SplitMix64;
 use driftheap::report::full_name;
 use driftheap::suite;
 use driftheap::sys::lab::Lab;
-use driftheap::uapi::lab::{Op, Step};
+use driftheap::uapi::lab::{MMAP_WRITE, Op, Step};
 use rustix::io::Errno;
 
 use super::guest::SABOTAGES;
@@ -116,6 +116,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     given_back()?;
     killed_clients()?;
     given_back()?;
+    killed_holders()?;
+    given_back()?;
     say("all given back")
 }
 
@@ -130,6 +132,22 @@ pub(crate) fn victim() -> anyhow::Result<()> {
                 drop(executor.replay(&case.scenario, schedule, false)?);
             }
         }
+    }
+}
+
+/// A client that holds its own `mmap_lock`, for reading or for writing by the last bit of its number, until
+/// it is killed.
+pub(crate) fn holder() -> anyhow::Result<()> {
+    let lab = Lab::open().context("the laboratory")?;
+    // Whatever faults from here on would wait for the lock.
+    let words = "holding\n".as_bytes();
+    let mut out = std::io::stdout().lock();
+    out.flush()?;
+    let step = Step { flags: std::process::id() & u32::from(MMAP_WRITE), ..Step::default() };
+    lab.step(Op::MmapLock, step).context("its mmap_lock")?;
+    out.write_all(words).and_then(|()| out.flush())?;
+    loop {
+        std::hint::spin_loop();
     }
 }
 
@@ -229,7 +247,7 @@ fn given_back() -> anyhow::Result<()> {
 /// Steps that are refused, and with what.
 fn misuse() -> anyhow::Result<()> {
     let lab = Lab::open().context("the laboratory")?;
-    for op in [0, 48, u32::MAX] {
+    for op in [0, 53, u32::MAX] {
         let answer = lab.step_numbered(op, Step::default());
         ensure!(answer == Err(Errno::INVAL), "step {op}: {answer:?}");
     }
@@ -326,4 +344,31 @@ fn killed_clients() -> anyhow::Result<()> {
         child.wait().context("can't wait for it")?;
     }
     say(&format!("misuse: {VICTIMS} clients killed in the middle"))
+}
+
+/// Clients that are killed while they hold an `mmap_lock`, which their end needs.
+fn killed_holders() -> anyhow::Result<()> {
+    let (mut random, mut written) = (SplitMix64::new(3), 0);
+    for _ in 0..VICTIMS {
+        let mut command = Command::new(own()?);
+        command.args(["__lab", "--holder"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("a client that holds a lock")?;
+        let mut said = [0; 8];
+        let stdout = child.stdout.as_mut().context("its output")?;
+        std::io::Read::read_exact(stdout, &mut said).context("a client that should hold a lock")?;
+        std::thread::sleep(Duration::from_millis(random.below(30).into()));
+        written += child.id() & u32::from(MMAP_WRITE);
+        child.kill().context("can't kill it")?;
+        let since = Instant::now();
+        while child.try_wait().context("can't wait for it")?.is_none() {
+            if since.elapsed() > Duration::from_secs(GONE_SECONDS_MAX) {
+                bail!("who was killed with its mmap_lock held does not end");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    ensure!(written > 0 && written < VICTIMS, "{written} of {VICTIMS} held it for writing");
+    say(&format!(
+        "misuse: {VICTIMS} clients killed with their mmap_lock held, {written} for writing"
+    ))
 }

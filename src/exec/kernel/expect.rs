@@ -5,8 +5,8 @@ use rustix::io::Errno;
 use super::super::command::CommandResult;
 use crate::model::{
     self, Cow, ExporterRules, FaultLock, FaultPage, FaultPurged, FaultWait, Foll, Huge,
-    ImporterMmap, MmapCheck, MmapKind, OnDmaBufPin, OnForeignPin, Reply, Signal, Usage, WaitFor,
-    YesNo, ZapReach,
+    ImporterMmap, MmapCheck, MmapKind, OnDmaBufPin, OnForeignPin, Recycle, Reply, Signal, Usage,
+    WaitFor, YesNo, ZapReach,
 };
 use crate::uapi::lab;
 
@@ -75,7 +75,7 @@ impl Expect {
     }
 }
 
-const fn errno(model: model::Errno) -> Errno {
+pub(super) const fn errno(model: model::Errno) -> Errno {
     match model {
         model::Errno::Efault => Errno::FAULT,
         model::Errno::Ebusy => Errno::BUSY,
@@ -120,6 +120,7 @@ pub(super) fn exporter_flags(rules: &ExporterRules, check: MmapCheck) -> u32 {
         | large(rules.huge == Huge::Devmap, lab::HUGE_DEVMAP)
         | large(rules.fault_wait == FaultWait::Nothing, lab::FAULT_GOES_ON)
         | large(rules.fault_purged == FaultPurged::OldPage, lab::FAULT_PURGED)
+        | large(rules.recycle == Recycle::Allocator, lab::COUNTED)
 }
 
 /// IMPORTER_FD's flags, in the order of the header.
