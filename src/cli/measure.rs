@@ -11,6 +11,8 @@ use anyhow::{Context as _, bail};
 use driftheap::conformance::{Answers, Transport, answers};
 use driftheap::device::runtime;
 use driftheap::sys::backing;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Longest that the suite, or a boot with it, may take.
 pub(super) const SUITE_SECONDS_MAX: u64 = 300;
@@ -48,20 +50,39 @@ fn read_back(mut file: File) -> anyhow::Result<String> {
 
 /// Runs a command to its end, or kills it.
 pub(super) fn bounded(command: &mut Command, seconds_max: u64) -> anyhow::Result<Ran> {
+    bounded_until(command, seconds_max, &mut || false)
+}
+
+/// The same; once `ends` says so the command is asked to end (SIGTERM), and what it has printed counts.
+pub(super) fn bounded_until(
+    command: &mut Command,
+    seconds_max: u64,
+    ends: &mut dyn FnMut() -> bool,
+) -> anyhow::Result<Ran> {
     let (stdout, stderr) = (sink()?, sink()?);
     command.stdin(Stdio::null()).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command.spawn().with_context(|| format!("can't start {name}"))?;
-    let Some(status) = wait_for(&mut child, seconds_max)? else {
+    let Some(status) = wait_for(&mut child, seconds_max, ends)? else {
         child.kill().and_then(|()| child.wait()).with_context(|| format!("can't end {name}"))?;
         bail!("{name} was still running after {seconds_max} s");
     };
     Ok(Ran { status, stdout: read_back(stdout)?, stderr: read_back(stderr)? })
 }
 
-fn wait_for(child: &mut Child, seconds_max: u64) -> anyhow::Result<Option<ExitStatus>> {
+fn wait_for(
+    child: &mut Child,
+    seconds_max: u64,
+    ends: &mut dyn FnMut() -> bool,
+) -> anyhow::Result<Option<ExitStatus>> {
     let started = Instant::now();
+    let mut asked = false;
     loop {
+        if !asked && ends() {
+            asked = true;
+            let pid = i32::try_from(child.id()).context("a child's number")?;
+            let _ended_already = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
         if let Some(status) = child.try_wait().context("can't wait for a child")? {
             return Ok(Some(status));
         }
@@ -195,9 +216,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
-        let _told = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        if !matches!(wait_for(&mut self.child, SERVER_SECONDS_MAX), Ok(Some(_))) {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let _told = kill(pid, Signal::SIGTERM);
+        if !matches!(wait_for(&mut self.child, SERVER_SECONDS_MAX, &mut || false), Ok(Some(_))) {
             let _killed = self.child.kill();
             let _reaped = self.child.wait();
         }

@@ -96,8 +96,80 @@ pub(super) enum Command {
     LabMove { from: u16, to: u16, pages: u8 },
     /// From now on a slot is as many pages of the laboratory.
     LabStride { pages: u16 },
+    /// What a process of a laboratory does between its steps, where it runs free.
+    Free(FreeCommand),
     /// Forget everything: unmap, unpin, end children.
     Reset,
+}
+
+/// What a process that runs free does between its steps, by itself: the batch is its program.
+///
+/// A flag is a byte of a page that all processes share, [`FLAG_NONE`] at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FreeCommand {
+    /// On this processor; what can't be had yet is asked for again, and accesses are of one byte.
+    Begin { cpu: u8 },
+    /// Nobody goes on before so many are there.
+    Barrier { parties: u8 },
+    /// Loses some time.
+    Pause { spins: u16 },
+    /// A statement begins.
+    Statement,
+    /// Leaves out the next commands if the last step was refused, and the statement has failed.
+    IfRefused { skip: u8 },
+    /// Leaves out the next commands if the last step was done; else the statement has failed.
+    IfDone { skip: u8 },
+    /// Leaves out the next commands.
+    Skip { skip: u8 },
+    /// Goes back so many commands.
+    Back { back: u8 },
+    /// Waits until a flag is raised; leaves out the next commands unless it is [`FLAG_DONE`], and the
+    /// statement has failed.
+    Await { flag: u8, skip: u8 },
+    /// Raises a flag: [`FLAG_FAILED`] if the statement has failed, else [`FLAG_DONE`].
+    Raise { flag: u8 },
+}
+
+/// A flag that nobody has raised.
+pub(super) const FLAG_NONE: u8 = 0;
+/// What a flag says of a statement that was done.
+pub(super) const FLAG_DONE: u8 = 1;
+/// What it says of one that was refused, or had nothing to do.
+pub(super) const FLAG_FAILED: u8 = 2;
+
+impl FreeCommand {
+    fn encode(self) -> [u8; COMMAND_BYTES] {
+        let (kind, a, b, wide) = match self {
+            Self::Begin { cpu } => (1, cpu, 0, 0),
+            Self::Barrier { parties } => (2, parties, 0, 0),
+            Self::Pause { spins } => (3, 0, 0, spins),
+            Self::Statement => (4, 0, 0, 0),
+            Self::IfRefused { skip } => (5, skip, 0, 0),
+            Self::IfDone { skip } => (6, skip, 0, 0),
+            Self::Skip { skip } => (7, skip, 0, 0),
+            Self::Back { back } => (8, back, 0, 0),
+            Self::Await { flag, skip } => (9, flag, skip, 0),
+            Self::Raise { flag } => (10, flag, 0, 0),
+        };
+        let [w0, w1] = u16::to_le_bytes(wide);
+        [29, kind, a, b, w0, w1, 0, 0, 0, 0]
+    }
+
+    fn decode(kind: u8, a: u8, b: u8, wide: u16) -> Option<Self> {
+        Some(match kind {
+            1 => Self::Begin { cpu: a },
+            2 => Self::Barrier { parties: a },
+            3 => Self::Pause { spins: wide },
+            4 => Self::Statement,
+            5 => Self::IfRefused { skip: a },
+            6 => Self::IfDone { skip: a },
+            7 => Self::Skip { skip: a },
+            8 => Self::Back { back: a },
+            9 => Self::Await { flag: a, skip: b },
+            10 => Self::Raise { flag: a },
+            _ => return None,
+        })
+    }
 }
 
 /// How a laboratory's buffer is mapped.
@@ -134,6 +206,8 @@ pub(super) enum CommandResult {
     Failed(Errno),
     /// What a step of the laboratory answered: the lower byte and the upper half of its value.
     Word { low: u8, high: u32 },
+    /// A process that runs free has left the command out.
+    LeftOut,
 }
 
 impl Command {
@@ -147,6 +221,9 @@ impl Command {
             let [s0, s1] = slot.to_le_bytes();
             let (importer, bits) = how.encode();
             return [26, buf, importer, bits, s0, s1, pages, offset, 0, 0];
+        }
+        if let Self::Free(command) = self {
+            return command.encode();
         }
         let nothing = ArenaPage { arena: 0, page: 0 };
         let (op, a, b, slot, place, to) = match self {
@@ -175,7 +252,9 @@ impl Command {
             Self::Witness { place } => (23, 0, 0, 0, place, 0),
             Self::LabMove { from, to, pages } => (27, pages, 0, from, nothing, to),
             Self::LabStride { pages } => (28, 0, 0, pages, nothing, 0),
-            Self::Reset | Self::Lab { .. } | Self::LabMap { .. } => (24, 0, 0, 0, nothing, 0),
+            Self::Reset | Self::Lab { .. } | Self::LabMap { .. } | Self::Free(_) => {
+                (24, 0, 0, 0, nothing, 0)
+            }
         };
         let ([s0, s1], [p0, p1], [t0, t1]) =
             (slot.to_le_bytes(), place.page.to_le_bytes(), to.to_le_bytes());
@@ -223,6 +302,7 @@ impl Command {
             }
             27 => Self::LabMove { from: slot, to, pages: a },
             28 => Self::LabStride { pages: slot },
+            29 => Self::Free(FreeCommand::decode(a, b, arena, slot)?),
             _ => return None,
         })
     }
@@ -269,6 +349,7 @@ impl CommandResult {
             Self::Pid(pid) => (7, 0, pid),
             Self::Failed(errno) => (8, 0, errno.raw_os_error().cast_unsigned()),
             Self::Word { low, high } => (9, low, high),
+            Self::LeftOut => (10, 0, 0),
         };
         let [w0, w1, w2, w3] = wide.to_le_bytes();
         [tag, a, 0, 0, w0, w1, w2, w3]
@@ -289,6 +370,7 @@ impl CommandResult {
             7 => Self::Pid(wide),
             8 => Self::Failed(errno()),
             9 => Self::Word { low: a, high: wide },
+            10 => Self::LeftOut,
             _ => return None,
         })
     }
@@ -309,6 +391,7 @@ impl CommandResult {
             Self::Refused(errno) => format!("{errno:?}"),
             Self::Pid(pid) => format!("process {pid}"),
             Self::Failed(errno) => format!("a failure of the executor ({errno:?})"),
+            Self::LeftOut => "left out".to_owned(),
             Self::Word { low, high: u32::MAX } => format!("{low:#04x}, no frame of the test"),
             Self::Word { low, high } => format!("{low:#04x}, frame {high}"),
         }
@@ -357,6 +440,16 @@ mod tests {
                 pages: 8,
                 offset: 2,
             },
+            Command::Free(FreeCommand::Begin { cpu: 1 }),
+            Command::Free(FreeCommand::Barrier { parties: 3 }),
+            Command::Free(FreeCommand::Pause { spins: 772 }),
+            Command::Free(FreeCommand::Statement),
+            Command::Free(FreeCommand::IfRefused { skip: 4 }),
+            Command::Free(FreeCommand::IfDone { skip: 4 }),
+            Command::Free(FreeCommand::Skip { skip: 4 }),
+            Command::Free(FreeCommand::Back { back: 2 }),
+            Command::Free(FreeCommand::Await { flag: 9, skip: 4 }),
+            Command::Free(FreeCommand::Raise { flag: 9 }),
             Command::Reset,
         ];
         for command in commands {
@@ -378,6 +471,7 @@ mod tests {
             CommandResult::Pid(1 << 22),
             CommandResult::Failed(Errno::NOMEM),
             CommandResult::Word { low: 3, high: u32::MAX },
+            CommandResult::LeftOut,
         ];
         for answer in answers {
             assert_eq!(CommandResult::decode(answer.encode()), Some(answer));

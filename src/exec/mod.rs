@@ -65,7 +65,10 @@ pub use actor::main as actor_main;
 pub use error::{ExecError, Skip};
 pub use executor::{ExecOptions, Executor, Hidden, Sabotage};
 pub use hunt::{Histogram, HuntOptions, Tally, hunt, supports as hunt_supports};
-pub use kernel::{Driver, KernelExecutor, WrongRule, askable as kernel_supports};
+pub use kernel::{
+    Driver, Explained, Explainer, FreeOptions, FreeRun, KernelExecutor, Seen, WrongRule,
+    askable as kernel_supports, free_supports, with_rules_of_guest,
+};
 pub use report::{Disagreement, ReadBack, ReplayReport};
 pub use team::Abilities;
 pub use variant::{Replays, VariantReplay, replay_variant, replay_variant_until, schedules};

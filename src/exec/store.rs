@@ -26,6 +26,15 @@ pub(super) const BEYOND_PAGE: u16 = ARENA_PAGES;
 /// Arenas of each kind: vram, system, cma.
 pub(super) const PLACEMENTS: u8 = 3;
 
+/// The page through which processes of a laboratory meet that run free: it has no frames here.
+pub(super) const BOARD: ArenaPage = ArenaPage { arena: 0, page: 0 };
+/// There: how many have arrived at the barrier.
+pub(super) const BOARD_ARRIVED: usize = 0;
+/// There: a byte that ends all waiting.
+pub(super) const BOARD_STOP: usize = 8;
+/// There: a byte for each flag.
+pub(super) const BOARD_FLAGS: usize = 64;
+
 /// One arena of either kind.
 #[derive(Debug)]
 pub(super) enum Memory {
@@ -96,6 +105,11 @@ impl Arenas {
     /// Fill a page.
     pub(super) fn fill(&self, place: ArenaPage, value: u8) -> Result<(), ArenaError> {
         served(self.span(place).fill(value), place)
+    }
+
+    /// Everybody who waits at [`BOARD`] goes on.
+    pub(super) fn stop_waiting(&self) -> Result<(), ArenaError> {
+        served(self.span(BOARD).store_u8(BOARD_STOP, 1), BOARD)
     }
 
     /// Copy a page, whatever it holds.

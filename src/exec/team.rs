@@ -187,11 +187,21 @@ impl Team {
         index: usize,
         answers: &mut Vec<CommandResult>,
     ) -> Result<bool, ExecError> {
+        self.collect_within(index, Duration::ZERO, answers)
+    }
+
+    /// The same, after some time at most.
+    pub(super) fn collect_within(
+        &mut self,
+        index: usize,
+        timeout: Duration,
+        answers: &mut Vec<CommandResult>,
+    ) -> Result<bool, ExecError> {
         if let Some(kept) = self.actors[index].as_mut().and_then(|actor| actor.kept.take()) {
             *answers = kept;
             return Ok(true);
         }
-        match self.collect(index, Duration::ZERO, answers) {
+        match self.collect(index, timeout, answers) {
             Ok(()) => Ok(true),
             Err(ExecError::Hung { .. }) => Ok(false),
             Err(error) => Err(error),

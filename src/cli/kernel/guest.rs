@@ -1,15 +1,18 @@
 //! The guest's side: takes the schedules of a job file and says what came of each variant.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use driftheap::exec::{ExecOptions, KernelExecutor, Sabotage};
+use driftheap::exec::{ExecOptions, FreeOptions, FreeRun, KernelExecutor, Sabotage};
 use driftheap::litmus::parse;
 use driftheap::litmus::rules::ModelRules;
 use driftheap::question::scenario::Scenario;
 
-use super::wire::{Answered, Differs, Job, Said, VariantJob};
+use super::wire::{Answered, Differs, Job, RaceJob, Said, VariantJob};
 use super::{console, drivers};
 
 /// A wrong model, for tests of the comparison.
@@ -26,7 +29,7 @@ pub(super) const SABOTAGES: [(&str, Sabotage); 6] = [
 pub(crate) fn run(jobs: &Path, sabotage: Option<&str>) -> anyhow::Result<()> {
     let mut options = ExecOptions::new(std::env::current_exe().context("own executable")?);
     // Emulated processors are slow, and so is a loaded host.
-    options.timeout = std::time::Duration::from_secs(60);
+    options.timeout = Duration::from_secs(60);
     options.sabotage = match sabotage {
         None => None,
         Some(name) => Some(
@@ -48,6 +51,10 @@ pub(crate) fn run(jobs: &Path, sabotage: Option<&str>) -> anyhow::Result<()> {
             let of = test.variants.get(variant.index).context("a variant that is not there")?;
             let scenario = Scenario::new(of, &job.text).map_err(|error| anyhow!(error.message))?;
             note(&variant.name);
+            if let Some(how) = job.race {
+                race(&mut executor, &scenario, variant.id, how)?;
+                continue;
+            }
             let answered = if job.drivers {
                 of_drivers(&mut executor, &scenario, variant)?
             } else {
@@ -72,6 +79,58 @@ fn note(name: &str) {
     let line = format!("<3>{}\n", console::mark(name));
     let log = std::fs::OpenOptions::new().write(true).open("/dev/kmsg");
     let _unlogged = log.and_then(|mut log| log.write_all(line.as_bytes()));
+}
+
+/// How long the host hears nothing of a race.
+const RACE_TELLS: Duration = Duration::from_millis(500);
+
+/// Lets processes run free, and says how often what was seen.
+fn race(
+    executor: &mut KernelExecutor,
+    scenario: &Scenario,
+    id: usize,
+    how: RaceJob,
+) -> anyhow::Result<()> {
+    say(&Said::Begin { id, schedule: 0 })?;
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let options = FreeOptions {
+        seed: how.seed,
+        first: how.first,
+        iterations: how.iterations,
+        time: Duration::from_millis(how.millis),
+        cpus: u8::try_from(cpus).unwrap_or(u8::MAX),
+    };
+    let mut known: BTreeMap<FreeRun, usize> = BTreeMap::new();
+    let mut counts: Vec<u64> = Vec::new();
+    let begun = Instant::now();
+    let (mut told, mut unsaid) = (begun, None);
+    let raced = |counts: &[u64], ended| Said::Raced {
+        id,
+        counts: counts.to_vec(),
+        millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        ended,
+    };
+    let result = executor.race(scenario, &options, &mut |number, run| {
+        if let Some(at) = known.get(&run) {
+            counts[*at] += 1;
+        } else {
+            known.insert(run.clone(), counts.len());
+            counts.push(1);
+            unsaid = unsaid.take().or(say(&Said::Saw { number, run }).err());
+        }
+        if told.elapsed() >= RACE_TELLS {
+            told = Instant::now();
+            unsaid = unsaid.take().or(say(&raced(&counts, false)).err());
+        }
+        if unsaid.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    if let Some(error) = unsaid {
+        return Err(error);
+    }
+    match result {
+        Ok(()) => say(&raced(&counts, true)),
+        Err(error) => say(&Said::NotRaced { id, why: error.to_string() }),
+    }
 }
 
 /// What the kernel's drivers say.

@@ -6,6 +6,7 @@ mod console;
 mod drivers;
 mod guest;
 mod machine;
+pub(super) mod race;
 pub(super) mod trial;
 mod wire;
 
@@ -22,7 +23,7 @@ use driftheap::report::full_name;
 use driftheap::report::kernel::{Kernel, KernelDifference, KernelDriver};
 
 use super::input::Loaded;
-use super::measure::{Ran, bounded};
+use super::measure::{Ran, bounded, bounded_until};
 use super::one;
 use super::vm::{SKIPPED, Scripts};
 pub(crate) use guest::run as guest;
@@ -96,6 +97,7 @@ impl<'a> Question<'a> {
             variants: vec![variant],
             provoke,
             drivers: false,
+            race: None,
         }
     }
 
@@ -175,6 +177,16 @@ impl<'a> Guest<'a> {
 
     /// Boots and takes the jobs.
     fn boot(&self, jobs: &[Job], seconds_max: u64) -> anyhow::Result<Boot> {
+        self.boot_until(jobs, seconds_max, &mut || false)
+    }
+
+    /// The same, no longer than until `ends` says so.
+    fn boot_until(
+        &self,
+        jobs: &[Job],
+        seconds_max: u64,
+        ends: &mut dyn FnMut() -> bool,
+    ) -> anyhow::Result<Boot> {
         let mut text = String::new();
         for job in jobs {
             text += &serde_json::to_string(job)?;
@@ -205,7 +217,7 @@ impl<'a> Guest<'a> {
         }
         run.arg("--program").arg(self.scripts.path("driftheap"));
         run.args(["--", "sh", "-ec", &command]);
-        let ran = bounded(&mut run, seconds_max + 60)?;
+        let ran = bounded_until(&mut run, seconds_max + 60, ends)?;
         let console = fs::read(&console).unwrap_or_default();
         let console = String::from_utf8_lossy(&console).into_owned();
         let said = ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -283,6 +295,8 @@ impl<'a> Guest<'a> {
                             ),
                         );
                     }
+                    // Of races: nobody has asked for one.
+                    Said::Saw { .. } | Said::Raced { .. } | Said::NotRaced { .. } => {}
                 }
             }
             match begun {

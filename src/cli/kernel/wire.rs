@@ -1,5 +1,6 @@
 //! What host and guest tell each other: one JSON object a line.
 
+use driftheap::exec::FreeRun;
 use serde::{Deserialize, Serialize};
 
 /// A test, and which schedules of which variants to take.
@@ -12,6 +13,17 @@ pub(super) struct Job {
     pub(super) provoke: bool,
     /// Ask the kernel's own drivers, not the laboratory's exporter.
     pub(super) drivers: bool,
+    /// Let the processes run free instead.
+    pub(super) race: Option<RaceJob>,
+}
+
+/// How to let processes run free.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct RaceJob {
+    pub(super) seed: u64,
+    pub(super) first: u64,
+    pub(super) iterations: u64,
+    pub(super) millis: u64,
 }
 
 /// The schedules of a variant.
@@ -35,6 +47,12 @@ pub(super) enum Said {
     Begin { id: usize, schedule: usize },
     /// A variant is answered.
     Answer(Answered),
+    /// A run that was like none before, and its number.
+    Saw { number: u64, run: FreeRun },
+    /// How often each of these was seen, in their order, and in how long: so far, or at the end.
+    Raced { id: usize, counts: Vec<u64>, millis: u64, ended: bool },
+    /// Why a variant could not be raced.
+    NotRaced { id: usize, why: String },
 }
 
 /// What the kernel said of a variant.

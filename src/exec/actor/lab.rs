@@ -11,6 +11,7 @@ use super::memory::{SLOTS, accessed, errno_of};
 use crate::sys::lab::Lab;
 use crate::sys::map::{Prot, Sharing, Window};
 use crate::sys::page::FrameIndex;
+use crate::sys::touch::Touch;
 use crate::uapi::lab::{NO_FRAME, Op, Step};
 
 /// The laboratory, and the window whose slots are mapped of it.
@@ -88,8 +89,25 @@ impl Bench {
             | Command::BusStore { .. }
             | Command::Fork { .. }
             | Command::Witness { .. }
+            | Command::Free(_)
             | Command::Reset => return None,
         })
+    }
+
+    /// One byte: of a page, a process that runs free could see two halves.
+    pub(super) fn load_byte(&mut self, slot: u16) -> CommandResult {
+        self.used = true;
+        match self.window.span(self.at(slot), 1).load_u8(0) {
+            Touch::Value(value) => CommandResult::Value(value),
+            Touch::Sigbus { .. } => CommandResult::Sigbus,
+            Touch::Sigsegv { .. } => CommandResult::Sigsegv,
+        }
+    }
+
+    /// The same of a store.
+    pub(super) fn store_byte(&mut self, slot: u16, value: u8) -> CommandResult {
+        self.used = true;
+        accessed(self.window.span(self.at(slot), 1).store_u8(0, value))
     }
 
     /// The first page of a slot.

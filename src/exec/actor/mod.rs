@@ -8,6 +8,7 @@
 //!                                         `-- the conductor's end --> exits
 //! ```
 
+mod free;
 mod lab;
 mod memory;
 mod pins;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::command::{ANSWER_BYTES, COMMAND_BYTES, Command, CommandResult};
+use super::command::{ANSWER_BYTES, BATCH_MAX, COMMAND_BYTES, Command, CommandResult};
 use super::store::ArenaFds;
 use crate::sys::link::Link;
 use crate::sys::mailbox::{CallError, MESSAGE_MAX_BYTES, Mailbox, Pace, Server};
@@ -119,19 +120,33 @@ impl Actor {
                 Err(CallError::PeerDied) => return 0,
                 Err(CallError::Corrupt | CallError::TooLong(_)) => return process::EXIT_SETUP,
             };
-            let mut filled = 0;
+            let mut commands = [None; BATCH_MAX];
+            let mut count = 0;
             for chunk in request[..length].chunks_exact(COMMAND_BYTES) {
                 let mut bytes = [0; COMMAND_BYTES];
                 bytes.copy_from_slice(chunk);
-                let answer = match Command::decode(bytes) {
-                    Some(command) => self.carry_out(command),
-                    None => CommandResult::Failed(Errno::PROTO),
-                };
-                reply[filled..filled + ANSWER_BYTES].copy_from_slice(&answer.encode());
-                filled += ANSWER_BYTES;
+                commands[count] = Command::decode(bytes);
+                count += 1;
             }
-            self.server.answer(&reply[..filled]);
+            let mut answers = [CommandResult::LeftOut; BATCH_MAX];
+            let (commands, answers) = (&commands[..count], &mut answers[..count]);
+            if let Some(Some(Command::Free(_))) = commands.first() {
+                self.run_free(commands, answers);
+            } else {
+                for (command, answer) in commands.iter().zip(answers.iter_mut()) {
+                    *answer = self.carry_out_if(*command);
+                }
+            }
+            for (answer, bytes) in answers.iter().zip(reply.chunks_exact_mut(ANSWER_BYTES)) {
+                bytes.copy_from_slice(&answer.encode());
+            }
+            self.server.answer(&reply[..count * ANSWER_BYTES]);
         }
+    }
+
+    /// What is no command is a failure.
+    fn carry_out_if(&mut self, command: Option<Command>) -> CommandResult {
+        command.map_or(CommandResult::Failed(Errno::PROTO), |command| self.carry_out(command))
     }
 
     fn carry_out(&mut self, command: Command) -> CommandResult {
@@ -169,7 +184,8 @@ impl Actor {
             Command::Lab { .. }
             | Command::LabMap { .. }
             | Command::LabMove { .. }
-            | Command::LabStride { .. } => CommandResult::Failed(Errno::NODEV),
+            | Command::LabStride { .. }
+            | Command::Free(_) => CommandResult::Failed(Errno::NODEV),
             Command::Fork { child: _ } => self.fork(),
             Command::Reset => self.reset(),
         }

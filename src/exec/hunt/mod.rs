@@ -106,9 +106,19 @@ impl Histogram {
         self.anomalies.is_empty() && !self.outcomes.values().any(|tally| tally.impossible)
     }
 
-    /// As klitmus7 prints it.
+    /// As klitmus7 prints it; what is impossible is a bug in driftheap, whose memory it is.
     #[must_use]
     pub fn describe(&self, scenario: &Scenario) -> String {
+        self.in_words(scenario, ": a bug in driftheap")
+    }
+
+    /// The same of a race in a kernel: there model and kernel disagree.
+    #[must_use]
+    pub fn describe_found(&self, scenario: &Scenario) -> String {
+        self.in_words(scenario, "")
+    }
+
+    fn in_words(&self, scenario: &Scenario, whose: &str) -> String {
         let mut text = String::new();
         let quantifier = match scenario.condition.quantifier {
             Quantifier::Exists => "Allowed",
@@ -129,11 +139,8 @@ impl Histogram {
         }
         for (outcome, tally) in self.outcomes.iter().filter(|(_, tally)| tally.impossible) {
             let what = outcome.describe(scenario);
-            let _ = writeln!(
-                text,
-                "IMPOSSIBLE in the model: {what} (run {}): a bug in driftheap",
-                tally.iteration
-            );
+            let _ =
+                writeln!(text, "IMPOSSIBLE in the model: {what} (run {}){whose}", tally.iteration);
         }
         for (iteration, what) in &self.anomalies {
             let _ = writeln!(text, "IMPOSSIBLE in the model: {what} (run {iteration})");

@@ -37,6 +37,7 @@
 mod device;
 mod drivers;
 mod expect;
+mod free;
 mod huge;
 mod locks;
 mod look;
@@ -46,6 +47,9 @@ mod threads;
 mod wrong;
 
 pub use drivers::Driver;
+pub use free::{
+    Explained, Explainer, FreeOptions, FreeRun, Seen, free_supports, with_rules_of_guest,
+};
 pub use skip::askable;
 pub use wrong::WrongRule;
 
@@ -207,11 +211,17 @@ impl KernelExecutor {
         let reset = self.team.reset();
         let cleared = self.lab.step(Op::Reset, LabStep::default());
         if report.is_err() || unlocked.is_err() || reset.is_err() || cleared.is_err() {
-            self.team.disband();
-            self.lab = open()?;
-            self.team.lab = Some(self.lab.try_clone().map_err(host("a copy of its descriptor"))?);
+            self.begin_anew()?;
         }
         report
+    }
+
+    /// Other processes and another laboratory.
+    fn begin_anew(&mut self) -> Result<(), ExecError> {
+        self.team.disband();
+        self.lab = open()?;
+        self.team.lab = Some(self.lab.try_clone().map_err(host("a copy of its descriptor"))?);
+        Ok(())
     }
 }
 

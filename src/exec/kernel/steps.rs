@@ -524,7 +524,7 @@ impl Bench<'_> {
 pub(super) const KERNEL: u16 = 0;
 
 /// The fence of a copy that runs by itself, as the module numbers fences: importers' are from 0 up.
-const fn copy_fence(buf: BufId) -> u8 {
+pub(super) const fn copy_fence(buf: BufId) -> u8 {
     u8::MAX - buf.0
 }
 

@@ -47,7 +47,8 @@ impl WrongRule {
     ];
 
     /// The scenario as a model with this rule sees it.
-    pub(super) fn applied(self, scenario: &Scenario) -> Scenario {
+    #[must_use]
+    pub fn applied(self, scenario: &Scenario) -> Scenario {
         let mut wrong = scenario.clone();
         let world = &mut wrong.world;
         match self {
