@@ -308,6 +308,8 @@ impl<'a> Explainer<'a> {
             Step::Exporter { step, .. } => exporter_is_done(taken, step, seen),
             Step::Mmap(_)
             | Step::Munmap { .. }
+            | Step::FreePgtables(_)
+            | Step::FinishMmu(_)
             | Step::Mremap { .. }
             | Step::Load { .. }
             | Step::Store { .. }

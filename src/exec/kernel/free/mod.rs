@@ -74,6 +74,9 @@ pub fn free_supports(scenario: &Scenario) -> Result<(), Skip> {
     skip::askable(scenario)?;
     let world = &scenario.world;
     let not = |what: &str| Err(Skip::with_remedy(what.to_owned(), "use `replay --kernel`"));
+    if world.threads() {
+        return not("threads are one process here, which does one thing at a time");
+    }
     if world.bounces() {
         return not("bounce pages are the kernel's own: where a transfer lands is not seen");
     }
@@ -128,6 +131,7 @@ const fn by_conductor(step: &Step) -> Option<&'static str> {
             Some("threads are processes here: none holds the mmap_lock of another")
         }
         Step::FlushTlb(_) => Some("an invalidation waits for transfers under way"),
+        Step::FreePgtables(_) | Step::FinishMmu(_) => Some("threads are one process here"),
         Step::Fork { .. } => Some("a process that is forked can't be at the barrier"),
         Step::Mmap(_)
         | Step::Munmap { .. }

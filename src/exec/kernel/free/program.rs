@@ -102,6 +102,8 @@ fn made(step: &Step) -> Option<Flag> {
         Step::Submit { fence, .. } => Some(Flag::Fence(fence.0)),
         Step::Mmap(_)
         | Step::Munmap { .. }
+        | Step::FreePgtables(_)
+        | Step::FinishMmu(_)
         | Step::Mremap { .. }
         | Step::Load { .. }
         | Step::Store { .. }
@@ -365,6 +367,8 @@ impl Builder<'_> {
                 self.lab(Op::Unlock, on(buf.0))
             }
             Step::Mremap { .. }
+            | Step::FreePgtables(_)
+            | Step::FinishMmu(_)
             | Step::FrameVectorCheck { .. }
             | Step::Fork { .. }
             | Step::EvictCache(_)
