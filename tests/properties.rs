@@ -126,6 +126,58 @@ fn without_a_hazard_the_ghost_equals_memory() {
     });
 }
 
+/// The bytes of a state, by part.
+fn parts(scenario: &Scenario, state: &ScenarioState) -> Vec<Vec<u8>> {
+    let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+    scenario.encode(state, &mut bytes, &mut ends);
+    ends.push(bytes.len());
+    cut(&bytes, &ends)
+}
+
+fn cut(bytes: &[u8], ends: &[usize]) -> Vec<Vec<u8>> {
+    let starts = std::iter::once(&0).chain(ends);
+    starts.zip(ends).map(|(start, end)| bytes[*start..*end].to_vec()).collect()
+}
+
+/// A search leaves alone what an action leaves alone: it must come to the same as doing all anew.
+#[test]
+fn what_is_told_by_differences_is_the_state() {
+    check_tests(1000, |scenario, state, enabled| {
+        let before = parts(scenario, state);
+        let mut base = scenario.initial();
+        scenario.refresh(&before, u16::MAX, &mut base);
+        let mut next = base.clone();
+        for &actor in enabled {
+            scenario.restore(&mut base, &mut next);
+            prop_assert_eq!(&next, &base);
+            prop_assert_eq!(&parts(scenario, &next), &before);
+            scenario.apply(&mut next, actor);
+            if actor % 2 == 1 {
+                scenario.forget(&mut next);
+            }
+            let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+            let same = scenario.encode_after(&next, &before, &mut bytes, &mut ends);
+            let mut written = cut(&bytes, &ends).into_iter();
+            let is_same = |part: usize| same >> part & 1 != 0;
+            let told: Vec<_> = (0..before.len())
+                .map(|part| if is_same(part) { before.get(part).cloned() } else { written.next() })
+                .collect::<Option<_>>()
+                .unwrap_or_default();
+            let anew = parts(scenario, &next);
+            prop_assert_eq!(&told, &anew);
+            for (part, (old, new)) in before.iter().zip(&anew).enumerate() {
+                prop_assert_eq!(is_same(part), old == new, "part {}", part);
+            }
+            for now in [&anew, &before] {
+                scenario.refresh(now, !same, &mut base);
+                scenario.restore(&mut base, &mut next);
+                prop_assert_eq!(&parts(scenario, &next), now);
+            }
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_tlb_holds_what_the_page_table_says_but_while_a_munmap_is_under_way() {
     check_tests(4000, |scenario, state, _| {

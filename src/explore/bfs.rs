@@ -10,16 +10,18 @@
 //! expanded in bulk ([`super::parallel`]) if all its successors have room, else one by one (here),
 //! with the same effect on the [`Graph`].
 
-use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
-use super::machine::{ActorNames, Machine, SAME_NAMES, actors_in};
+use super::graph::{Findings, Graph, Terminal};
+use super::ids::{StateId, Way, to_u32};
+use super::machine::{ActorNames, Machine, SAME_NAMES, actors_in, encode_compared};
+use super::mail::{Mail, Source};
 use super::naming::{Naming, after, inverse, named, outcomes};
 use super::parallel::{Crew, Exchange};
 use super::reduce::Reduction;
 use super::result::{Limits, Progress, Stop, Until};
-use super::store::{Interned, Mail, Shard, StateId, Way, footprint_bytes, to_u32};
+use super::store::{Interned, Shard, footprint_bytes};
 
 /// States of the frontier that are expanded between two looks at the limits.
 const BLOCK_STATES: usize = 1 << 14;
@@ -43,7 +45,8 @@ pub(super) struct Space<'m, M: Machine> {
 
 /// Where an action leads.
 pub(super) struct Successor<'s, S> {
-    pub(super) state: &'s S,
+    state: &'s S,
+    is_restored: bool,
     pub(super) way: Way,
     /// Actions on the way to it, from 1: see [`Space::pass`].
     pub(super) steps: u8,
@@ -55,39 +58,9 @@ pub(super) struct Successor<'s, S> {
 pub(super) struct Scratch<S> {
     base: S,
     next: S,
+    /// Whether `next` was restored from `base` and changed by actions alone.
+    is_restored: bool,
     naming: Naming<S>,
-}
-
-/// A terminal state, and an outcome that it stands for.
-pub(super) struct Terminal<O> {
-    pub(super) at: StateId,
-    pub(super) is_deadlock: bool,
-    pub(super) outcome: O,
-    /// How many outcomes it stands for, and which of them this is.
-    pub(super) of: u32,
-    pub(super) nth: u32,
-}
-
-/// What expanding states brought to light, in the order of expansion.
-pub(super) struct Findings<O> {
-    terminals: Vec<Terminal<O>>,
-    /// States that showed watched bits which no state before them in these findings had.
-    watched: Vec<(StateId, u32)>,
-    bits: u32,
-}
-
-impl<O> Default for Findings<O> {
-    fn default() -> Self {
-        Self { terminals: Vec::new(), watched: Vec::new(), bits: 0 }
-    }
-}
-
-impl<O> Findings<O> {
-    pub(super) fn clear(&mut self) {
-        self.terminals.clear();
-        self.watched.clear();
-        self.bits = 0;
-    }
 }
 
 impl<'m, M: Machine> Space<'m, M> {
@@ -98,7 +71,8 @@ impl<'m, M: Machine> Space<'m, M> {
         watch: &'m (dyn Fn(&M::State) -> u32 + Sync),
         shard_bits: u32,
     ) -> Self {
-        let shards = (0..1u32 << shard_bits).map(|_| RwLock::default()).collect();
+        let shard = |number| RwLock::new(Shard::new(number, shard_bits));
+        let shards = (0..1u32 << shard_bits).map(shard).collect();
         let passes = reduction == Reduction::Persistent && !is_plain;
         let merges = reduction != Reduction::Full && !is_plain;
         let classes = if merges { machine.interchangeable() } else { &[] };
@@ -107,7 +81,7 @@ impl<'m, M: Machine> Space<'m, M> {
 
     pub(super) fn scratch(&self) -> Scratch<M::State> {
         let [base, next, named] = [(); 3].map(|()| self.machine.initial());
-        Scratch { base, next, naming: Naming::new(named) }
+        Scratch { base, next, is_restored: false, naming: Naming::new(named) }
     }
 
     /// Whether it is not the search of every state and every edge.
@@ -127,13 +101,13 @@ impl<'m, M: Machine> Space<'m, M> {
     /// knows the successor ([`Graph::lead_as_known`]). Returns the actors that were followed.
     pub(super) fn expand(
         &self,
-        (id, bytes, way): (StateId, &[u8], Way),
+        (id, source, way): (StateId, &Source, Way),
         scratch: &mut Scratch<M::State>,
         findings: &mut Findings<M::Outcome>,
         mut step: impl FnMut(u8, Option<Successor<'_, M::State>>) -> ControlFlow<()>,
     ) -> u16 {
-        let Scratch { base, next, naming } = scratch;
-        self.machine.decode(bytes, base);
+        let Scratch { base, next, is_restored, naming } = scratch;
+        self.machine.refresh(&source.parts, source.stale, base);
         let bits = (self.watch)(base);
         let new_bits = bits & !findings.bits;
         if new_bits != 0 {
@@ -158,29 +132,46 @@ impl<'m, M: Machine> Space<'m, M> {
         let commuting = self.reduction.commuting(self.machine, base, chosen);
         let mut followed = 0;
         for actor in actors_in(chosen) {
-            let unseen = chosen & !way.known & !followed;
-            let is_last = unseen == 1 << actor;
             followed |= 1 << actor;
             let flow = if way.known >> actor & 1 != 0 {
                 step(actor, None)
             } else {
-                if !is_last {
+                if *is_restored {
+                    self.machine.restore(base, next);
+                } else {
                     next.clone_from(base);
                 }
-                let successor = if is_last { &mut *base } else { &mut *next };
-                self.take(successor, actor);
+                self.take(next, actor);
                 let mut steps = 1;
-                self.pass(successor, bits, |_| steps += 1);
-                let names = naming.settle(self.machine, self.classes, successor);
+                self.pass(next, bits, |_| steps += 1);
+                let names = naming.settle(self.machine, self.classes, next);
+                *is_restored = names == SAME_NAMES;
                 let known = named(commuting[usize::from(actor)], &names);
                 let way = Way { parent: id, actor, known };
-                step(actor, Some(Successor { state: successor, way, steps, names }))
+                let is_restored = *is_restored;
+                step(actor, Some(Successor { state: next, is_restored, way, steps, names }))
             };
             if flow.is_break() {
                 return followed & !(1 << actor);
             }
         }
         followed
+    }
+
+    /// Writes a successor of `source`, as [`Machine::encode_after`] does.
+    pub(super) fn encode(
+        &self,
+        successor: &Successor<'_, M::State>,
+        source: &Source,
+        out: &mut Vec<u8>,
+        ends: &mut Vec<usize>,
+    ) -> u16 {
+        let Successor { state, is_restored, .. } = *successor;
+        if is_restored {
+            self.machine.encode_after(state, &source.parts, out, ends)
+        } else {
+            encode_compared(self.machine, state, &source.parts, out, ends)
+        }
     }
 
     /// One action.
@@ -266,173 +257,6 @@ impl<'m, M: Machine> Space<'m, M> {
     }
 }
 
-/// The explored graph, kept by the leading thread.
-pub(super) struct Graph<O> {
-    shard_bits: u32,
-    /// Visited states in canonical order; the first [`Self::expanded`] have been expanded.
-    pub(super) order: Vec<StateId>,
-    /// By position in `order`, the actors that were followed, and the first of their edges.
-    pub(super) followed: Vec<u16>,
-    first_edges: Vec<u32>,
-    /// Where they led, states in order and actors ascending.
-    pub(super) edges: Vec<StateId>,
-    /// By edge, the actions that it stands for; empty where that is one everywhere.
-    spans: Vec<u8>,
-    pub(super) passes: bool,
-    /// By edge, which of `orders` are the names behind it; empty where nobody has another.
-    names: Vec<u32>,
-    orders: Vec<ActorNames>,
-    /// Where each is.
-    places: BTreeMap<ActorNames, u32>,
-    pub(super) renames: bool,
-    /// Whether every edge leads one level on, so that the canonical order is topological.
-    pub(super) is_levelled: bool,
-    /// Largest distance of a state from the initial state.
-    pub(super) depth_max: u32,
-    /// Terminal states in canonical order, with the number of an outcome each, and of how many.
-    pub(super) terminals: Vec<(StateId, u32, u32)>,
-    pub(super) terminal_states: u64,
-    /// Outcomes, numbered in order of first appearance.
-    pub(super) outcomes: BTreeMap<O, u32>,
-    pub(super) deadlocks: u64,
-    /// By watched bit, the first state that shows it.
-    pub(super) watched: BTreeMap<u32, StateId>,
-    pub(super) stopped: Option<Stop>,
-    /// By shard, states seen in `order`, and states up to the end of the level being expanded.
-    seen: Vec<u32>,
-    level_end: Vec<u32>,
-    /// By state index, its position in `order`; empty where there is one shard, and they are the same.
-    positions: Vec<u32>,
-}
-
-impl<O: Ord> Graph<O> {
-    fn new(shard_bits: u32, passes: bool, renames: bool) -> Self {
-        let by_shard = vec![0; 1 << shard_bits];
-        Self {
-            shard_bits,
-            order: Vec::new(),
-            followed: Vec::new(),
-            first_edges: Vec::new(),
-            edges: Vec::new(),
-            spans: Vec::new(),
-            passes,
-            names: Vec::new(),
-            orders: Vec::new(),
-            places: BTreeMap::new(),
-            renames,
-            is_levelled: true,
-            depth_max: 0,
-            terminals: Vec::new(),
-            terminal_states: 0,
-            outcomes: BTreeMap::new(),
-            deadlocks: 0,
-            watched: BTreeMap::new(),
-            stopped: None,
-            seen: by_shard.clone(),
-            level_end: by_shard,
-            positions: Vec::new(),
-        }
-    }
-
-    /// The number of states that have been expanded.
-    pub(super) fn expanded(&self) -> usize {
-        self.followed.len()
-    }
-
-    /// Notes that a state was reached, in canonical order of edges.
-    pub(super) fn reach(&mut self, shard: u32, local: u32) -> StateId {
-        let id = StateId::new(shard, local, self.shard_bits);
-        let seen = &mut self.seen[shard as usize];
-        if local == *seen {
-            *seen += 1;
-            if self.shard_bits > 0 {
-                let room = self.positions.len().max(id.index() + 1);
-                self.positions.resize(room, 0);
-                self.positions[id.index()] = to_u32(self.order.len());
-            }
-            self.order.push(id);
-        } else {
-            assert!(local < *seen, "states of a shard are numbered in canonical order");
-            self.is_levelled &= local >= self.level_end[shard as usize];
-        }
-        id
-    }
-
-    /// Notes where `actor` leads from the state that is being expanded, which was first reached by `way`
-    /// and on which that is known: of two actions that commute the one that is first in canonical
-    /// order was followed there, and then the other.
-    pub(super) fn lead_as_known(&mut self, way: Way, actor: u8) {
-        let own = self.order(self.edge(way.parent, way.actor));
-        let first = self.edge(way.parent, inverse(&own)[usize::from(actor)]);
-        let names = self.order(first);
-        let second = self.edge(self.edges[first], names[usize::from(way.actor)]);
-        let names = after(&after(&inverse(&own), &names), &self.order(second));
-        let to = self.edges[second];
-        let shard = to.shard(self.shard_bits);
-        let to = self.reach(shard, to.local(self.shard_bits));
-        self.lead(to, 1, &names);
-    }
-
-    /// The names that actors have behind an edge, by those before.
-    fn order(&self, edge: usize) -> ActorNames {
-        self.names.get(edge).map_or(SAME_NAMES, |order| self.orders[*order as usize])
-    }
-
-    /// The edge of `actor` from a state that has been expanded.
-    fn edge(&self, from: StateId, actor: u8) -> usize {
-        let position = match self.shard_bits {
-            0 => from.index(),
-            _ => self.positions[from.index()] as usize,
-        };
-        let followed = self.followed[position];
-        assert!(followed >> actor & 1 != 0, "Machine::commuting: an action was disabled");
-        let before = followed & ((1 << actor) - 1);
-        (self.first_edges[position] + before.count_ones()) as usize
-    }
-
-    /// Notes an edge of the state that is being expanded.
-    pub(super) fn lead(&mut self, to: StateId, steps: u8, names: &ActorNames) {
-        self.edges.push(to);
-        if self.renames {
-            let place = *self.places.entry(*names).or_insert_with(|| {
-                self.orders.push(*names);
-                to_u32(self.orders.len() - 1)
-            });
-            self.names.push(place);
-        }
-        if self.passes {
-            self.spans.push(steps);
-        }
-    }
-
-    /// The actions that an edge stands for.
-    pub(super) fn span(&self, edge: usize) -> u32 {
-        self.spans.get(edge).map_or(1, |steps| u32::from(*steps))
-    }
-
-    /// Notes that a state was expanded, whose edges are the last, from `first_edge` on.
-    pub(super) fn follow(&mut self, first_edge: usize, followed: u16) {
-        self.first_edges.push(to_u32(first_edge));
-        self.followed.push(followed);
-    }
-
-    /// Takes over what was found in states that follow, in canonical order, all those before.
-    pub(super) fn absorb(&mut self, findings: &mut Findings<O>) {
-        for Terminal { at, is_deadlock, outcome, of, nth } in findings.terminals.drain(..) {
-            self.terminal_states += u64::from(nth == 0);
-            self.deadlocks += u64::from(nth == 0 && is_deadlock);
-            let next = to_u32(self.outcomes.len());
-            let number = *self.outcomes.entry(outcome).or_insert(next);
-            self.terminals.push((at, number, of));
-        }
-        for (id, bits) in findings.watched.drain(..) {
-            for bit in (0..u32::BITS).filter(|bit| bits >> bit & 1 != 0) {
-                self.watched.entry(bit).or_insert(id);
-            }
-        }
-    }
-}
-
 /// What a search is told beside the machine.
 pub(super) struct Orders<'o, O> {
     pub(super) limits: Limits,
@@ -459,8 +283,7 @@ pub(super) fn search<M: Machine>(
         let mut crew = Crew::new(scope, space, &exchange);
         let mut depth = 0;
         while graph.expanded() < graph.order.len() {
-            graph.level_end.clone_from(&graph.seen);
-            graph.depth_max = depth;
+            graph.begin_level(depth);
             depth += 1;
             let level_end = graph.order.len();
             while graph.expanded() < level_end {
@@ -523,7 +346,11 @@ fn occupied_bytes<M: Machine>(space: &Space<'_, M>, graph: &Graph<M::Outcome>) -
 fn add_initial<M: Machine>(space: &Space<'_, M>, graph: &mut Graph<M::Outcome>) {
     let mut mail = Mail::default();
     let initial = space.first();
-    let pick = mail.push(Way::NONE, |out, ends| space.machine.encode(&initial, out, ends));
+    let pick = mail.push(Way::NONE, &Source::default(), |out, ends| {
+        space.machine.encode(&initial, out, ends);
+        ends.push(out.len());
+        0
+    });
     let shard = pick & ((1 << space.shard_bits) - 1);
     for (key, way) in mail.iter() {
         space.lock_all()[shard as usize].intern(key, way, true);
@@ -541,8 +368,8 @@ fn expand_block<M: Machine>(
     states_max: usize,
 ) {
     let mut shards = space.lock_all();
-    let mut source = Vec::new();
-    let mut mail = Mail::default();
+    let mut source = Source::default();
+    let (mut single, mut whole) = (Mail::default(), Mail::default());
     for position in block {
         let id = graph.order[position];
         let (shard, local) = (id.shard(space.shard_bits) as usize, id.local(space.shard_bits));
@@ -554,15 +381,21 @@ fn expand_block<M: Machine>(
                 graph.lead_as_known(way, actor);
                 return ControlFlow::Continue(());
             };
-            mail.clear();
-            let state = successor.state;
-            let encode = |out: &mut _, ends: &mut _| space.machine.encode(state, out, ends);
-            let shard = mail.push(successor.way, encode) & ((1 << space.shard_bits) - 1);
+            single.clear();
+            let encode = |out: &mut _, ends: &mut _| space.encode(&successor, &source, out, ends);
+            let pick = single.push(successor.way, &source, encode);
+            let to = pick & ((1 << space.shard_bits) - 1);
+            let mut mail = &single;
+            if to as usize != shard {
+                whole.clear();
+                whole.append_whole(&single, &source);
+                mail = &whole;
+            }
             let room = graph.order.len() < states_max;
-            let (key, to) = mail.iter().next().expect("what was pushed");
-            match shards[shard as usize].intern(key, to, room) {
+            let (key, way) = mail.iter().next().expect("what was pushed");
+            match shards[to as usize].intern(key, way, room) {
                 Interned::Is(local) => {
-                    let to = graph.reach(shard, local);
+                    let to = graph.reach(to, local);
                     graph.lead(to, successor.steps, &successor.names);
                     ControlFlow::Continue(())
                 }

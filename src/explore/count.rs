@@ -6,9 +6,9 @@
 //! order is found by removing states without incoming edges one after another (Kahn), and whatever
 //! can't be removed lies on a cycle or behind one.
 
-use super::bfs::Graph;
+use super::graph::Graph;
+use super::ids::StateId;
 use super::machine::actors_in;
-use super::store::StateId;
 
 /// The ways to each state.
 pub(super) struct Ways {

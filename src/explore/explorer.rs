@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
 
-use super::bfs::{Graph, Orders, Space, search};
+use super::bfs::{Orders, Space, search};
 use super::count::{Cycle, ways};
+use super::graph::Graph;
+use super::ids::StateId;
 use super::machine::{ACTORS_MAX, Machine};
 use super::parallel::shard_bits;
 use super::reduce::Reduction;
 use super::result::{Exploration, ExploreError, Limits, OutcomeStats, Progress, Reached, Until};
-use super::store::{SHARDS_MAX, StateId};
+use super::store::SHARDS_MAX;
 
 /// Explores a machine; see the [module](super) for what it finds.
 pub struct Explorer<'m, M> {

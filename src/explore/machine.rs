@@ -12,6 +12,8 @@
 
 use std::fmt;
 
+use super::mail::TOLD_MAX;
+
 /// The most actors a machine may have: one bit each in a `u16`.
 pub const ACTORS_MAX: usize = 16;
 
@@ -71,6 +73,34 @@ pub trait Machine: Sync {
     /// Makes `state` any state whose canonical bytes are `bytes`, whatever it held before.
     fn decode(&self, bytes: &[u8], state: &mut Self::State);
 
+    /// Makes `state` any state whose canonical bytes `parts` are together, if it is what they were before
+    /// those of `stale`, a bit each, were replaced. What is no `stale` part need not be read again; of
+    /// more than 16 parts all are.
+    fn refresh(&self, parts: &[Vec<u8>], _stale: u16, state: &mut Self::State) {
+        self.decode(&parts.concat(), state);
+    }
+
+    /// Makes `state`, which was made from `base` by a clone or by this, and then changed by
+    /// [`apply`](Self::apply) and [`forget`](Self::forget) alone, what `base` is, which may have been
+    /// [refreshed](Self::refresh) since. Need not touch what nobody has changed.
+    fn restore(&self, base: &mut Self::State, state: &mut Self::State) {
+        state.clone_from(base);
+    }
+
+    /// As [`encode`](Self::encode), of a state that was [restored](Self::restore) from one with the bytes
+    /// `parts`, and then changed; but without those of the first 16 parts that are the same, and
+    /// with an end for every part that it appends. Returns those that are the same, a bit each: all
+    /// of them, and no other.
+    fn encode_after(
+        &self,
+        state: &Self::State,
+        parts: &[Vec<u8>],
+        out: &mut Vec<u8>,
+        ends: &mut Vec<usize>,
+    ) -> u16 {
+        encode_compared(self, state, parts, out, ends)
+    }
+
     /// What the next action of `actor` reads and writes at most, whether it is enabled or not.
     ///
     /// What it reads includes all that decides *which* action comes next and whether it is enabled
@@ -124,6 +154,35 @@ pub trait Machine: Sync {
     fn watch(&self, _state: &Self::State) -> u32 {
         0
     }
+}
+
+/// Encodes any state, and compares it: see [`Machine::encode_after`].
+pub(super) fn encode_compared<M: Machine + ?Sized>(
+    machine: &M,
+    state: &M::State,
+    parts: &[Vec<u8>],
+    out: &mut Vec<u8>,
+    ends: &mut Vec<usize>,
+) -> u16 {
+    let (start, first) = (out.len(), ends.len());
+    machine.encode(state, out, ends);
+    ends.push(out.len());
+    let (mut same, mut from, mut to, mut kept) = (0, start, start, first);
+    for part in 0..ends.len() - first {
+        let end = ends[first + part];
+        if part < TOLD_MAX && parts.get(part).is_some_and(|old| *old == out[from..end]) {
+            same |= 1 << part;
+        } else {
+            out.copy_within(from..end, to);
+            to += end - from;
+            ends[kept] = to;
+            kept += 1;
+        }
+        from = end;
+    }
+    out.truncate(to);
+    ends.truncate(kept);
+    same
 }
 
 /// The objects that an action reads and writes, each a bit that the machine assigns.
@@ -182,7 +241,7 @@ pub fn commuting_pairs<T: Copy + Default>(
 }
 
 /// The numbers of the actors in a set, in ascending order.
-pub fn actors_in(mut set: u16) -> impl Iterator<Item = u8> {
+pub fn actors_in(mut set: u16) -> impl Iterator<Item = u8> + Clone {
     std::iter::from_fn(move || {
         let actor = u8::try_from(set.trailing_zeros()).ok().filter(|_| set != 0)?;
         set &= set - 1;

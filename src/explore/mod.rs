@@ -18,8 +18,9 @@
 //! | `machine` | what is explored: actors, actions, footprints |
 //! | `explorer` | [`Explorer`], the front door |
 //! | `result` | limits, answers, errors |
-//! | `bfs` | the search and the canonical order of states |
+//! | `bfs`, `graph` | the search and the canonical order of states; what it finds out |
 //! | `parallel` | the same search on several threads, with the same answer |
+//! | `ids`, `hash`, `mail` | what states are known by; states that are read and that are found |
 //! | `store`, `parts`, `table` | visited states: each part kept once, a hash table |
 //! | `reduce` | states that are one, persistent sets: fewer states, the same outcomes |
 //! | `naming` | interchangeable actors: states that are one but for who is who |
@@ -39,7 +40,11 @@
 mod bfs;
 mod count;
 mod explorer;
+mod graph;
+mod hash;
+mod ids;
 mod machine;
+mod mail;
 mod naming;
 mod parallel;
 mod parts;

@@ -65,6 +65,11 @@ impl<S: PartialEq> Naming<S> {
             ranked.sort_unstable();
             let mut places = actors_in(*class);
             for run in ranked.chunk_by(|one, other| one.0 == other.0) {
+                if let ([(_, actor)], Some(place)) = (run, places.clone().next()) {
+                    names[usize::from(*actor)] = place;
+                    places.next();
+                    continue;
+                }
                 let row =
                     self.row(machine, state, run.iter().map(|(_, actor)| *actor), &mut places);
                 row.name(&mut names);

@@ -19,9 +19,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, Scope, Thread};
 
-use super::bfs::{Findings, Graph, Scratch, Space};
+use super::bfs::{Scratch, Space};
+use super::graph::{Findings, Graph};
+use super::ids::{StateId, Way};
 use super::machine::{ActorNames, Machine, SAME_NAMES, actors_in};
-use super::store::{Mail, SHARDS_MAX, StateId, Way};
+use super::mail::{Mail, Source};
+use super::store::SHARDS_MAX;
 
 /// Pieces of a block for each thread, so that a thread that is held up holds up little.
 const CHUNKS_PER_THREAD: usize = 4;
@@ -136,32 +139,37 @@ impl<O> Exchange<O> {
         let chunks = self.outboxes.len();
         let part = block.len() * chunk / chunks..block.len() * (chunk + 1) / chunks;
         let mut single = Mail::default();
-        let mut source = Vec::new();
+        let mut source = Source::default();
         for &id in &block[part] {
-            let shard = &shards[id.shard(space.shard_bits) as usize];
+            let own = id.shard(space.shard_bits) as usize;
+            let shard = &shards[own];
             shard.read(id.local(space.shard_bits), &mut source);
             let way = shard.way(id.local(space.shard_bits));
-            let source = (id, source.as_slice(), way);
-            let actors = space.expand(source, scratch, &mut findings, |_, successor| {
-                let Some(successor) = successor else { return ControlFlow::Continue(()) };
-                let encode = |out: &mut _, ends: &mut _| {
-                    space.machine.encode(successor.state, out, ends);
-                };
-                let mut pick = 0;
-                if let [mail] = mail_by_shard.as_mut_slice() {
-                    mail.push(successor.way, encode);
-                } else {
-                    single.clear();
-                    let picks = single.push(successor.way, encode);
-                    [pick, ..] = (picks & ((1 << space.shard_bits) - 1)).to_le_bytes();
-                    mail_by_shard[usize::from(pick)].append(&single);
-                }
-                picks.push((pick, successor.steps));
-                if !space.classes.is_empty() {
-                    names.push(successor.names);
-                }
-                ControlFlow::Continue(())
-            });
+            let actors =
+                space.expand((id, &source, way), scratch, &mut findings, |_, successor| {
+                    let Some(successor) = successor else { return ControlFlow::Continue(()) };
+                    let encode =
+                        |out: &mut _, ends: &mut _| space.encode(&successor, &source, out, ends);
+                    let mut pick = 0;
+                    if let [mail] = mail_by_shard.as_mut_slice() {
+                        mail.push(successor.way, &source, encode);
+                    } else {
+                        single.clear();
+                        let picks = single.push(successor.way, &source, encode);
+                        [pick, ..] = (picks & ((1 << space.shard_bits) - 1)).to_le_bytes();
+                        let mail = &mut mail_by_shard[usize::from(pick)];
+                        if usize::from(pick) == own {
+                            mail.append(&single);
+                        } else {
+                            mail.append_whole(&single, &source);
+                        }
+                    }
+                    picks.push((pick, successor.steps));
+                    if !space.classes.is_empty() {
+                        names.push(successor.names);
+                    }
+                    ControlFlow::Continue(())
+                });
             followed.push((actors, way));
         }
     }

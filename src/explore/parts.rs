@@ -9,7 +9,9 @@
 //!
 //! Nothing is lost: two states have the same root exactly when all their bytes are the same.
 
-use super::store::{Key, hash, to_u32};
+use super::hash::{hash, picks};
+use super::ids::to_u32;
+use super::mail::{Key, Source};
 use super::table::Table;
 
 /// The numbers of the two halves of a state.
@@ -26,11 +28,12 @@ pub(super) struct Parts {
 
 impl Parts {
     /// The root of a state, whose parts are added where they are new. What it has in common with the
-    /// state of the root `like`, which was added (the last one, best), is not looked up again.
+    /// state of the root `like`, which was added, is not looked up again: it `is_near` where that is the
+    /// one it was reached from, which it then tells.
     ///
     /// # Panics
     /// When the state has another number of parts than those before: a mistake of the machine.
-    pub(super) fn add(&mut self, key: Key<'_>, like: Option<Root>) -> Root {
+    pub(super) fn add(&mut self, key: Key<'_>, like: Option<Root>, is_near: bool) -> Root {
         let count = key.parts();
         if self.values.is_empty() {
             self.values.resize_with(count, Values::default);
@@ -39,55 +42,87 @@ impl Parts {
         assert_eq!(self.values.len(), count, "Machine::encode wrote another number of parts");
         let [left, right] = like.map_or([None; 2], |root| root.map(Some));
         if count == 1 {
-            return [self.values[0].number(key.part(0), left), 0];
+            return [self.add_half(key, (0, 1), left, is_near), 0];
         }
         let middle = last(count);
-        [self.add_half(key, (0, middle), left), self.add_half(key, (middle, count), right)]
+        [
+            self.add_half(key, (0, middle), left, is_near),
+            self.add_half(key, (middle, count), right, is_near),
+        ]
     }
 
-    fn add_half(&mut self, key: Key<'_>, (first, end): (usize, usize), like: Option<u32>) -> u32 {
+    fn add_half(
+        &mut self,
+        key: Key<'_>,
+        (first, end): (usize, usize),
+        like: Option<u32>,
+        is_near: bool,
+    ) -> u32 {
+        if let Some(like) = like.filter(|_| key.is_same(first, end)) {
+            return like;
+        }
         if end - first == 1 {
-            return self.values[first].number(key.part(first), like);
+            let (value, hash) = key.part(first);
+            return self.values[first].number(value, hash, like.filter(|_| !is_near));
         }
         let middle = middle(first, end);
         let old = like.map(|number| self.pairs[middle].pairs[number as usize]);
         let [left, right] = old.map_or([None; 2], |pair| pair.map(Some));
-        let halves = [(first, middle, left), (middle, end, right)];
-        let pair = halves.map(|(first, end, like)| self.add_half(key, (first, end), like));
+        let left = self.add_half(key, (first, middle), left, is_near);
+        let right = self.add_half(key, (middle, end), right, is_near);
         match like {
-            Some(number) if old == Some(pair) => number,
-            _ => self.pairs[middle].number(pair),
+            Some(number) if old == Some([left, right]) => number,
+            _ => self.pairs[middle].number([left, right]),
         }
     }
 
-    /// Whether a state that was added is this one.
-    pub(super) fn is_same(&self, root: Root, key: Key<'_>) -> bool {
+    /// Whether a state that was added is this one, which was reached from the state of the root `like`.
+    pub(super) fn is_same(&self, root: Root, key: Key<'_>, like: Option<Root>) -> bool {
         let count = key.parts();
         if count != self.values.len() {
             return false;
         }
+        let [left, right] = like.map_or([None; 2], |root| root.map(Some));
         if count == 1 {
-            return self.values[0].get(root[0]) == key.part(0);
+            return self.is_half(root[0], key, (0, 1), left);
         }
         // What differs most often comes last in an encoding: frames and program counters.
         let middle = last(count);
-        self.is_half(root[1], key, middle, count) && self.is_half(root[0], key, 0, middle)
+        self.is_half(root[1], key, (middle, count), right)
+            && self.is_half(root[0], key, (0, middle), left)
     }
 
-    fn is_half(&self, number: u32, key: Key<'_>, first: usize, end: usize) -> bool {
+    fn is_half(
+        &self,
+        number: u32,
+        key: Key<'_>,
+        (first, end): (usize, usize),
+        like: Option<u32>,
+    ) -> bool {
+        if let Some(like) = like.filter(|_| key.is_same(first, end)) {
+            return number == like;
+        }
         if end - first == 1 {
-            return self.values[first].get(number) == key.part(first);
+            return self.values[first].get(number) == key.part(first).0;
         }
         let middle = middle(first, end);
-        let [left, right] = self.pairs[middle].pairs[number as usize];
-        self.is_half(right, key, middle, end) && self.is_half(left, key, first, middle)
+        let pairs = &self.pairs[middle].pairs;
+        let [left, right] = pairs[number as usize];
+        let [like_left, like_right] = like.map_or([None; 2], |like| pairs[like as usize].map(Some));
+        self.is_half(right, key, (middle, end), like_right)
+            && self.is_half(left, key, (first, middle), like_left)
     }
 
-    /// Appends the bytes of a state that was added.
-    pub(super) fn read(&self, root: Root, out: &mut Vec<u8>) {
-        match self.values.len() {
+    /// How many parts a state has.
+    pub(super) const fn count(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Reads a state that was added: what it has in common with the one that was read before stays.
+    pub(super) fn read(&self, root: Root, out: &mut Source) {
+        match self.count() {
             0 => {}
-            1 => out.extend_from_slice(self.values[0].get(root[0])),
+            1 => self.read_half(root[0], 0, 1, out),
             count => {
                 let middle = last(count);
                 self.read_half(root[0], 0, middle, out);
@@ -96,15 +131,17 @@ impl Parts {
         }
     }
 
-    fn read_half(&self, number: u32, first: usize, end: usize, out: &mut Vec<u8>) {
+    fn read_half(&self, number: u32, first: usize, end: usize, out: &mut Source) {
         if end - first == 1 {
-            out.extend_from_slice(self.values[first].get(number));
+            out.take(first, number, || self.values[first].get(number));
             return;
         }
         let middle = middle(first, end);
-        let [left, right] = self.pairs[middle].pairs[number as usize];
-        self.read_half(left, first, middle, out);
-        self.read_half(right, middle, end, out);
+        if out.enters(middle, number) {
+            let [left, right] = self.pairs[middle].pairs[number as usize];
+            self.read_half(left, first, middle, out);
+            self.read_half(right, middle, end, out);
+        }
     }
 
     /// Bytes that the parts occupy.
@@ -146,11 +183,10 @@ impl Values {
         &rest[LENGTH_BYTES..][..usize::from(length)]
     }
 
-    fn number(&mut self, value: &[u8], like: Option<u32>) -> u32 {
+    fn number(&mut self, value: &[u8], hash: u32, like: Option<u32>) -> u32 {
         if let Some(like) = like.filter(|&like| self.get(like) == value) {
             return like;
         }
-        let (_, hash) = hash(value);
         match self.table.find(hash, |number| self.get(number) == value) {
             Ok(number) => number,
             Err(vacancy) => {
@@ -182,7 +218,7 @@ struct Pairs {
 
 impl Pairs {
     fn number(&mut self, pair: [u32; 2]) -> u32 {
-        let (_, hash) = hash(pair.map(u32::to_le_bytes).as_flattened());
+        let (_, hash) = picks(hash(0, pair.map(u32::to_le_bytes).as_flattened()));
         let pairs = &self.pairs;
         match self.table.find(hash, |number| pairs[number as usize] == pair) {
             Ok(number) => number,

@@ -23,7 +23,7 @@
 //! *What is known already* costs the searches that follow every edge less, and leaves nothing out.
 //! Where the next actions of two actors commute in a state ([`Machine::commuting`]), both orders lead
 //! to one state. The order that comes first is followed; where the other one leads is read off the
-//! graph ([`super::bfs::Graph::lead_as_known`]). That saves a quarter to a half of the edges of most questions, and with an
+//! graph ([`super::graph::Graph::lead_as_known`]). That saves a quarter to a half of the edges of most questions, and with an
 //! edge applying it, forgetting, encoding and looking up. It is what sleep sets leave out, kept so
 //! that schedules can be counted.
 //!

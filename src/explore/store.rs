@@ -12,6 +12,8 @@
 //! - a state's number never changes: ids stay valid for the whole search;
 //! - states are compared by all their bytes, whatever their hashes say.
 
+use super::ids::{StateId, Way, to_u32};
+use super::mail::{Key, Mail, Source};
 use super::parts::{Parts, Root};
 use super::table::Table;
 
@@ -21,122 +23,9 @@ pub(super) const SHARDS_MAX: usize = 16;
 pub(super) const STATES_MAX: u32 = 1 << 28;
 /// The most bytes a search may hold: positions of parts, in units of 8 bytes, then fit a `u32`.
 pub(super) const MEMORY_BYTES_MAX: u64 = 16 << 30;
-/// The most bytes a machine may encode a state into.
-const ENCODED_BYTES_MAX: usize = 65535;
 
 /// States that are touched before they are looked up: more than a core has misses in flight.
 const WINDOW_STATES: usize = 32;
-
-/// A visited state: shard in the low bits, number within the shard above them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct StateId(pub(super) u32);
-
-impl StateId {
-    /// What stands for the parent of the initial state.
-    pub(super) const NONE: Self = Self(u32::MAX);
-
-    pub(super) const fn new(shard: u32, local: u32, shard_bits: u32) -> Self {
-        debug_assert!(shard < 1 << shard_bits);
-        Self(local << shard_bits | shard)
-    }
-
-    pub(super) const fn shard(self, shard_bits: u32) -> u32 {
-        self.0 & ((1 << shard_bits) - 1)
-    }
-
-    pub(super) const fn local(self, shard_bits: u32) -> u32 {
-        self.0 >> shard_bits
-    }
-
-    /// The id as an index into an array with room for every id.
-    pub(super) const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// How a state was first reached.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Way {
-    /// From which state.
-    pub(super) parent: StateId,
-    /// By whose action.
-    pub(super) actor: u8,
-    /// Lower actors that commuted with it there: where they lead from here is known from there.
-    pub(super) known: u16,
-}
-
-impl Way {
-    /// None: the initial state.
-    pub(super) const NONE: Self = Self { parent: StateId::NONE, actor: 0, known: 0 };
-}
-
-/// A state that is being looked up.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Key<'a> {
-    /// The encoding.
-    bytes: &'a [u8],
-    /// Where its parts end, all but the last.
-    ends: &'a [[u8; 2]],
-    /// The part of the hash that picks a place within the shard.
-    hash: u32,
-}
-
-impl<'a> Key<'a> {
-    /// The number of parts.
-    pub(super) const fn parts(self) -> usize {
-        self.ends.len() + 1
-    }
-
-    /// The bytes of a part.
-    #[inline]
-    pub(super) fn part(self, index: usize) -> &'a [u8] {
-        let end = |index: usize| self.ends.get(index).map(|end| u16::from_le_bytes(*end).into());
-        let start = index.checked_sub(1).and_then(end).unwrap_or(0);
-        &self.bytes[start..end(index).unwrap_or(self.bytes.len())]
-    }
-}
-
-/// A count that the limits above keep within 32 bits.
-pub(super) fn to_u32(count: usize) -> u32 {
-    u32::try_from(count).expect("the limits of a search keep its counts within 32 bits")
-}
-
-/// Hashes bytes by folded multiplication, as wyhash and foldhash do, in two lanes.
-///
-/// Returns the part that picks the shard and the part that picks a place within it.
-#[inline]
-pub(super) fn hash(bytes: &[u8]) -> (u32, u32) {
-    const K: [u64; 3] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x8cb9_2ba7_2f3d_8dd7];
-    let fold = |a: u64, b: u64| {
-        let [low, high] = halves(u128::from(a).wrapping_mul(u128::from(b)));
-        low ^ high
-    };
-    let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
-    let (words, rest) = bytes.as_chunks::<8>();
-    let (quads, tail) = words.as_chunks::<4>();
-    let (mut even, mut odd) = (bytes.len() as u64 ^ K[2], K[0]);
-    for [a, b, c, d] in quads {
-        even = fold(word(a) ^ K[0], word(b) ^ even);
-        odd = fold(word(c) ^ K[1], word(d) ^ odd);
-    }
-    for bytes in tail {
-        even = fold(word(bytes) ^ K[0], even ^ K[1]);
-    }
-    if !rest.is_empty() {
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        even = fold(word(&last) ^ K[0], even ^ K[1]);
-    }
-    let [a, b, c, d, e, f, g, h] = fold(even ^ K[0], odd ^ K[1]).to_le_bytes();
-    (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
-}
-
-/// The low and the high half.
-fn halves(wide: u128) -> [u64; 2] {
-    let bytes = wide.to_le_bytes();
-    let (halves, _) = bytes.as_chunks::<8>();
-    [u64::from_le_bytes(halves[0]), u64::from_le_bytes(halves[1])]
-}
 
 /// What became of a state that was looked up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,81 +36,12 @@ pub(super) enum Interned {
     NoRoom,
 }
 
-/// Successors on their way to a shard.
-#[derive(Debug, Default)]
-pub(super) struct Mail {
-    /// Records of [`MAIL_HEADER_BYTES`], encoding and ends of parts.
-    bytes: Vec<u8>,
-    /// Where the parts of the newest end.
-    ends: Vec<usize>,
-}
-
-/// In [`Mail`], before the encoding: length, hash, parent; actor; number of ends, known actors.
-const MAIL_HEADER_BYTES: usize = 20;
-
-impl Mail {
-    pub(super) fn clear(&mut self) {
-        self.bytes.clear();
-    }
-
-    /// Adds a state that was reached from a state by an actor's action, as `encode` writes it with
-    /// the ends of its parts. Returns the part of its hash that picks the shard.
-    pub(super) fn push(
-        &mut self,
-        way: Way,
-        encode: impl FnOnce(&mut Vec<u8>, &mut Vec<usize>),
-    ) -> u32 {
-        let start = self.bytes.len();
-        let first = start + MAIL_HEADER_BYTES;
-        self.bytes.extend_from_slice(&[0; MAIL_HEADER_BYTES]);
-        self.ends.clear();
-        encode(&mut self.bytes, &mut self.ends);
-        let length = self.bytes.len() - first;
-        assert!(length <= ENCODED_BYTES_MAX, "Machine::encode wrote {length} bytes, over 65535");
-        let (pick, hash) = hash(&self.bytes[first..]);
-        let count = u16::try_from(self.ends.len()).expect("a state has 65535 parts at most");
-        for end in &self.ends {
-            let end = end.checked_sub(first).and_then(|end| u16::try_from(end).ok());
-            let end = end.expect("parts end within the encoding");
-            self.bytes.extend_from_slice(&end.to_le_bytes());
-        }
-        let header = &mut self.bytes[start..first];
-        header[..12].copy_from_slice(
-            [to_u32(length), hash, way.parent.0].map(u32::to_le_bytes).as_flattened(),
-        );
-        header[12] = way.actor;
-        header[16..18].copy_from_slice(&count.to_le_bytes());
-        header[18..].copy_from_slice(&way.known.to_le_bytes());
-        pick
-    }
-
-    /// Adds all that another holds.
-    pub(super) fn append(&mut self, other: &Self) {
-        self.bytes.extend_from_slice(&other.bytes);
-    }
-
-    /// What it holds, in order, with how it was reached.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Key<'_>, Way)> {
-        let mut rest = self.bytes.as_slice();
-        std::iter::from_fn(move || {
-            let (header, after) = rest.split_first_chunk::<MAIL_HEADER_BYTES>()?;
-            let (words, _) = header.as_chunks::<4>();
-            let [length, hash, parent] = [0, 1, 2].map(|n| u32::from_le_bytes(words[n]));
-            let [actor, ..] = words[3];
-            let [low, high, known @ ..] = words[4];
-            let (bytes, after) = after.split_at(length as usize);
-            let (ends, after) = after.split_at(usize::from(u16::from_le_bytes([low, high])) * 2);
-            rest = after;
-            let (ends, _) = ends.as_chunks::<2>();
-            let way = Way { parent: StateId(parent), actor, known: u16::from_le_bytes(known) };
-            Some((Key { bytes, ends, hash }, way))
-        })
-    }
-}
-
 /// The states whose hash falls to one shard.
 #[derive(Debug, Default)]
 pub(super) struct Shard {
+    /// Which it is, and of how many as a power of two.
+    number: u32,
+    bits: u32,
     parts: Parts,
     /// By number within the shard.
     roots: Vec<Root>,
@@ -233,18 +53,27 @@ pub(super) struct Shard {
 }
 
 impl Shard {
+    /// Shard `number` of a power of two.
+    pub(super) fn new(number: u32, bits: u32) -> Self {
+        Self { number, bits, ..Self::default() }
+    }
+
     /// Finds a state, or adds it if there is `room`.
     pub(super) fn intern(&mut self, key: Key<'_>, way: Way, room: bool) -> Interned {
-        let found =
-            self.table.find(key.hash, |local| self.parts.is_same(self.roots[local as usize], key));
+        // Numbers of parts are a shard's own: what comes from another is whole.
+        let is_near = way.parent != StateId::NONE && way.parent.shard(self.bits) == self.number;
+        assert!(is_near || key.is_whole(), "parts of another shard's state");
+        let source = is_near.then(|| self.roots[way.parent.local(self.bits) as usize]);
+        let is_same = |local| self.parts.is_same(self.roots[local as usize], key, source);
+        let found = self.table.find(key.hash, is_same);
         match found {
             Ok(local) => Interned::Is(local),
             Err(_) if !room => Interned::NoRoom,
             Err(vacancy) => {
                 let local = to_u32(self.roots.len());
                 self.table.insert(vacancy, key.hash, local);
-                let like = self.roots.last().copied();
-                self.roots.push(self.parts.add(key, like));
+                let like = source.or(self.roots.last().copied());
+                self.roots.push(self.parts.add(key, like, is_near));
                 self.parents.push(way.parent);
                 self.actors.push(way.actor);
                 self.known.push(way.known);
@@ -286,9 +115,9 @@ impl Shard {
         std::hint::black_box(sum);
     }
 
-    /// Makes `out` the encoding of a state.
-    pub(super) fn read(&self, local: u32, out: &mut Vec<u8>) {
-        out.clear();
+    /// Makes `out` a state.
+    pub(super) fn read(&self, local: u32, out: &mut Source) {
+        out.begin(self.number, self.parts.count());
         self.parts.read(self.roots[local as usize], out);
     }
 
@@ -329,17 +158,18 @@ mod tests {
         room: bool,
     ) -> Interned {
         let mut mail = Mail::default();
-        mail.push(Way::NONE, |out, ends| {
+        mail.push(Way::NONE, &Source::default(), |out, ends| {
             for bytes in bytes.chunks(part) {
                 out.extend_from_slice(bytes);
                 ends.push(out.len());
             }
-            // Always three ends, as a machine has to: what is missing is empty.
+            // Always four parts, as a machine has to: what is missing is empty.
             ends.truncate(3);
-            ends.resize(3, out.len());
+            ends.resize(4, out.len());
+            0
         });
         let (key, way) = mail.iter().next().expect("one");
-        let key = Key { hash: hash.unwrap_or(key.hash), ..key };
+        let key = key.under(hash.unwrap_or(key.hash));
         shard.intern(key, way, room)
     }
 
@@ -362,10 +192,11 @@ mod tests {
                 );
             }
             assert_eq!(shard.roots.len(), seen.len());
-            let mut read = vec![1];
+            let mut read = Source::default();
             for (local, state) in (0u32..).zip(&seen) {
                 shard.read(local, &mut read);
-                assert_eq!(read, *state);
+                assert_eq!(read.parts.concat(), *state);
+                assert_eq!(read.parts.len(), 4);
             }
         }
     }
@@ -397,30 +228,5 @@ mod tests {
         }
         assert_eq!(shard.roots.len(), 10_000);
         assert!(shard.parts_bytes() < 10_000 * 100 / 3, "{} bytes", shard.parts_bytes());
-    }
-
-    #[test]
-    fn ids_pack_shard_and_number() {
-        for bits in 0..=4 {
-            let (shard, local) = ((1u32 << bits) - 1, STATES_MAX - 1);
-            let id = StateId::new(shard, local, bits);
-            assert_eq!((id.shard(bits), id.local(bits)), (shard, local));
-        }
-    }
-
-    #[test]
-    fn every_byte_reaches_the_hash() {
-        for length in [24, 29] {
-            let base = vec![0u8; length];
-            let reference = hash(&base);
-            for (byte, bit) in (0..length).flat_map(|byte| (0..8).map(move |bit| (byte, bit))) {
-                let mut changed = base.clone();
-                changed[byte] ^= 1 << bit;
-                let other = hash(&changed);
-                assert_ne!(reference.1, other.1, "byte {byte}, bit {bit}");
-                assert!((reference.0 ^ other.0).count_ones() > 3, "byte {byte}, bit {bit}");
-            }
-            assert_ne!(reference, hash(&base[1..]));
-        }
     }
 }

@@ -2,23 +2,26 @@
 //!
 //! Frames of one placement differ in name only (unless neighbours matter: to a bus that has an
 //! offset, and to huge entries, which need contiguous frames). [`encode`] numbers them in the order in which the rest of the state mentions them, so
-//! that two states that differ by a renaming give the same bytes; [`decode`] gives the state of
+//! that two states that differ by a renaming give the same bytes; [`super::decode()`] gives the state of
 //! that class whose frames have those numbers.
 
-use super::objects::{
-    Attachment, Detached, Dma, DmaBuf, Frame, Life, MmapLock, Owner, Page, Pte, Reach, Slot,
-    Target, Ticket, Translation, Vma, VmaKind,
+use super::mentions::{
+    BUFS, DEVICES, FRAMES, FRAMES_MAX, FrameSet, HAZARDS, PAGES, PARTS, PINS, PTES, VMAS, one,
+    placement_index,
 };
-use super::rules::{Bus, Placement, Usage};
+use super::objects::{Frame, Owner, Pte, Slot, Target, Vma};
+use super::rules::Bus;
 use super::state::State;
 use super::world::World;
-use crate::units::{ActorId, BufId, FrameId, PageId, PinId, PteId, VmaId};
+use crate::units::FrameId;
 
 const NONE: u8 = u8::MAX;
 
 /// Names given so far.
 struct Names<'a> {
     world: &'a World,
+    /// While each that has a name has its own: those. Beyond that, they are in `name` and `order`.
+    own: Option<FrameSet>,
     name: [u8; 256],
     order: [u8; 256],
     next: [u8; 3],
@@ -27,23 +30,13 @@ struct Names<'a> {
     shown: bool,
 }
 
-const fn placement_index(placement: Placement) -> usize {
-    match placement {
-        Placement::Vram => 0,
-        Placement::System => 1,
-        Placement::Cma => 2,
-    }
-}
-
 impl<'a> Names<'a> {
     fn new(world: &'a World) -> Self {
-        let mut next = [0; 3];
-        for (index, placement) in world.frames.iter().enumerate().rev() {
-            next[placement_index(*placement)] = FrameId::at(index).0;
-        }
         let fixed = world.host.bus == Bus::Offset || world.huge_entries();
         let shown = fixed || world.fills_in_cache();
-        Self { world, name: [NONE; 256], order: [NONE; 256], next, fixed, shown }
+        let own = (world.frames.len() <= FRAMES_MAX).then_some(0);
+        let next = world.places.map(|(first, _)| first);
+        Self { world, own, name: [NONE; 256], order: [NONE; 256], next, fixed, shown }
     }
 
     #[inline]
@@ -51,6 +44,31 @@ impl<'a> Names<'a> {
         if frame.is_none() {
             return NONE;
         }
+        if let Some(own) = &mut self.own {
+            if *own & one(frame) != 0 {
+                return frame.0;
+            }
+            let (first, all) = self.world.places[placement_index(self.world.frames[frame.index()])];
+            let is_next = || u32::from(first) + (*own & all).count_ones() == u32::from(frame.0);
+            if self.fixed || frame == self.world.zero || is_next() {
+                *own |= one(frame);
+                return frame.0;
+            }
+            self.keep();
+        }
+        self.given(frame)
+    }
+
+    /// From here on names are not those of the frames.
+    #[cold]
+    fn keep(&mut self) {
+        let own = self.own.take().unwrap_or_default();
+        for index in (0..self.world.frames.len()).filter(|index| own >> index & 1 != 0) {
+            self.given(FrameId::at(index));
+        }
+    }
+
+    fn given(&mut self, frame: FrameId) -> u8 {
         if self.name[frame.index()] == NONE {
             let name = if self.fixed || frame == self.world.zero {
                 frame.0
@@ -65,6 +83,24 @@ impl<'a> Names<'a> {
         }
         self.name[frame.index()]
     }
+
+    /// Whether a frame has a name.
+    #[inline]
+    fn has(&self, frame: usize) -> bool {
+        match self.own {
+            Some(own) => own >> frame & 1 != 0,
+            None => self.name[frame] != NONE,
+        }
+    }
+
+    /// The frame of a name, when all have one.
+    #[inline]
+    fn frame(&self, name: usize) -> usize {
+        match self.own {
+            Some(_) => name,
+            None => usize::from(self.order[name]),
+        }
+    }
 }
 
 /// Append the bytes of `state` to `out`: equal for two states of one world exactly when they are
@@ -74,39 +110,139 @@ impl<'a> Names<'a> {
 /// for every state of the world.
 pub fn encode(world: &World, state: &State, out: &mut Vec<u8>, ends: &mut Vec<usize>) {
     let mut names = Names::new(world);
-    for buf in &state.bufs {
-        let life = buf.life as u8;
-        let places = placement_index(buf.placement) | placement_index(buf.dest) << 2;
-        let places = u8::try_from(places).unwrap_or(NONE);
-        out.extend_from_slice(&[life | places << 4, buf.lock.0, buf.pins, buf.fds]);
-        let flags = u8::from(buf.begun) | u8::from(buf.moving) << 1;
-        out.extend_from_slice(&[buf.vma_pointer.0, flags]);
-    }
-    ends.push(out.len());
-    for page in &state.pages {
-        let (frame, next) = (names.of(page.frame), names.of(page.next));
-        let (old, shadow) = (names.of(page.old), names.of(page.shadow));
-        out.extend_from_slice(&[frame, next, old, shadow, page.ghost, page.private_newer.into()]);
-    }
-    ends.push(out.len());
-    for vma in &state.vmas {
-        encode_vma(vma, out);
-    }
-    for detached in &state.detached {
-        encode_vma(&detached.area, out);
-        if detached.area.mapped != 0 {
-            out.push(detached.linked.into());
+    for part in 0..PARTS {
+        encode_part(state, part, &mut names, out);
+        if part != HAZARDS {
+            ends.push(out.len());
         }
     }
-    ends.push(out.len());
-    for pte in &state.ptes {
+}
+
+/// As [`encode`], of a state that was restored from one that was decoded from `parts`, and changed since:
+/// without the parts that are the same, and with an end for every other. Returns which are the same,
+/// a bit each.
+pub fn encode_after(
+    world: &World,
+    state: &State,
+    parts: &[Vec<u8>],
+    out: &mut Vec<u8>,
+    ends: &mut Vec<usize>,
+) -> u16 {
+    let mut names = Names::new(world);
+    let (mut before, mut same) = (0, 0);
+    for (part, old) in parts.iter().enumerate().take(PARTS) {
+        let mentioned = state.mentions.of(part);
+        let is_named = matches!(part, BUFS | VMAS) || names.own == Some(before);
+        let start = out.len();
+        if is_named && !is_changed(state, part) {
+            if let Some(own) = &mut names.own {
+                *own |= mentioned;
+            }
+            same |= 1 << part;
+        } else {
+            encode_part(state, part, &mut names, out);
+            if out[start..] == *old {
+                out.truncate(start);
+                same |= 1 << part;
+            } else {
+                ends.push(out.len());
+            }
+        }
+        before |= mentioned;
+    }
+    same
+}
+
+/// Whether somebody may have changed what a part tells of.
+fn is_changed(state: &State, part: usize) -> bool {
+    match part {
+        BUFS => state.bufs.is_changed(),
+        PAGES => state.pages.is_changed(),
+        VMAS => state.vmas.is_changed() || state.detached.is_changed(),
+        PTES => state.ptes.is_changed() || state.translations.is_changed(),
+        PINS => state.pins.is_changed(),
+        DEVICES => {
+            state.attachments.is_changed()
+                || state.sgs.is_changed()
+                || state.sg_frames.is_changed()
+                || state.tlb.is_changed()
+                || state.fences.is_changed()
+                || state.dmas.is_changed()
+                || state.mms.is_changed()
+                || state.tickets.is_changed()
+        }
+        FRAMES => state.frames.is_changed(),
+        _ => true,
+    }
+}
+
+fn encode_part(state: &State, part: usize, names: &mut Names<'_>, out: &mut Vec<u8>) {
+    match part {
+        BUFS => {
+            for buf in state.bufs.unnoted() {
+                let life = buf.life as u8;
+                let places = placement_index(buf.placement) | placement_index(buf.dest) << 2;
+                let places = u8::try_from(places).unwrap_or(NONE);
+                let flags = u8::from(buf.begun) | u8::from(buf.moving) << 1;
+                let lock = buf.lock.0;
+                out.extend_from_slice(&[
+                    life | places << 4,
+                    lock,
+                    buf.pins,
+                    buf.fds,
+                    buf.vma_pointer.0,
+                    flags,
+                ]);
+            }
+        }
+        PAGES => {
+            for page in state.pages.unnoted() {
+                let (frame, next) = (names.of(page.frame), names.of(page.next));
+                let (old, shadow) = (names.of(page.old), names.of(page.shadow));
+                let newer = page.private_newer.into();
+                out.extend_from_slice(&[frame, next, old, shadow, page.ghost, newer]);
+            }
+        }
+        VMAS => {
+            state.vmas.unnoted().iter().for_each(|vma| encode_vma(vma, out));
+            for detached in state.detached.unnoted() {
+                encode_vma(&detached.area, out);
+                if detached.area.mapped != 0 {
+                    out.push(detached.linked.into());
+                }
+            }
+        }
+        PTES => encode_ptes(state, names, out),
+        PINS => {
+            for pin in state.pins.unnoted() {
+                out.push(pin.slot as u8);
+                if matches!(pin.slot, Slot::Held | Slot::Taking | Slot::Invalid) {
+                    let flags =
+                        u8::from(pin.counted) | u8::from(pin.write) << 1 | u8::from(pin.get) << 2;
+                    let frame = names.of(pin.frame);
+                    let (kind, target) = target_bytes(pin.target);
+                    out.extend_from_slice(&[flags, frame, pin.pte.0, kind, target]);
+                }
+            }
+        }
+        DEVICES => encode_devices(names.world, state, names, out),
+        FRAMES => encode_frames(state, names, out),
+        _ => {
+            out.extend_from_slice(&state.hazards.to_le_bytes());
+            out.push(state.warned.into());
+        }
+    }
+}
+
+fn encode_ptes(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
+    for pte in state.ptes.unnoted() {
         let frame = names.of(pte.frame);
         out.push(frame);
         if pte.present() {
             out.extend_from_slice(&[pte_flags(pte), pte.ghost]);
         }
     }
-    for entry in &state.translations {
+    for entry in state.translations.unnoted() {
         let frame = names.of(entry.frame);
         out.push(frame);
         if entry.frame.is_some() {
@@ -115,23 +251,6 @@ pub fn encode(world: &World, state: &State, out: &mut Vec<u8>, ends: &mut Vec<us
             out.push(entry.gathered.into());
         }
     }
-    ends.push(out.len());
-    for pin in &state.pins {
-        out.push(pin.slot as u8);
-        if matches!(pin.slot, Slot::Held | Slot::Taking | Slot::Invalid) {
-            let flags = u8::from(pin.counted) | u8::from(pin.write) << 1 | u8::from(pin.get) << 2;
-            let frame = names.of(pin.frame);
-            let (kind, target) = target_bytes(pin.target);
-            out.extend_from_slice(&[flags, frame, pin.pte.0, kind, target]);
-        }
-    }
-    ends.push(out.len());
-    encode_devices(world, state, &mut names, out);
-    ends.push(out.len());
-    encode_frames(state, &mut names, out);
-    ends.push(out.len());
-    out.extend_from_slice(&state.hazards.to_le_bytes());
-    out.push(state.warned.into());
 }
 
 fn encode_vma(vma: &Vma, out: &mut Vec<u8>) {
@@ -144,15 +263,15 @@ fn encode_vma(vma: &Vma, out: &mut Vec<u8>) {
 }
 
 fn encode_devices(world: &World, state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
-    for entry in &state.attachments {
+    for entry in state.attachments.unnoted() {
         out.push(entry.slot as u8 | u8::from(entry.dynamic) << 4);
         out.extend_from_slice(&[entry.buf.0, entry.pins]);
     }
-    for (index, slot) in state.sgs.iter().enumerate() {
+    for (index, slot) in state.sgs.unnoted().iter().enumerate() {
         out.push(*slot as u8);
         if !matches!(slot, Slot::None | Slot::Failed) {
             let first = world.sgs[index].first;
-            for frame in &state.sg_frames[first..first + usize::from(world.pages_max())] {
+            for frame in &state.sg_frames.unnoted()[first..first + usize::from(world.pages_max())] {
                 let name = names.of(*frame);
                 out.push(name);
             }
@@ -164,14 +283,14 @@ fn encode_devices(world: &World, state: &State, names: &mut Names<'_>, out: &mut
             out.push(name);
         }
     }
-    for fence in &state.fences {
+    for fence in state.fences.unnoted() {
         out.push(fence.slot as u8);
         if fence.slot == Slot::Held {
             let usage = fence.usage as u8 | u8::from(fence.writes) << 4;
             out.extend_from_slice(&[fence.buf.0, usage, fence.actor.0]);
         }
     }
-    for dma in &state.dmas {
+    for dma in state.dmas.unnoted() {
         out.push(dma.busy.into());
         if dma.busy {
             let frame = names.of(dma.frame);
@@ -179,13 +298,13 @@ fn encode_devices(world: &World, state: &State, names: &mut Names<'_>, out: &mut
             out.extend_from_slice(&[frame, kind, target, dma.pin.0]);
         }
     }
-    for mm in &state.mms {
+    for mm in state.mms.unnoted() {
         for bits in [mm.readers, mm.faults, mm.queued] {
             out.extend_from_slice(&bits.to_le_bytes());
         }
         out.push(mm.writer.0);
     }
-    for ticket in &state.tickets {
+    for ticket in state.tickets.unnoted() {
         out.extend_from_slice(&[ticket.age, ticket.held, ticket.contended.0]);
     }
 }
@@ -195,8 +314,9 @@ fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
     // names do not depend on history.
     let mut rest = [0u8; 256];
     let mut count = 0;
-    for index in 0..state.frames.len() {
-        if names.name[index] == NONE {
+    let frames = state.frames.unnoted();
+    for index in 0..frames.len() {
+        if !names.has(index) {
             rest[count] = FrameId::at(index).0;
             count += 1;
         }
@@ -204,7 +324,7 @@ fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
     name_leaked(state, names);
     let rest = &mut rest[..count];
     rest.sort_unstable_by_key(|index| {
-        let frame = &state.frames[usize::from(*index)];
+        let frame = &frames[usize::from(*index)];
         let held = (frame.value, frame.cached, frame.dirty, frame.cache_value);
         (frame.rank, held, *index)
     });
@@ -213,9 +333,9 @@ fn encode_frames(state: &State, names: &mut Names<'_>, out: &mut Vec<u8>) {
         unmentioned[usize::from(*index)] = true;
         names.of(FrameId(*index));
     }
-    for name in 0..state.frames.len() {
-        let index = usize::from(names.order[name]);
-        let frame = &state.frames[index];
+    for name in 0..frames.len() {
+        let index = names.frame(name);
+        let frame = &frames[index];
         // Nobody can see what a free frame holds that nothing refers to, unless the bus has an
         // offset, or the next owner finds it.
         let visible = !unmentioned[index] || frame.rank == 0 || names.shown;
@@ -237,8 +357,8 @@ fn name_leaked(state: &State, names: &mut Names<'_>) {
         (owner_bytes(frame.owner), frame.value, lines)
     };
     loop {
-        let frames = state.frames.iter().enumerate();
-        let leaked = frames.filter(|(index, frame)| frame.rank == 0 && names.name[*index] == NONE);
+        let frames = state.frames.unnoted().iter().enumerate();
+        let leaked = frames.filter(|(index, frame)| frame.rank == 0 && !names.has(*index));
         match leaked.min_by_key(|(_, frame)| what(frame)) {
             Some((index, _)) => names.of(FrameId::at(index)),
             None => return,
@@ -276,270 +396,3 @@ const fn owner_bytes(owner: Owner) -> (u8, u8) {
         Owner::Bounce(page) => (8, page.0),
     }
 }
-
-/// Reads what [`encode`] wrote.
-struct Reader<'a> {
-    bytes: &'a [u8],
-}
-
-impl Reader<'_> {
-    #[inline]
-    fn byte(&mut self) -> u8 {
-        let (first, rest) = self.bytes.split_first().expect("bytes written by encode");
-        self.bytes = rest;
-        *first
-    }
-
-    #[inline]
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        let (first, rest) = self.bytes.split_first_chunk().expect("bytes written by encode");
-        self.bytes = rest;
-        *first
-    }
-}
-
-/// Set `state` to what `bytes` describe; returns the bytes after them.
-///
-/// # Panics
-/// When `bytes` were not written by [`encode`] for the same world.
-pub fn decode<'a>(world: &World, bytes: &'a [u8], state: &mut State) -> &'a [u8] {
-    let mut reader = Reader { bytes };
-    for buf in &mut state.bufs {
-        let [head, lock, pins, fds, vma_pointer, flags] = reader.bytes();
-        *buf = DmaBuf {
-            life: life_of(head & 15),
-            lock: ActorId(lock),
-            pins,
-            fds,
-            placement: placement_of(head >> 4 & 3),
-            dest: placement_of(head >> 6),
-            vma_pointer: VmaId(vma_pointer),
-            begun: flags & 1 != 0,
-            moving: flags & 2 != 0,
-        };
-    }
-    for page in &mut state.pages {
-        let [frame, next, old, shadow, ghost, newer] = reader.bytes();
-        *page = Page {
-            frame: FrameId(frame),
-            next: FrameId(next),
-            old: FrameId(old),
-            shadow: FrameId(shadow),
-            ghost,
-            private_newer: newer != 0,
-        };
-    }
-    decode_cpu(&mut reader, state);
-    decode_devices(world, &mut reader, state);
-    for frame in &mut state.frames {
-        let [rank, head, owner, value] = reader.bytes();
-        let (cached, dirty) = (head & 1 != 0, head & 2 != 0);
-        let cache_value = if head & 3 != 0 { reader.byte() } else { 0 };
-        let owner = owner_of(head >> 4, owner);
-        let write_combined = false;
-        *frame = Frame { owner, value, cached, dirty, cache_value, rank, write_combined };
-    }
-    let [low, high, warned] = reader.bytes();
-    state.hazards = u16::from_le_bytes([low, high]);
-    state.warned = warned != 0;
-    reader.bytes
-}
-
-fn decode_vma(reader: &mut Reader<'_>) -> Vma {
-    let mut vma = super::objects::EMPTY_VMA;
-    vma.mapped = u16::from_le_bytes(reader.bytes());
-    if vma.mapped != 0 {
-        let [buf, offset, flags, kind] = reader.bytes();
-        vma.buf = BufId(buf);
-        vma.offset = offset;
-        (vma.shared, vma.read, vma.write) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-        (vma.kind, vma.reach) = (kind_of(kind & 15), reach_of(kind >> 4));
-    }
-    vma
-}
-
-fn decode_cpu(reader: &mut Reader<'_>, state: &mut State) {
-    for vma in &mut state.vmas {
-        *vma = decode_vma(reader);
-    }
-    for detached in &mut state.detached {
-        let area = decode_vma(reader);
-        let linked = area.mapped != 0 && reader.byte() != 0;
-        *detached = Detached { area, linked };
-    }
-    for pte in &mut state.ptes {
-        *pte = Pte::ABSENT;
-        pte.frame = FrameId(reader.byte());
-        if pte.present() {
-            let [flags, ghost] = reader.bytes();
-            let bit = |bit: u8| flags & 1 << bit != 0;
-            *pte = Pte {
-                frame: pte.frame,
-                write: bit(0),
-                special: bit(1),
-                huge: bit(2),
-                counted: bit(3),
-                exclusive: bit(4),
-                own: bit(5),
-                ghost,
-                buffer_newer: bit(6),
-            };
-        }
-    }
-    for entry in &mut state.translations {
-        *entry = Translation::NONE;
-        entry.frame = FrameId(reader.byte());
-        if entry.frame.is_some() {
-            entry.cpus = u16::from_le_bytes(reader.bytes());
-            entry.writers = u16::from_le_bytes(reader.bytes());
-            entry.gathered = reader.byte() != 0;
-        }
-    }
-    for pin in &mut state.pins {
-        *pin = super::objects::EMPTY_PIN;
-        pin.slot = slot_of(reader.byte());
-        if matches!(pin.slot, Slot::Held | Slot::Taking | Slot::Invalid) {
-            let [flags, frame, pte, kind, target] = reader.bytes();
-            (pin.counted, pin.write, pin.get) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-            pin.frame = FrameId(frame);
-            pin.pte = PteId(pte);
-            pin.target = target_of(kind, target);
-        }
-    }
-}
-
-fn decode_devices(world: &World, reader: &mut Reader<'_>, state: &mut State) {
-    for entry in &mut state.attachments {
-        let [head, buf, pins] = reader.bytes();
-        let (slot, dynamic) = (slot_of(head & 15), head >> 4 != 0);
-        *entry = Attachment { slot, buf: BufId(buf), dynamic, pins };
-    }
-    for index in 0..state.sgs.len() {
-        let slot = slot_of(reader.byte());
-        state.sgs[index] = slot;
-        let empty = matches!(slot, Slot::None | Slot::Failed);
-        let first = world.sgs[index].first;
-        let frames = state.sg_frames.unnoted_mut();
-        for frame in &mut frames[first..first + usize::from(world.pages_max())] {
-            *frame = if empty { FrameId::NONE } else { FrameId(reader.byte()) };
-        }
-    }
-    for addresses in state.tlb.unnoted_mut().chunks_mut(crate::units::MAX_PAGES) {
-        for frame in &mut addresses[..usize::from(world.pages_max())] {
-            *frame = FrameId(reader.byte());
-        }
-    }
-    for fence in &mut state.fences {
-        *fence = super::objects::EMPTY_FENCE;
-        fence.slot = slot_of(reader.byte());
-        if fence.slot == Slot::Held {
-            let [buf, usage, actor] = reader.bytes();
-            fence.buf = BufId(buf);
-            fence.usage = usage_of(usage & 15);
-            fence.writes = usage >> 4 != 0;
-            fence.actor = ActorId(actor);
-        }
-    }
-    for dma in &mut state.dmas {
-        *dma = Dma::IDLE;
-        if reader.byte() != 0 {
-            let [frame, kind, target, pin] = reader.bytes();
-            let target = target_of(kind, target);
-            *dma = Dma { busy: true, frame: FrameId(frame), target, pin: PinId(pin) };
-        }
-    }
-    for mm in &mut state.mms {
-        let [readers, faults, queued] = [(); 3].map(|()| u16::from_le_bytes(reader.bytes()));
-        let [writer] = reader.bytes();
-        *mm = MmapLock { readers, faults, writer: ActorId(writer), queued };
-    }
-    for ticket in &mut state.tickets {
-        let [age, held, contended] = reader.bytes();
-        *ticket = Ticket { age, held, contended: BufId(contended) };
-    }
-}
-
-const fn life_of(byte: u8) -> Life {
-    match byte {
-        0 => Life::Unallocated,
-        1 => Life::Live,
-        2 => Life::Purged,
-        3 => Life::Revoked,
-        4 => Life::Quiesced,
-        _ => Life::Released,
-    }
-}
-
-const fn placement_of(byte: u8) -> Placement {
-    match byte {
-        0 => Placement::Vram,
-        1 => Placement::System,
-        _ => Placement::Cma,
-    }
-}
-
-const fn kind_of(byte: u8) -> VmaKind {
-    match byte {
-        0 => VmaKind::Pfnmap,
-        1 => VmaKind::Mixedmap,
-        _ => VmaKind::Normal,
-    }
-}
-
-const fn reach_of(byte: u8) -> Reach {
-    match byte {
-        0 => Reach::Exporter,
-        1 => Reach::WrongPgoff,
-        2 => Reach::Importer,
-        3 => Reach::Shadow,
-        4 => Reach::SgTable,
-        5 => Reach::Aperture,
-        _ => Reach::Anon,
-    }
-}
-
-const fn slot_of(byte: u8) -> Slot {
-    match byte {
-        0 => Slot::None,
-        1 => Slot::Held,
-        2 => Slot::Taking,
-        3 => Slot::Invalid,
-        4 => Slot::Failed,
-        _ => Slot::Dropped,
-    }
-}
-
-const fn usage_of(byte: u8) -> Usage {
-    match byte {
-        0 => Usage::Kernel,
-        1 => Usage::Write,
-        2 => Usage::Read,
-        _ => Usage::Bookkeep,
-    }
-}
-
-const fn target_of(kind: u8, index: u8) -> Target {
-    if kind == 0 { Target::Page(PageId(index)) } else { Target::Va(PteId(index)) }
-}
-
-const fn owner_of(kind: u8, page: u8) -> Owner {
-    let page = PageId(page);
-    match kind {
-        0 => Owner::Free,
-        1 => Owner::Page(page),
-        2 => Owner::Reserved(page),
-        3 => Owner::Retired(page),
-        4 => Owner::Shadow(page),
-        5 => Owner::Anon,
-        7 => Owner::Zero,
-        8 => Owner::Bounce(page),
-        _ => Owner::Orphan,
-    }
-}
-
-/// The numbers of the enums above are their declaration order.
-const _: () = {
-    assert!(Life::Released as u8 == 5 && Life::Live as u8 == 1);
-    assert!(VmaKind::Normal as u8 == 2 && Reach::Anon as u8 == 6);
-    assert!(Slot::Dropped as u8 == 5 && Usage::Bookkeep as u8 == 3);
-};

@@ -24,9 +24,7 @@ use super::objects::{
 use super::rules::ZapReach;
 use super::state::State;
 use super::world::World;
-use crate::units::{
-    AttachmentId, BufId, FenceId, FrameId, MAX_PAGES, PageId, PinId, PteId, SgId, VmaId,
-};
+use crate::units::{AttachmentId, BufId, FenceId, FrameId, PageId, PinId, PteId, SgId, VmaId};
 
 /// Give `state` the face of all states that differ from it in what cannot be told any more while
 /// `objects` and `left` are what the steps of each program that is left touch and do with contents.
@@ -43,12 +41,12 @@ pub fn forget(
     let mut looks = Looks::default();
     left.iter().for_each(|left| looks.add(&left.looks));
     let objects = objects.reads | objects.writes;
-    for (index, entry) in state.bufs.unnoted_mut().iter_mut().enumerate() {
+    for index in 0..state.bufs.len() {
         let buf = BufId::at(index);
         if objects & BUFS.one(buf.0) == 0 {
-            *entry = unallocated(world.buf(buf).placement);
+            state.bufs.put(index, unallocated(world.buf(buf).placement));
         } else if world.exporter_of(buf).zap != ZapReach::VmaPointer {
-            entry.vma_pointer = VmaId::NONE;
+            state.bufs.alter(index, |entry| entry.vma_pointer = VmaId::NONE);
         }
     }
     rows(world, objects, state);
@@ -62,21 +60,23 @@ pub fn forget(
         rename(world, contents, (left, &looks), state);
     }
     if objects & MMS == 0 {
-        state.mms.unnoted_mut().fill(MmapLock::FREE);
-        state.tickets.unnoted_mut().fill(Ticket::NONE);
+        state.mms.put_all(MmapLock::FREE);
+        state.tickets.put_all(Ticket::NONE);
     }
     if objects & FREE == 0 {
-        for frame in state.frames.unnoted_mut() {
-            frame.rank = frame.rank.min(1);
+        for index in 0..state.frames.len() {
+            state.frames.alter(index, |frame| frame.rank = frame.rank.min(1));
         }
     }
     let shown = left.iter().any(|left| left.observed != 0);
     if objects & (FREE | MEMORY) == 0 && contents.known() && !shown {
-        state.pages.unnoted_mut().fill(EMPTY_PAGE);
-        for frame in state.frames.unnoted_mut() {
-            frame.owner = Owner::Orphan;
-            (frame.value, frame.cached, frame.dirty, frame.cache_value) = (0, false, false, 0);
-            frame.rank = 0;
+        state.pages.put_all(EMPTY_PAGE);
+        for index in 0..state.frames.len() {
+            state.frames.alter(index, |frame| {
+                frame.owner = Owner::Orphan;
+                (frame.value, frame.cached, frame.dirty, frame.cache_value) = (0, false, false, 0);
+                frame.rank = 0;
+            });
         }
     }
 }
@@ -87,42 +87,49 @@ fn rows(world: &World, objects: u128, state: &mut State) {
     let private = world.zero.is_some() || world.vmas.iter().any(|vma| vma.private);
     for (index, decl) in world.vmas.iter().enumerate() {
         if objects & VMAS.one(VmaId::at(index).0) == 0 && !(private && objects & MEMORY != 0) {
-            state.vmas.unnoted_mut()[index] = EMPTY_VMA;
+            state.vmas.put(index, EMPTY_VMA);
             let first = decl.first_pte.index();
-            let slots = first..first + usize::from(decl.pages);
-            state.ptes.unnoted_mut()[slots.clone()].fill(Pte::ABSENT);
-            if let Some(cached) = state.translations.unnoted_mut().get_mut(slots) {
-                cached.fill(Translation::NONE);
+            for pte in first..first + usize::from(decl.pages) {
+                state.ptes.put(pte, Pte::ABSENT);
+                if pte < state.translations.len() {
+                    state.translations.put(pte, Translation::NONE);
+                }
             }
-            if let Some(detached) = state.detached.unnoted_mut().get_mut(index) {
-                *detached = Detached::NONE;
+            if index < state.detached.len() {
+                state.detached.put(index, Detached::NONE);
             }
         }
     }
-    for (index, pin) in state.pins.unnoted_mut().iter_mut().enumerate() {
+    for index in 0..state.pins.len() {
         if objects & PINS.one(PinId::at(index).0) == 0 {
-            *pin = EMPTY_PIN;
+            state.pins.put(index, EMPTY_PIN);
         }
     }
-    for (index, attachment) in state.attachments.unnoted_mut().iter_mut().enumerate() {
+    for index in 0..state.attachments.len() {
         if objects & ATTACHMENTS.one(AttachmentId::at(index).0) == 0 {
-            *attachment = EMPTY_ATTACHMENT;
+            state.attachments.put(index, EMPTY_ATTACHMENT);
         }
     }
-    for (index, fence) in state.fences.unnoted_mut().iter_mut().enumerate() {
+    for index in 0..state.fences.len() {
         if objects & FENCES.one(FenceId::at(index).0) == 0 {
-            *fence = EMPTY_FENCE;
+            state.fences.put(index, EMPTY_FENCE);
         }
     }
     for (index, decl) in world.sgs.iter().enumerate() {
         if objects & SGS.one(SgId::at(index).0) == 0 {
-            state.sgs.unnoted_mut()[index] = Slot::None;
-            let rows = decl.first..decl.first + MAX_PAGES;
-            state.sg_frames.unnoted_mut()[rows.clone()].fill(FrameId::NONE);
-            if let Some(cached) = state.tlb.unnoted_mut().get_mut(rows) {
-                cached.fill(FrameId::NONE);
+            state.sgs.put(index, Slot::None);
+            for address in decl.first..decl.first + usize::from(world.pages_max()) {
+                forget_address(state, address);
             }
         }
+    }
+}
+
+/// Forgets an address of an sg_table, and what a device's TLB holds of it.
+fn forget_address(state: &mut State, address: usize) {
+    state.sg_frames.put(address, FrameId::NONE);
+    if address < state.tlb.len() {
+        state.tlb.put(address, FrameId::NONE);
     }
 }
 
@@ -135,11 +142,11 @@ fn unlooked_entries(world: &World, looks: &Looks, state: &mut State) {
             if looks.ptes.has(pte) {
                 used = true;
             } else {
-                state.ptes.unnoted_mut()[pte] = Pte::ABSENT;
+                state.ptes.put(pte, Pte::ABSENT);
             }
         }
         if !used {
-            state.vmas.unnoted_mut()[index] = EMPTY_VMA;
+            state.vmas.put(index, EMPTY_VMA);
         }
     }
 }
@@ -149,24 +156,21 @@ fn unlooked_entries(world: &World, looks: &Looks, state: &mut State) {
 fn unlooked_devices(world: &World, looks: &Looks, state: &mut State) {
     let mut mapped = [false; 256];
     for (index, decl) in world.sgs.iter().enumerate() {
-        for address in decl.first..decl.first + MAX_PAGES {
+        for address in decl.first..decl.first + usize::from(world.pages_max()) {
             if !looks.addresses.has(address) {
-                state.sg_frames.unnoted_mut()[address] = FrameId::NONE;
-                if let Some(cached) = state.tlb.unnoted_mut().get_mut(address) {
-                    *cached = FrameId::NONE;
-                }
+                forget_address(state, address);
             }
         }
-        let slot = &mut state.sgs.unnoted_mut()[index];
         if !looks.sgs.has(index) {
-            let is_mapped = looks.waits_for_unmap && matches!(*slot, Slot::Held | Slot::Invalid);
-            *slot = if is_mapped { Slot::Held } else { Slot::Dropped };
+            let slot = state.sgs.unnoted()[index];
+            let is_mapped = looks.waits_for_unmap && matches!(slot, Slot::Held | Slot::Invalid);
+            state.sgs.put(index, if is_mapped { Slot::Held } else { Slot::Dropped });
             mapped[decl.attachment.index()] |= is_mapped;
         }
     }
-    for (index, attachment) in state.attachments.unnoted_mut().iter_mut().enumerate() {
-        if !looks.attachments.has(index) && !mapped[index] {
-            *attachment = EMPTY_ATTACHMENT;
+    for (index, mapped) in mapped.into_iter().enumerate().take(state.attachments.len()) {
+        if !looks.attachments.has(index) && !mapped {
+            state.attachments.put(index, EMPTY_ATTACHMENT);
         }
     }
 }
@@ -183,7 +187,7 @@ fn rename(
         let page = state.pages.unnoted()[index];
         let class = contents.class(PageId::at(index));
         let ghost = renaming.name(class, page.ghost);
-        state.pages.unnoted_mut()[index].ghost = ghost;
+        state.pages.alter(index, |page| page.ghost = ghost);
         if looks.copies.has(index) {
             renaming.will_be_lost(state, page.next);
         }
@@ -208,7 +212,7 @@ fn rename(
     for index in 0..state.sgs.len() {
         let attachment = world.attachment_of(SgId::at(index));
         let buf = state.attachments.unnoted()[attachment.index()].buf;
-        for at in 0..MAX_PAGES {
+        for at in 0..usize::from(world.pages_max()) {
             let frame = state.sg_frames.unnoted()[world.sgs[index].first + at];
             let page = u8::try_from(at).ok().and_then(|at| world.page(buf, at));
             mention(state, frame, page);
@@ -231,8 +235,7 @@ fn rename(
     for index in 0..state.frames.len() {
         let frame = FrameId::at(index);
         if !renaming.is_named(frame) {
-            let entry = &mut state.frames.unnoted_mut()[index];
-            (entry.value, entry.cache_value) = (0, 0);
+            state.frames.alter(index, |entry| (entry.value, entry.cache_value) = (0, 0));
         }
     }
 }

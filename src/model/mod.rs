@@ -48,6 +48,7 @@ mod answer;
 mod contents;
 mod core;
 mod cpu;
+mod decode;
 mod device;
 mod encode;
 mod exporter;
@@ -56,6 +57,7 @@ mod forget;
 mod gup;
 mod importer_rules;
 mod landing;
+mod mentions;
 mod migrate;
 mod mmap;
 mod mmap_lock;
@@ -80,7 +82,8 @@ mod zap;
 
 pub use self::core::{ready, step};
 pub use contents::{ContentUse, Contents};
-pub use encode::{decode, encode};
+pub use decode::{decode, refresh};
+pub use encode::{encode, encode_after};
 pub(crate) use footprint::CALLERS_FIRST;
 #[cfg(debug_assertions)]
 pub use footprint::noted;

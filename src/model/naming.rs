@@ -128,6 +128,7 @@ impl Naming {
             hazards: _,
             warned: _,
             lists: _,
+            mentions: _,
         } = from;
         let value = |old: &mut u8| *old = self.of(Named::Value, *old);
         for frame in to.frames.unnoted_mut() {

@@ -3,6 +3,7 @@
 //! Plain data in flat tables, so that `clone_from` between two states of one
 //! world copies a few hundred bytes and allocates nothing.
 
+use super::mentions::Mentions;
 use super::objects::{
     Attachment, Detached, Dma, DmaBuf, EMPTY_ATTACHMENT, EMPTY_FENCE, EMPTY_PAGE, EMPTY_PIN,
     EMPTY_VMA, Fence, Frame, Life, MmapLock, Owner, Page, Pin, Pte, Slot, Ticket, Translation, Vma,
@@ -25,6 +26,8 @@ macro_rules! state {
             pub warned: bool,
             /// Who looks at the free lists, which are in the frames' ranks.
             pub(super) lists: Notes,
+            /// What the parts mention of the bytes that it was decoded from.
+            pub(super) mentions: Mentions,
         }
 
         #[cfg(debug_assertions)]
@@ -36,6 +39,17 @@ macro_rules! state {
             }
         }
 
+        impl State {
+            /// Make it what `base` is, from which it was copied or restored before, and since when
+            /// `base` was only decoded anew: what neither has changed is left alone.
+            pub fn restore(&mut self, base: &mut Self) {
+                $(self.$field.restore(&mut base.$field);)*
+                self.hazards = base.hazards;
+                self.warned = base.warned;
+                self.mentions = base.mentions;
+            }
+        }
+
         impl Clone for State {
             fn clone(&self) -> Self {
                 Self {
@@ -43,6 +57,7 @@ macro_rules! state {
                     hazards: self.hazards,
                     warned: self.warned,
                     lists: Notes::default(),
+                    mentions: self.mentions,
                 }
             }
 
@@ -50,6 +65,7 @@ macro_rules! state {
                 $(self.$field.clone_from(&other.$field);)*
                 self.hazards = other.hazards;
                 self.warned = other.warned;
+                self.mentions = other.mentions;
             }
         }
     };
@@ -126,6 +142,7 @@ impl State {
             hazards: 0,
             warned: false,
             lists: Notes::default(),
+            mentions: Mentions::default(),
         };
         for index in 0..world.bufs.len() {
             if world.bufs[index].allocated {

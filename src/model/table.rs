@@ -105,10 +105,27 @@ impl Hash for Notes {
 const _: () = assert!(crate::units::MAX_OBJECTS <= 256);
 
 /// The objects of one kind. Its length never changes while a scenario runs.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 pub struct Table<T> {
     rows: Vec<T>,
+    /// Whether somebody may have changed a row since [`Self::restore`].
+    is_changed: bool,
     pub(super) notes: Notes,
+}
+
+/// Who did what to it is not part of it.
+impl<T: PartialEq> PartialEq for Table<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.rows == other.rows
+    }
+}
+
+impl<T: Eq> Eq for Table<T> {}
+
+impl<T: Hash> Hash for Table<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.rows.hash(state);
+    }
 }
 
 impl<T> Table<T> {
@@ -144,6 +161,7 @@ impl<T> Table<T> {
         for index in 0..self.rows.len() {
             self.notes.write(index);
         }
+        self.is_changed = true;
         self.rows.iter_mut()
     }
 
@@ -157,13 +175,63 @@ impl<T> Table<T> {
     /// All rows, to be changed without a note.
     #[inline]
     pub(super) fn unnoted_mut(&mut self) -> &mut [T] {
+        self.is_changed = true;
         &mut self.rows
+    }
+
+    /// Whether a row may be another than the last [`Self::restore`] left there.
+    #[inline]
+    pub(super) const fn is_changed(&self) -> bool {
+        self.is_changed
+    }
+}
+
+impl<T: Copy> Table<T> {
+    /// Make it what `base` is, from which it was copied or restored before either was changed.
+    #[inline]
+    pub(super) fn restore(&mut self, base: &mut Self) {
+        if self.is_changed || base.is_changed {
+            self.rows.copy_from_slice(&base.rows);
+            (self.is_changed, base.is_changed) = (false, false);
+        }
+    }
+}
+
+impl<T: PartialEq> Table<T> {
+    /// Put `value` at `index`, without a note.
+    #[inline]
+    pub(super) fn put(&mut self, index: usize, value: T) {
+        if self.rows[index] != value {
+            self.rows[index] = value;
+            self.is_changed = true;
+        }
+    }
+
+    /// Change the row at `index`, without a note.
+    #[inline]
+    pub(super) fn alter(&mut self, index: usize, change: impl FnOnce(&mut T))
+    where
+        T: Copy,
+    {
+        let mut row = self.rows[index];
+        change(&mut row);
+        self.put(index, row);
+    }
+
+    /// Put `value` everywhere, without a note.
+    pub(super) fn put_all(&mut self, value: T)
+    where
+        T: Copy,
+    {
+        for index in 0..self.rows.len() {
+            self.put(index, value);
+        }
     }
 }
 
 impl<T: Clone> Clone for Table<T> {
     fn clone(&self) -> Self {
-        Self { rows: self.rows.clone(), notes: Notes::default() }
+        Self { rows: self.rows.clone(), is_changed: self.is_changed, notes: Notes::default() }
     }
 
     fn clone_from(&mut self, other: &Self) {
@@ -172,6 +240,7 @@ impl<T: Clone> Clone for Table<T> {
         } else {
             self.rows.clone_from(&other.rows);
         }
+        self.is_changed = other.is_changed;
     }
 }
 
@@ -185,7 +254,7 @@ impl<T: PartialEq> Table<T> {
 
 impl<T> From<Vec<T>> for Table<T> {
     fn from(rows: Vec<T>) -> Self {
-        Self { rows, notes: Notes::default() }
+        Self { rows, is_changed: true, notes: Notes::default() }
     }
 }
 
@@ -203,6 +272,7 @@ impl<T> IndexMut<usize> for Table<T> {
     #[inline]
     fn index_mut(&mut self, index: usize) -> &mut T {
         self.notes.write(index);
+        self.is_changed = true;
         &mut self.rows[index]
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::mentions::{FRAMES_MAX, FrameSet, one, placement_index};
 use super::objects::{Reach, Vma};
 use super::policy::ExporterPolicy;
 use super::rules::{
@@ -99,6 +100,8 @@ pub struct World {
     pages_max: u8,
     pub(super) page_bufs: Vec<BufId>,
     pub(super) frames: Vec<Placement>,
+    /// By placement, its first frame, and all of the first 63: see [`super::mentions`].
+    pub(super) places: [(u8, FrameSet); 3],
     /// The zero page, where there is anonymous memory that may map it.
     pub(super) zero: FrameId,
     pub(super) vmas: Vec<VmaDecl>,
@@ -141,6 +144,7 @@ impl World {
             pages_max: 0,
             page_bufs: Vec::new(),
             frames: Vec::new(),
+            places: [(0, 0); 3],
             zero: FrameId::NONE,
             vmas: Vec::new(),
             pte_vmas: Vec::new(),
@@ -185,7 +189,15 @@ impl World {
     pub fn add_frames(&mut self, placement: Placement, frames: usize) -> Result<(), TooMany> {
         assert!(self.zero.is_none(), "frames are added before VMAs");
         bounded("frames", self.frames.len() + frames, MAX_OBJECTS)?;
-        self.frames.extend(std::iter::repeat_n(placement, frames));
+        let index = placement_index(placement);
+        for frame in (self.frames.len()..self.frames.len() + frames).map(FrameId::at) {
+            let (first, all) = &mut self.places[index];
+            if !self.frames.contains(&placement) {
+                *first = frame.0;
+            }
+            *all |= if frame.index() < FRAMES_MAX { one(frame) } else { 0 };
+            self.frames.push(placement);
+        }
         Ok(())
     }
 

@@ -73,7 +73,7 @@ impl<'a> Renaming<'a> {
     /// What a frame holds will be copied over.
     pub(in crate::model) fn will_be_lost(&mut self, state: &mut State, frame: FrameId) {
         if frame.is_some() && !std::mem::replace(&mut self.done[frame.index()], true) {
-            state.frames.unnoted_mut()[frame.index()].value = 0;
+            state.frames.alter(frame.index(), |frame| frame.value = 0);
         }
     }
 
@@ -88,7 +88,8 @@ impl<'a> Renaming<'a> {
         };
         let value = self.name(class, value);
         let line = if cached { self.name(class, line) } else { line };
-        let entry = &mut state.frames.unnoted_mut()[frame.index()];
-        (entry.value, entry.cache_value) = (value, line);
+        state.frames.alter(frame.index(), |entry| {
+            (entry.value, entry.cache_value) = (value, line);
+        });
     }
 }

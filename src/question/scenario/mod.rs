@@ -276,6 +276,29 @@ fn slot_bit(slot: SlotId) -> u128 {
     1 << (model::CALLERS_FIRST + u32::from(slot.0) % SLOT_BITS)
 }
 
+fn encode_programs(state: &ScenarioState, out: &mut Vec<u8>) {
+    out.extend_from_slice(&state.pcs);
+    out.extend_from_slice(&state.started.to_le_bytes());
+}
+
+fn decode_programs(bytes: &[u8], state: &mut ScenarioState) {
+    let (pcs, started) = bytes.split_at(state.pcs.len());
+    state.pcs.copy_from_slice(pcs);
+    state.started = u16::from_le_bytes([started[0], started[1]]);
+}
+
+fn encode_slots(state: &ScenarioState, out: &mut Vec<u8>) {
+    for slot in &state.slots {
+        out.extend_from_slice(&slot.bytes());
+    }
+}
+
+fn decode_slots(bytes: &[u8], state: &mut ScenarioState) {
+    for (slot, bytes) in state.slots.iter_mut().zip(bytes.chunks_exact(2)) {
+        *slot = Content::from_bytes([bytes[0], bytes[1]]);
+    }
+}
+
 impl Machine for Scenario {
     type State = ScenarioState;
     type Outcome = Outcome;
@@ -307,12 +330,9 @@ impl Machine for Scenario {
     fn encode(&self, state: &ScenarioState, out: &mut Vec<u8>, ends: &mut Vec<usize>) {
         model::encode(&self.world, &state.model, out, ends);
         ends.push(out.len());
-        out.extend_from_slice(&state.pcs);
-        out.extend_from_slice(&state.started.to_le_bytes());
+        encode_programs(state, out);
         ends.push(out.len());
-        for slot in &state.slots {
-            out.extend_from_slice(&slot.bytes());
-        }
+        encode_slots(state, out);
     }
 
     fn forget(&self, state: &mut ScenarioState) {
@@ -334,15 +354,47 @@ impl Machine for Scenario {
     }
 
     fn decode(&self, bytes: &[u8], state: &mut ScenarioState) {
-        let mut rest = model::decode(&self.world, bytes, &mut state.model);
-        for pc in &mut state.pcs {
-            *pc = rest[0];
-            rest = &rest[1..];
+        let rest = model::decode(&self.world, bytes, &mut state.model);
+        let (programs, slots) = rest.split_at(state.pcs.len() + 2);
+        decode_programs(programs, state);
+        decode_slots(slots, state);
+    }
+
+    fn refresh(&self, parts: &[Vec<u8>], stale: u16, state: &mut ScenarioState) {
+        model::refresh(&self.world, parts, stale, &mut state.model);
+        let [.., programs, slots] = parts else { return };
+        decode_programs(programs, state);
+        decode_slots(slots, state);
+    }
+
+    fn restore(&self, base: &mut ScenarioState, state: &mut ScenarioState) {
+        state.model.restore(&mut base.model);
+        state.pcs.copy_from_slice(&base.pcs);
+        state.started = base.started;
+        state.slots.clone_from(&base.slots);
+    }
+
+    fn encode_after(
+        &self,
+        state: &ScenarioState,
+        parts: &[Vec<u8>],
+        out: &mut Vec<u8>,
+        ends: &mut Vec<usize>,
+    ) -> u16 {
+        let mut same = model::encode_after(&self.world, &state.model, parts, out, ends);
+        let [model @ .., programs, slots] = parts else { return same };
+        let writers: [fn(&ScenarioState, &mut Vec<u8>); 2] = [encode_programs, encode_slots];
+        for ((part, old), write) in (model.len()..).zip([programs, slots]).zip(writers) {
+            let start = out.len();
+            write(state, out);
+            if out[start..] == **old {
+                out.truncate(start);
+                same |= 1 << part;
+            } else {
+                ends.push(out.len());
+            }
         }
-        state.started = u16::from_le_bytes([rest[0], rest[1]]);
-        for (slot, bytes) in state.slots.iter_mut().zip(rest[2..].chunks_exact(2)) {
-            *slot = Content::from_bytes([bytes[0], bytes[1]]);
-        }
+        same
     }
 
     fn next_footprint(&self, state: &ScenarioState, actor: u8) -> Footprint {
