@@ -96,7 +96,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_MMAP_UNLOCK 45	/* flags: 1 write, 2 all that the laboratory has locked */
 #define DRIFTHEAP_LAB_TICKET 46		/* ww_acquire_init for the caller; flags: 1 ww_acquire_fini */
 #define DRIFTHEAP_LAB_ADOPT 47		/* buffer obj := the dma-buf behind descriptor value, another driver's; page: size */
-#define DRIFTHEAP_LAB_TAKE 48		/* a move's destinations for obj, of pool page, filled with 0; ENOMEM */
+#define DRIFTHEAP_LAB_TAKE 48		/* a move's destinations for obj, of pool page; ENOMEM */
 #define DRIFTHEAP_LAB_GIVE 49		/* what a move of obj has left; flags: 1 all its frames */
 #define DRIFTHEAP_LAB_ABANDON 50	/* the destinations of obj go back */
 #define DRIFTHEAP_LAB_POOL 51		/* processes run free from here on: frame obj is of pool page; flags: 1 it is free */

@@ -206,8 +206,11 @@ static struct lab_buf *lab_new_buf(struct lab *lab, u32 obj, u32 pages)
 	buf->obj = obj;
 	buf->pages = pages;
 	for (i = 0; i < DRIFTHEAP_LAB_PAGES; i++) {
-		buf->frame[i] = buf->next[i] = buf->old[i] = LAB_NO_FRAME;
-		buf->shadow[i] = buf->imported[i] = LAB_NO_FRAME;
+		buf->frame[i] = LAB_NO_FRAME;
+		buf->next[i] = LAB_NO_FRAME;
+		buf->old[i] = LAB_NO_FRAME;
+		buf->shadow[i] = LAB_NO_FRAME;
+		buf->imported[i] = LAB_NO_FRAME;
 	}
 	return buf;
 }
@@ -307,7 +310,8 @@ long lab_adopt(struct lab *lab, struct driftheap_lab_step *step)
 		goto no_buf;
 	}
 	err = -EINVAL;
-	if (buf->dmabuf->ops == &lab_dmabuf_ops || buf->dmabuf->size != (size_t)buf->pages << PAGE_SHIFT)
+	if (buf->dmabuf->ops == &lab_dmabuf_ops ||
+	    buf->dmabuf->size != (size_t)buf->pages << PAGE_SHIFT)
 		goto not_this;
 	err = lab_learn(buf);
 	if (err)

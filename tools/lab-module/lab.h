@@ -35,7 +35,7 @@ static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
 /* Where a DRM device's fake offsets begin: DRM_FILE_PAGE_OFFSET_START. */
 #define LAB_NODE_PGOFF ((0xFFFFFFFFUL >> PAGE_SHIFT) + 1)
 #define LAB_BLOCK_ORDER (PMD_SHIFT - PAGE_SHIFT)
-#define LAB_BLOCK_PAGES (1U << LAB_BLOCK_ORDER)
+#define LAB_BLOCK_PAGES ((unsigned int)BIT(LAB_BLOCK_ORDER))
 
 /* Steps that are done wrongly on purpose: the module's parameter "mistake". */
 enum lab_mistake {

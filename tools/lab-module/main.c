@@ -212,7 +212,7 @@ static long lab_look(struct lab *lab, struct driftheap_lab_step *step)
 		return -EINVAL;
 	at = kmap_local_page(page);
 	first = at[0];
-	torn = memchr_inv(at, first, PAGE_SIZE) != NULL;
+	torn = !!memchr_inv(at, first, PAGE_SIZE);
 	kunmap_local(at);
 	step->value = first | (u64)torn << 8 | (u64)lab_references(page) << 16;
 	return 0;
@@ -266,7 +266,8 @@ static long lab_do(struct lab *lab, struct driftheap_lab_step *step)
 		return -EINTR;
 	switch (step->op) {
 	case DRIFTHEAP_LAB_RESET:
-		if (step->page > DRIFTHEAP_LAB_PAGES || (step->page && !is_power_of_2(step->page))) {
+		if (step->page > DRIFTHEAP_LAB_PAGES ||
+		    (step->page && !is_power_of_2(step->page))) {
 			ret = -EINVAL;
 			break;
 		}

@@ -44,7 +44,8 @@ void lab_mmap_watch(struct work_struct *work)
 
 			if (!mm->mm)
 				continue;
-			if (fatal_signal_pending(mm->task) || (READ_ONCE(mm->task->flags) & PF_EXITING))
+			if (fatal_signal_pending(mm->task) ||
+			    (READ_ONCE(mm->task->flags) & PF_EXITING))
 				lab_mmap_unlock(mm);
 			else
 				held = true;

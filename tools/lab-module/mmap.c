@@ -95,7 +95,7 @@ static vm_fault_t lab_insert(struct vm_fault *vmf, struct lab_vma *mapping)
 	unsigned long at = vmf->pgoff - mapping->pgoff;
 	unsigned long page = at / buf->lab->stride + mapping->page;
 	struct page *behind;
-	u32 frame;
+	u32 frame, rule;
 	int err;
 
 	/* As drm_gem_shmem_fault() counts, which knows fake offsets alone. */
@@ -113,7 +113,8 @@ static vm_fault_t lab_insert(struct vm_fault *vmf, struct lab_vma *mapping)
 	if (!behind)
 		return VM_FAULT_SIGBUS;
 	behind += at % buf->lab->stride;
-	switch (lab_own(mapping) ? buf->rules & DRIFTHEAP_LAB_MMAP_MASK : DRIFTHEAP_LAB_MMAP_SHMEM) {
+	rule = buf->rules & DRIFTHEAP_LAB_MMAP_MASK;
+	switch (lab_own(mapping) ? rule : DRIFTHEAP_LAB_MMAP_SHMEM) {
 	case DRIFTHEAP_LAB_MMAP_PFNMAP:
 		return vmf_insert_pfn(vma, vmf->address, page_to_pfn(behind));
 	case DRIFTHEAP_LAB_MMAP_MIXED_PFN:

@@ -66,7 +66,8 @@ static long lab_zap(struct lab_buf *buf)
 		lab_zap_vma(vma, vma->vm_start, vma->vm_end - vma->vm_start);
 		return 0;
 	}
-	unmap_mapping_range(mapping, lab_mistake == LAB_ZAP_FINDS ? 0 : lab_zap_offset(buf), size, 1);
+	unmap_mapping_range(mapping, lab_mistake == LAB_ZAP_FINDS ? 0 : lab_zap_offset(buf),
+			    size, 1);
 	return 0;
 }
 
