@@ -221,7 +221,15 @@ fn in_kernel(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
         let judgement = judge(scenario, &search, &mut |_| ())?;
         racers.push(Racer { loaded, scenario, judgement });
     }
-    let interrupt = Interrupt::hold_back()?;
+    // From the first time that it is asked: the guest's processes are started by then, and would take over
+    // what is held back.
+    let mut interrupt: Option<Interrupt> = None;
+    let mut ends = || {
+        if interrupt.is_none() {
+            interrupt = Interrupt::hold_back().ok();
+        }
+        interrupt.as_ref().is_some_and(Interrupt::came)
+    };
     let how = HuntOptions {
         seed: args.seed,
         first: args.from,
@@ -229,7 +237,7 @@ fn in_kernel(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
         time: Duration::from_secs(args.time),
     };
     out.status("racing in a real kernel ...");
-    let races = race::race(&racers, how, &search, &mut || interrupt.came());
+    let races = race::race(&racers, how, &search, &mut ends);
     out.clear_status();
     let (mut exit, mut any) = (Exit::Good, false);
     for (racer, race) in racers.iter().zip(races?) {
@@ -257,7 +265,7 @@ fn in_kernel(args: &HuntArgs, out: &Out) -> anyhow::Result<Exit> {
             out.prose(&describe_in_kernel(racer, raced, out))?;
         }
     }
-    if interrupt.ends() {
+    if interrupt.is_some_and(|interrupt| interrupt.ends()) {
         return Ok(Exit::Program(TERMINATED));
     }
     Ok(if any { exit } else { Exit::Input })
