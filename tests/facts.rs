@@ -81,23 +81,6 @@ exists (hazard deadlock)
 }
 
 #[test]
-fn an_operation_under_a_lock_of_its_process_is_refused() {
-    let text = "DMABUF moved-under-lock
-exporter amdgpu {}
-buffer A { exporter = amdgpu }
-P0 exporter amdgpu {
-    lock A
-    move A -> system
-    unlock A
-}
-exists (hazard any)
-";
-    let test = driftheap::litmus::parse("fact.litmus", text, &ModelRules).expect("it parses");
-    let error = Scenario::new(&test.variants[0], text).expect_err("it would lose its lock");
-    assert!(error.to_string().contains("takes the buffer's lock by itself"), "{error}");
-}
-
-#[test]
 fn what_is_taken_beside_a_ticket_is_refused() {
     let text = "DMABUF beside-a-ticket
 exporter gpu {}
@@ -438,6 +421,117 @@ P2 exporter drm {
     b: alloc B
 }
 exists (vary when(early => hazard orphan-mapping /\\ hazard use-after-free, in-time => b = ok))
+",
+    );
+}
+
+/// Entries lose the right to write and have it again, of an ordinary file as of a VM_PFNMAP mapping, and of
+/// anonymous memory that is the process's alone: `change_pte_range` (mm/mprotect.c, 6.12).
+#[test]
+fn mprotect_takes_the_right_to_write_and_gives_it_back() {
+    check(
+        "DMABUF mprotect-and-back
+(* Result: Always *)
+exporter drm { mmap = vary(pfnmap, shmem, mixedmap-insert-page, remap-pfn-range) }
+buffer A { exporter = drm; placement = system; fill = 1 }
+P0 application {
+    mmap v = vary(A shared rw, A shared r, anon private rw)
+    load q = v[0]
+    first: mprotect v r
+    refused: store v[0] = 2
+    load r = v[0]
+    mprotect v rw
+    again: store v[0] = 3
+    load t = v[0]
+    munmap v
+    gone: mprotect v r
+}
+exists (first = ok /\\ refused = SIGSEGV /\\ ~(P0:r = 2) /\\ again = ok /\\ P0:t = 3 /\\ gone = ENOMEM)
+",
+    );
+}
+
+/// MMU_NOTIFY_PROTECTION_VMA: who has a notifier on the range asks again, and may not write any more; but
+/// not where mprotect changes nothing (`mprotect_fixup` returns at once).
+#[test]
+fn mprotect_tells_notifiers_if_it_changes_anything() {
+    check(
+        "DMABUF mprotect-notifier
+(* Result: notifier/r Always, * Never *)
+exporter drm {}
+importer gpu {}
+buffer A { exporter = drm }
+P0 application {
+    mmap v = A shared rw
+    store v[0] = 1
+    follow_pfn q = v[0] vary(notifier => notifier, none => {})
+    changed: mprotect v vary(r, rw)
+}
+P1 device importer gpu { await changed; written: dma_write q[0] = 7 }
+exists (written = EFAULT)
+",
+    );
+}
+
+#[test]
+fn mprotect_takes_the_mmap_lock_for_writing() {
+    check(
+        "DMABUF mprotect-waits
+(* Result: read Always, none Never *)
+exporter drm {}
+buffer A { exporter = drm }
+P0 application { mapped: mmap v = A shared rw; await held; changed: mprotect v r }
+P1 application {
+    await mapped
+    held: vary(read => { mmap_lock P0 read }, none => { mmap w = A shared r })
+    await changed
+    mmap_unlock P0
+}
+exists (hazard deadlock)
+",
+    );
+}
+
+/// An operation of who has the buffer reserved goes on under that reservation and leaves it, done or refused:
+/// `ttm_bo_validate`, `drm_gem_shmem_purge_locked` (the caller holds the `dma_resv`).
+#[test]
+fn an_operation_keeps_the_reservation_that_its_caller_has() {
+    check(
+        "DMABUF own-reservation
+(* Result: own/*/*/deadlock Always, none/*/*/deadlock Never, * Always *)
+exporter e {}
+importer i {}
+buffer A { exporter = e }
+P0 exporter e {
+    await there
+    vary own(own => { lock A }, none => {})
+    done: vary(move A -> system, purge A, revoke A)
+    await got
+    vary own(own => { unlock A }, none => {})
+}
+P1 exporter e { await done; got: lock A; unlock A }
+P2 device importer i {
+    attach t = A dynamic
+    there: vary pinned(free => { sync start A rw }, pinned => { dma_buf_pin t })
+}
+exists (vary(deadlock => hazard deadlock, answer => done = ok \\/ done = EBUSY))
+",
+    );
+}
+
+/// What makes something can be awaited by that name, labelled or not.
+#[test]
+fn what_a_statement_makes_can_be_awaited() {
+    check(
+        "DMABUF awaits
+(* Result: Always *)
+exporter e { mmap = shmem }
+buffer A { exporter = e }
+P0 application { mmap v = A shared rw; vary(plain => {}, labelled => x:) gup p = v[0] write; await t; munmap v }
+P1 device { await p; dma_write p[0] = 7; done: unpin p }
+P2 device importer i { attach t = A dynamic }
+importer i {}
+exists (~hazard deadlock /\\ done = ok)
 ",
     );
 }

@@ -185,6 +185,7 @@ const MUTATIONS: &[(&str, &str)] = &[
     ("Mmap", "buf free memory mmap_lock vma"),
     ("MmapLock", "mmap_lock"),
     ("MmapUnlock", "mmap_lock"),
+    ("Mprotect", "mmap_lock pin vma"),
     ("Mremap", "pin vma"),
     ("Munmap", "attachment buf free memory mmap_lock pin vma"),
     ("Notify", "attachment sg"),

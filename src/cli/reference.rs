@@ -10,18 +10,20 @@ use super::out::Out;
 
 /// Say which rules there are, what their values mean and where that was read
 ///
-/// Without WORD a line a rule. WORD is a rule, a block (host, exporter, importer), or anything to
-/// look for: a value, a kernel function, a CVE.
+/// Without WORD a line a rule. WORD is a rule, a block (host, exporter, importer), a block and a
+/// rule of it, or anything to look for: a value, a kernel function, a CVE.
 ///
 /// Examples:
 ///   driftheap rules
 ///   driftheap rules recycle
+///   driftheap rules importer mmap
 ///   driftheap rules CVE-2024-39497
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct RulesArgs {
-    /// A rule, a block, or a word to look for
-    word: Option<String>,
+    /// A rule, a block, a block and a rule, or words to look for
+    #[arg(value_name = "WORD")]
+    words: Vec<String>,
 
     /// One JSON object per rule and line
     #[arg(long)]
@@ -50,7 +52,8 @@ pub(crate) struct StatementArgs {
 
 pub(crate) fn rules(args: &RulesArgs, out: &Out) -> anyhow::Result<Exit> {
     let all = reference::rules();
-    let (found, list) = match &args.word {
+    let word = (!args.words.is_empty()).then(|| args.words.join(" "));
+    let (found, list) = match &word {
         None => (all, true),
         Some(word) => {
             let found = reference::rules_about(word);

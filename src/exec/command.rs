@@ -58,6 +58,8 @@ pub(super) enum Command {
     Unmap { slot: u16 },
     /// mremap one page.
     Move { from: u16, to: u16 },
+    /// mprotect of so many slots.
+    Protect { slot: u16, pages: u8, write: bool },
     /// Make the kernel copy a private page now, by writing back the byte that is there.
     BreakCow { slot: u16 },
     /// An access that is expected to trap. A write does not change memory.
@@ -252,6 +254,7 @@ impl Command {
             Self::Witness { place } => (23, 0, 0, 0, place, 0),
             Self::LabMove { from, to, pages } => (27, pages, 0, from, nothing, to),
             Self::LabStride { pages } => (28, 0, 0, pages, nothing, 0),
+            Self::Protect { slot, pages, write } => (30, pages, u8::from(write), slot, nothing, 0),
             Self::Reset | Self::Lab { .. } | Self::LabMap { .. } | Self::Free(_) => {
                 (24, 0, 0, 0, nothing, 0)
             }
@@ -303,6 +306,7 @@ impl Command {
             27 => Self::LabMove { from: slot, to, pages: a },
             28 => Self::LabStride { pages: slot },
             29 => Self::Free(FreeCommand::decode(a, b, arena, slot)?),
+            30 => Self::Protect { slot, pages: a, write: b != 0 },
             _ => return None,
         })
     }
@@ -432,6 +436,8 @@ mod tests {
             Command::Witness { place },
             Command::Lab { op: Op::Gup, obj: 1, page: 2, flags: 0x304, slot, value: 5 },
             Command::LabMove { from: slot, to: 772, pages: 8 },
+            Command::Protect { slot, pages: 8, write: true },
+            Command::Protect { slot, pages: 1, write: false },
             Command::LabStride { pages: 256 },
             Command::LabMap {
                 buf: 1,

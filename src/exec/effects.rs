@@ -23,6 +23,11 @@ impl Conduct<'_> {
                 self.each(vma, pages, |slot| Command::Unmap { slot })
             }
             Effect::VmaMoved { to, from } => self.vma_moved(after, to, from),
+            Effect::Protected(vma, write) => {
+                let (slot, pages) = (self.plan.slot(vma, 0), self.scenario.world.vma_pages(vma));
+                let actor = self.scenario.world.mm_of(vma).index();
+                self.ask(actor, Command::Protect { slot, pages, write }, Expect::Done)
+            }
             Effect::Faulted(vma, page, pte) => self.faulted(after, vma, page, &pte),
             Effect::Zapped(vma, page, _) => {
                 if self.sabotage == Some(Sabotage::NoZaps) {
@@ -234,6 +239,7 @@ impl Conduct<'_> {
             Effect::VmaMapped(_)
             | Effect::VmaUnmapped(..)
             | Effect::VmaMoved { .. }
+            | Effect::Protected(..)
             | Effect::Faulted(..)
             | Effect::Zapped(..)
             | Effect::CowCopied { .. }
@@ -280,6 +286,7 @@ impl Conduct<'_> {
             Effect::VmaMapped(_)
             | Effect::VmaUnmapped(..)
             | Effect::VmaMoved { .. }
+            | Effect::Protected(..)
             | Effect::Faulted(..)
             | Effect::FrameFilledInCache(..)
             | Effect::Zapped(..)

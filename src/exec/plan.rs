@@ -351,7 +351,9 @@ impl<'a> Steps<'a> {
     ) -> Result<PinHow, Skip> {
         let host = &scenario.world.host;
         let (_, _, private) = scenario.world.vma_shape(vma);
-        let writable = self.mmaps(vma).any(|mmap| mmap.write);
+        let family = self.family(vma);
+        let may_write = |(_, step): &(usize, &Step)| matches!(**step, Step::Mprotect { vma, write: true } if family.contains(&vma));
+        let writable = self.mmaps(vma).any(|mmap| mmap.write) || self.all.iter().any(may_write);
         let forks = self.all.iter().any(|(_, step)| matches!(step, Step::Fork { .. }));
         let refused = self.always_refused(scenario, vma);
         let mut users = Vec::new();

@@ -280,6 +280,7 @@ impl<'a> Checker<'a, '_> {
                 }
             }
             Use::Global(name, kind) => drop(self.global(Some(here), name, kind.noun(), &[kind])),
+            Use::Result(name) => drop(self.global(Some(here), name, "label", RESULTS)),
             Use::Child(child) => self.fork(child),
             Use::Process(of) => drop(self.process(of.index, of.span)),
         }

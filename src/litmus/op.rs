@@ -57,6 +57,13 @@ pub enum Op {
         /// The mapping that goes.
         old: Name,
     },
+    /// `mprotect V r|rw`
+    Mprotect {
+        /// The mapping, whole.
+        mapping: Name,
+        /// Never [`Protection::Write`].
+        protection: Protection,
+    },
     /// `store V[i] = N`
     Store {
         /// Where to.
@@ -225,7 +232,7 @@ pub enum Op {
     },
     /// `await LABEL`
     Await {
-        /// The label of the statement that must have finished.
+        /// The label of the statement that must have finished, or what that makes.
         label: Name,
     },
     /// `evict_cache BUF[i]`
@@ -293,6 +300,7 @@ impl fmt::Display for Op {
             Self::Munmap { mapping } => write!(f, "munmap {mapping}"),
             Self::MunmapPage { at } => write!(f, "munmap {at}"),
             Self::Mremap { new, old } => write!(f, "mremap {new} = {old}"),
+            Self::Mprotect { mapping, protection } => write!(f, "mprotect {mapping} {protection}"),
             Self::Store { to, value } => write!(f, "store {to} = {value}"),
             Self::Load { register, from } => write!(f, "load {register} = {from}"),
             Self::Gup { pin, at, flags } => write!(f, "gup {pin} = {at}{flags}"),
@@ -359,6 +367,8 @@ pub(crate) enum Use<'a> {
     Target(&'a PageRef),
     /// A name of this kind, which all processes see.
     Global(&'a Name, NameKind),
+    /// A name that stands for the result of a statement: its label, or what it makes.
+    Result(&'a Name),
     /// A process to be forked.
     Child(&'a ProcessRef),
     /// A process.
@@ -375,7 +385,9 @@ impl Op {
                 std::iter::once(Use::Buffer(buffer)).chain(importer).collect()
             }
             Self::MmapAnon { .. } => Vec::new(),
-            Self::Munmap { mapping } | Self::AttachDmabufOf { mapping, .. } => {
+            Self::Munmap { mapping }
+            | Self::Mprotect { mapping, .. }
+            | Self::AttachDmabufOf { mapping, .. } => {
                 vec![Use::Mapping(mapping)]
             }
             Self::Mremap { old, .. } => vec![Use::Mapping(old)],
@@ -414,7 +426,7 @@ impl Op {
             Self::MmapLock { process, .. } | Self::MmapUnlock { process } => {
                 vec![Use::Process(process)]
             }
-            Self::Await { label } => vec![Use::Global(label, NameKind::Label)],
+            Self::Await { label } => vec![Use::Result(label)],
             Self::EvictCache { at } => vec![Use::BufferPage(at)],
         }
     }
@@ -440,6 +452,7 @@ impl Op {
             Self::Submit { fence, .. } => (fence, NameKind::Fence),
             Self::Munmap { .. }
             | Self::MunmapPage { .. }
+            | Self::Mprotect { .. }
             | Self::Store { .. }
             | Self::Unpin { .. }
             | Self::Detach { .. }

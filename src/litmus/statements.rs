@@ -66,6 +66,10 @@ statements! {
         "mremap W = V";
         EFAULT: "nothing is mapped there",
     }
+    Mprotect "mprotect": "change what may be done with all of a mapping", in "mprotect()" {
+        "mprotect V r|rw";
+        ENOMEM: "a part of it is not mapped",
+    }
     Store "store": "write a byte", in "a fault, vm_operations_struct.fault" {
         "store V[i] = N";
         SIGBUS: "the buffer is purged or revoked, or has no frame",
@@ -183,14 +187,14 @@ statements! {
     Fork "fork": "start the child with a copy of the address space", in "fork(), dup_mmap()" {
         "fork Pn";
     }
-    Await "await": "wait until the labelled statement has ended", in "whatever orders the processes" {
-        "await LABEL";
+    Await "await": "wait until a statement has ended, by its label or by what it makes", in "whatever orders the processes" {
+        "await LABEL|P|Q|F|T|S|J";
     }
     Lock "lock": "a driver takes the reservations of buffers, for the statements up to unlock; under a ticket it never waits for an older one with some held, but gives all back and begins with the contended one",
         in "dma_resv_lock(); ww_acquire_init(), drm_exec_until_all_locked()" {
         "lock BUF[, BUF..]";
         "lock BUF[, BUF..] ticket";
-        EINVAL: "there is no such buffer",
+        EINVAL: "there is no such buffer; those named before it stay locked, under a ticket they are given back",
     }
     Unlock "unlock": "the driver gives the reservations back, and with the last one its ticket", in "dma_resv_unlock(), ww_acquire_fini()" {
         "unlock BUF[, BUF..]";

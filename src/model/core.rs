@@ -68,6 +68,9 @@ fn ready_with_mmap_lock(view: &View<'_>, step: &Step) -> bool {
         Step::Mremap { from, .. } => {
             !view.unmap_under_way(world.mm_of(from)) && !view.notifier_waits(from, PageSet::MAX)
         }
+        Step::Mprotect { vma, .. } => {
+            !view.unmap_under_way(world.mm_of(vma)) && !view.notifier_waits(vma, PageSet::MAX)
+        }
         Step::Unpin(pin) => !matches!(state.pins[pin.index()].slot, Slot::None | Slot::Taking),
         // Both take the lock for the list of attachments (dma_buf_dynamic_attach, dma_buf_detach,
         // drivers/dma-buf/dma-buf.c, 6.12).
@@ -158,6 +161,7 @@ pub fn step<S: Sink>(
         Step::Mmap(mmap) => core.mmap(&mmap),
         Step::Munmap { vma, pages } => core.munmap(vma, pages),
         Step::Mremap { to, from } => core.mremap(to, from),
+        Step::Mprotect { vma, write } => core.mprotect(vma, write),
         Step::Load { vma, page } => core.load(vma, page),
         Step::Store { vma, page, value } => core.store(vma, page, value),
         Step::GupFast { pin, vma, page, foll } => core.gup_fast(pin, vma, page, foll),
@@ -223,6 +227,7 @@ impl State {
             Step::Mmap(_)
             | Step::Munmap { .. }
             | Step::Mremap { .. }
+            | Step::Mprotect { .. }
             | Step::Load { .. }
             | Step::Store { .. }
             | Step::GupFast { .. }
@@ -273,6 +278,7 @@ fn buf_of(world: &World, state: &State, step: &Step) -> Option<BufId> {
     let buf = match *step {
         Step::Mmap(mmap) => mmap.buf,
         Step::Munmap { vma, .. }
+        | Step::Mprotect { vma, .. }
         | Step::Load { vma, .. }
         | Step::Store { vma, .. }
         | Step::GupFast { vma, .. }

@@ -125,6 +125,7 @@ fn decode_bufs(reader: &mut Reader<'_>, state: &mut State) {
             vma_pointer: VmaId(vma_pointer),
             begun: flags & 1 != 0,
             moving: flags & 2 != 0,
+            kept: flags & 4 != 0,
         };
     }
 }

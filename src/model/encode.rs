@@ -183,7 +183,8 @@ fn encode_part(state: &State, part: usize, names: &mut Names<'_>, out: &mut Vec<
                 let life = buf.life as u8;
                 let places = placement_index(buf.placement) | placement_index(buf.dest) << 2;
                 let places = u8::try_from(places).unwrap_or(NONE);
-                let flags = u8::from(buf.begun) | u8::from(buf.moving) << 1;
+                let flags =
+                    u8::from(buf.begun) | u8::from(buf.moving) << 1 | u8::from(buf.kept) << 2;
                 let lock = buf.lock.0;
                 out.extend_from_slice(&[
                     life | places << 4,

@@ -34,7 +34,7 @@ impl<S: Sink> Core<'_, S> {
         }
         match step {
             ExporterStep::Lock => return self.lock(buf, operation),
-            ExporterStep::Unlock => self.unlock(buf),
+            ExporterStep::Unlock => self.end_with_lock(buf),
             ExporterStep::Notify => self.notify(buf),
             ExporterStep::Zap => self.zap(buf),
             // Their waiting is in `ready`.
@@ -59,16 +59,27 @@ impl<S: Sink> Core<'_, S> {
             }
             return Reply::Errno(Errno::Einval);
         }
-        self.state.bufs[buf.index()].lock = self.actor;
-        self.emit(Effect::Locked(buf, true));
+        let entry = &self.state.bufs[buf.index()];
+        if entry.lock != self.actor || !entry.kept {
+            self.state.bufs[buf.index()].lock = self.actor;
+            self.emit(Effect::Locked(buf, true));
+        }
         Reply::Done
+    }
+
+    /// The end of an operation: who had the lock before goes on with it, as the callers of
+    /// `ttm_bo_validate` and `drm_gem_shmem_purge_locked` do.
+    fn end_with_lock(&mut self, buf: BufId) {
+        if !self.state.bufs[buf.index()].kept || self.state.bufs[buf.index()].lock != self.actor {
+            self.unlock(buf);
+        }
     }
 
     /// Release the lock, and with it the reference that its holder has.
     pub(super) fn unlock(&mut self, buf: BufId) {
         let entry = &mut self.state.bufs[buf.index()];
         if entry.lock == self.actor {
-            entry.lock = ActorId::NONE;
+            (entry.lock, entry.kept) = (ActorId::NONE, false);
             self.emit(Effect::Locked(buf, false));
             self.maybe_release(buf);
         }
@@ -80,7 +91,7 @@ impl<S: Sink> Core<'_, S> {
             moving::abandon(self, page);
         }
         self.copied(buf);
-        self.unlock(buf);
+        self.end_with_lock(buf);
     }
 
     pub(super) fn notify(&mut self, buf: BufId) {

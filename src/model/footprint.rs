@@ -105,6 +105,13 @@ fn beside_locks(world: &World, step: &Step) -> Objects {
                 of(release_reads(), moved | FREE)
             }
         }
+        Step::Mprotect { vma, .. } => {
+            let own = zap_writes(world, vma);
+            // Whoever is notified may drop the last reference to a page.
+            let told =
+                if notified(world) == 0 { NOTHING } else { of(release_reads(), FREE | MEMORY) };
+            of(0, own).union(told).union(others(world))
+        }
         Step::Load { vma, .. } => access(world, vma, false),
         Step::Store { vma, .. } => access(world, vma, true),
         Step::GupFast { pin, vma, .. } => of(VMAS.one(vma.0) | MEMORY, PINS.one(pin.0)),
@@ -263,6 +270,7 @@ fn device(world: &World, step: &Step) -> Objects {
         Step::Mmap(_)
         | Step::Munmap { .. }
         | Step::Mremap { .. }
+        | Step::Mprotect { .. }
         | Step::Load { .. }
         | Step::Store { .. }
         | Step::GupFast { .. }

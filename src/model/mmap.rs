@@ -264,6 +264,42 @@ impl<S: Sink> Core<'_, S> {
         Reply::Done
     }
 
+    /// `mprotect_fixup` and `change_protection` (mm/mprotect.c, 6.12). Entries of a shared mapping take the
+    /// VMA's right: no exporter here has a `page_mkwrite`, nor is any file written back
+    /// (`vma_wants_writenotify`, mm/mmap.c). Of a private one the next write asks, but for an anonymous page
+    /// that is the process's alone (`can_change_private_pte_writable`). A huge entry stays whole, since all of
+    /// it changes (`change_huge_pmd`, mm/huge_memory.c). Notifiers are told where there is an entry
+    /// (MMU_NOTIFY_PROTECTION_VMA in `change_pmd_range`), and nothing happens where nothing changes.
+    ///
+    /// **Differs from Linux**: with a hole nothing changes, where Linux goes as far as the hole; every file is
+    /// open for writing (VM_MAYWRITE), so that nothing answers EACCES; TLBs are flushed in the same step.
+    pub(super) fn mprotect(&mut self, vma: VmaId, write: bool) -> Reply {
+        let pages = self.world.vma_pages(vma);
+        let entry = self.state.vmas[vma.index()];
+        if entry.mapped != first_pages(pages) {
+            return Reply::Errno(Errno::Enomem);
+        }
+        if (entry.read, entry.write) == (true, write) {
+            return Reply::Done;
+        }
+        let area = &mut self.state.vmas[vma.index()];
+        (area.read, area.write) = (true, write);
+        self.emit(Effect::Protected(vma, write));
+        for id in (0..pages).filter_map(|page| self.world.pte(vma, page)) {
+            let pte = self.state.ptes[id.index()];
+            if !pte.present() {
+                continue;
+            }
+            self.notify_mmu(id);
+            let now = write && (entry.shared || pte.exclusive);
+            if now != pte.write {
+                self.state.ptes[id.index()].write = now;
+                self.flush_cpus(id);
+            }
+        }
+        Reply::Done
+    }
+
     /// Pins stay on the page, which is now at another address; who has a notifier watches the old one.
     fn follow_mremap(&mut self, old: PteId, new: PteId) {
         for pin in &mut self.state.pins {

@@ -268,6 +268,7 @@ pub fn each_name(step: &mut Step, visit: &mut dyn FnMut(Named, &mut u8)) {
             visit(Named::Importer, &mut via.0);
         }
         Step::Munmap { vma: of, .. }
+        | Step::Mprotect { vma: of, .. }
         | Step::Load { vma: of, .. }
         | Step::FreePgtables(of)
         | Step::FinishMmu(of) => vma(of),

@@ -132,6 +132,9 @@ pub struct DmaBuf {
     pub begun: bool,
     /// Whether the KERNEL fence of a copy that runs by itself is unsignalled.
     pub moving: bool,
+    /// Whether the lock's holder has it for whatever it does next ([`super::Step::ResvLock`]): an operation
+    /// of its own goes on with it, and leaves it.
+    pub kept: bool,
 }
 
 /// Which kind of VMA the exporter made.
@@ -525,6 +528,7 @@ pub(super) const fn unallocated(placement: Placement) -> DmaBuf {
         vma_pointer: VmaId::NONE,
         begun: false,
         moving: false,
+        kept: false,
     }
 }
 

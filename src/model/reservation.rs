@@ -99,7 +99,8 @@ impl<S: Sink> Core<'_, S> {
         if matches!(self.state.bufs[buf.index()].life, Life::Unallocated | Life::Released) {
             return Reply::Errno(Errno::Einval);
         }
-        self.state.bufs[buf.index()].lock = self.actor;
+        let entry = &mut self.state.bufs[buf.index()];
+        (entry.lock, entry.kept) = (self.actor, true);
         self.emit(Effect::Locked(buf, true));
         Reply::Done
     }

@@ -94,6 +94,13 @@ pub enum Step {
         /// The old one.
         from: VmaId,
     },
+    /// mprotect(2) of the whole mapping, to PROT_READ or to both. ENOMEM where a part is not mapped.
+    Mprotect {
+        /// Which VMA.
+        vma: VmaId,
+        /// PROT_WRITE.
+        write: bool,
+    },
     /// A CPU load. May fault first ([`Reply::Again`]).
     Load {
         /// Through which VMA.
@@ -419,6 +426,8 @@ pub enum Effect {
         /// Old place.
         from: VmaId,
     },
+    /// What may be done with the VMA is another now, and with the entries that it has: writes, or not.
+    Protected(VmaId, bool),
     /// A fault was served for the page and this entry installed.
     Faulted(VmaId, u8, Pte),
     /// A frame was given to this owner and filled through the CPU's cache, which keeps the value.

@@ -172,6 +172,7 @@ pub fn touched(
         | Step::DmaFinish { via: Handle::Pin(_), .. }
         | Step::Munmap { .. }
         | Step::Mremap { .. }
+        | Step::Mprotect { .. }
         | Step::GupFast { .. }
         | Step::GupSlow { .. }
         | Step::FollowPfn { .. }

@@ -14,7 +14,7 @@ use crate::litmus::cond::{Atom, AtomKind, Cond};
 use crate::litmus::span::{Span, line_column};
 use crate::model::{Reply, Signal};
 
-/// A search for a note may visit so many states; what needs more is not said.
+/// A search for a note may visit so many states; of what needs more it is said that it does.
 const STATES_MAX: u32 = 4_000_000;
 
 /// Something that the reader of an answer should know.
@@ -144,7 +144,16 @@ fn failures(
     }
     // The schedules at hand are one an outcome; whether it is so in every schedule is explored.
     let names: Vec<String> = candidates.iter().map(name).collect();
-    let Some(seen) = contents(variant, text, &names, search) else { return };
+    let Some(seen) = contents(variant, text, &names, search) else {
+        let line = line_column(text, scenario.condition.span.start).0;
+        let most = search.limits.states_max.min(STATES_MAX);
+        let text = format!(
+            "whether a statement failed in every schedule is not known: to tell takes more than {most} \
+             states"
+        );
+        notes.push(Note { line, text, vacuous: false });
+        return;
+    };
     let idle = endings.iter().filter(|(_, c)| c.iter().all(|c| *c == Content::Skipped));
     let idle: Vec<&Op> = idle.map(|(at, _)| &variant.processes[at.0].statements[at.1].op).collect();
     for (at, seen) in candidates.iter().zip(seen) {
@@ -175,6 +184,7 @@ fn is_needed(failed: &Op, idle: &[&Op]) -> bool {
         Use::Mapping(name) | Use::Global(name, _) => name.text == made.text,
         Use::MappingPage(at) | Use::Target(at) => at.name.text == made.text,
         Use::Buffer(_)
+        | Use::Result(_)
         | Use::BufferPage(_)
         | Use::Importer(_)
         | Use::Child(_)
@@ -278,11 +288,22 @@ fn unread(variant: &Variant, mut note: impl FnMut(&Rule, String)) {
     }
 }
 
+/// Why giving a lock back has no effect, by what was said of it last.
+fn idle_unlock(said: Option<bool>, process: usize, lock: &str, taken: &str) -> Option<String> {
+    match said {
+        Some(true) => None,
+        Some(false) => Some(format!("P{process} has given {lock} back before")),
+        None => Some(format!("P{process} has not {taken} {lock}")),
+    }
+}
+
 /// Statements that give back what nobody has, or flush what is not there.
+#[expect(clippy::wildcard_enum_match_arm, reason = "of all statements these take that lock")]
 fn idle(variant: &Variant, mut note: impl FnMut(Span, String)) {
     for process in &variant.processes {
-        let before = |at: usize, took: &dyn Fn(&Op) -> bool| {
-            process.statements[..at].iter().any(|statement| took(&statement.op))
+        // What was said last: that it is taken, or given back; nothing of others.
+        let before = |at: usize, takes: &dyn Fn(&Op) -> Option<bool>| {
+            process.statements[..at].iter().rev().find_map(|statement| takes(&statement.op))
         };
         let cached = |rule: &Rule| {
             let word = if let RuleValue::Word(word) = &rule.value { word.as_str() } else { "" };
@@ -290,16 +311,23 @@ fn idle(variant: &Variant, mut note: impl FnMut(Span, String)) {
         };
         for (at, statement) in process.statements.iter().enumerate() {
             let why = if let Op::Unlock { buffers } = &statement.op {
-                let took = |op: &Op, buffer: &str| matches!(op, Op::Lock { buffers, .. } if buffers.iter().any(|b| b.text == buffer));
-                let missing = |buffer: &&Name| !before(at, &|op| took(op, &buffer.text));
-                buffers
-                    .iter()
-                    .find(missing)
-                    .map(|buffer| format!("P{} has not locked `{}`", process.index, buffer.text))
+                buffers.iter().find_map(|buffer| {
+                    let names = |all: &[Name]| all.iter().any(|name| name.text == buffer.text);
+                    let said = before(at, &|op| match op {
+                        Op::Lock { buffers, .. } if names(buffers) => Some(true),
+                        Op::Unlock { buffers } if names(buffers) => Some(false),
+                        _ => None,
+                    });
+                    idle_unlock(said, process.index, &format!("`{}`", buffer.text), "locked")
+                })
             } else if let Op::MmapUnlock { process: of } = &statement.op {
-                let took = |op: &Op| matches!(op, Op::MmapLock { process, .. } if process.index == of.index);
-                (!before(at, &took))
-                    .then(|| format!("P{} has not taken P{}'s mmap_lock", process.index, of.index))
+                let said = before(at, &|op| match op {
+                    Op::MmapLock { process, .. } if process.index == of.index => Some(true),
+                    Op::MmapUnlock { process } if process.index == of.index => Some(false),
+                    _ => None,
+                });
+                let lock = format!("P{}'s mmap_lock", of.index);
+                idle_unlock(said, process.index, &lock, "taken")
             } else if matches!(&statement.op, Op::FlushTlb { .. })
                 && !variant.importers.iter().flat_map(|importer| &importer.rules).any(cached)
             {
@@ -329,6 +357,7 @@ P0 application {
     lock A
     unlock B
     unlock A
+    unlock A
     mmap_unlock P0
 }
 P1 device importer gpu { attach t = A dynamic; map s = t
@@ -339,11 +368,34 @@ exists (hazard any)
         let says = |line: u32, what: &str| (line, what.to_owned(), false);
         let all = [
             says(8, "`unlock B` has no effect: P0 has not locked `B`"),
-            says(10, "`mmap_unlock P0` has no effect: P0 has not taken P0's mmap_lock"),
-            says(13, "`flush_tlb s` has no effect: no importer's device has a TLB (`device-tlb`)"),
+            says(10, "`unlock A` has no effect: P0 has given `A` back before"),
+            says(11, "`mmap_unlock P0` has no effect: P0 has not taken P0's mmap_lock"),
+            says(14, "`flush_tlb s` has no effect: no importer's device has a TLB (`device-tlb`)"),
         ];
         assert_eq!(of(text), all);
     }
+
+    #[test]
+    fn a_search_for_a_note_that_takes_too_long_is_said() {
+        let text = "DMABUF t
+exporter heap {}
+buffer A { exporter = heap }
+P0 application { mmap v = A shared r; store v[0] = 1; store v[0] = 2 }
+P1 application { mmap w = A shared r; load b = w[0] }
+exists (hazard any)
+";
+        let test = parse("t.litmus", text, &ModelRules).expect("it is right");
+        let scenario = Scenario::new(&test.variants[0], text).expect("it fits");
+        let mut search = Search::default();
+        let judgement = judge(&scenario, &search, &mut |_| ()).expect("it is small");
+        search.limits.states_max = 2;
+        let found = notes(&test.variants[0], text, &scenario, &judgement, &search);
+        assert!(
+            found.iter().any(|note| note.text.ends_with("takes more than 2 states")),
+            "{found:?}"
+        );
+    }
+
     use crate::litmus::parse;
     use crate::litmus::rules::ModelRules;
     use crate::question::verdict::judge;

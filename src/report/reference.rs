@@ -123,6 +123,12 @@ pub fn rules() -> Vec<RuleEntry> {
 #[must_use]
 pub fn rules_about(word: &str) -> Vec<RuleEntry> {
     let word = word.to_ascii_lowercase();
+    // `importer mmap`: of that block.
+    if let Some((block, rest)) = word.split_once(' ')
+        && rules().iter().any(|rule| rule.block == block)
+    {
+        return rules_about(rest.trim()).into_iter().filter(|rule| rule.block == block).collect();
+    }
     let (named, rest): (Vec<RuleEntry>, Vec<RuleEntry>) =
         rules().into_iter().partition(|rule| rule.rule == word || rule.block == word);
     if !named.is_empty() {

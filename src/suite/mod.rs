@@ -44,6 +44,7 @@ pub const TESTS: &[Bundled] = bundled![
     "A11" "pfnmap-by-hand",
     "A12" "drm-node-mmap",
     "A13" "huge-needs-contiguity",
+    "A13" "mprotect-huge",
     "A14" "high-order-tail",
     "A15" "system-heap-insert-page",
     "A16" "bar-has-no-pages",

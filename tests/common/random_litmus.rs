@@ -202,13 +202,8 @@ fn lock(choices: &mut Choices<'_>, bodies: &mut [Vec<String>]) {
         let body = &mut bodies[at];
         let first = choices.below(body.len() + 1);
         let last = first + choices.below(body.len() + 1 - first);
-        // An operation takes the lock by itself.
-        let operates =
-            |text: &String| ["move ", "purge ", "revoke "].iter().any(|op| text.contains(op));
-        if !body[first..last].iter().any(operates) {
-            body.insert(last, give);
-            body.insert(first, take);
-        }
+        body.insert(last, give);
+        body.insert(first, take);
     }
 }
 
@@ -236,7 +231,8 @@ fn application(
         let page = choices.below(pages);
         let at = format!("{v}[{page}]");
         let flags = choices.of(&["write longterm", "write", "", "longterm", "write force", "get"]);
-        let statement = match choices.below(13) {
+        let statement = match choices.below(14) {
+            13 => format!("mprotect {v} {}", choices.of(&["r", "rw"])),
             0 | 1 => format!("store {at} = {}", 1 + choices.below(4)),
             2 | 3 => format!("load {} = {at}", names.fresh('r')),
             4 | 5 => {
@@ -290,7 +286,8 @@ fn thread(
     for _ in 0..1 + choices.below(shape.statements) {
         let v = choices.of(mappings).clone();
         let at = format!("{v}[{}]", choices.below(pages));
-        body.push(match choices.below(7) {
+        body.push(match choices.below(8) {
+            7 => format!("mprotect {v} r"),
             0 | 1 => format!("store {at} = {}", 1 + choices.below(4)),
             2..=4 => format!("load {} = {at}", names.fresh('r')),
             5 => format!("munmap {v}"),

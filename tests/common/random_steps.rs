@@ -120,7 +120,8 @@ fn importer(choices: &mut Choices<'_>) -> ImporterId {
 
 fn cpu(choices: &mut Choices<'_>, world: &World) -> Step {
     let (vma, page) = (vma(choices), page(choices));
-    match choices.below(10) {
+    match choices.below(11) {
+        10 => Step::Mprotect { vma, write: choices.one_in(2) },
         9 => *choices.of(&[Step::FreePgtables(vma), Step::FinishMmu(vma)]),
         0..=2 => {
             let (_, buf, private) = world.vma_shape(vma);

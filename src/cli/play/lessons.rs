@@ -80,6 +80,10 @@ pub(super) const CHAPTERS: &[Chapter] = &[
             ("ttm-huge-special", "A huge entry with a mark does not."),
             ("huge-needs-contiguity", "A huge entry needs frames that lie together."),
             (
+                "mprotect-huge",
+                "mprotect changes the entries that are there, and a huge one as a whole.",
+            ),
+            (
                 "high-order-tail",
                 "A page in the middle of a block has no count, and get_user_pages takes no such page.",
             ),

@@ -66,6 +66,12 @@ impl Bench {
                 let pages = usize::from(pages) * self.stride;
                 refused(self.window.move_mapping(self.at(from), self.at(to), pages))
             }
+            Command::Protect { slot, pages, write } if self.used => {
+                let prot = if write { Prot::ReadWrite } else { Prot::Read };
+                let pages = usize::from(pages) * self.stride;
+                let done = self.window.protect(self.at(slot), pages, prot);
+                refused(done.map_err(|error| errno_of(&error)))
+            }
             Command::LabStride { pages } => {
                 self.stride = usize::from(pages).clamp(1, STRIDE_MAX);
                 CommandResult::Done
@@ -77,6 +83,7 @@ impl Bench {
             | Command::Zap { .. }
             | Command::NoBacking { .. }
             | Command::Move { .. }
+            | Command::Protect { .. }
             | Command::BreakCow { .. }
             | Command::Pin { .. }
             | Command::Unpin { .. }

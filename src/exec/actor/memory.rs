@@ -283,6 +283,25 @@ impl Slots {
         Ok(())
     }
 
+    /// mprotect(2), of what is mapped.
+    pub(super) fn protect_all(&mut self, slot: u16, pages: u8, write: bool) -> CommandResult {
+        answer(
+            (slot..slot.saturating_add(pages.into()))
+                .try_for_each(|at| self.try_protect(at, write)),
+        )
+    }
+
+    fn try_protect(&mut self, slot: u16, may: bool) -> Tried<()> {
+        match &mut self.slots[usize::from(slot)] {
+            Slot::Shared { write, .. } | Slot::Private { write } | Slot::Anon { write } => {
+                *write = may
+            }
+            Slot::Empty | Slot::Sigbus { .. } => return Ok(()),
+        }
+        let prot = if may { Prot::ReadWrite } else { Prot::Read };
+        self.window.protect(usize::from(slot), 1, prot).map_err(|error| errno_of(&error))
+    }
+
     pub(super) fn break_cow(&mut self, slot: u16) -> CommandResult {
         let span = self.span(slot);
         let byte = match span.load_u8(0) {

@@ -163,6 +163,7 @@ impl Actor {
                 memory.install_private(arenas, slot, place, write)
             }
             Command::InstallAnon { slot, write } => memory.install_anon(slot, write),
+            Command::Protect { slot, pages, write } => memory.protect_all(slot, pages, write),
             Command::Zap { slot } => memory.zap(slot),
             Command::NoBacking { slot } => memory.no_backing(arenas, slot),
             Command::Unmap { slot } => memory.unmap(slot),

@@ -229,7 +229,8 @@ impl<'a> Race<'a> {
             | Step::Munmap { .. }
             | Step::FreePgtables(_)
             | Step::FinishMmu(_)
-            | Step::Mremap { .. } => {
+            | Step::Mremap { .. }
+            | Step::Mprotect { .. } => {
                 self.settle()?;
                 return self.model_step(runner);
             }
@@ -421,6 +422,7 @@ impl<'a> Race<'a> {
             Effect::VmaMapped(_)
             | Effect::VmaUnmapped(..)
             | Effect::VmaMoved { .. }
+            | Effect::Protected(..)
             | Effect::Faulted(..)
             | Effect::FrameFilledInCache(..)
             | Effect::Zapped(..)

@@ -97,6 +97,7 @@ fn expressible(step: &Step) -> bool {
         | Step::FreePgtables(_)
         | Step::FinishMmu(_)
         | Step::Mremap { .. }
+        | Step::Mprotect { .. }
         | Step::Load { .. }
         | Step::Store { .. }
         | Step::GupFast { .. }

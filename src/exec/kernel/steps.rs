@@ -48,6 +48,7 @@ impl Bench<'_> {
             Step::Mmap(mmap) => self.mmap(event, &mmap),
             Step::Munmap { vma, pages } => self.munmap(before, vma, pages),
             Step::Mremap { to, from } => self.mremap(event, to, from),
+            Step::Mprotect { vma, write } => self.mprotect(event, vma, write),
             Step::Load { vma, page } => self.access(event, vma, page, None),
             Step::Store { vma, page, value } => self.access(event, vma, page, Some(value)),
             Step::GupFast { pin, vma, page, foll } => {
@@ -217,6 +218,16 @@ impl Bench<'_> {
         let pages = self.scenario.world.vma_pages(from);
         let (to, from) = (self.slot(to, 0), self.slot(from, 0));
         self.ask(event.actor, Command::LabMove { from, to, pages }, Expect::Done, "mremap")
+    }
+
+    fn mprotect(&mut self, event: &ScheduleStep, vma: VmaId, write: bool) -> Result<(), Halt> {
+        // What is not mapped is a reserved part of our window, which can be.
+        if event.reply != Reply::Done {
+            return Ok(());
+        }
+        let (slot, pages) = (self.slot(vma, 0), self.scenario.world.vma_pages(vma));
+        let command = Command::Protect { slot, pages, write };
+        self.ask(event.actor, command, Expect::Done, "mprotect")
     }
 
     fn access(
@@ -428,8 +439,10 @@ impl Bench<'_> {
         let waits = expect::wait(self.scenario.world.exporter_of(buf).wait);
         let call = Call { obj: buf.0, page, ..Call::default() };
         let done = event.reply == Reply::Done;
+        // Who has it already goes on with it.
+        let takes = event.effects.contains(&Effect::Locked(buf, true));
         match step {
-            ExporterStep::Lock if done => self.lab(actor, Op::Lock, call, Expect::Done)?,
+            ExporterStep::Lock if done && takes => self.lab(actor, Op::Lock, call, Expect::Done)?,
             ExporterStep::Notify => {
                 let heard = event.effects.iter().filter(|e| matches!(e, Effect::Notified(..)));
                 let heard = u8::try_from(heard.count()).unwrap_or(u8::MAX);

@@ -46,6 +46,7 @@ impl Parser<'_> {
             Keyword::Mremap => {
                 Op::Mremap { new: self.defined("a mapping")?, old: self.name("a mapping")? }
             }
+            Keyword::Mprotect => return self.mprotect(),
             Keyword::Store => {
                 let to = self.place(MAPPING_PAGE)?;
                 Op::Store { to, value: self.byte_behind_equal()? }
@@ -99,7 +100,7 @@ impl Parser<'_> {
             Keyword::Alloc => Op::Alloc { buffer: self.name(BUFFER)? },
             Keyword::Close => Op::Close { buffer: self.name(BUFFER)? },
             Keyword::Fork => Op::Fork { child: self.process_ref()? },
-            Keyword::Await => Op::Await { label: self.name("a label")? },
+            Keyword::Await => Op::Await { label: self.name("a label, or what a statement makes")? },
             Keyword::Lock => return self.lock(),
             Keyword::Unlock => Op::Unlock { buffers: self.buffers()? },
             Keyword::MmapLock => {
@@ -156,6 +157,17 @@ impl Parser<'_> {
         } else {
             Op::Munmap { mapping: self.name("a mapping")? }
         })
+    }
+
+    /// `mprotect V r|rw`
+    fn mprotect(&mut self) -> Result<Op> {
+        let mapping = self.name("a mapping")?;
+        let span = self.here();
+        let protection = self.choice("a protection", Protection::WORDS, Protection::from_word)?;
+        if protection == Protection::Write {
+            return self.fail(Problem::new(span, "a mapping is protected `r` or `rw`"));
+        }
+        Ok(Op::Mprotect { mapping, protection })
     }
 
     /// `mmap V = BUF SHARING PROT [importer NAME|node] [pages=N] [offset=N]`, or of `anon`.

@@ -173,6 +173,8 @@ fn cpu_op() -> impl Strategy<Value = Op> {
         buffers().prop_map(|buffers| Op::Unlock { buffers }),
         word(LockAccess::ALL).prop_map(|access| Op::MmapLock { process: process(), access }),
         Just(Op::MmapUnlock { process: process() }),
+        select(vec![Protection::Read, Protection::ReadWrite])
+            .prop_map(|protection| Op::Mprotect { mapping: name("v"), protection }),
         Just(Op::FlushTlb { table: name("s") }),
     ]
 }

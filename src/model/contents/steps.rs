@@ -40,6 +40,7 @@ const fn understood(step: &Step) -> bool {
         Step::Mmap(_)
         | Step::Munmap { .. }
         | Step::Mremap { .. }
+        | Step::Mprotect { .. }
         | Step::Load { .. }
         | Step::Store { .. }
         | Step::GupFast { .. }
@@ -150,6 +151,7 @@ impl Steps<'_> {
                 Step::Mmap(_)
                 | Step::Munmap { .. }
                 | Step::Mremap { .. }
+                | Step::Mprotect { .. }
                 | Step::Load { .. }
                 | Step::Store { .. }
                 | Step::GupFast { .. }
@@ -249,6 +251,7 @@ impl Steps<'_> {
     /// The rows at which a step looks for more than to remove them.
     ///
     /// A zap, or a move's notification, leaves the same behind whether there was something or not.
+    #[expect(clippy::too_many_lines, reason = "one arm a step, nothing to share")]
     pub(super) fn looks(&self, world: &World, step: &Step) -> Looks {
         let mut looks = Looks::default();
         let mut entry = |vma: VmaId, page: u8| {
@@ -276,6 +279,7 @@ impl Steps<'_> {
                 }
             }
             Step::Mmap(mmap) => looks.vmas.add(mmap.vma.index()),
+            Step::Mprotect { vma, .. } => looks.vmas.add(vma.index()),
             Step::Munmap { vma, .. } | Step::FreePgtables(vma) | Step::FinishMmu(vma) => {
                 looks.vmas.add(vma.index());
             }
@@ -417,6 +421,7 @@ impl Steps<'_> {
             Step::Mmap(_)
             | Step::Munmap { .. }
             | Step::Mremap { .. }
+            | Step::Mprotect { .. }
             | Step::GupFast { .. }
             | Step::GupSlow { .. }
             | Step::FollowPfn { .. }

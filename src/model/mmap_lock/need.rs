@@ -32,6 +32,7 @@ pub(super) fn need(world: &World, actor: ActorId, step: &Step) -> Need {
         Step::Mmap(mmap) => Need::Write(world.mm_of(mmap.vma)),
         Step::Munmap { vma, .. } => Need::Write(world.mm_of(vma)),
         Step::Mremap { from, .. } => Need::Write(world.mm_of(from)),
+        Step::Mprotect { vma, .. } => Need::Write(world.mm_of(vma)),
         Step::Fork { .. } => Need::Write(world.mm(actor)),
         Step::MmapLock { mm, write } if write => Need::Write(mm),
         Step::MmapLock { mm, .. } => Need::Read(mm, None),

@@ -271,10 +271,19 @@ impl<'a> Lowering<'a> {
         slots_of(&self.variant.condition.body, &mut names);
         for statement in self.variant.processes.iter().flat_map(|p| &p.statements) {
             if let Op::Await { label } = &statement.op {
-                names.insert(label.text.clone());
+                names.insert(self.awaited(label).to_owned());
             }
         }
         self.slots = names.into_iter().collect();
+    }
+
+    /// The name under which the result is noted that is awaited: of a statement with a label that makes
+    /// something, the label.
+    fn awaited<'n>(&'n self, name: &'n ast::Name) -> &'n str {
+        let mut statements = self.variant.processes.iter().flat_map(|process| &process.statements);
+        let maker = statements.find(|one| made(&one.op).is_some_and(|made| made.text == name.text));
+        let label = maker.and_then(|maker| maker.label.as_ref());
+        label.map_or(name.as_str(), ast::Name::as_str)
     }
 
     fn finish(mut self) -> Result<Scenario, LowerError> {

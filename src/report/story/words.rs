@@ -80,6 +80,9 @@ impl<'a> Teller<'a> {
             }
             Step::FinishMmu(_) => format!("munmap: tlb_finish_mmu{}", self.flushed(event)),
             Step::Mremap { .. } => "mremap: move_page_tables".to_owned(),
+            Step::Mprotect { .. } if event.effects.is_empty() => "mprotect: as it was".to_owned(),
+            Step::Mprotect { write: true, .. } => "mprotect: VM_WRITE".to_owned(),
+            Step::Mprotect { .. } => "mprotect: no VM_WRITE".to_owned(),
             Step::Load { .. } | Step::Store { .. } => self.access(after, event),
             Step::GupFast { vma, page, .. } => self.gup_fast(before, event, vma, page),
             Step::GupSlow { .. } => self.gup_slow(after, event),
@@ -528,6 +531,7 @@ fn operation(step: &Step) -> &'static str {
         Step::Mmap(_) => "mmap",
         Step::Munmap { .. } | Step::FreePgtables(_) | Step::FinishMmu(_) => "munmap",
         Step::Mremap { .. } => "mremap",
+        Step::Mprotect { .. } => "mprotect",
         Step::Load { .. } => "load",
         Step::Store { .. } => "store",
         Step::GupFast { .. } => "gup_fast",

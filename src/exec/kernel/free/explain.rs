@@ -311,6 +311,7 @@ impl<'a> Explainer<'a> {
             | Step::FreePgtables(_)
             | Step::FinishMmu(_)
             | Step::Mremap { .. }
+            | Step::Mprotect { .. }
             | Step::Load { .. }
             | Step::Store { .. }
             | Step::FrameVectorCheck { .. }

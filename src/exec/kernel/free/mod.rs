@@ -122,6 +122,9 @@ pub fn free_supports(scenario: &Scenario) -> Result<(), Skip> {
 const fn by_conductor(step: &Step) -> Option<&'static str> {
     match step {
         Step::Mremap { .. } => Some("whether mremap has anything to move, the conductor says"),
+        Step::Mprotect { .. } => {
+            Some("whether all is there that mprotect changes, the conductor says")
+        }
         Step::FrameVectorCheck { .. } => Some("frame_vector is made of single steps here"),
         Step::EvictCache(_) => Some("CPU caches"),
         Step::DrawTicket | Step::LockAll(_) => {

@@ -105,6 +105,7 @@ fn made(step: &Step) -> Option<Flag> {
         | Step::FreePgtables(_)
         | Step::FinishMmu(_)
         | Step::Mremap { .. }
+        | Step::Mprotect { .. }
         | Step::Load { .. }
         | Step::Store { .. }
         | Step::GupFast { .. }
@@ -350,6 +351,12 @@ impl Builder<'_> {
                 }
             }
             Step::Exporter { buf, step, page, operation } => {
+                if self.held.contains(&buf) {
+                    return Err(Skip::with_remedy(
+                        "an operation under a reservation that its process has anyway",
+                        "use `replay --kernel`",
+                    ));
+                }
                 return Ok(self.exporter(buf, (step, page, operation)));
             }
             Step::Alloc(buf) => {
@@ -371,6 +378,7 @@ impl Builder<'_> {
             | Step::FinishMmu(_)
             | Step::FrameVectorCheck { .. }
             | Step::Fork { .. }
+            | Step::Mprotect { .. }
             | Step::EvictCache(_)
             | Step::DrawTicket
             | Step::LockAll(_)

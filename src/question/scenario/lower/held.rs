@@ -19,8 +19,7 @@ impl Held {
     /// Follows a statement.
     ///
     /// # Errors
-    /// An operation takes the lock by itself and gives it back, which would be the process's. A ticket
-    /// is drawn before all that is taken under it, and nothing is taken beside it.
+    /// A ticket is drawn before all that is taken under it, and nothing is taken beside it.
     pub(super) fn keep(
         &mut self,
         actions: &Actions,
@@ -29,14 +28,6 @@ impl Held {
         let wrong = |message: &str| Err(LowerError::new(message, statement.span));
         for (action, _) in actions {
             let Action::Step(step) = action else { continue };
-            if let Step::Exporter { buf, .. } = step
-                && self.bufs.contains(buf)
-            {
-                return wrong(
-                    "this takes the buffer's lock by itself, and would give back the one that the \
-                     process has: write `unlock` before it",
-                );
-            }
             if *step == Step::DrawTicket {
                 if !self.bufs.is_empty() {
                     return wrong(

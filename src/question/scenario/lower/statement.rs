@@ -55,6 +55,10 @@ impl Lowering<'_> {
             Op::Mremap { new, old } => {
                 one(Step::Mremap { to: self.vma(of, new)?, from: self.vma(of, old)? })
             }
+            Op::Mprotect { mapping, protection } => one(Step::Mprotect {
+                vma: self.vma(of, mapping)?,
+                write: *protection == ast::Protection::ReadWrite,
+            }),
             Op::Store { to, value } => {
                 one(Step::Store { vma: self.vma(of, &to.name)?, page: to.page, value: *value })
             }
@@ -111,7 +115,7 @@ impl Lowering<'_> {
                 one(Step::Fork { child, parent_first, child_first, count })
             }
             Op::Await { label } => {
-                let slot = self.slot(&label.text);
+                let slot = self.slot(self.awaited(label));
                 let slot = slot.ok_or_else(|| Self::unknown("label", label))?;
                 Ok(vec![(Action::Await(slot), false)])
             }
@@ -194,6 +198,7 @@ impl Lowering<'_> {
             | Op::Munmap { .. }
             | Op::MunmapPage { .. }
             | Op::Mremap { .. }
+            | Op::Mprotect { .. }
             | Op::Store { .. }
             | Op::Load { .. }
             | Op::Gup { .. }
