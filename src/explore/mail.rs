@@ -37,18 +37,20 @@ const NO_NUMBER: u32 = u32::MAX;
 impl Source {
     /// Begins to read a state of so many parts from a shard.
     pub(super) fn begin(&mut self, shard: u32, parts: usize) {
+        self.stale = if parts > TOLD_MAX { u16::MAX } else { 0 };
+        if self.parts.is_empty() {
+            self.stale = u16::MAX;
+            self.parts.resize_with(parts, Vec::new);
+            self.hashes = (0..parts).map(|part| hash(part, &[])).collect();
+            self.hash = self.hashes.iter().fold(0, |all, hash| all ^ hash);
+        }
         if self.shard != shard + 1 {
             self.shard = shard + 1;
-            self.parts.resize_with(parts, Vec::new);
             for numbers in [&mut self.numbers, &mut self.nodes] {
                 numbers.clear();
                 numbers.resize(parts, NO_NUMBER);
             }
-            self.hashes.clear();
-            self.hashes.resize(parts, 0);
-            self.hash = 0;
         }
-        self.stale = if parts > TOLD_MAX { u16::MAX } else { 0 };
     }
 
     /// Whether an inner node has another number than in the state that was read before.
@@ -57,19 +59,21 @@ impl Source {
         std::mem::replace(&mut self.nodes[node], number) != number
     }
 
-    /// Takes a part, whose bytes are `get`, if it has another number than before.
+    /// Takes a part, whose bytes are `get`, if it is another than before.
     #[inline]
     pub(super) fn take<'v>(&mut self, part: usize, number: u32, get: impl FnOnce() -> &'v [u8]) {
-        if self.numbers[part] == number {
+        if std::mem::replace(&mut self.numbers[part], number) == number {
             return;
         }
-        self.numbers[part] = number;
+        let (bytes, new) = (&mut self.parts[part], get());
+        if bytes == new {
+            return;
+        }
+        bytes.clear();
+        bytes.extend_from_slice(new);
         if part < TOLD_MAX {
             self.stale |= 1 << part;
         }
-        let bytes = &mut self.parts[part];
-        bytes.clear();
-        bytes.extend_from_slice(get());
         let new = hash(part, bytes);
         self.hash ^= std::mem::replace(&mut self.hashes[part], new) ^ new;
     }
