@@ -14,7 +14,7 @@ use super::measure::{Ran, SUITE_SECONDS_MAX, bounded};
 use super::out::Out;
 
 /// The scripts, by name.
-const SCRIPTS: [(&str, &str); 20] = [
+const SCRIPTS: [(&str, &str); 21] = [
     ("run", include_str!("../../tools/vm/run")),
     ("fetch", include_str!("../../tools/vm/fetch")),
     ("init", include_str!("../../tools/vm/init")),
@@ -32,6 +32,7 @@ const SCRIPTS: [(&str, &str); 20] = [
     ("lab-module/gup.c", include_str!("../../tools/lab-module/gup.c")),
     ("lab-module/mm.c", include_str!("../../tools/lab-module/mm.c")),
     ("lab-module/edu.c", include_str!("../../tools/lab-module/edu.c")),
+    ("lab-module/bar.c", include_str!("../../tools/lab-module/bar.c")),
     ("heap-module/build", include_str!("../../tools/arm64/heap-module/build")),
     ("heap-module/Kbuild", include_str!("../../tools/arm64/heap-module/Kbuild")),
     ("heap-module/heap.c", include_str!("../../tools/arm64/heap-module/heap.c")),

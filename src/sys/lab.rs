@@ -37,6 +37,12 @@ impl Lab {
         std::fs::read("/sys/module/driftheap_lab/parameters/iommu").is_ok_and(|is| is == b"Y\n")
     }
 
+    /// Whether it has memory without struct page.
+    #[must_use]
+    pub fn has_bar(&self) -> bool {
+        std::fs::read("/sys/module/driftheap_lab/parameters/bar").is_ok_and(|is| is == b"Y\n")
+    }
+
     /// A laboratory that another process has opened.
     #[must_use]
     pub fn adopt(fd: OwnedFd) -> Self {

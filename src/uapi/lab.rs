@@ -153,6 +153,8 @@ ops! {
     Pool = 51, "POOL";
     /// The frame of a page.
     Where = 52, "WHERE";
+    /// A frame is memory without struct page.
+    Bar = 53, "BAR";
 }
 
 /// EXPORT: VM_PFNMAP, `vmf_insert_pfn`.
@@ -252,6 +254,8 @@ pub const FOLL_NOFAULT: u16 = 32;
 pub const FOLL_PROBE: u16 = 64;
 /// PFN: faults where there is no entry.
 pub const FOLL_FAULTS: u16 = 256;
+/// PFN: EINVAL where the entry is not special.
+pub const FOLL_NO_PAGE: u16 = 512;
 /// GUP, PFN: with an `mmu_interval_notifier`.
 pub const FOLL_WATCH: u16 = 128;
 
@@ -288,7 +292,7 @@ mod tests {
             assert_eq!(number(name), Some(*op as u64), "{name}");
             assert_eq!(Op::of(*op as u8), Some(*op));
         }
-        let flags: [(&str, u16); 32] = [
+        let flags: [(&str, u16); 33] = [
             ("MMAP_PFNMAP", MMAP_PFNMAP),
             ("MMAP_MIXED_PFN", MMAP_MIXED_PFN),
             ("MMAP_MIXED_PAGE", MMAP_MIXED_PAGE),
@@ -317,6 +321,7 @@ mod tests {
             ("FOLL_PROBE", FOLL_PROBE),
             ("FOLL_WATCH", FOLL_WATCH),
             ("FOLL_FAULTS", FOLL_FAULTS),
+            ("FOLL_NO_PAGE", FOLL_NO_PAGE),
             ("LOCK_TICKET", UNDER_TICKET),
             ("LOCK_WAITS", LOCK_WAITS),
             ("LOCK_LIVE", LOCK_LIVE),

@@ -101,6 +101,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_ABANDON 50	/* the destinations of obj go back */
 #define DRIFTHEAP_LAB_POOL 51		/* processes run free from here on: frame obj is of pool page; flags: 1 it is free */
 #define DRIFTHEAP_LAB_WHERE 52		/* value := the frame of page of obj; (u32)-1: none */
+#define DRIFTHEAP_LAB_BAR 53		/* frame obj is memory without struct page until the RESET; ENODEV, EBUSY */
 #define DRIFTHEAP_LAB_PINNED 42		/* value := pin obj: 1 held, 2 declared invalid */
 
 /* EXPORT: how the exporter maps, and its other rules. */
@@ -157,6 +158,7 @@ struct driftheap_lab_step {
 #define DRIFTHEAP_LAB_FOLL_NOFAULT 32	/* FOLL_NOFAULT */
 #define DRIFTHEAP_LAB_FOLL_PROBE 64	/* get_user_pages_fast_only, given back at once */
 #define DRIFTHEAP_LAB_FOLL_FAULTS 256	/* PFN: faults where there is no entry */
+#define DRIFTHEAP_LAB_FOLL_NO_PAGE 512	/* PFN: EINVAL where the entry is not special */
 #define DRIFTHEAP_LAB_FOLL_WATCH 128	/* with an mmu_interval_notifier on the page's address */
 
 /* PTE. */

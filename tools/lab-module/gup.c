@@ -217,21 +217,28 @@ static long lab_gup(struct lab *lab, struct driftheap_lab_step *step)
 	return got < 0 ? got : -EFAULT;
 }
 
+/* What was looked up. */
+struct lab_found {
+	unsigned long pfn;
+	bool writable;
+	bool special;
+};
+
 /* What is mapped at an address, as drivers look it up; under mmap_lock. */
-static int lab_look_up(unsigned long addr, unsigned long *pfn, bool *writable)
+static int lab_look_up(unsigned long addr, struct lab_found *found)
 {
 	struct vm_area_struct *vma = vma_lookup(current->mm, addr);
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 12, 0)
-	*writable = false;
-	return vma ? follow_pfn(vma, addr, pfn) : -EINVAL;
+	return vma ? follow_pfn(vma, addr, &found->pfn) : -EINVAL;
 #else
 	struct follow_pfnmap_args args = { .vma = vma, .address = addr };
 	int ret = vma ? follow_pfnmap_start(&args) : -EINVAL;
 
 	if (ret)
 		return ret;
-	*pfn = args.pfn;
-	*writable = args.writable;
+	found->pfn = args.pfn;
+	found->writable = args.writable;
+	found->special = args.special;
 	follow_pfnmap_end(&args);
 	return 0;
 #endif
@@ -253,7 +260,7 @@ static int lab_fault_in(unsigned long addr, bool write)
 }
 
 /* Looks up, and faults in between where it is to. */
-static int lab_follow(struct driftheap_lab_step *step, unsigned long *pfn, bool *writable)
+static int lab_follow(struct driftheap_lab_step *step, struct lab_found *found)
 {
 	bool faults = step->flags & DRIFTHEAP_LAB_FOLL_FAULTS;
 
@@ -261,7 +268,7 @@ static int lab_follow(struct driftheap_lab_step *step, unsigned long *pfn, bool 
 		int fault = -ENXIO, ret;
 
 		mmap_read_lock(current->mm);
-		ret = lab_look_up(step->addr, pfn, writable);
+		ret = lab_look_up(step->addr, found);
 		if (ret == -EINVAL && faults)
 			fault = lab_fault_in(step->addr,
 					     step->flags & DRIFTHEAP_LAB_FOLL_WRITE);
@@ -276,10 +283,10 @@ static int lab_follow(struct driftheap_lab_step *step, unsigned long *pfn, bool 
 static long lab_pfn(struct lab *lab, struct driftheap_lab_step *step)
 {
 	bool watches = step->flags & DRIFTHEAP_LAB_FOLL_WATCH;
+	struct lab_found entry = {};
 	struct lab_pin found = {};
-	unsigned long seq = 0, pfn;
+	unsigned long seq = 0;
 	struct lab_pin *pin;
-	bool writable;
 	int ret;
 
 	if (step->obj >= DRIFTHEAP_LAB_PINS || (step->addr & ~PAGE_MASK))
@@ -291,12 +298,14 @@ static long lab_pfn(struct lab *lab, struct driftheap_lab_step *step)
 			return ret;
 		seq = mmu_interval_read_begin(&pin->notifier);
 	}
-	ret = lab_follow(step, &pfn, &writable);
+	ret = lab_follow(step, &entry);
+	/* What was proposed for follow_pfn(): not what vm_normal_page() finds a page for. */
+	if (!ret && (step->flags & DRIFTHEAP_LAB_FOLL_NO_PAGE) && !entry.special)
+		ret = -EINVAL;
 	if (!ret) {
-		found.pfn = pfn;
-		found.page = pfn_to_page(pfn);
+		found.pfn = entry.pfn;
 		found.held = true;
-		step->value = (u64)lab_frame_of(lab, pfn) << 32 | writable;
+		step->value = (u64)lab_frame_of(lab, entry.pfn) << 32 | entry.writable;
 	}
 	if (!lab_pin_set(lab, pin, &found, seq, watches))
 		return -EAGAIN;
@@ -449,16 +458,25 @@ static long lab_transfer(struct lab *lab, struct driftheap_lab_step *step)
 	struct lab_flight *flight;
 	u8 *page = NULL, *at;
 	long ret = 0;
+	u32 bar;
 
 	if (step->obj >= DRIFTHEAP_LAB_FLIGHTS || !lab->flights[step->obj].busy)
 		return -EINVAL;
 	flight = &lab->flights[step->obj];
-	if (lab_has_edu()) {
+	bar = lab_bar_frame(lab, PHYS_PFN(flight->bus));
+	if (lab_has_edu() || bar != LAB_NO_FRAME) {
 		page = lab_alloc(PAGE_SIZE);
 		if (!page)
 			return -ENOMEM;
 		at = page;
+	}
+	if (lab_has_edu()) {
 		ret = writes ? lab_edu_write(flight->bus, value, 2) : lab_edu_read(flight->bus, at);
+	} else if (bar != LAB_NO_FRAME) {
+		if (writes)
+			memset_io(lab_bar_at(bar), value, PAGE_SIZE);
+		else
+			memcpy_fromio(at, lab_bar_at(bar), PAGE_SIZE);
 	} else {
 		at = kmap_local_page(pfn_to_page(PHYS_PFN(flight->bus)));
 		if (writes)

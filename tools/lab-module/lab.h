@@ -58,6 +58,7 @@ enum lab_mistake {
 	LAB_DEVMAP_PLAIN,
 	LAB_UNMAP_NOTHING,
 	LAB_FLUSH_NOTHING,
+	LAB_BAR_PAGES,
 };
 
 extern unsigned int lab_mistake;
@@ -241,6 +242,7 @@ struct lab_pin {
  * @pools: frames that are free
  * @known: whose each frame is
  * @foreign: the frames that are pages of another driver's buffer, instead of @frames
+ * @bar: the frames that are memory without struct page, instead of @frames
  */
 struct lab {
 	struct kref refs;
@@ -268,6 +270,7 @@ struct lab {
 	struct lab_pool pools[LAB_POOLS];
 	struct lab_frame known[DRIFTHEAP_LAB_FRAMES];
 	struct page *foreign[DRIFTHEAP_LAB_FRAMES];
+	DECLARE_BITMAP(bar, DRIFTHEAP_LAB_FRAMES);
 };
 
 /* main.c */
@@ -279,6 +282,8 @@ void lab_put(struct lab *lab);
 struct lab_buf *lab_buf_of(struct lab *lab, u32 obj);
 u32 lab_frame_of(struct lab *lab, unsigned long pfn);
 struct page *lab_page(struct lab *lab, u32 frame);
+bool lab_has_frame(struct lab *lab, u32 frame);
+unsigned long lab_frame_pfn(struct lab *lab, u32 frame);
 void lab_fill_page(struct page *page, u8 value);
 u32 lab_references(struct page *page);
 extern struct device *lab_device;
@@ -321,6 +326,16 @@ void lab_gup_reset(struct lab *lab);
 long lab_mmap_lock_step(struct lab *lab, struct driftheap_lab_step *step);
 void lab_mmap_unlock_all(struct lab *lab);
 void lab_mmap_watch(struct work_struct *work);
+
+/* bar.c */
+int lab_bar_init(void);
+void lab_bar_exit(void);
+bool lab_is_bar(struct lab *lab, u32 frame);
+long lab_bar_step(struct lab *lab, struct driftheap_lab_step *step);
+void lab_bar_reset(struct lab *lab);
+unsigned long lab_bar_pfn(u32 frame);
+u32 lab_bar_frame(struct lab *lab, unsigned long pfn);
+void __iomem *lab_bar_at(u32 frame);
 
 /* edu.c */
 int lab_edu_init(void);

@@ -121,11 +121,13 @@ static int lab_frames_alloc(struct lab *lab)
 	return 0;
 }
 
-/* The page of a frame; NULL: there is no such frame. */
+/* The page of a frame; NULL: there is no such frame, or it has none. */
 struct page *lab_page(struct lab *lab, u32 frame)
 {
 	struct page **block;
 
+	if (lab_is_bar(lab, frame))
+		return NULL;
 	if (frame < DRIFTHEAP_LAB_FRAMES && lab->foreign[frame])
 		return lab->foreign[frame];
 	if (!lab->per_block)
@@ -143,12 +145,26 @@ struct page *lab_page(struct lab *lab, u32 frame)
 	return *block + frame % lab->per_block * lab->stride;
 }
 
+bool lab_has_frame(struct lab *lab, u32 frame)
+{
+	return lab_is_bar(lab, frame) || lab_page(lab, frame);
+}
+
+/* The pfn of a frame that there is. */
+unsigned long lab_frame_pfn(struct lab *lab, u32 frame)
+{
+	return lab_is_bar(lab, frame) ? lab_bar_pfn(frame) : page_to_pfn(lab_page(lab, frame));
+}
+
 /* The frame that a pfn is; LAB_NO_FRAME: none of this laboratory. */
 u32 lab_frame_of(struct lab *lab, unsigned long pfn)
 {
 	unsigned long frame = pfn - page_to_pfn(lab->frames[0]);
 	u32 i;
 
+	i = lab_bar_frame(lab, pfn);
+	if (i != LAB_NO_FRAME)
+		return i;
 	for (i = 0; i < DRIFTHEAP_LAB_FRAMES; i++)
 		if (lab->foreign[i] && page_to_pfn(lab->foreign[i]) == pfn)
 			return i;
@@ -178,6 +194,10 @@ static long lab_fill(struct lab *lab, struct driftheap_lab_step *step)
 {
 	struct page *page = lab_page(lab, step->obj);
 
+	if (lab_is_bar(lab, step->obj)) {
+		memset_io(lab_bar_at(step->obj), (u8)step->value, PAGE_SIZE);
+		return 0;
+	}
 	if (!page)
 		return -EINVAL;
 	lab_fill_page(page, step->value);
@@ -202,12 +222,27 @@ u32 lab_references(struct page *page)
 	return count % GUP_PIN_COUNTING_BIAS + count / GUP_PIN_COUNTING_BIAS;
 }
 
+/* Its content; who maps it or has its number is counted nowhere. */
+static long lab_look_at_bar(struct driftheap_lab_step *step)
+{
+	u8 *copy = lab_alloc(PAGE_SIZE);
+
+	if (!copy)
+		return -ENOMEM;
+	memcpy_fromio(copy, lab_bar_at(step->obj), PAGE_SIZE);
+	step->value = copy[0] | (u64)!!memchr_inv(copy, copy[0], PAGE_SIZE) << 8;
+	lab_dealloc(copy);
+	return 0;
+}
+
 static long lab_look(struct lab *lab, struct driftheap_lab_step *step)
 {
 	struct page *page = lab_page(lab, step->obj);
 	u8 *at, first;
 	bool torn;
 
+	if (lab_is_bar(lab, step->obj))
+		return lab_look_at_bar(step);
 	if (!page)
 		return -EINVAL;
 	at = kmap_local_page(page);
@@ -232,6 +267,7 @@ static void lab_reset(struct lab *lab)
 	lab_importer_reset(lab);
 	lab->warned = false;
 	memset(lab->foreign, 0, sizeof(lab->foreign));
+	lab_bar_reset(lab);
 	lab_pools_reset(lab);
 	for (i = 0; i < DRIFTHEAP_LAB_BUFS; i++) {
 		struct lab_buf *buf = lab->bufs[i];
@@ -300,6 +336,9 @@ static long lab_do(struct lab *lab, struct driftheap_lab_step *step)
 	case DRIFTHEAP_LAB_MMAP_LOCK:
 	case DRIFTHEAP_LAB_MMAP_UNLOCK:
 		ret = lab_mmap_lock_step(lab, step);
+		break;
+	case DRIFTHEAP_LAB_BAR:
+		ret = lab_bar_step(lab, step);
 		break;
 	case DRIFTHEAP_LAB_POOL:
 		ret = lab_pool_step(lab, step);
@@ -392,12 +431,17 @@ static int __init lab_init(void)
 	ret = lab_edu_init();
 	if (ret)
 		goto no_driver;
+	ret = lab_bar_init();
+	if (ret)
+		goto no_bar;
 	ret = misc_register(&lab_misc);
 	if (ret)
 		goto no_file;
 	return 0;
 
 no_file:
+	lab_bar_exit();
+no_bar:
 	lab_edu_exit();
 no_driver:
 	platform_device_unregister(lab_platform);
@@ -407,6 +451,7 @@ no_driver:
 static void __exit lab_exit(void)
 {
 	misc_deregister(&lab_misc);
+	lab_bar_exit();
 	lab_edu_exit();
 	platform_device_unregister(lab_platform);
 	/* What dma_fence_put() left to RCU is freed by code of ours no more, but its ops are ours. */

@@ -95,6 +95,7 @@ static vm_fault_t lab_insert(struct vm_fault *vmf, struct lab_vma *mapping)
 	unsigned long at = vmf->pgoff - mapping->pgoff;
 	unsigned long page = at / buf->lab->stride + mapping->page;
 	struct page *behind;
+	unsigned long pfn;
 	u32 frame, rule;
 	int err;
 
@@ -109,23 +110,28 @@ static vm_fault_t lab_insert(struct vm_fault *vmf, struct lab_vma *mapping)
 		return VM_FAULT_SIGBUS;
 	if (lab_mistake == LAB_MAP_NEIGHBOUR && frame)
 		frame--;
-	behind = lab_page(buf->lab, frame);
-	if (!behind)
+	if (!lab_has_frame(buf->lab, frame))
 		return VM_FAULT_SIGBUS;
-	behind += at % buf->lab->stride;
+	pfn = lab_frame_pfn(buf->lab, frame) + at % buf->lab->stride;
+	/* What there is a page for, the kernel says. */
+	behind = pfn_valid(pfn) ? pfn_to_page(pfn) : NULL;
 	rule = buf->rules & DRIFTHEAP_LAB_MMAP_MASK;
 	switch (lab_own(mapping) ? rule : DRIFTHEAP_LAB_MMAP_SHMEM) {
 	case DRIFTHEAP_LAB_MMAP_PFNMAP:
-		return vmf_insert_pfn(vma, vmf->address, page_to_pfn(behind));
+		return vmf_insert_pfn(vma, vmf->address, pfn);
 	case DRIFTHEAP_LAB_MMAP_MIXED_PFN:
-		return lab_insert_mixed(vma, vmf->address, page_to_pfn(behind));
+		return lab_insert_mixed(vma, vmf->address, pfn);
 	case DRIFTHEAP_LAB_MMAP_MIXED_PAGE:
+		if (!behind)
+			return VM_FAULT_SIGBUS;
 		err = vm_insert_page(vma, vmf->address, behind);
 		/* EBUSY: another thread has served this fault. */
 		if (err && err != -EBUSY)
 			return vmf_error(err);
 		return VM_FAULT_NOPAGE;
 	default:
+		if (!behind)
+			return VM_FAULT_SIGBUS;
 		get_page(behind);
 		vmf->page = behind;
 		return 0;
@@ -258,16 +264,22 @@ static int lab_remap(struct lab_buf *buf, struct vm_area_struct *vma, u32 page)
 		return -EINVAL;
 	for (i = 0; i < pages; i += run) {
 		u32 frame = buf->frame[page + i];
+		pgprot_t prot = vma->vm_page_prot;
+		unsigned long pfn;
 		int ret;
 
 		if (frame == LAB_NO_FRAME)
 			return -EINVAL;
+		pfn = lab_frame_pfn(buf->lab, frame);
+		/* As the kernel itself has it mapped, else it is refused. */
+		if (lab_is_bar(buf->lab, frame))
+			prot = pgprot_noncached(prot);
 		for (run = 1; i + run < pages; run++)
-			if (buf->frame[page + i + run] != frame + run)
+			if (buf->frame[page + i + run] != frame + run ||
+			    lab_frame_pfn(buf->lab, frame + run) != pfn + run)
 				break;
 		ret = remap_pfn_range(vma, vma->vm_start + ((unsigned long)i << PAGE_SHIFT),
-				      page_to_pfn(buf->lab->frames[frame]),
-				      (unsigned long)run << PAGE_SHIFT, vma->vm_page_prot);
+				      pfn, (unsigned long)run << PAGE_SHIFT, prot);
 		if (ret)
 			return ret;
 	}

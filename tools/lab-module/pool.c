@@ -53,12 +53,13 @@ static void lab_push(struct lab *lab, u32 frame)
 static void lab_give(struct lab_buf *buf, u32 page, u32 frame)
 {
 	struct lab_frame *known = lab_known(buf->lab, frame);
-	bool counts = buf->rules & DRIFTHEAP_LAB_COUNTED;
+	struct page *behind = lab_page(buf->lab, frame);
+	bool counts = behind && (buf->rules & DRIFTHEAP_LAB_COUNTED);
 
 	if (!known || known->obj != buf->obj || known->page != page ||
 	    known->role == LAB_NOBODY || known->role == LAB_FREE || known->role == LAB_ORPHAN)
 		return;
-	if (counts && known->pool != LAB_POOL_VRAM && lab_references(lab_page(buf->lab, frame)))
+	if (counts && known->pool != LAB_POOL_VRAM && lab_references(behind))
 		known->role = LAB_ORPHAN;
 	else
 		lab_push(buf->lab, frame);

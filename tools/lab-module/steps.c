@@ -5,6 +5,7 @@
  */
 #include <linux/fs.h>
 #include <linux/highmem.h>
+#include <linux/io.h>
 #include <linux/version.h>
 
 #include "lab.h"
@@ -104,7 +105,7 @@ static long lab_bind(struct lab *lab, struct lab_buf *buf, struct driftheap_lab_
 		lab->foreign[frame] = buf->theirs[step->page];
 		return 0;
 	}
-	if (frame != LAB_NO_FRAME && !lab_page(lab, frame))
+	if (frame != LAB_NO_FRAME && !lab_has_frame(lab, frame))
 		return -EINVAL;
 	if (step->op == DRIFTHEAP_LAB_BIND) {
 		buf->frame[step->page] = frame;
@@ -117,9 +118,30 @@ static long lab_bind(struct lab *lab, struct lab_buf *buf, struct driftheap_lab_
 	return 0;
 }
 
+/* A page, of which one end at least may be memory without struct page. */
+static void lab_copy_frame(struct lab *lab, u32 to, u32 from)
+{
+	bool from_bar = lab_is_bar(lab, from), to_bar = lab_is_bar(lab, to);
+	u64 word;
+	u32 at;
+
+	if (!from_bar && !to_bar) {
+		copy_highpage(lab_page(lab, to), lab_page(lab, from));
+	} else if (!to_bar) {
+		memcpy_fromio(page_address(lab_page(lab, to)), lab_bar_at(from), PAGE_SIZE);
+	} else if (!from_bar) {
+		memcpy_toio(lab_bar_at(to), page_address(lab_page(lab, from)), PAGE_SIZE);
+	} else {
+		for (at = 0; at < PAGE_SIZE; at += sizeof(word)) {
+			word = readq(lab_bar_at(from) + at);
+			writeq(word, lab_bar_at(to) + at);
+		}
+	}
+}
+
 static long lab_copy(struct lab *lab, struct lab_buf *buf, u32 page)
 {
-	struct page *from, *to;
+	u32 from, to;
 
 	if (page >= buf->pages)
 		return -EINVAL;
@@ -129,17 +151,17 @@ static long lab_copy(struct lab *lab, struct lab_buf *buf, u32 page)
 	     !lab_holds(buf, page, buf->frame[page], LAB_NOW)))
 		return 0;
 	if (buf->next[page] != LAB_NO_FRAME) {
-		from = lab_page(lab, buf->frame[page]);
-		to = lab_page(lab, buf->next[page]);
+		from = buf->frame[page];
+		to = buf->next[page];
 	} else {
 		/* The buffer is its new frames already: a copy that runs by itself. */
-		from = lab_page(lab, buf->old[page]);
-		to = lab_page(lab, buf->frame[page]);
+		from = buf->old[page];
+		to = buf->frame[page];
 	}
-	if (!from || !to)
+	if (!lab_has_frame(lab, from) || !lab_has_frame(lab, to))
 		return -ENOENT;
 	if (lab_mistake != LAB_COPY_NOTHING)
-		copy_highpage(to, from);
+		lab_copy_frame(lab, to, from);
 	return 0;
 }
 

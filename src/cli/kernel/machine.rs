@@ -44,6 +44,14 @@ const IOMMU: [&str; 6] =
     ["-M", "q35", "-device", "intel-iommu", "-device", "edu,dma_mask=0xffffffff"];
 const IOMMU_WHAT: &str = " with a device behind an IOMMU";
 
+/// Memory without struct page, for video memory that has none.
+const WITH_BAR: [&str; 4] = [
+    "-object",
+    "memory-backend-ram,id=bar,size=1M,share=on",
+    "-device",
+    "ivshmem-plain,memdev=bar",
+];
+
 /// A kernel, and how it is booted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Machine {
@@ -65,7 +73,7 @@ const STABLE: [Machine; 3] = [
     Machine {
         flavour: "cloud",
         append: BOUNCING,
-        qemu: &[],
+        qemu: &WITH_BAR,
         modules: &[],
         what: "",
         may_have: |_| true,
@@ -102,7 +110,7 @@ const NEWEST: [Machine; 2] = [
     Machine {
         flavour: "backports",
         append: BOUNCING,
-        qemu: &[],
+        qemu: &WITH_BAR,
         modules: &[],
         what: "",
         may_have: |_| true,

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::guest::SABOTAGES;
 
 /// Tests that show a difference for one of the switches each, and are small.
-const TESTS: [&str; 25] = [
+const TESTS: [&str; 26] = [
     "userptr-mmu-notifier",
     "dynamic-importer-move",
     "insert-page-and-move",
@@ -49,10 +49,11 @@ const TESTS: [&str; 25] = [
     "ttm-huge-special",
     "gpu-tlb-flush",
     "mmap-lock-inversion",
+    "bar-has-no-pages",
 ];
 
 /// `enum lab_mistake`, by number.
-const MISTAKES: [(u32, &str); 17] = [
+const MISTAKES: [(u32, &str); 18] = [
     (1, "zap-nothing"),
     (2, "copy-nothing"),
     (3, "notify-nobody"),
@@ -71,6 +72,7 @@ const MISTAKES: [(u32, &str); 17] = [
     (16, "devmap-plain"),
     // 17 is for a guest with an IOMMU.
     (18, "flush-nothing"),
+    (19, "bar-pages"),
 ];
 
 /// Schedules of a variant besides the shortest to each outcome.
@@ -247,7 +249,7 @@ fn given_back() -> anyhow::Result<()> {
 /// Steps that are refused, and with what.
 fn misuse() -> anyhow::Result<()> {
     let lab = Lab::open().context("the laboratory")?;
-    for op in [0, 53, u32::MAX] {
+    for op in [0, 54, u32::MAX] {
         let answer = lab.step_numbered(op, Step::default());
         ensure!(answer == Err(Errno::INVAL), "step {op}: {answer:?}");
     }

@@ -168,7 +168,11 @@ impl Bench<'_> {
         let (owner, slot) = (world.mm_of(vma).index(), self.slot(vma, page));
         let op = if entry.counted { Op::Gup } else { Op::Pfn };
         let foll = Foll { write: entry.write, get: entry.get, ..Foll::default() };
-        let flags = self.watch(pin) | if entry.counted { expect::gup_flags(foll) } else { 0 };
+        let flags = if entry.counted {
+            self.watch(pin) | expect::gup_flags(foll)
+        } else {
+            self.pfn_flags(pin)
+        };
         let call = Call { obj: pin.0, slot, flags, ..Call::default() };
         if let Reply::Errno(errno) = event.reply {
             // Of a pfn a driver that writes looks at `writable` itself.

@@ -164,7 +164,8 @@ impl KernelExecutor {
         } else {
             scenario
         };
-        if let Some(reason) = skip::other_host(scenario, schedule, &right, &self.host) {
+        let own = skip::Own::of(scenario, self.lab.has_bar() && driver.is_none(), &self.release);
+        if let Some(reason) = skip::other_host(scenario, schedule, &right, (&self.host, own)) {
             return Ok(ReplayReport { inexpressible: Some(reason), ..ReplayReport::default() });
         }
         let (scenario, replay) = if let Some(wrong) = &wrong {
@@ -199,6 +200,7 @@ impl KernelExecutor {
             driver,
             sabotage: self.sabotage,
             short_term: self.host.gup_fast == GupFast::ShortTerm,
+            own,
             report: ReplayReport { own_rules, ..ReplayReport::default() },
             in_lab: vec![true; scenario.world.frames()],
             position: 0,
@@ -251,6 +253,7 @@ struct Bench<'a> {
     sabotage: Option<Sabotage>,
     /// Whether the fast path of this kernel tells long-term pins from others ([`GupFast::ShortTerm`]).
     short_term: bool,
+    own: skip::Own,
     report: ReplayReport,
     /// Frames whose bytes the laboratory has: not those of anonymous memory.
     in_lab: Vec<bool>,
@@ -297,6 +300,10 @@ impl Bench<'_> {
         }
         for frame in (0..model.frames.len()).map(FrameId::at) {
             let entry = &model.frames[frame.index()];
+            if self.own.bar && !self.truth.has_page(frame) {
+                let obj = self.layout.number(frame).into();
+                self.conductor(Op::Bar, LabStep { obj, ..LabStep::default() })?;
+            }
             if frame == self.scenario.world.zero_page() {
                 self.in_lab[frame.index()] = false;
                 continue;

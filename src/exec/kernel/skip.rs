@@ -74,6 +74,29 @@ pub(super) fn host_of(release: &str, iommu: bool) -> HostRules {
     host
 }
 
+/// Rules of a test's host that the laboratory can have whatever its kernel has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Own {
+    /// Video memory is a BAR without struct page.
+    pub(super) bar: bool,
+    /// `follow_pfn` refuses what is not special, as was proposed: `follow_pfnmap_start` tells since 6.12.
+    pub(super) no_page: bool,
+}
+
+impl Own {
+    pub(super) fn of(scenario: &Scenario, has_bar: bool, release: &str) -> Self {
+        let world = &scenario.world;
+        let attaches = |(_, step): &(usize, &Step)| matches!(step, Step::Attach { .. });
+        // An sg_table of the laboratory's is of pages, and so is a huge page.
+        let by_page = Steps::of(scenario).all.iter().any(attaches)
+            || (0..world.bufs()).any(|buf| world.exporter_of(BufId::at(buf)).huge != Huge::None);
+        Self {
+            bar: has_bar && world.host.vram_pages == YesNo::No && !by_page,
+            no_page: world.host.follow_pfn == FollowPfn::NoPage && version(release) >= (6, 12),
+        }
+    }
+}
+
 /// The rules that [`with_own_rules`] changes.
 pub(super) const OWN_RULES: &str = "gup-fast = short-term";
 
@@ -124,11 +147,17 @@ pub(super) fn other_host(
     scenario: &Scenario,
     schedule: &[u8],
     replay: &Replay,
-    guest: &HostRules,
+    (guest, own): (&HostRules, Own),
 ) -> Option<String> {
     let host = &scenario.world.host;
     // The check that was proposed for dma_buf_mmap is the laboratory's own.
-    let guest = HostRules { dma_buf_mmap_check: host.dma_buf_mmap_check, ..guest.clone() };
+    let mut guest = HostRules { dma_buf_mmap_check: host.dma_buf_mmap_check, ..guest.clone() };
+    if own.bar {
+        guest.vram_pages = YesNo::No;
+    }
+    if own.no_page {
+        guest.follow_pfn = FollowPfn::NoPage;
+    }
     if *host == guest {
         return None;
     }
@@ -149,8 +178,11 @@ fn others(host: &HostRules, guest: &HostRules) -> String {
     let rules = [
         (host.pte_special == YesNo::No, "pte-special = no"),
         (host.follow_pfn == FollowPfn::No, "follow-pfn = no"),
-        (host.follow_pfn == FollowPfn::NoPage, "follow-pfn = no-page"),
-        (host.vram_pages == YesNo::No, "vram-pages = no"),
+        (
+            host.follow_pfn == FollowPfn::NoPage && guest.follow_pfn != FollowPfn::NoPage,
+            "follow-pfn = no-page",
+        ),
+        (host.vram_pages != guest.vram_pages, "vram-pages = no"),
         (host.iotlb_flush == IotlbFlush::Lazy, "iotlb-flush = lazy"),
         (host.bus != guest.bus, "bus"),
         (host.longterm_unshare != guest.longterm_unshare, "longterm-unshare"),

@@ -11,7 +11,7 @@ use crate::model::{
 };
 use crate::question::scenario::ScheduleStep;
 use crate::uapi::lab::{
-    FOLL_FAST, FOLL_LONGTERM, FOLL_NOFAULT, FOLL_PROBE, FOLL_WATCH, IMPORT_NODE, Op,
+    FOLL_FAST, FOLL_LONGTERM, FOLL_NO_PAGE, FOLL_NOFAULT, FOLL_PROBE, FOLL_WATCH, IMPORT_NODE, Op,
     Step as LabStep,
 };
 use crate::units::{ActorId, BufId, FrameId, PageSet, PinId, VmaId};
@@ -389,7 +389,7 @@ impl Bench<'_> {
     ) -> Result<(), Halt> {
         let slot = self.slot(vma, page);
         let actor = self.scenario.world.mm_of(vma).index();
-        let call = Call { obj: pin.0, slot, flags: self.watch(pin), ..Call::default() };
+        let call = Call { obj: pin.0, slot, flags: self.pfn_flags(pin), ..Call::default() };
         match event.reply {
             Reply::Again => self.fault(actor, slot, u16::from(write)),
             // A driver that writes looks at `writable` itself.
@@ -415,6 +415,11 @@ impl Bench<'_> {
     /// Whether the pin's holder has a notifier on its address, as a flag.
     pub(super) fn watch(&self, pin: PinId) -> u16 {
         if self.scenario.world.notifier_of(pin) == Notifier::None { 0 } else { FOLL_WATCH }
+    }
+
+    /// PFN's flags.
+    pub(super) fn pfn_flags(&self, pin: PinId) -> u16 {
+        self.watch(pin) | if self.own.no_page { FOLL_NO_PAGE } else { 0 }
     }
 
     /// Pins that the step gave up.

@@ -29,11 +29,13 @@ pub enum WrongRule {
     IgnoresPins,
     /// Each importer that is told of a move invalidates its mappings.
     HearsNotify,
+    /// All memory has a struct page.
+    PagesEverywhere,
 }
 
 impl WrongRule {
     /// All of them, by name.
-    pub const ALL: [(&str, Self); 10] = [
+    pub const ALL: [(&str, Self); 11] = [
         ("no-special-bit", Self::NoSpecialBit),
         ("never-unshares", Self::NeverUnshares),
         ("fork-shares", Self::ForkShares),
@@ -44,6 +46,7 @@ impl WrongRule {
         ("redirects", Self::Redirects),
         ("ignores-pins", Self::IgnoresPins),
         ("hears-notify", Self::HearsNotify),
+        ("pages-everywhere", Self::PagesEverywhere),
     ];
 
     /// The scenario as a model with this rule sees it.
@@ -59,6 +62,7 @@ impl WrongRule {
             Self::InsertsPages | Self::NeverRefusesCow | Self::ZapsAll | Self::IgnoresPins => {
                 world.exporters_mut().iter_mut().for_each(|rules| self.exporter(rules))
             }
+            Self::PagesEverywhere => world.host.vram_pages = YesNo::Yes,
             Self::Redirects => {
                 world
                     .importers_mut()

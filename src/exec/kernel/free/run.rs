@@ -11,7 +11,7 @@ use super::super::super::error::ExecError;
 use super::super::super::report::ReplayReport;
 use super::super::super::store::BOARD;
 use super::super::huge::Layout;
-use super::super::{Bench, KernelExecutor};
+use super::super::{Bench, KernelExecutor, skip};
 use super::program::{Answer, FreeProgram, pool, programs};
 use super::{FreeRun, Seen};
 use crate::exec::plan::Steps;
@@ -113,6 +113,7 @@ impl KernelExecutor {
             driver: None,
             sabotage: None,
             short_term: self.host.gup_fast == GupFast::ShortTerm,
+            own: skip::Own::default(),
             report: ReplayReport::default(),
             in_lab: vec![true; scenario.world.frames()],
             position: 0,
