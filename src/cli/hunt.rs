@@ -23,24 +23,23 @@ use super::one::{self, schedule_word};
 use super::out::Out;
 use super::{Exit, SearchArgs};
 
-/// Race a test on real memory and count how it ends
+/// Race a test on real memory, or in a kernel, and count how it ends
 ///
 /// The processes run free, with seeded delays between their steps, while the exporter moves the
 /// buffer under them. The histogram is klitmus7's: `*>` marks outcomes that the condition asks for.
 /// An outcome that the model does not have is flagged. Each outcome is printed with the schedule in
 /// which it was first seen, for `driftheap replay` to repeat.
 ///
+/// With --kernel the race is in a real kernel, in a virtual machine with two processors, on a real
+/// dma_buf of the laboratory module; without --variant, of each variant. What was seen of a run is
+/// looked up in the model; a run that no schedule of the model explains is a disagreement.
+///
 /// Examples:
 ///   driftheap hunt A1
 ///   driftheap hunt A1 --variant pfnmap --time 60
 ///   driftheap hunt A1 --svg a1.svg
 ///   driftheap hunt A1 --seed 7 --from 1200 --iterations 1     the delays of one run again
-///
-/// With --kernel the race is in a real kernel, in a virtual machine with two processors, on a real
-/// dma_buf of the laboratory module; without --variant, of each variant. What was seen of a run is looked
-/// up in the model; a run that no schedule of the model explains is a disagreement.
-///
-///   driftheap hunt A1 --kernel                            each variant, some seconds each
+///   driftheap hunt A1 --kernel                                each variant, some seconds each
 ///
 /// Ctrl-C ends it and prints what there is.
 ///
