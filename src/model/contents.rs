@@ -145,6 +145,7 @@ impl Contents {
         // a reference, or copied after it was rebound.
         let understood = |rules: &ExporterRules| {
             !rules.fills_in_cache()
+                && !rules.keeps_lines()
                 && rules.fault_page == FaultPage::AtOffset
                 && rules.fault_purged == FaultPurged::Sigbus
                 && rules.blocks == Blocks::Order0

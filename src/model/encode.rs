@@ -33,7 +33,7 @@ struct Names<'a> {
 impl<'a> Names<'a> {
     fn new(world: &'a World) -> Self {
         let fixed = world.host.bus == Bus::Offset || world.huge_entries();
-        let shown = fixed || world.fills_in_cache();
+        let shown = fixed || world.shows_last_owners();
         let own = (world.frames.len() <= FRAMES_MAX).then_some(0);
         let next = world.places.map(|(first, _)| first);
         Self { world, own, name: [NONE; 256], order: [NONE; 256], next, fixed, shown }

@@ -200,11 +200,16 @@ rule! {
     /// What becomes of the bytes that an allocation of an incoherent buffer fills it with.
     ///
     /// Source: CVE-2023-4272 (Mali): pages zeroed through the cache and given to the GPU unflushed.
+    /// dma_direct_alloc (kernel/dma/direct.c, 6.12) calls arch_dma_prep_coherent to "remove any dirty cache
+    /// lines on the kernel alias" that the last owner left.
     AllocFill {
         /// They are in memory (`dma_sync_sgtable_for_device`).
         Cleaned = "cleaned",
         /// They are in the CPU's cache; memory holds what its last owner left.
         Cached = "cached",
+        /// They are in memory, past the cache (a device or a write-combined mapping puts them there), and lines
+        /// that the last owner left in the cache stay.
+        Uncached = "uncached",
     }
 }
 
@@ -405,6 +410,11 @@ impl ExporterRules {
     /// Whether an allocation's bytes stay in the CPU's cache.
     pub(super) fn fills_in_cache(&self) -> bool {
         self.alloc == AllocFill::Cached && self.coherency == Coherency::Incoherent
+    }
+
+    /// Whether an allocation leaves in the CPU's cache what its frames' last owners had there.
+    pub(super) fn keeps_lines(&self) -> bool {
+        self.alloc == AllocFill::Uncached && self.coherency == Coherency::Incoherent
     }
 }
 

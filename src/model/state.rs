@@ -160,9 +160,13 @@ impl State {
             return false;
         }
         for page in world.pages(buf) {
-            let Some(frame) = self.take_frame(world, decl.placement, Owner::Page(page)) else {
-                return false;
+            let owner = Owner::Page(page);
+            let taken = if world.exporter_of(buf).keeps_lines() {
+                self.take_with_lines(world, decl.placement, owner)
+            } else {
+                self.take_frame(world, decl.placement, owner)
             };
+            let Some(frame) = taken else { return false };
             let entry = &mut self.frames[frame.index()];
             if cached {
                 (entry.cached, entry.dirty, entry.cache_value) = (true, true, decl.fill);
@@ -184,8 +188,22 @@ impl State {
         self.frames.unnoted().iter().zip(&world.frames).filter(|pair| free(*pair)).count()
     }
 
-    /// Take the frame that was given back last.
+    /// Take the frame that was given back last. What its last owner left in the CPU's cache is gone.
     pub(super) fn take_frame(
+        &mut self,
+        world: &World,
+        placement: Placement,
+        owner: Owner,
+    ) -> Option<FrameId> {
+        let taken = self.take_with_lines(world, placement, owner)?;
+        let frame = &mut self.frames[taken.index()];
+        frame.cached = false;
+        frame.dirty = false;
+        frame.cache_value = 0;
+        Some(taken)
+    }
+
+    fn take_with_lines(
         &mut self,
         world: &World,
         placement: Placement,
@@ -199,9 +217,6 @@ impl State {
         let frame = &mut self.frames[top];
         frame.rank = 0;
         frame.owner = owner;
-        frame.cached = false;
-        frame.dirty = false;
-        frame.cache_value = 0;
         Some(FrameId::at(top))
     }
 

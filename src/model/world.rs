@@ -550,10 +550,13 @@ impl World {
         (0..self.bufs.len()).map(BufId::at)
     }
 
-    /// Whether an allocation may leave in memory what the frame's last owner wrote: what a free frame
-    /// holds matters then.
-    pub(super) fn fills_in_cache(&self) -> bool {
-        (0..self.bufs.len()).any(|buf| self.exporter_of(BufId::at(buf)).fills_in_cache())
+    /// Whether an allocation may leave in memory, or in the cache, what the frame's last owner wrote: what a
+    /// free frame holds matters then.
+    pub(super) fn shows_last_owners(&self) -> bool {
+        (0..self.bufs.len()).any(|buf| {
+            let rules = self.exporter_of(BufId::at(buf));
+            rules.fills_in_cache() || rules.keeps_lines()
+        })
     }
 
     /// Whether some importer has a fault handler of its own, which shows what its sg_table says.

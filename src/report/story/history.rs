@@ -380,7 +380,10 @@ impl Teller<'_> {
                     | Owner::Zero
                     | Owner::Orphan => self.scenario.names.owner(&self.scenario.world, owner),
                 };
-                format!("frame {} allocated to {owner}", self.frame(frame))
+                let is_kept = event.after.model.frames[frame.index()].cached;
+                let line =
+                    if is_kept { "; the CPU's cache keeps a line of its last owner" } else { "" };
+                format!("frame {} allocated to {owner}{line}", self.frame(frame))
             }),
             Effect::FrameReserved(frame, page) => {
                 (frame == subject.reached && subject.page != Some(page)).then(|| {
