@@ -535,3 +535,43 @@ exists (~hazard deadlock /\\ done = ok)
 ",
     );
 }
+
+/// A name that a statement makes and its label are two names of how it ended, whichever is asked for.
+#[test]
+fn a_result_has_its_label_and_the_name_of_what_was_made() {
+    for condition in ["p = EFAULT", "x = EFAULT", "p = EFAULT /\\ x = EFAULT"] {
+        for awaited in ["p", "x"] {
+            check(&format!(
+                "DMABUF names
+(* Result: Always *)
+exporter e {{ mmap = pfnmap }}
+buffer A {{ exporter = e; placement = system }}
+P0 application {{
+    mmap v = A shared rw
+    x: gup p = v[0] write
+}}
+P1 device {{ await {awaited} }}
+exists ({condition})
+"
+            ));
+        }
+    }
+}
+
+/// On x86 and arm64 what may be written may be read; get_user_pages goes by VM_READ.
+#[test]
+fn a_mapping_for_writing_can_be_read() {
+    check(
+        "DMABUF write-only
+(* Result: Always *)
+exporter e { mmap = mixedmap-insert-page }
+buffer A { exporter = e; placement = system; fill = 3 }
+P0 application {
+    mmap v = A shared w
+    load r = v[0]
+    g: gup p = v[0]
+}
+exists (P0:r = 3 /\\ g = EFAULT)
+",
+    );
+}

@@ -106,7 +106,9 @@ impl<S: Sink> Core<'_, S> {
             return Ok((id, frame));
         }
         let entry = self.state.vmas[vma.index()];
-        let allowed = if write { entry.write } else { entry.read };
+        // A write implies a read: `access_error` (arch/x86/mm/fault.c), `do_page_fault`
+        // (arch/arm64/mm/fault.c), 6.12.
+        let allowed = entry.write || !write && entry.read;
         if entry.mapped & (1 << page) == 0 || !allowed {
             return segv;
         }

@@ -155,14 +155,21 @@ fn failures(
         return;
     };
     let idle = endings.iter().filter(|(_, c)| c.iter().all(|c| *c == Content::Skipped));
-    let idle: Vec<&Op> = idle.map(|(at, _)| &variant.processes[at.0].statements[at.1].op).collect();
+    let idle: Vec<_> =
+        idle.map(|(at, _)| (*at, &variant.processes[at.0].statements[at.1].op)).collect();
     for (at, seen) in candidates.iter().zip(seen) {
         if seen.is_empty() || !seen.iter().all(refused) {
             continue;
         }
         let statement = &scenario.programs[at.0].statements[at.1];
         let answers: Vec<String> = seen.iter().map(|content| content.word()).collect();
-        let is_needed = is_needed(&variant.processes[at.0].statements[at.1].op, &idle);
+        let own = |of: &(usize, usize)| of.0 == at.0;
+        let own: Vec<&Op> = idle.iter().filter(|(of, _)| own(of)).map(|(_, op)| *op).collect();
+        let all: Vec<&Op> = idle.iter().map(|(_, op)| *op).collect();
+        let failed = &variant.processes[at.0].statements[at.1].op;
+        // A lock is its process's own.
+        let is_needed =
+            is_needed(failed, if matches!(failed, Op::Lock { .. }) { &own } else { &all });
         let rest = if is_needed { ", and what needs it does nothing" } else { "" };
         let text =
             format!("`{}` is {} in every schedule{rest}", statement.text, answers.join(" or "));
@@ -303,7 +310,9 @@ fn idle(variant: &Variant, mut note: impl FnMut(Span, String)) {
     for process in &variant.processes {
         // What was said last: that it is taken, or given back; nothing of others.
         let before = |at: usize, takes: &dyn Fn(&Op) -> Option<bool>| {
-            process.statements[..at].iter().rev().find_map(|statement| takes(&statement.op))
+            let mut said = process.statements[..at].iter().rev().filter_map(|one| takes(&one.op));
+            let last = said.next()?;
+            (last || said.any(|taken| taken)).then_some(last)
         };
         let cached = |rule: &Rule| {
             let word = if let RuleValue::Word(word) = &rule.value { word.as_str() } else { "" };
@@ -373,6 +382,26 @@ exists (hazard any)
             says(14, "`flush_tlb s` has no effect: no importer's device has a TLB (`device-tlb`)"),
         ];
         assert_eq!(of(text), all);
+    }
+
+    #[test]
+    fn no_process_needs_the_lock_of_another() {
+        for (one, other) in [("alloc B", "unlock B"), ("unlock B", "alloc B")] {
+            let text = format!(
+                "DMABUF t
+exporter heap {{}}
+buffer B {{ exporter = heap; state = unallocated }}
+P0 exporter heap {{ lock B; {one} }}
+P1 exporter heap {{ lock B; {other} }}
+exists (hazard any)
+"
+            );
+            let vacuous = of(&text).into_iter().filter(|(line, _, vacuous)| {
+                *vacuous
+                    && text.lines().nth(*line as usize - 1).is_some_and(|l| l.contains("alloc"))
+            });
+            assert_eq!(vacuous.count(), 0, "{one}");
+        }
     }
 
     #[test]

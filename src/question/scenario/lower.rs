@@ -401,7 +401,8 @@ impl<'a> Lowering<'a> {
         let label = statement.label.as_ref().and_then(|label| self.slot(&label.text));
         let made = made(&statement.op).and_then(|name| self.slot(&name.text));
         let place = || self.slot(&format!("P{process}.{index}"));
-        Slots { register, result: label.or(made).or_else(place) }
+        let result = label.or(made).or_else(place);
+        Slots { register, result, made: made.filter(|made| Some(*made) != result) }
     }
 
     fn unknown(what: &str, name: &ast::Name) -> LowerError {

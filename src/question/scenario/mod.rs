@@ -158,7 +158,7 @@ impl Scenario {
             Reply::Signal(signal @ model::Signal::Oops) => {
                 self.kill(state, actor);
                 note(state, statement.slots.register, Content::Signal(signal));
-                note(state, statement.slots.result, Content::Signal(signal));
+                note_result(state, statement.slots, Content::Signal(signal));
                 return;
             }
             Reply::Signal(signal) => (Some(Content::Signal(signal)), statement.end),
@@ -173,9 +173,9 @@ impl Scenario {
             if matches!(reply, Reply::Errno(_) | Reply::Signal(_)) {
                 note(state, statement.slots.register, content);
             }
-            note(state, statement.slots.result, content);
+            note_result(state, statement.slots, content);
         } else if next == statement.end {
-            note(state, statement.slots.result, Content::Ok);
+            note_result(state, statement.slots, Content::Ok);
         }
         state.pcs[actor] = u8::try_from(next).unwrap_or(u8::MAX);
     }
@@ -189,7 +189,7 @@ impl Scenario {
                 state.model.refuse(step);
             }
             let slots = program.statements[instruction.statement].slots;
-            note(state, slots.result, Content::Signal(model::Signal::Oops));
+            note_result(state, slots, Content::Signal(model::Signal::Oops));
         }
         state.pcs[actor] = u8::try_from(program.instructions.len()).unwrap_or(u8::MAX);
     }
@@ -257,6 +257,12 @@ impl Scenario {
     pub fn bufs(&self) -> &[crate::units::BufId] {
         &self.bufs
     }
+}
+
+/// How a statement ended.
+fn note_result(state: &mut ScenarioState, slots: Slots, content: Content) {
+    note(state, slots.result, content);
+    note(state, slots.made, content);
 }
 
 fn note(state: &mut ScenarioState, slot: Option<SlotId>, content: Content) {

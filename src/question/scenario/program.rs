@@ -34,6 +34,15 @@ pub struct Slots {
     pub register: Option<SlotId>,
     /// How it ended.
     pub result: Option<SlotId>,
+    /// The same under the name of what it makes, where its label is asked for, too.
+    pub made: Option<SlotId>,
+}
+
+impl Slots {
+    /// All that there are.
+    pub fn all(self) -> impl Iterator<Item = SlotId> {
+        [self.register, self.result, self.made].into_iter().flatten()
+    }
 }
 
 /// One statement of a process.

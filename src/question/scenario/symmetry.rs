@@ -100,7 +100,9 @@ impl Swap {
         }
         let statements = one.statements.iter().zip(&other.statements).all(|(one, other)| {
             let (one, other): (&Slots, &Slots) = (&one.slots, &other.slots);
-            self.slot(one.register, other.register) && self.slot(one.result, other.result)
+            self.slot(one.register, other.register)
+                && self.slot(one.result, other.result)
+                && self.slot(one.made, other.made)
         });
         let mut instructions = one.instructions.iter().zip(&other.instructions);
         statements
@@ -118,8 +120,10 @@ impl Swap {
     /// Whether `one` with new names is `other`.
     fn makes(&self, one: &Program, other: &Program) -> bool {
         let statements = one.statements.iter().zip(&other.statements).all(|(one, other)| {
-            let named = (self.named_slot(one.slots.register), self.named_slot(one.slots.result));
-            named == (other.slots.register, other.slots.result)
+            let Slots { register, result, made } = one.slots;
+            let [register, result, made] =
+                [register, result, made].map(|slot| self.named_slot(slot));
+            other.slots == Slots { register, result, made }
                 && (one.first, one.end) == (other.first, other.end)
         });
         let mut instructions = one.instructions.iter().zip(&other.instructions);

@@ -39,6 +39,13 @@ impl Teller<'_> {
         operation: Operation,
     ) -> String {
         let what = match step {
+            // Under a reservation of one's own.
+            ExporterStep::Lock if before.bufs[buf.index()].kept => {
+                "the dma_resv is locked already".to_owned()
+            }
+            ExporterStep::Unlock if before.bufs[buf.index()].kept => {
+                "the dma_resv stays locked".to_owned()
+            }
             ExporterStep::Lock => "dma_resv_lock".to_owned(),
             ExporterStep::Unlock => "dma_resv_unlock".to_owned(),
             ExporterStep::Notify => self.notified(event),

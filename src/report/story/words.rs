@@ -213,8 +213,10 @@ impl<'a> Teller<'a> {
     )]
     fn refused(self, before: &State, step: &Step) -> Option<String> {
         match *step {
-            Step::GupSlow { vma, page, .. } => {
+            Step::GupSlow { vma, page, foll, .. } => {
                 let entry = &before.vmas[vma.index()];
+                let may_write = entry.write || foll.force && !entry.shared;
+                let may_read = entry.read || foll.force;
                 let pte = self.scenario.world.pte(vma, page).map(|pte| before.ptes[pte.index()]);
                 Some(if entry.mapped & (1 << page) == 0 {
                     "no VMA".to_owned()
@@ -222,6 +224,10 @@ impl<'a> Teller<'a> {
                     "VM_PFNMAP".to_owned()
                 } else if self.scenario.world.is_vm_io(entry) {
                     "VM_IO".to_owned()
+                } else if foll.write && !may_write {
+                    "check_vma_flags: no VM_WRITE".to_owned()
+                } else if !foll.write && !may_read {
+                    "check_vma_flags: no VM_READ".to_owned()
                 } else if pte.is_some_and(|pte| pte.present() && pte.special) {
                     "special PTE: vm_normal_page is NULL".to_owned()
                 } else {

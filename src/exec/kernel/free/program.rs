@@ -192,8 +192,7 @@ impl Builder<'_> {
                 }
             }
             self.end_of_statement();
-            let slots = [statement.slots.register, statement.slots.result];
-            raised.extend(slots.into_iter().flatten().map(|slot| Flag::Slot(slot.0)));
+            raised.extend(statement.slots.all().map(|slot| Flag::Slot(slot.0)));
             for flag in raised {
                 if let Some(&flag) = self.flags.get(&flag) {
                     self.free(FreeCommand::Raise { flag });

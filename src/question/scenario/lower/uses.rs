@@ -1,7 +1,7 @@
 //! What the instructions of a program touch and do with contents.
 
 use crate::model::{self, ContentUse, Contents, Cow, MmapKind, Objects, Step, World};
-use crate::question::scenario::program::{Action, Program, SlotId};
+use crate::question::scenario::program::{Action, Program};
 use crate::question::scenario::{fork_bit, slot_bit};
 use crate::units::BufId;
 
@@ -15,8 +15,8 @@ pub(super) fn footprints(world: &World, program: &Program) -> Vec<(Objects, Obje
     let mut out = Vec::new();
     for instruction in program.instructions.iter().rev() {
         let slots = program.statements[instruction.statement].slots;
-        let bit = |slot: Option<SlotId>| slot.map_or(0, slot_bit);
-        let noted = Objects { reads: 0, writes: bit(slots.register) | bit(slots.result) };
+        let noted =
+            Objects { reads: 0, writes: slots.all().fold(0, |all, slot| all | slot_bit(slot)) };
         let own = match &instruction.action {
             Action::Await(slot) => Objects { reads: slot_bit(*slot), writes: 0 },
             Action::Step(step) => {
