@@ -138,3 +138,141 @@ exists (P0:r1 = 2)
     let why = result.expect("replay").skipped.expect("it is skipped");
     assert!(why.contains("something stale still reaches"), "{why}");
 }
+
+/// A test whose one process takes steps that were once compared wrongly.
+fn compared(name: &str, body: &str) -> driftheap::exec::VariantReplay {
+    let text = format!("DMABUF {name}\n{body}");
+    let scenario = exec_common::scenarios(&format!("{name}.litmus"), &text).remove(0);
+    let how = Replays::Sample(50, 1);
+    replay_variant(&mut executor(), &scenario, &judged(&scenario), how).expect("replay")
+}
+
+/// It agrees, and is really asked.
+fn agrees(name: &str, body: &str) {
+    let result = compared(name, body);
+    assert_eq!((result.first_disagreement, result.skipped), (None, None), "{name}");
+    assert!(result.replayed > 0, "{name}");
+}
+
+fn is_skipped(name: &str, body: &str, because: &str) {
+    let result = compared(name, body);
+    assert_eq!(result.first_disagreement, None, "{name}");
+    let why = result.skipped.unwrap_or_else(|| panic!("{name} is not skipped"));
+    assert!(why.contains(because), "{name}: {why}");
+}
+
+/// io_uring has no FOLL_FORCE.
+#[test]
+fn a_forced_pin_where_the_right_to_write_changes_is_skipped() {
+    for (name, steps) in [
+        ("taken", "mmap v = anon private rw store v[0] = 5 mprotect v r gup f = v[0] write force"),
+        ("given", "mmap v = anon private r gup f = v[0] write force mprotect v rw"),
+    ] {
+        let steps = steps.replace(" store", "\nstore").replace(" mprotect", "\nmprotect");
+        let steps = steps.replace(" gup", "\ngup");
+        let body = format!("P0 application {{\n{steps}\n}}\nexists (hazard any)\n");
+        is_skipped(name, &body, "FOLL_FORCE");
+    }
+}
+
+/// `access_error` (arch/x86/mm/fault.c) comes before the fault handler.
+#[test]
+fn a_write_without_the_right_is_sigsegv_whatever_the_fault_would_say() {
+    for (name, kind, first) in [
+        ("secret", "pfnmap", "mmap v = A shared r"),
+        ("trapped", "shmem", "mmap v = A shared r"),
+        ("taken-secret", "pfnmap", "mmap v = A shared rw"),
+        ("taken-trapped", "shmem", "mmap v = A shared rw"),
+    ] {
+        let body = format!(
+            "exporter e {{ mmap = {kind} }}
+buffer A {{ exporter = e; pages = 1; fill = 1 }}
+P0 application {{
+    {first}
+    await d
+    load r = v[0]
+    mprotect v r
+    s: store v[0] = 3
+    mprotect v rw
+    t: store v[0] = 4
+    gup p = v[0] write
+}}
+P1 exporter e {{ d: purge A }}
+exists (s = SIGSEGV /\\ t = SIGBUS)
+"
+        );
+        agrees(name, &body);
+    }
+}
+
+/// io_uring keeps the page until the transfer has ended; the model's pin is gone.
+#[test]
+fn a_fork_while_an_unpinned_transfer_runs_is_skipped() {
+    let body = "P0 application {
+    mmap v = anon private rw
+    store v[0] = 8
+    gup p = v[0] write
+    unpin p
+    fork P2
+    store v[0] = 3
+}
+P1 device { dma_write p[0] = 9 }
+P2 child { }
+exists (hazard lost-write)
+";
+    let text = format!("DMABUF leaving\n{body}");
+    let scenario = exec_common::scenarios("leaving.litmus", &text).remove(0);
+    let schedule = [0, 0, 0, 0, 0, 1, 0, 0, 0, 1];
+    let report = executor().replay(&scenario, &schedule).expect("replay");
+    assert_eq!(report.disagreement, None);
+    let why = report.inexpressible.expect("it can't be carried out");
+    assert!(why.contains("was unpinned and before its transfer has ended"), "{why}");
+}
+
+/// vmsplice stands for a pin for writing where fork copies nothing: not where it has to be refused.
+#[test]
+fn a_pin_for_writing_is_refused_where_vmsplice_stands_for_it() {
+    agrees(
+        "no-right",
+        "host { fork-copies-pinned = no }
+P0 application {
+    mmap v = anon private r
+    load r = v[0]
+    g: gup p = v[0] write
+    fork P1
+}
+P1 child { }
+exists (g = EFAULT)
+",
+    );
+}
+
+/// `do_mprotect_pkey` (mm/mprotect.c) goes as far as the first page that is not mapped.
+#[test]
+fn mprotect_goes_as_far_as_the_hole() {
+    let body = |pages: u8, hole: u8| {
+        format!(
+            "P0 application {{
+    mmap v = anon private rw pages={pages}
+    store v[0] = 1
+    store v[{last}] = 1
+    munmap v[{hole}]
+    m: mprotect v r
+    s: store v[{other}] = 2
+}}
+exists (m = ENOMEM /\\ s = {answer})
+",
+            last = pages - 1,
+            other = u8::from(hole == 0),
+            answer = if hole == 0 { "ok" } else { "SIGSEGV" },
+        )
+    };
+    agrees("hole-at-the-end", &body(2, 1));
+    agrees("hole-at-the-start", &body(2, 0));
+    is_skipped("hole-in-the-middle", &body(3, 1), "a hole with pages behind it");
+    for (pages, hole) in [(2, 1), (2, 0)] {
+        let text = format!("DMABUF holes\n{}", body(pages, hole));
+        let scenario = exec_common::scenarios("holes.litmus", &text).remove(0);
+        assert!(judged(&scenario).positive > 0, "{pages} pages without {hole}");
+    }
+}

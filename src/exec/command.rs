@@ -52,8 +52,8 @@ pub(super) enum Command {
     InstallAnon { slot: u16, write: bool },
     /// Remove the entry and keep the VMA.
     Zap { slot: u16 },
-    /// The fault handler has nothing to give: accesses are SIGBUS from here on.
-    NoBacking { slot: u16 },
+    /// The fault handler has nothing to give: what the VMA allows is SIGBUS from here on.
+    NoBacking { slot: u16, write: bool },
     /// Remove the VMA.
     Unmap { slot: u16 },
     /// mremap one page.
@@ -234,7 +234,7 @@ impl Command {
             Self::InstallPrivate { slot, place, write } => (3, u8::from(write), 0, slot, place, 0),
             Self::InstallAnon { slot, write } => (4, u8::from(write), 0, slot, nothing, 0),
             Self::Zap { slot } => (5, 0, 0, slot, nothing, 0),
-            Self::NoBacking { slot } => (6, 0, 0, slot, nothing, 0),
+            Self::NoBacking { slot, write } => (6, u8::from(write), 0, slot, nothing, 0),
             Self::Unmap { slot } => (7, 0, 0, slot, nothing, 0),
             Self::Move { from, to } => (8, 0, 0, from, nothing, to),
             Self::BreakCow { slot } => (9, 0, 0, slot, nothing, 0),
@@ -276,7 +276,7 @@ impl Command {
             3 => Self::InstallPrivate { slot, place, write: a != 0 },
             4 => Self::InstallAnon { slot, write: a != 0 },
             5 => Self::Zap { slot },
-            6 => Self::NoBacking { slot },
+            6 => Self::NoBacking { slot, write: a != 0 },
             7 => Self::Unmap { slot },
             8 => Self::Move { from: slot, to },
             9 => Self::BreakCow { slot },
@@ -416,7 +416,7 @@ mod tests {
             Command::InstallPrivate { slot, place, write: true },
             Command::InstallAnon { slot, write: true },
             Command::Zap { slot },
-            Command::NoBacking { slot },
+            Command::NoBacking { slot, write: true },
             Command::Unmap { slot },
             Command::Move { from: slot, to: 772 },
             Command::BreakCow { slot },

@@ -247,7 +247,8 @@ impl<'a> Conduct<'a> {
             Reply::Signal(Signal::Sigbus) => {
                 let trap = self.trap(event.actor, slot);
                 self.ask(event.actor, touch, trap)?;
-                self.ask(event.actor, Command::NoBacking { slot }, Expect::Done)?;
+                let write = before.model.vmas[vma.index()].write;
+                self.ask(event.actor, Command::NoBacking { slot, write }, Expect::Done)?;
                 let home = self.home(event.actor);
                 self.traps[home][usize::from(slot)] = Signal::Sigbus;
                 self.ask(event.actor, touch, Expect::Signal(Signal::Sigbus))
@@ -269,11 +270,22 @@ impl<'a> Conduct<'a> {
 
     /// What the model refuses, real memory has to refuse too.
     pub(super) fn refusals(&mut self, event: &ScheduleStep, step: &Step) -> Result<(), Halt> {
+        if let Step::Mprotect { vma, write } = *step
+            && event.after.model.vmas[vma.index()].splits_on_mprotect(write)
+        {
+            let name = self.scenario.names.vma(vma);
+            return Err(Halt::Inexpressible(format!(
+                "`{name}` has a hole with pages behind it: Linux changes what is before the hole, and the model \
+                 nothing"
+            )));
+        }
         if event.reply != Reply::Errno(Errno::Efault) {
             return Ok(());
         }
-        if let Step::GupSlow { pin, vma, page, .. } = *step {
-            let Some(how) = self.plan.pin(pin) else { return Ok(()) };
+        if let Step::GupSlow { pin, vma, page, foll } = *step {
+            let Some(how) = self.refused_how(&event.after.model, pin, vma, foll)? else {
+                return Ok(());
+            };
             self.refusal_is_real(&event.after.model, vma, page)?;
             let (slot, holder) =
                 (self.plan.slot(vma, page), self.scenario.world.mm_of(vma).index());

@@ -24,7 +24,9 @@ impl Conduct<'_> {
             }
             Effect::VmaMoved { to, from } => self.vma_moved(after, to, from),
             Effect::Protected(vma, write) => {
-                let (slot, pages) = (self.plan.slot(vma, 0), self.scenario.world.vma_pages(vma));
+                // What lies behind a hole is as it was: the model changes what comes before it.
+                let (slot, pages) =
+                    (self.plan.slot(vma, 0), after.vmas[vma.index()].pages_before_hole());
                 let actor = self.scenario.world.mm_of(vma).index();
                 self.ask(actor, Command::Protect { slot, pages, write }, Expect::Done)
             }

@@ -7,9 +7,9 @@
 //! schedule can't be carried out, and says so.
 
 use super::command::{Command, PinHow};
-use super::conduct::{Conduct, Expect, Halt};
+use super::conduct::{Conduct, Expect, Flight, Halt};
 use super::store::is_secret;
-use crate::model::{Owner, State, VmaKind};
+use crate::model::{Foll, Owner, State, VmaKind};
 use crate::question::scenario::ScheduleStep;
 use crate::units::{FrameId, PinId, VmaId};
 
@@ -54,6 +54,32 @@ impl Conduct<'_> {
         Ok(Some(if pins { PinHow::Uring } else { PinHow::Vmsplice }))
     }
 
+    /// How the kernel is asked for a pin that has to be refused: vmsplice, where it stands for a pin for
+    /// writing, asks for no right to write.
+    pub(super) fn refused_how(
+        &self,
+        after: &State,
+        pin: PinId,
+        vma: VmaId,
+        foll: Foll,
+    ) -> Result<Option<PinHow>, Halt> {
+        let planned = self.plan.pin(pin);
+        if planned != Some(PinHow::Vmsplice) || !foll.write {
+            return Ok(planned);
+        }
+        if self.team.abilities.io_uring {
+            return Ok(Some(PinHow::Uring));
+        }
+        let area = &after.vmas[vma.index()];
+        if area.mapped == 0 || area.write || area.buf.is_some() && area.shared {
+            return Ok(planned);
+        }
+        let name = self.scenario.names.vma(vma);
+        Err(Halt::Inexpressible(format!(
+            "only io_uring asks whether `{name}` may be written: vmsplice pins for reading"
+        )))
+    }
+
     pub(super) fn unpinned(&mut self, pin: PinId) -> Result<(), Halt> {
         match self.holders[pin.index()].take() {
             Some((holder, _)) => self.ask(holder, Command::Unpin { pin: pin.0 }, Expect::Done),
@@ -94,6 +120,27 @@ impl Conduct<'_> {
                     } else {
                         "it had to be taken with io_uring, around which this kernel copies"
                     }
+                )));
+            }
+        }
+        self.leaving_at_fork(event)
+    }
+
+    /// io_uring holds a page until its transfer has ended, whoever has unregistered the buffer meanwhile.
+    fn leaving_at_fork(&self, event: &ScheduleStep) -> Result<(), Halt> {
+        let model = &event.after.model;
+        for (device, flight) in self.flights.iter().enumerate() {
+            let Some(Flight::Pin { holder, pin }) = *flight else { continue };
+            let frame = model.dmas.get(device).map_or(FrameId::NONE, |dma| dma.frame);
+            let anonymous = frame.is_some() && model.frames[frame.index()].owner == Owner::Anon;
+            if holder == self.home(event.actor)
+                && self.holders[usize::from(pin)].is_none()
+                && anonymous
+            {
+                let name = self.scenario.names.pin(PinId(pin));
+                return Err(Halt::Inexpressible(format!(
+                    "fork after `{name}` was unpinned and before its transfer has ended: io_uring keeps the \
+                     page pinned until then, and this kernel copies it"
                 )));
             }
         }

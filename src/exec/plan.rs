@@ -351,9 +351,7 @@ impl<'a> Steps<'a> {
     ) -> Result<PinHow, Skip> {
         let host = &scenario.world.host;
         let (_, _, private) = scenario.world.vma_shape(vma);
-        let family = self.family(vma);
-        let may_write = |(_, step): &(usize, &Step)| matches!(**step, Step::Mprotect { vma, write: true } if family.contains(&vma));
-        let writable = self.mmaps(vma).any(|mmap| mmap.write) || self.all.iter().any(may_write);
+        let (writable, fixed) = self.right_to_write(vma);
         let forks = self.all.iter().any(|(_, step)| matches!(step, Step::Fork { .. }));
         let refused = self.always_refused(scenario, vma);
         let mut users = Vec::new();
@@ -374,6 +372,13 @@ impl<'a> Steps<'a> {
                  CPU's cache",
             ));
         }
+        if foll.write && foll.force && writable && !fixed && !refused {
+            return Err(Skip::new(
+                "a pin with FOLL_FORCE is of a mapping that may be written at one time and not at another: \
+                 io_uring has no FOLL_FORCE, and what stands for it is for a mapping that is read-only \
+                 throughout",
+            ));
+        }
         let reference = foll.get || host.fork_copies_pinned == YesNo::No;
         if private && forks && foll.write && reference {
             if self.is_written(pin) {
@@ -388,6 +393,22 @@ impl<'a> Steps<'a> {
             return Ok(if foll.force && !writable { PinHow::Force } else { PinHow::Uring });
         }
         Ok(PinHow::Vmsplice)
+    }
+
+    /// Whether a VMA may ever be written, and whether that is so from its mmap to its end.
+    fn right_to_write(&self, vma: VmaId) -> (bool, bool) {
+        let family = self.family(vma);
+        let changes = self.all.iter().filter_map(|(_, step)| {
+            if let Step::Mprotect { vma, write } = **step
+                && family.contains(&vma)
+            {
+                Some(write)
+            } else {
+                None
+            }
+        });
+        let rights: Vec<bool> = self.mmaps(vma).map(|mmap| mmap.write).chain(changes).collect();
+        (rights.contains(&true), !rights.contains(&true) || !rights.contains(&false))
     }
 
     /// Whether a device writes through a pin.

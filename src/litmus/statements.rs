@@ -68,7 +68,7 @@ statements! {
     }
     Mprotect "mprotect": "change what may be done with all of a mapping", in "mprotect()" {
         "mprotect V r|rw";
-        ENOMEM: "a part of it is not mapped",
+        ENOMEM: "a part of it is not mapped (unlike Linux, a hole in the middle changes nothing)",
     }
     Store "store": "write a byte", in "a fault, vm_operations_struct.fault" {
         "store V[i] = N";

@@ -271,16 +271,19 @@ impl<S: Sink> Core<'_, S> {
     /// it changes (`change_huge_pmd`, mm/huge_memory.c). Notifiers are told where there is an entry
     /// (MMU_NOTIFY_PROTECTION_VMA in `change_pmd_range`), and nothing happens where nothing changes.
     ///
-    /// **Differs from Linux**: with a hole nothing changes, where Linux goes as far as the hole; every file is
-    /// open for writing (VM_MAYWRITE), so that nothing answers EACCES; TLBs are flushed in the same step.
+    /// Linux goes as far as the first page that is not mapped, and answers ENOMEM there (`do_mprotect_pkey`).
+    ///
+    /// **Differs from Linux**: with a hole in the middle nothing changes, because a VMA here has one right;
+    /// every file is open for writing (VM_MAYWRITE), so that nothing answers EACCES; TLBs are flushed in the
+    /// same step.
     pub(super) fn mprotect(&mut self, vma: VmaId, write: bool) -> Reply {
         let pages = self.world.vma_pages(vma);
         let entry = self.state.vmas[vma.index()];
-        if entry.mapped != first_pages(pages) {
-            return Reply::Errno(Errno::Enomem);
-        }
-        if (entry.read, entry.write) == (true, write) {
-            return Reply::Done;
+        let whole = entry.mapped == first_pages(pages);
+        let reply = if whole { Reply::Done } else { Reply::Errno(Errno::Enomem) };
+        let unchanged = (entry.read, entry.write) == (true, write);
+        if entry.pages_before_hole() == 0 || entry.splits_on_mprotect(write) || unchanged {
+            return reply;
         }
         let area = &mut self.state.vmas[vma.index()];
         (area.read, area.write) = (true, write);
@@ -297,7 +300,7 @@ impl<S: Sink> Core<'_, S> {
                 self.flush_cpus(id);
             }
         }
-        Reply::Done
+        reply
     }
 
     /// Pins stay on the page, which is now at another address; who has a notifier watches the old one.

@@ -191,6 +191,24 @@ pub struct Vma {
     pub reach: Reach,
 }
 
+impl Vma {
+    /// How many pages are mapped before the first one that is not.
+    #[must_use]
+    pub fn pages_before_hole(&self) -> u8 {
+        u8::try_from(self.mapped.trailing_ones()).unwrap_or(u8::MAX)
+    }
+
+    /// Whether mprotect meets a hole between two parts, the first of which Linux would change: a VMA here
+    /// has one right, so that the model can't.
+    #[must_use]
+    pub fn splits_on_mprotect(&self, write: bool) -> bool {
+        let before = self.pages_before_hole();
+        before != 0
+            && self.mapped != crate::units::first_pages(before)
+            && (self.read, self.write) != (true, write)
+    }
+}
+
 /// A page table entry, and the ghost of a private page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pte {

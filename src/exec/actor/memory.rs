@@ -32,7 +32,7 @@ enum Slot {
     Private { write: bool },
     /// Anonymous memory.
     Anon { write: bool },
-    /// Every access is SIGBUS; `poisoned` where userfaultfd makes it so.
+    /// Every access that the VMA allows is SIGBUS; `poisoned` where userfaultfd makes it so.
     Sigbus { poisoned: bool },
 }
 
@@ -222,7 +222,12 @@ impl Slots {
         }
     }
 
-    pub(super) fn no_backing(&mut self, arenas: &ArenaFds, slot: u16) -> CommandResult {
+    pub(super) fn no_backing(
+        &mut self,
+        arenas: &ArenaFds,
+        slot: u16,
+        write: bool,
+    ) -> CommandResult {
         let at = usize::from(slot);
         if let (Slot::Shared { trapped: true, .. }, Some(uffd)) = (self.slots[at], &self.uffd)
             && uffd.poison(self.range(slot)).is_ok()
@@ -232,10 +237,11 @@ impl Slots {
         }
         // Before Linux 6.6, and for memory that can't be trapped: a page past the end of a file.
         let place = ArenaPage { arena: 0, page: BEYOND_PAGE };
+        let prot = if write { Prot::ReadWrite } else { Prot::Read };
         let mapped = arenas.get(place).and_then(|fd| {
             let frame = FrameIndex(u32::from(place.page));
             self.window
-                .map(at, fd, frame, 1, Sharing::Shared, Prot::ReadWrite)
+                .map(at, fd, frame, 1, Sharing::Shared, prot)
                 .map_err(|error| errno_of(&error))
         });
         self.slots[at] = Slot::Sigbus { poisoned: false };
@@ -296,7 +302,9 @@ impl Slots {
             Slot::Shared { write, .. } | Slot::Private { write } | Slot::Anon { write } => {
                 *write = may
             }
-            Slot::Empty | Slot::Sigbus { .. } => return Ok(()),
+            // The right comes before the fault (access_error, arch/x86/mm/fault.c).
+            Slot::Sigbus { .. } => {}
+            Slot::Empty => return Ok(()),
         }
         let prot = if may { Prot::ReadWrite } else { Prot::Read };
         self.window.protect(usize::from(slot), 1, prot).map_err(|error| errno_of(&error))

@@ -165,7 +165,7 @@ impl Actor {
             Command::InstallAnon { slot, write } => memory.install_anon(slot, write),
             Command::Protect { slot, pages, write } => memory.protect_all(slot, pages, write),
             Command::Zap { slot } => memory.zap(slot),
-            Command::NoBacking { slot } => memory.no_backing(arenas, slot),
+            Command::NoBacking { slot, write } => memory.no_backing(arenas, slot, write),
             Command::Unmap { slot } => memory.unmap(slot),
             Command::Move { from, to } => memory.move_page(from, to),
             Command::BreakCow { slot } => memory.break_cow(slot),

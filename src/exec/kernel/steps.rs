@@ -221,11 +221,19 @@ impl Bench<'_> {
     }
 
     fn mprotect(&mut self, event: &ScheduleStep, vma: VmaId, write: bool) -> Result<(), Halt> {
+        let area = &event.after.model.vmas[vma.index()];
+        if area.splits_on_mprotect(write) {
+            let name = self.scenario.names.vma(vma);
+            return Err(Halt::Inexpressible(format!(
+                "`{name}` has a hole with pages behind it: Linux changes what is before the hole, and the model \
+                 nothing"
+            )));
+        }
         // What is not mapped is a reserved part of our window, which can be.
-        if event.reply != Reply::Done {
+        let (slot, pages) = (self.slot(vma, 0), area.pages_before_hole());
+        if pages == 0 {
             return Ok(());
         }
-        let (slot, pages) = (self.slot(vma, 0), self.scenario.world.vma_pages(vma));
         let command = Command::Protect { slot, pages, write };
         self.ask(event.actor, command, Expect::Done, "mprotect")
     }
