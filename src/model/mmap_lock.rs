@@ -14,7 +14,9 @@
 //! A step takes the lock and gives it back in one go, which nobody can tell from holding it for longer,
 //! but in two places: a fault that waits for the exporter holds it, and a writer stands in line.
 //!
-//! **Differs from Linux**: TTM's fault handler gives the lock up for its first wait (`ttm_bo_vm_reserve`,
+//! **Differs from Linux**: a fault of anonymous memory takes the lock, too, where since 6.4 that of its VMA
+//! may be enough (`lock_vma_under_rcu`, `do_anonymous_page`, mm/memory.c): a deadlock of such a fault with
+//! who holds `mmap_lock` alone need not be one. TTM's fault handler gives the lock up for its first wait (`ttm_bo_vm_reserve`,
 //! drivers/gpu/drm/ttm/ttm_bo_vm.c), here every handler keeps it; what waits for a notifier does not
 //! hold it, since a notifier waits for a device alone.
 

@@ -30,7 +30,8 @@
 //! # Differs from Linux
 //! Loads and stores are sequentially consistent, a page holds one value, and a zap is atomic: what
 //! depends on these can't be shown. A CPU has a TLB where its process has threads ([`Translation`]);
-//! it loses nothing by itself, and the flush of a zap is a part of the zap.
+//! it loses nothing by itself, and the flush of a zap is a part of the zap. File descriptors are counted,
+//! and nobody's own: who has closed a buffer that somebody else keeps may map it again, instead of EBADF.
 //!
 //! ```
 //! use driftheap::model::{ExporterRules, HostRules, Placement, Reply, State, Step, World, step};
