@@ -241,7 +241,7 @@ pub fn commuting_pairs<T: Copy + Default>(
 }
 
 /// The numbers of the actors in a set, in ascending order.
-pub fn actors_in(mut set: u16) -> impl Iterator<Item = u8> + Clone {
+pub fn actors_in(mut set: u16) -> impl Iterator<Item = u8> {
     std::iter::from_fn(move || {
         let actor = u8::try_from(set.trailing_zeros()).ok().filter(|_| set != 0)?;
         set &= set - 1;

@@ -188,30 +188,22 @@ impl Mail {
     /// Adds what another holds, which was reached from `source`, with all its parts.
     pub(super) fn append_whole(&mut self, other: &Self, source: &Source) {
         for (key, way) in other.iter() {
+            let of = |part: usize| match source.parts.get(part) {
+                Some(bytes) if key.is_same(part, part + 1) => {
+                    (bytes.as_slice(), picks(source.hashes[part]).1)
+                }
+                _ => key.part(part),
+            };
             let start = self.begin();
             let first = self.bytes.len();
             self.ends.clear();
-            let mut hashes = [0; TOLD_MAX];
             for part in 0..key.parts() {
-                let (bytes, hash) = match source.parts.get(part) {
-                    Some(bytes) if key.is_same(part, part + 1) => {
-                        (bytes.as_slice(), picks(source.hashes[part]).1)
-                    }
-                    _ => key.part(part),
-                };
-                self.bytes.extend_from_slice(bytes);
+                self.bytes.extend_from_slice(of(part).0);
                 self.ends.push(self.bytes.len());
-                if let Some(place) = hashes.get_mut(part) {
-                    *place = hash;
-                }
             }
             let length = to_u32(self.bytes.len() - first);
-            for index in 0..self.ends.len() {
-                let hash = match hashes.get(index) {
-                    Some(hash) => *hash,
-                    None => key.part(index).1,
-                };
-                self.mark(hash, self.ends[index] - first);
+            for part in 0..key.parts() {
+                self.mark(of(part).1, self.ends[part] - first);
             }
             self.finish(start, length, key.hash, way, 0);
         }

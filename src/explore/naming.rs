@@ -65,9 +65,8 @@ impl<S: PartialEq> Naming<S> {
             ranked.sort_unstable();
             let mut places = actors_in(*class);
             for run in ranked.chunk_by(|one, other| one.0 == other.0) {
-                if let ([(_, actor)], Some(place)) = (run, places.clone().next()) {
-                    names[usize::from(*actor)] = place;
-                    places.next();
+                if let [(_, actor)] = run {
+                    names[usize::from(*actor)] = places.next().unwrap_or(*actor);
                     continue;
                 }
                 let row =
