@@ -46,7 +46,6 @@ pub(super) struct Space<'m, M: Machine> {
 /// Where an action leads.
 pub(super) struct Successor<'s, S> {
     state: &'s S,
-    is_restored: bool,
     pub(super) way: Way,
     /// Actions on the way to it, from 1: see [`Space::pass`].
     pub(super) steps: u8,
@@ -148,8 +147,7 @@ impl<'m, M: Machine> Space<'m, M> {
                 *is_restored = names == SAME_NAMES;
                 let known = named(commuting[usize::from(actor)], &names);
                 let way = Way { parent: id, actor, known };
-                let is_restored = *is_restored;
-                step(actor, Some(Successor { state: next, is_restored, way, steps, names }))
+                step(actor, Some(Successor { state: next, way, steps, names }))
             };
             if flow.is_break() {
                 return followed & !(1 << actor);
@@ -166,8 +164,9 @@ impl<'m, M: Machine> Space<'m, M> {
         out: &mut Vec<u8>,
         ends: &mut Vec<usize>,
     ) -> u16 {
-        let Successor { state, is_restored, .. } = *successor;
-        if is_restored {
+        let Successor { state, ref names, .. } = *successor;
+        // A renamed state was not made from the source by actions alone.
+        if *names == SAME_NAMES {
             self.machine.encode_after(state, &source.parts, out, ends)
         } else {
             encode_compared(self.machine, state, &source.parts, out, ends)
