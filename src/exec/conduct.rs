@@ -14,7 +14,7 @@ use super::team::{ACTORS_MAX, Team};
 use crate::model::{self, Errno, Hazard, HazardKind, Life, Placement, Reply, Signal, Step};
 use crate::question::scenario::{Action, Replay, Scenario, ScenarioState, ScheduleStep};
 use crate::sys::arena::ArenaError;
-use crate::units::{ActorId, FrameId};
+use crate::units::{ActorId, FrameId, VmaId};
 
 /// What an answer has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,23 @@ pub(super) enum Halt {
 }
 
 impl Halt {
+    /// An mprotect that would leave a mapping with two rights is not made: the model has one for a VMA.
+    pub(super) fn if_split(
+        scenario: &Scenario,
+        event: &ScheduleStep,
+        vma: VmaId,
+        write: bool,
+    ) -> Result<(), Self> {
+        if !event.after.model.vmas[vma.index()].splits_on_mprotect(write) {
+            return Ok(());
+        }
+        let name = scenario.names.vma(vma);
+        Err(Self::Inexpressible(format!(
+            "`{name}` has a hole with pages behind it: Linux changes what is before the hole, and the model \
+             nothing"
+        )))
+    }
+
     /// The report of a schedule, with why it ended early if it did.
     pub(super) fn note(
         ended: Result<(), Self>,
@@ -270,14 +287,8 @@ impl<'a> Conduct<'a> {
 
     /// What the model refuses, real memory has to refuse too.
     pub(super) fn refusals(&mut self, event: &ScheduleStep, step: &Step) -> Result<(), Halt> {
-        if let Step::Mprotect { vma, write } = *step
-            && event.after.model.vmas[vma.index()].splits_on_mprotect(write)
-        {
-            let name = self.scenario.names.vma(vma);
-            return Err(Halt::Inexpressible(format!(
-                "`{name}` has a hole with pages behind it: Linux changes what is before the hole, and the model \
-                 nothing"
-            )));
+        if let Step::Mprotect { vma, write } = *step {
+            Halt::if_split(self.scenario, event, vma, write)?;
         }
         if event.reply != Reply::Errno(Errno::Efault) {
             return Ok(());

@@ -221,14 +221,8 @@ impl Bench<'_> {
     }
 
     fn mprotect(&mut self, event: &ScheduleStep, vma: VmaId, write: bool) -> Result<(), Halt> {
+        Halt::if_split(self.scenario, event, vma, write)?;
         let area = &event.after.model.vmas[vma.index()];
-        if area.splits_on_mprotect(write) {
-            let name = self.scenario.names.vma(vma);
-            return Err(Halt::Inexpressible(format!(
-                "`{name}` has a hole with pages behind it: Linux changes what is before the hole, and the model \
-                 nothing"
-            )));
-        }
         // What is not mapped is a reserved part of our window, which can be.
         let (slot, pages) = (self.slot(vma, 0), area.pages_before_hole());
         if pages == 0 {
